@@ -1,0 +1,44 @@
+//! Every bound, with its reason. A queue, message, batch or retry without one is a bug.
+
+/// Longest segment, bytes: large enough that a request costs nothing beside its bytes, small
+/// enough that a retry, a repair and a buffer stay cheap.
+pub const SEGMENT_BYTES_MAX: u64 = 32 << 20;
+/// Raw bytes a block-table entry covers: the unit of verified partial reads, and a power-of-two
+/// multiple of BLAKE3's 1 KiB chunk, so that each block is a whole subtree.
+pub const BLOCK_BYTES: u64 = 1 << 20;
+/// A tensor at least this long starts its own segment, bytes.
+pub const TENSOR_BYTES_MIN: u64 = 256 << 10;
+/// Small tensors and small files are packed together up to this many bytes.
+pub const PACK_BYTES_MAX: u64 = 4 << 20;
+/// Largest manifest kept in its checkpoint record, bytes; a longer one is stored in segments.
+pub const MANIFEST_INLINE_BYTES_MAX: usize = 4 << 10;
+/// Largest manifest at all, bytes: 100,000 small files take about 10 MiB.
+pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
+/// Segments in one `Stage`, `Durable`, `Lost`, `Removed`, `Reap` or slot command: keeps an entry
+/// under about 200 KiB and its apply under a few milliseconds.
+pub const BATCH_SEGMENTS_MAX: usize = 1024;
+/// References dropped by one entry, so that deleting a huge checkpoint never holds up apply.
+pub const DROP_REFERENCES_MAX: usize = 4096;
+/// Parts of one checkpoint: the ranks of the largest runs.
+pub const PARTS_MAX: u32 = 65_536;
+/// Segments of one checkpoint.
+pub const CHECKPOINT_SEGMENTS_MAX: usize = 4 << 20;
+/// Labels of one checkpoint, and the bytes of one key or value.
+pub const LABELS_MAX: usize = 32;
+pub const LABEL_BYTES_MAX: usize = 255;
+/// Largest replication factor: one per rack of a large cluster, and a slot list stays small.
+pub const REPLICAS_MAX: u32 = 7;
+/// Replies remembered for retried requests.
+pub const REPLIES_MAX: usize = 65_536;
+/// Nodes that one cluster registers over its life.
+pub const NODES_MAX: usize = 4096;
+/// Encoded size of one log command, bytes.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Largest gRPC message, bytes: one 1 MiB block and its envelope, a full append batch.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// One forward step of the cluster clock at apply, milliseconds: one skewed leader cannot expire
+/// the world.
+pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
+/// Longest path of a file within a checkpoint, and of one of its components, bytes.
+pub const PATH_BYTES_MAX: usize = 4096;
+pub const PATH_COMPONENT_BYTES_MAX: usize = 255;

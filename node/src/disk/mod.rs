@@ -1,0 +1,76 @@
+//! The disk seam: what a node asks of the file system, and nothing more.
+//!
+//! Two implementations: [`files`] (production) and the simulator's disk, which knows written
+//! from durable. All calls block and are made only from inside `Env::blocking` jobs. Paths are
+//! relative to the node's data directory, with `/` separators.
+//!
+//! Durability contract: bytes are durable after [`DiskFile::sync`], a name (create, rename,
+//! remove) after [`Disk::sync_dir`] of its directory. Any error from either stops the node.
+
+use std::io;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// Existing file, read only.
+    Read,
+    /// Existing file, read past the page cache where the platform can (scrub, verification).
+    ReadDirect,
+    /// Existing file, read and write.
+    Write,
+    /// New file, read and write; fails with `AlreadyExists`.
+    Create,
+    /// New file, written past the page cache where the platform can. Offsets, lengths and buffer
+    /// addresses of writes are multiples of [`DIRECT_ALIGN`].
+    CreateDirect,
+}
+
+/// Alignment of offsets, lengths and memory for direct IO, in bytes.
+pub const DIRECT_ALIGN: usize = 4096;
+
+/// One entry of a directory listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    pub name: String,
+    /// Length in bytes (0 for a directory).
+    pub len: u64,
+    pub is_dir: bool,
+}
+
+/// Space of the file system that holds the data directory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    pub available: u64,
+}
+
+pub trait Disk: Send + Sync + 'static {
+    fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>>;
+    /// Atomically replaces `to` if it exists.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Creates one directory; an existing one is not an error.
+    fn create_dir(&self, path: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals in `path` ("" = the data directory) durable.
+    fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Entries sorted by name.
+    fn list(&self, path: &str) -> io::Result<Vec<Listed>>;
+    fn exists(&self, path: &str) -> io::Result<bool>;
+    fn space(&self) -> io::Result<Space>;
+    /// The file's inode number: tells an original from a copy.
+    fn inode(&self, path: &str) -> io::Result<u64>;
+}
+
+/// An open file. Positioned IO only; one handle may be shared.
+pub trait DiskFile: Send + Sync + 'static {
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `buf` or fails with `UnexpectedEof`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the file's bytes and length durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+}
+
+pub mod files;

@@ -1,0 +1,3 @@
+//! The Cairn server.
+
+pub mod disk;
