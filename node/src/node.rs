@@ -21,14 +21,14 @@ use parking_lot::{Mutex, RwLock};
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
-use crate::config::{NodeConfig, Origin};
+use crate::config::{NodeConfig, Origin, Timings};
 use crate::disk::Disk;
 use crate::guard::Guard;
 use crate::identity::{Identity, IdentityError, IdentityFile};
 use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
 use crate::peers::{self, Peers};
-use crate::raft::{Consensus, ConsensusConfig, ConsensusHandle};
+use crate::raft::{Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, Timings as RaftTimings};
 use crate::report::Reporter;
 use crate::service;
 use crate::shared::{FatalHook, Shared};
@@ -119,17 +119,17 @@ pub async fn start<Rt: AsyncRuntime>(
     let (cluster, lineage, node) = (identity.cluster, identity.lineage, identity.node);
 
     let state: Arc<RwLock<CatalogueState>> = Arc::default();
-    let consensus = Consensus::<Rt>::open(
+    let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
+    let consensus = Consensus::open::<Rt, CatalogueState>(
         env.clone(),
         Arc::clone(&disk),
-        ConsensusConfig::new(&config.timings, cluster, lineage, node, nonce),
+        consensus_config(&config.timings, raft_identity),
         Arc::clone(&state),
-        Arc::clone(&fatal),
+        hooks(&state, &fatal),
     )
     .await
     .map_err(|error| StartError::Log(error.to_string()))?;
     let raft_routes = consensus.routes();
-    let consensus: Arc<dyn ConsensusHandle> = Arc::new(consensus);
     let store = open_store(&env, &disk, &config, &fatal).await?;
 
     let shared = Arc::new(Shared {
@@ -161,6 +161,33 @@ pub async fn start<Rt: AsyncRuntime>(
     };
     start_loops(&shared, registration, fresh);
     Ok(Node { shared, routes })
+}
+
+fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfig {
+    let mut config = ConsensusConfig::new(identity);
+    config.timings = RaftTimings {
+        heartbeat: Duration::from_millis(timings.raft_heartbeat_ms),
+        election_min: Duration::from_millis(timings.election_min_ms),
+        election_max: Duration::from_millis(timings.election_max_ms),
+        ..RaftTimings::default()
+    };
+    config.snapshot_entries = timings.snapshot_entries;
+    config.keep_entries = timings.log_kept_entries;
+    config
+}
+
+/// What consensus asks back: who may speak, and where members are.
+fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook) -> Hooks {
+    let mut hooks = Hooks::new(Arc::clone(fatal));
+    let known = Arc::clone(state);
+    hooks.admit = Arc::new(move |sender, _nonce| {
+        service::admin::admit_raft(&known.read().catalogue, NodeId(sender))
+    });
+    let known = Arc::clone(state);
+    hooks.resolve = Arc::new(move |node| {
+        known.read().catalogue.node(NodeId(node)).map(|record| record.address.clone())
+    });
+    hooks
 }
 
 async fn open_store(
@@ -365,7 +392,7 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
         // Whatever an entry changed may be work for this node.
         loop {
             let next = owner.consensus.applied() + 1;
-            owner.consensus.wait_applied(next).await;
+            owner.consensus.wait_for_applied(next).await;
             owner.work.ring();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -376,7 +403,10 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
 async fn bootstrap(shared: &Arc<Shared>, fresh: Fresh) -> Result<(), String> {
     use cairn_core::command::{Body, Refusal, Reply};
     use cairn_core::ids::RequestId;
-    shared.consensus.initialize(shared.config.address.clone()).await?;
+    if !shared.consensus.is_initialized().await {
+        let made = shared.consensus.initialize(&shared.config.address).await;
+        made.map_err(|error| error.to_string())?;
+    }
     let initialized = |shared: &Shared| shared.read(|catalogue| catalogue.is_initialized());
     while !initialized(shared) {
         let body = Body::InitCluster {

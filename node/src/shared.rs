@@ -22,10 +22,13 @@ use crate::heard::Heard;
 use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
 use crate::peers::Peers;
-use crate::raft::{ConsensusHandle, ProposeError, ReadError};
+use crate::raft::{Consensus, ProposeError, ReadError};
 use crate::report::Reporter;
 use crate::store::SegmentStore;
 use crate::wake::Wake;
+
+/// The leader's answer to one proposal takes no longer; whether it was applied is unknown then.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Called with a reason when the node must stop: a failed fsync, a damaged log, a stale
 /// identity. The shell of the process (or the simulator) ends the node.
@@ -38,7 +41,7 @@ pub struct Shared {
     pub lineage: Lineage,
     pub node: NodeId,
     pub state: Arc<RwLock<CatalogueState>>,
-    pub consensus: Arc<dyn ConsensusHandle>,
+    pub consensus: Consensus,
     pub store: SegmentStore,
     pub ledger: Arc<dyn Ledger>,
     pub clock: ClusterClock,
@@ -80,28 +83,25 @@ impl Shared {
             return Err(self.not_leader());
         };
         let command = Command { request, clock_ms, wall_ms: self.env.wall_ms(), body };
-        let encoded = convert::encode_command(&command);
-        if encoded.len() > cairn_core::limits::COMMAND_BYTES_MAX {
-            let text = format!("command of {} bytes is too large", encoded.len());
-            return Err(Status::invalid_argument(text));
-        }
-        self.propose_encoded(encoded).await
+        self.propose_encoded(convert::encode_command(&command)).await
     }
 
     async fn propose_encoded(&self, encoded: Bytes) -> Result<Arc<Reply>, Status> {
-        self.consensus.propose(encoded).await.map_err(|error| match error {
+        self.consensus.propose(encoded, PROPOSE_DEADLINE).await.map_err(|error| match error {
             ProposeError::NotLeader { leader } => {
                 not_leader(leader.as_ref().map(|(node, address)| (NodeId(*node), address.as_str())))
             }
             ProposeError::Unavailable(text) => Status::unavailable(text),
-            ProposeError::Fatal(text) => Status::internal(text),
+            ProposeError::TooLarge(_) => Status::invalid_argument(error.to_string()),
+            ProposeError::Fatal(text) => Status::unavailable(text),
         })
     }
 
     pub fn not_leader(&self) -> Status {
         match self.consensus.leader() {
             Some((node, address)) if node != self.node.0 => {
-                not_leader(Some((NodeId(node), &address)))
+                let known = self.address_of(NodeId(node)).unwrap_or(address);
+                not_leader(Some((NodeId(node), &known)))
             }
             _ => not_leader(None),
         }
@@ -110,17 +110,15 @@ impl Shared {
     /// Waits until reads of the local catalogue are linearizable.
     pub async fn read_index(&self, deadline: Duration) -> Result<u64, Status> {
         self.consensus.read_index(deadline).await.map_err(|error| match error {
-            ReadError::Deadline => {
-                Status::unavailable("no leader confirmed a read in time; try another node")
+            ReadError::Unavailable(_) | ReadError::Fatal(_) => {
+                Status::unavailable(format!("{error}; try another node"))
             }
-            ReadError::Unavailable(text) => Status::unavailable(text),
-            ReadError::Fatal(text) => Status::internal(text),
         })
     }
 
     /// Waits until this node has applied `index`.
     pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), Status> {
-        match tokio::time::timeout(deadline, self.consensus.wait_applied(index)).await {
+        match tokio::time::timeout(deadline, self.consensus.wait_for_applied(index)).await {
             Ok(()) => Ok(()),
             Err(_) => Err(refuse(Reason::NotYet, format!("log entry {index} is not applied here yet"))),
         }
@@ -146,7 +144,7 @@ impl Shared {
 
     /// Where `node` can be reached, if it is a member.
     pub fn address_of(&self, node: NodeId) -> Option<String> {
-        self.read(|catalogue| catalogue.nodes().get(&node).map(|node| node.address.clone()))
+        self.read(|catalogue| catalogue.node(node).map(|record| record.address.clone()))
     }
 
     pub fn upkeep_period(&self) -> Duration {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cairn_core::catalogue::Catalogue;
 use cairn_core::command::{Body, Reply};
 use cairn_core::ids::{Incarnation, NodeId, RequestId};
 use cairn_core::model::Admin;
@@ -121,7 +122,7 @@ impl wire::admin_server::Admin for Service {
 fn hello_refusal(shared: &Shared, request: &wire::HelloRequest) -> Option<String> {
     let node = NodeId(request.node);
     shared.read(|catalogue| {
-        let record = catalogue.nodes().get(&node)?;
+        let record = catalogue.node(node)?;
         if record.admin == Admin::Removed {
             return Some(format!("node {node} was removed from the cluster"));
         }
@@ -140,11 +141,9 @@ fn hello_refusal(shared: &Shared, request: &wire::HelloRequest) -> Option<String
 /// Whether a Raft message from `sender` may be heeded: a node that runs on a copied or rolled
 /// back directory carries a nonce the catalogue does not know. A record older than the sender's
 /// registration proves nothing, so only a removed node is refused on the record alone.
-pub fn admit_raft(shared: &Shared, sender: NodeId) -> Result<(), Status> {
-    let removed = shared.read(|catalogue| {
-        catalogue.nodes().get(&sender).is_some_and(|record| record.admin == Admin::Removed)
-    });
-    if removed {
+pub fn admit_raft(catalogue: &Catalogue, sender: NodeId) -> Result<(), Status> {
+    let record = catalogue.node(sender);
+    if record.is_some_and(|record| record.admin == Admin::Removed) {
         let text = format!("node {sender} was removed from the cluster");
         return Err(refuse(Reason::StaleIdentity, text));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairn_core::catalogue::{Catalogue, ListQuery};
 use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, Step};
+use cairn_core::ids::{Address, CheckpointId, Namespace, SegmentDigest, Step};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::Liveness;
 use cairn_core::placement::{self, Loads};
@@ -73,10 +73,10 @@ impl Service {
 
 /// Brings what heartbeats say of free space into the planner's loads.
 fn refresh_loads(loads: &mut Loads, shared: &Shared, catalogue: &Catalogue) {
-    for (id, node) in catalogue.nodes() {
-        let pulse = shared.heard.of(*id).filter(|pulse| pulse.incarnation == node.incarnation);
+    for node in catalogue.nodes() {
+        let pulse = shared.heard.of(node.id).filter(|pulse| pulse.incarnation == node.incarnation);
         let available = pulse.map_or(node.capacity_bytes, |pulse| pulse.available_bytes);
-        loads.observe(*id, available);
+        loads.observe(node.id, available);
     }
 }
 
@@ -248,9 +248,10 @@ fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
 
 fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
     let voters = shared.consensus.voters();
-    let info = |id: &NodeId, node: &cairn_core::model::Node| {
-        let tally = catalogue.node_tally(*id);
-        let pulse = shared.heard.of(*id).filter(|_| shared.consensus.is_leader());
+    let info = |node: &cairn_core::model::Node| {
+        let id = node.id;
+        let tally = catalogue.node_tally(id);
+        let pulse = shared.heard.of(id).filter(|_| shared.consensus.is_leader());
         wire::NodeInfo {
             id: id.0,
             host: node.host.clone(),
@@ -261,7 +262,7 @@ fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
             inventoried: node.inventoried,
             capacity_bytes: node.capacity_bytes,
             incarnation: node.incarnation.0,
-            voter: voters.contains(&id.0),
+            voter: voters.contains_key(&id.0),
             replicas_durable: tally.durable,
             replicas_assigned: tally.assigned,
             replicas_released: tally.released,
@@ -270,5 +271,5 @@ fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
             liveness_since_ms: node.liveness_since_ms,
         }
     };
-    catalogue.nodes().iter().map(|(id, node)| info(id, node)).collect()
+    catalogue.nodes().map(info).collect()
 }

@@ -18,7 +18,7 @@ pub async fn until_durable(shared: &Shared, checkpoint: CheckpointId, part: u32,
     while !lacking.is_empty() && Instant::now() < deadline && shared.consensus.is_leader() {
         let next = shared.consensus.applied() + 1;
         let left = deadline.saturating_duration_since(Instant::now());
-        let applied = shared.consensus.wait_applied(next);
+        let applied = shared.consensus.wait_for_applied(next);
         let _ = tokio::time::timeout(left.min(Duration::from_millis(500)), applied).await;
         lacking = shared.read(|catalogue| catalogue.still_lacking(checkpoint, &lacking));
     }

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use cairn_core::ids::NodeId;
 use cairn_core::model::Admin;
 use cairn_core::voters::{self, Change};
 
+use crate::raft::ChangeError;
 use crate::shared::Shared;
 
 /// A learner this many entries behind the leader may become a voter.
@@ -33,7 +33,6 @@ async fn remember_peers(shared: &Arc<Shared>) {
     let addresses = shared.read(|catalogue| {
         catalogue
             .nodes()
-            .values()
             .filter(|record| record.id != node && record.admin != Admin::Removed)
             .map(|record| record.address.clone())
             .collect::<Vec<_>>()
@@ -45,29 +44,43 @@ async fn remember_peers(shared: &Arc<Shared>) {
 
 /// One change at the most.
 async fn round(shared: &Arc<Shared>) -> Result<(), String> {
-    let members: BTreeMap<u64, String> = shared.consensus.members();
+    let status = shared.consensus.status();
+    let members: BTreeMap<&u64, &String> = status.voters.iter().chain(&status.learners).collect();
+    let text = |error: ChangeError| error.to_string();
     let (wanted, removed): (BTreeMap<u64, String>, BTreeSet<u64>) = shared.read(|catalogue| {
         let mut wanted = BTreeMap::new();
         let mut removed = BTreeSet::new();
-        for (id, node) in catalogue.nodes() {
+        for node in catalogue.nodes() {
             if node.admin == Admin::Removed {
-                removed.insert(id.0);
+                removed.insert(node.id.0);
             } else {
-                wanted.insert(id.0, node.address.clone());
+                wanted.insert(node.id.0, node.address.clone());
             }
         }
         (wanted, removed)
     });
     for (id, address) in &wanted {
-        if members.get(id) != Some(address) {
-            tracing::info!(node = id, address, "adding or moving a Raft learner");
-            return shared.consensus.set_member(*id, address.clone()).await;
+        match members.get(id) {
+            Some(known) if *known == address => {}
+            Some(_) => {
+                tracing::info!(node = id, address, "a Raft member has a new address");
+                return shared.consensus.set_address(*id, address).await.map_err(text);
+            }
+            None => {
+                tracing::info!(node = id, address, "adding a Raft learner");
+                return shared.consensus.add_learner(*id, address).await.map_err(text);
+            }
         }
     }
-    let current: BTreeSet<NodeId> = shared.consensus.voters().into_iter().map(NodeId).collect();
-    let progress = shared.consensus.progress();
+    if status.joint {
+        // A change that a former leader left half done is finished first.
+        let voters = status.voters.keys().copied().collect();
+        return shared.consensus.change_voters(voters).await.map_err(text);
+    }
+    let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
     let applied = shared.consensus.applied();
-    let caught_up: BTreeSet<NodeId> = progress
+    let caught_up: BTreeSet<NodeId> = status
+        .matched
         .iter()
         .filter(|(_, matched)| matched.unwrap_or(0) + CAUGHT_UP_ENTRIES >= applied)
         .map(|(id, _)| NodeId(*id))
@@ -90,16 +103,13 @@ async fn round(shared: &Arc<Shared>) -> Result<(), String> {
                 next.remove(&node.0);
             }
         }
-        return shared.consensus.change_voters(next).await;
+        return shared.consensus.change_voters(next).await.map_err(text);
     }
     for id in removed {
         if members.contains_key(&id) && !current.contains(&NodeId(id)) {
             tracing::info!(node = id, "removing a Raft learner");
-            return shared.consensus.remove_member(id).await;
+            return shared.consensus.remove_learners(BTreeSet::from([id])).await.map_err(text);
         }
     }
     Ok(())
 }
-
-/// How long a membership change may take before the next look.
-pub const CHANGE_DEADLINE: Duration = Duration::from_secs(10);

@@ -66,8 +66,7 @@ pub async fn run(shared: Arc<Shared>) {
 fn is_removed(shared: &Shared) -> bool {
     shared.read(|catalogue| {
         catalogue
-            .nodes()
-            .get(&shared.node)
+            .node(shared.node)
             .is_some_and(|record| record.admin == cairn_core::model::Admin::Removed)
     })
 }

@@ -123,12 +123,12 @@ async fn wait_applied(shared: &Arc<Shared>, incarnation: Incarnation) {
     loop {
         let applied = shared.consensus.applied();
         let seen = shared.read(|catalogue| {
-            catalogue.nodes().get(&shared.node).map(|record| record.incarnation)
+            catalogue.node(shared.node).map(|record| record.incarnation)
         });
         if seen.is_some_and(|seen| seen >= incarnation) {
             return;
         }
-        shared.consensus.wait_applied(applied + 1).await;
+        shared.consensus.wait_for_applied(applied + 1).await;
     }
 }
 
