@@ -6,9 +6,11 @@
 //! | [`envelope`] | headers of every call, reasons of every refusal |
 //! | [`convert`] | wire <-> `cairn-core`, where all validation happens |
 //! | [`seam`] | tasks, chance, wall time, blocking work, dialling |
+//! | [`host`] | production: tokio tasks, lanes of blocking work, entropy, wall clock |
 
 pub mod convert;
 pub mod envelope;
+pub mod host;
 pub mod seam;
 
 /// Generated from `proto/cairn/v1/*.proto`.
