@@ -1,3 +1,4 @@
 //! The Cairn server.
 
 pub mod disk;
+pub mod raft;

@@ -74,3 +74,5 @@ pub trait DiskFile: Send + Sync + 'static {
 }
 
 pub mod files;
+#[cfg(test)]
+pub mod memory;
