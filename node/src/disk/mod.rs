@@ -75,3 +75,5 @@ pub trait DiskFile: Send + Sync + 'static {
 
 pub mod buffers;
 pub mod files;
+#[cfg(test)]
+pub mod memory;
