@@ -9,7 +9,7 @@
 //! - [`runtime`]: the production runtime: tasks, lanes for blocking work, chance, wall time.
 
 pub mod disk;
-
-
+pub mod identity;
+pub mod ledger;
 pub mod runtime;
 pub mod store;
