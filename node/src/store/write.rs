@@ -245,7 +245,11 @@ impl Writer {
 
 /// What runs on the Data lane; everything here blocks.
 impl Inner {
-    fn create_tmp(self: &Arc<Self>, digest: SegmentDigest, len: u64) -> Result<TmpFile, StoreError> {
+    fn create_tmp(
+        self: &Arc<Self>,
+        digest: SegmentDigest,
+        len: u64,
+    ) -> Result<TmpFile, StoreError> {
         let needed = file_len(len);
         let space = self.disk.space().map_err(|error| io_error("measure", ".", error))?;
         let config = &self.config;
