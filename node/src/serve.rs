@@ -74,7 +74,7 @@ pub async fn serve(
     }
     let data_error =
         |reason: String| ServeError::Data { path: data.clone(), reason };
-    let disk = FileDisk::open_or_create(&data).map_err(|error| data_error(error.to_string()))?;
+    let disk = FileDisk::create(&data).map_err(|error| data_error(error.to_string()))?;
     let _lock = disk.lock().map_err(|error| data_error(error.to_string()))?;
     let listen_error = |source| ServeError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
@@ -85,7 +85,7 @@ pub async fn serve(
         runtime: Arc::clone(&host) as _,
         dialer: Arc::new(TcpDialer::new(key.as_ref())),
     };
-    let ledger = SledLedger::open(&data.join("ledger"));
+    let ledger = SledLedger::open(&data).map_err(|error| data_error(error.to_string()))?;
     let (fatal, mut fatal_reason) = mpsc::channel::<String>(1);
     let pieces = Pieces {
         env,

@@ -191,7 +191,7 @@ impl wire::catalogue_server::Catalogue for Service {
     ) -> Result<Response<wire::StatusReply>, Status> {
         let index = self.linearizable(request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
-        let summary = shared.read(Catalogue::summary);
+        let summary = shared.copy().summary();
         let (nodes, cluster) = shared
             .read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
         let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
@@ -266,7 +266,7 @@ fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
             replicas_durable: tally.durable,
             replicas_assigned: tally.assigned,
             replicas_released: tally.released,
-            bytes_durable: tally.bytes_durable,
+            bytes_durable: tally.bytes_live,
             available_bytes: pulse.map_or(0, |pulse| pulse.available_bytes),
             liveness_since_ms: node.liveness_since_ms,
         }

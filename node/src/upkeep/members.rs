@@ -38,7 +38,7 @@ async fn remember_peers(shared: &Arc<Shared>) {
             .collect::<Vec<_>>()
     });
     if !addresses.is_empty() {
-        shared.peers.remember(&shared.env, shared.store.disk(), addresses).await;
+        shared.peers.remember(&shared.env, &shared.disk, addresses).await;
     }
 }
 

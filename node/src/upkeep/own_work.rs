@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use super::fetch;
 use crate::report::Said;
 use crate::shared::Shared;
+use crate::store::Destroyed;
 
 /// Catch-up fetches at once: each holds a few MiB.
 const FETCHES_MAX: usize = 4;
@@ -45,7 +46,7 @@ pub async fn run(shared: Arc<Shared>) {
             destroy_released(&shared, destroy).await;
         }
         for fetch in fetches {
-            if shared.store.holds(&fetch.digest) || !fetching.lock().insert(fetch.digest) {
+            if shared.store.holds(fetch.digest) || !fetching.lock().insert(fetch.digest) {
                 continue;
             }
             let Ok(permit) = Arc::clone(&fetchers).acquire_owned().await else { return };
@@ -77,7 +78,7 @@ fn derive_reports(shared: &Shared) {
     let found: Vec<_> = shared.read(|catalogue| {
         catalogue
             .slots_on(node, SlotState::Assigned)
-            .filter(|(segment, _)| shared.store.holds(&segment.digest))
+            .filter(|(segment, _)| shared.store.holds(segment.digest))
             .map(|(segment, slot)| (segment.id, slot.epoch))
             .take(DERIVED_REPORTS_MAX)
             .collect()
@@ -92,8 +93,9 @@ async fn destroy_released(shared: &Arc<Shared>, destroy: Destroy) {
     let (owner, node) = (Arc::clone(shared), shared.node);
     let allowed = move || is_released(&owner, node, &digest);
     match shared.store.destroy(digest, allowed).await {
+        Ok(Destroyed::Kept) => {}
         Ok(destroyed) => {
-            if destroyed {
+            if destroyed == Destroyed::Gone {
                 shared.counters.segments_destroyed.add(1);
             }
             for (segment, epoch) in replicas {

@@ -7,7 +7,6 @@
 //! Until this process has applied its own `Register` it may know less than it once acknowledged,
 //! so it reports, deletes and quarantines nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +15,17 @@ use cairn_core::ids::{Epoch, Incarnation, Nonce, RequestId, SegmentDigest, Segme
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::SlotState;
 use cairn_proto::envelope::FEATURE_LEVEL;
+use cairn_proto::seam::Lane;
 use tonic::Status;
 
+use crate::identity::{IdentityError, IdentityFile};
 use crate::report::{is_passing, report_to, to_leader};
 use crate::shared::Shared;
+use crate::store::StoreError;
 
 /// What a starting process knows of its own registration.
 pub struct Registration {
+    pub identity: IdentityFile,
     pub cookie: cairn_core::ids::Cookie,
     /// Nonces the directory remembers.
     pub previous: Vec<Nonce>,
@@ -31,8 +34,12 @@ pub struct Registration {
 }
 
 /// Registers, waits until that is applied here, takes inventory. Returns the incarnation.
-pub async fn run(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
-    let incarnation = register(shared, registration).await?;
+pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Incarnation> {
+    let incarnation = register(shared, &registration).await?;
+    if let Err(error) = remember(shared, registration).await {
+        (shared.fatal)(error.to_string());
+        return None;
+    }
     wait_applied(shared, incarnation).await;
     // From here on this process speaks for the node.
     *shared.incarnation.lock() = Some(incarnation);
@@ -43,6 +50,15 @@ pub async fn run(shared: &Arc<Shared>, registration: &Registration) -> Option<In
     shared.work.ring();
     tracing::info!(node = %shared.node, %incarnation, "node is in service");
     Some(incarnation)
+}
+
+/// Writes down that this process's nonce is the registered one.
+async fn remember(shared: &Arc<Shared>, registration: Registration) -> Result<(), IdentityError> {
+    let Registration { mut identity, nonce, .. } = registration;
+    let mut known = identity.identity().clone();
+    known.registered_nonce = Some(nonce);
+    known.pending_nonce = None;
+    shared.env.blocking(Lane::Log, move || identity.update(known)).await
 }
 
 async fn register(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
@@ -143,7 +159,7 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     });
     let missing: Vec<(SegmentId, Epoch)> = durable
         .into_iter()
-        .filter(|(_, _, digest)| !shared.store.holds(digest))
+        .filter(|(_, _, digest)| !shared.store.holds(*digest))
         .map(|(segment, epoch, _)| (segment, epoch))
         .collect();
     if !missing.is_empty() {
@@ -170,19 +186,23 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
 
 /// Files without any slot go to quarantine, never to the bin.
 async fn set_unknown_aside(shared: &Arc<Shared>) {
-    let held: BTreeSet<SegmentDigest> = shared.store.held_digests();
-    for digest in held {
-        if is_unknown(shared, &digest) {
-            match shared.store.quarantine_if(digest, {
-                let owner = Arc::clone(shared);
-                move || is_unknown(&owner, &digest)
-            })
-            .await
-            {
-                Ok(true) => shared.counters.segments_quarantined.add(1),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%digest, %error, "cannot quarantine an unknown file"),
+    let damaged = shared.store.damaged().into_iter();
+    let unknown: Vec<SegmentDigest> = shared
+        .store
+        .held()
+        .into_iter()
+        .map(|(digest, _)| digest)
+        .filter(|digest| is_unknown(shared, digest))
+        .chain(damaged)
+        .collect();
+    for digest in unknown {
+        match shared.store.quarantine(digest).await {
+            Ok(()) => {
+                tracing::warn!(%digest, "an unknown or damaged file is set aside");
+                shared.counters.segments_quarantined.add(1);
             }
+            Err(StoreError::NotHeld(_)) => {}
+            Err(error) => tracing::warn!(%digest, %error, "cannot quarantine a file"),
         }
     }
 }

@@ -23,8 +23,8 @@ pub async fn check(shared: &Shared, digest: SegmentDigest) -> Result<bool, Store
             shared.ledger.record_verified(digest, shared.env.wall_ms());
             return Ok(false);
         }
-        Err(StoreError::NotHeld { .. }) => return Ok(false),
-        Err(StoreError::Damaged { .. } | StoreError::WrongDigest { .. }) => {}
+        Err(StoreError::NotHeld(_)) => return Ok(false),
+        Err(StoreError::Damaged { .. }) => {}
         Err(error) => return Err(error),
     }
     tracing::warn!(%digest, "replica is bad: setting it aside and asking for a new slot");
