@@ -8,8 +8,11 @@
 //! | [`seam`] | tasks, chance, wall time, blocking work, dialling |
 
 pub mod convert;
+pub mod dial;
 pub mod envelope;
+pub mod manifest;
 pub mod seam;
+pub mod tls;
 
 /// Generated from `proto/cairn/v1/*.proto`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
