@@ -9,9 +9,12 @@
 //! | [`host`] | production: tokio tasks, lanes of blocking work, entropy, wall clock |
 
 pub mod convert;
+pub mod dial;
 pub mod envelope;
 pub mod host;
+pub mod manifest;
 pub mod seam;
+pub mod tls;
 
 /// Generated from `proto/cairn/v1/*.proto`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

@@ -39,27 +39,37 @@ pub struct Quarantined {
 }
 
 impl SegmentStore {
-    /// Moves the file of a bad or unknown segment to quarantine, durably. `NotHeld` if there is
-    /// none, in the durable set or damaged.
+    /// Moves the file of a bad segment to quarantine, durably. `NotHeld` if there is none, in the
+    /// durable set or damaged.
     pub async fn quarantine(&self, digest: SegmentDigest) -> Result<(), StoreError> {
+        self.quarantine_if(digest, || true).await.map(|_| ())
+    }
+
+    /// As [`SegmentStore::quarantine`], if `condition` holds under the digest's lock, asked after
+    /// the digest has left the durable set (see [`SegmentStore::destroy`]). Whether it was moved.
+    pub async fn quarantine_if(
+        &self,
+        digest: SegmentDigest,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
         let work = async move {
             let guard = inner.locks.lock(digest).await;
             let held = inner.books.leave(digest);
+            if !condition() {
+                if let Some(len) = held {
+                    inner.books.enter(digest, len);
+                }
+                return Ok(false);
+            }
             let job = Arc::clone(&inner);
             inner
                 .data(move || {
                     let _guard = guard;
-                    let moved = job.set_aside(digest);
-                    if let (Err(error), Some(len)) = (&moved, held)
-                        && !matches!(error, StoreError::NotHeld(_))
-                    {
-                        // Still there, and still not to be counted.
-                        job.books.enter_damaged(digest, file_len(len));
-                    }
-                    moved
+                    job.set_aside(digest)
                 })
                 .await
+                .map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
     }

@@ -21,7 +21,7 @@ use tonic::Status;
 use crate::identity::{IdentityError, IdentityFile};
 use crate::report::{is_passing, report_to, to_leader};
 use crate::shared::Shared;
-use crate::store::StoreError;
+use crate::upkeep::suspect::set_aside;
 
 /// What a starting process knows of its own registration.
 pub struct Registration {
@@ -184,25 +184,19 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     Ok(())
 }
 
-/// Files without any slot go to quarantine, never to the bin.
+/// Damaged files, and files without any slot, go to quarantine, never to the bin.
 async fn set_unknown_aside(shared: &Arc<Shared>) {
-    let damaged = shared.store.damaged().into_iter();
-    let unknown: Vec<SegmentDigest> = shared
-        .store
-        .held()
-        .into_iter()
-        .map(|(digest, _)| digest)
-        .filter(|digest| is_unknown(shared, digest))
-        .chain(damaged)
-        .collect();
-    for digest in unknown {
-        match shared.store.quarantine(digest).await {
-            Ok(()) => {
-                tracing::warn!(%digest, "an unknown or damaged file is set aside");
-                shared.counters.segments_quarantined.add(1);
-            }
-            Err(StoreError::NotHeld(_)) => {}
-            Err(error) => tracing::warn!(%digest, %error, "cannot quarantine a file"),
+    for digest in shared.store.damaged() {
+        if let Err(error) = set_aside(shared, digest, |_| true).await {
+            tracing::warn!(%digest, %error, "cannot quarantine a damaged file");
+        }
+    }
+    for (digest, _) in shared.store.held() {
+        if is_unknown(shared, &digest)
+            && let Err(error) =
+                set_aside(shared, digest, move |shared| is_unknown(shared, &digest)).await
+        {
+            tracing::warn!(%digest, %error, "cannot quarantine an unknown file");
         }
     }
 }

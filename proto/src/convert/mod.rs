@@ -97,3 +97,6 @@ fn check_address(text: &str) -> Result<(), ConvertError> {
     let ok = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     if ok { Ok(()) } else { Err(ConvertError::Text { field: "address" }) }
 }
+
+#[cfg(test)]
+mod tests;
