@@ -29,6 +29,7 @@ use crate::disk::{DiskFile, Open};
 const IN_FLIGHT_MAX: usize = 2;
 
 /// What `begin` found.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once, never stored")]
 pub enum Begin {
     /// The segment is durable here already: send nothing.
     Exists(Stored),
