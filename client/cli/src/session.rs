@@ -79,7 +79,7 @@ impl Session {
     /// Production surroundings. Call within the runtime.
     pub fn env(&self) -> Result<Env, Failure> {
         let host = TokioHost::new(tokio::runtime::Handle::current()).context("start threads")?;
-        Ok(Env { runtime: host, dialer: Arc::new(TcpDialer::new(self.key.as_ref())) })
+        Ok(Env { runtime: host, dialer: Arc::new(TcpDialer::new(self.key.clone())) })
     }
 
     /// Runs `work` with a client until it is done or the user interrupts.

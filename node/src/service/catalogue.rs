@@ -130,11 +130,9 @@ impl wire::catalogue_server::Catalogue for Service {
         let address: Address = parse(&request.address)?;
         self.linearizable(request.deadline_ms).await?;
         let shared = &self.shared;
-        let found = shared.read(|catalogue| {
-            let info = catalogue.resolve(&address)?;
-            Ok((info, node_infos(shared, catalogue)))
-        });
-        let (info, nodes) = found.map_err(|refusal: Refusal| refusal_status(&refusal))?;
+        let catalogue = shared.copy();
+        let info = catalogue.resolve(&address).map_err(|refusal| refusal_status(&refusal))?;
+        let nodes = node_infos(shared, &catalogue);
         let checkpoint = Some(convert::info_to_wire(&info));
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
@@ -149,15 +147,21 @@ impl wire::catalogue_server::Catalogue for Service {
         };
         let limit = if request.limit == 0 { LIST_MAX } else { request.limit.min(LIST_MAX) };
         let query = ListQuery {
-            prefix: parse_namespace(&request.prefix)?,
-            open: request.open,
+            prefix: request.prefix,
+            include_open: request.open,
             after: parse_namespace(&request.after_namespace)?
                 .map(|name| (name, Step(request.after_step), CheckpointId(request.after_id))),
-            limit: limit as usize,
+            // One more than asked for tells whether there are more.
+            limit: limit as usize + 1,
         };
         self.linearizable(request.deadline_ms).await?;
-        let (found, more) = self.shared.read(|catalogue| catalogue.list(&query));
-        let checkpoints = found.iter().map(convert::info_to_wire).collect();
+        // Durability costs a walk over each checkpoint's segments: not under the lock.
+        let catalogue = self.shared.copy();
+        let mut found = catalogue.list(&query);
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let checkpoints =
+            found.iter().map(|record| convert::info_to_wire(&catalogue.info(record))).collect();
         Ok(Response::new(wire::ListReply { checkpoints, more }))
     }
 
@@ -175,7 +179,7 @@ impl wire::catalogue_server::Catalogue for Service {
         let digests: Vec<SegmentDigest> = request
             .digests
             .iter()
-            .map(|bytes| convert::digest_from_wire(bytes))
+            .map(|bytes| convert::digest_from_wire("digest", bytes))
             .collect::<Result<_, _>>()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.linearizable(request.deadline_ms).await?;

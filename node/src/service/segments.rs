@@ -212,7 +212,7 @@ async fn serve_blocks(
 }
 
 fn digest(bytes: &[u8]) -> Result<SegmentDigest, Status> {
-    convert::digest_from_wire(bytes).map_err(|error| Status::invalid_argument(error.to_string()))
+    convert::digest_from_wire("digest", bytes).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// What the store says, as a caller elsewhere should take it.

@@ -38,12 +38,13 @@ async fn round(shared: &Arc<Shared>, term: u64) {
     let (plan, mut more) = shared.read(|catalogue| {
         let mut loads = Loads::default();
         let mut silences = BTreeMap::new();
-        for (id, node) in catalogue.nodes() {
-            let silence = shared.heard.silence(*id, node.incarnation, led_for);
+        for node in catalogue.nodes() {
+            let id = node.id;
+            let silence = shared.heard.silence(id, node.incarnation, led_for);
             let silent_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-            silences.insert(*id, Silence { incarnation: node.incarnation, silent_ms });
-            let pulse = shared.heard.of(*id);
-            loads.observe(*id, pulse.map_or(node.capacity_bytes, |pulse| pulse.available_bytes));
+            silences.insert(id, Silence { incarnation: node.incarnation, silent_ms });
+            let pulse = shared.heard.of(id);
+            loads.observe(id, pulse.map_or(node.capacity_bytes, |pulse| pulse.available_bytes));
         }
         let observations = Observations { now_ms, silences };
         let plan = steward::plan(catalogue, &observations, &mut loads);

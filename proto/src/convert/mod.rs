@@ -9,6 +9,7 @@ mod command;
 mod info;
 mod policy;
 mod refusal;
+mod refused;
 mod reply;
 mod segment;
 
@@ -23,6 +24,7 @@ pub use policy::{
     policy_from_wire, policy_to_wire, settings_from_wire, settings_to_wire,
 };
 pub use refusal::{refusal_from_wire, refusal_to_wire};
+pub use refused::{refusal_of, refusal_status};
 pub use reply::{durability_from_wire, durability_to_wire, reply_from_wire, reply_to_wire};
 pub use segment::{
     manifest_place_from_wire, manifest_place_to_wire, sealed_part_from_wire, sealed_part_to_wire,
