@@ -45,6 +45,7 @@ pub use load::{LoadError, Loader};
 pub use policy::{Quorum, effective_policy};
 pub use read::ListQuery;
 pub use seal::set_digest;
+pub use stage::LIVE_SLOTS_MAX;
 
 use index::Indexes;
 use replies::Replies;
