@@ -1,11 +1,12 @@
 //! Clients' commands and linearizable reads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::catalogue::{Catalogue, ListQuery};
 use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::{Address, CheckpointId, Namespace, SegmentDigest, Step};
+use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, Step};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::Liveness;
 use cairn_core::placement::{self, Loads};
@@ -30,8 +31,7 @@ const LIST_MAX: u32 = 1000;
 
 pub struct Service {
     shared: Arc<Shared>,
-    /// Bytes this leadership has assigned, per node: spreads the segments of one batch.
-    planned: Mutex<Loads>,
+    planned: Mutex<Planned>,
 }
 
 impl Service {
@@ -46,9 +46,13 @@ impl Service {
             if let Body::Stage { checkpoint, segments, .. } = &mut command.body {
                 let checkpoint = *checkpoint;
                 let planned = shared.read(|catalogue| {
-                    let mut loads = self.planned.lock();
-                    refresh_loads(&mut loads, shared, catalogue);
-                    placement::plan_stage(catalogue, &mut loads, checkpoint, segments)
+                    let upload = catalogue
+                        .checkpoint(checkpoint)
+                        .ok_or(Refusal::UnknownCheckpoint(checkpoint))?;
+                    let mut planned = self.planned.lock();
+                    planned.refresh(shared, catalogue);
+                    let loads = &mut planned.loads;
+                    placement::plan_stage(catalogue, loads, upload, segments, &BTreeSet::new())
                 });
                 if let Err(refusal) = planned {
                     return Ok(Arc::new(Reply::Refused(refusal)));
@@ -71,12 +75,25 @@ impl Service {
     }
 }
 
-/// Brings what heartbeats say of free space into the planner's loads.
-fn refresh_loads(loads: &mut Loads, shared: &Shared, catalogue: &Catalogue) {
-    for node in catalogue.nodes() {
-        let pulse = shared.heard.of(node.id).filter(|pulse| pulse.incarnation == node.incarnation);
-        let available = pulse.map_or(node.capacity_bytes, |pulse| pulse.available_bytes);
-        loads.observe(node.id, available);
+/// The planner's loads, and up to which heartbeat they are current: a fresh heartbeat already
+/// contains what was planned before it.
+#[derive(Default)]
+struct Planned {
+    loads: Loads,
+    heard: BTreeMap<NodeId, Instant>,
+}
+
+impl Planned {
+    fn refresh(&mut self, shared: &Shared, catalogue: &Catalogue) {
+        for node in catalogue.nodes() {
+            let pulse = shared.heard.of(node.id);
+            let Some(pulse) = pulse.filter(|pulse| pulse.incarnation == node.incarnation) else {
+                continue;
+            };
+            if self.heard.insert(node.id, pulse.at) != Some(pulse.at) {
+                self.loads.observe(node.id, pulse.available_bytes, pulse.bytes_in_flight);
+            }
+        }
     }
 }
 

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cairn_core::ids::{NodeId, SegmentDigest};
+use cairn_core::ids::SegmentDigest;
 use cairn_core::model::SlotState;
-use cairn_core::work::{self, Destroy, Work};
+use cairn_core::work::{self, Destroy, NodeWork};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -40,7 +40,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         derive_reports(&shared);
         let node = shared.node;
-        let Work { fetches, destroys } =
+        let NodeWork { fetches, destroys } =
             shared.read(|catalogue| work::for_node(catalogue, node, PLAN_MAX));
         for destroy in destroys {
             destroy_released(&shared, destroy).await;
@@ -89,35 +89,21 @@ fn derive_reports(shared: &Shared) {
 }
 
 async fn destroy_released(shared: &Arc<Shared>, destroy: Destroy) {
-    let Destroy { digest, replicas } = destroy;
+    let Destroy { digest, slots } = destroy;
     let (owner, node) = (Arc::clone(shared), shared.node);
-    let allowed = move || is_released(&owner, node, &digest);
+    // D3, asked again under the digest's lock.
+    let allowed =
+        move || owner.read(|catalogue| work::may_destroy(catalogue, node, &digest));
     match shared.store.destroy(digest, allowed).await {
         Ok(Destroyed::Kept) => {}
         Ok(destroyed) => {
             if destroyed == Destroyed::Gone {
                 shared.counters.segments_destroyed.add(1);
             }
-            for (segment, epoch) in replicas {
+            for (segment, epoch) in slots {
                 shared.reporter.say(Said::Removed, segment, epoch);
             }
         }
         Err(error) => tracing::warn!(%digest, %error, "cannot destroy a released segment"),
     }
-}
-
-/// D3, asked again under the digest's lock.
-fn is_released(shared: &Shared, node: NodeId, digest: &SegmentDigest) -> bool {
-    shared.read(|catalogue| {
-        catalogue.segment_by_digest(digest).is_some_and(|segment| {
-            let mut released = false;
-            for slot in segment.slots.iter().filter(|slot| slot.node == node) {
-                match slot.state {
-                    SlotState::Released => released = true,
-                    SlotState::Assigned | SlotState::Durable => return false,
-                }
-            }
-            released
-        })
-    })
 }

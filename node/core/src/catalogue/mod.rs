@@ -46,6 +46,7 @@ pub use load::{LoadError, Loader};
 pub use policy::{Quorum, effective_policy};
 pub use read::ListQuery;
 pub use seal::set_digest;
+pub use stage::LIVE_SLOTS_MAX;
 pub use summary::{NodeTally, Summary};
 
 use index::Indexes;

@@ -362,6 +362,17 @@ impl Seen {
     }
 }
 
+/// What `entries` generated entries make, and the index of the last.
+pub fn catalogue(seed: u64, entries: u64) -> (Catalogue, u64) {
+    let mut generator = Generator::new(seed);
+    let mut catalogue = Catalogue::default();
+    for index in 1..=entries {
+        let command = generator.next(&catalogue);
+        catalogue.apply(index, &command);
+    }
+    (catalogue, entries)
+}
+
 /// Reads a catalogue back record by record, as a snapshot's reader does.
 fn reload(catalogue: &Catalogue) -> Catalogue {
     let mut loader = Loader::new(catalogue.cluster().clone()).unwrap();
