@@ -5,13 +5,17 @@
 //! | [`wire`] | generated messages and services |
 //! | [`envelope`] | headers of every call, reasons of every refusal |
 //! | [`convert`] | wire <-> `cairn-core`, where all validation happens |
+//! | [`manifest`] | stored form of the list of a part's files |
+//! | [`snapshot`] | stored form of a whole catalogue |
 //! | [`seam`] | tasks, chance, wall time, blocking work, dialling |
+//! | [`dial`], [`tls`] | the production dialer, mutual TLS from the cluster key |
 
 pub mod convert;
 pub mod dial;
 pub mod envelope;
 pub mod manifest;
 pub mod seam;
+pub mod snapshot;
 pub mod tls;
 
 /// Generated from `proto/cairn/v1/*.proto`.
