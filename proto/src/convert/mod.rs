@@ -14,10 +14,12 @@ mod reply;
 mod segment;
 
 use bytes::Bytes;
+use cairn_core::id_set::IdSetError;
 use cairn_core::ids::{NameError, SegmentDigest};
 
 pub use command::{command_from_wire, command_to_wire, decode_command, encode_command};
 pub use info::{info_from_wire, info_to_wire};
+pub(crate) use info::{state_from_wire, state_to_wire};
 
 pub use policy::{
     new_node_from_wire, new_node_to_wire, policy_change_from_wire, policy_change_to_wire,
@@ -51,6 +53,8 @@ pub enum ConvertError {
     Text { field: &'static str },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    IdSet(#[from] IdSetError),
 }
 
 impl From<ConvertError> for tonic::Status {
@@ -90,7 +94,7 @@ fn at_most(field: &'static str, got: usize, max: usize) -> Result<(), ConvertErr
     if got <= max { Ok(()) } else { Err(ConvertError::TooMany { field, got, max }) }
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ConvertError> {
+pub(crate) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ConvertError> {
     value.ok_or(ConvertError::Missing { field })
 }
 
