@@ -150,10 +150,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
             let body = snapshot_files::read_body(&*store.disk, &snapshot)?;
             // Durable under its name first: from here on the log it covers may be purged.
             let adopted = snapshot_files::adopt(&*store.disk, &store.dir, &snapshot)?;
-            machine.write().restore(&body).map_err(|why| SnapshotError::Restore {
-                path: adopted.path.clone(),
-                why,
-            })?;
+            machine
+                .write()
+                .restore(&body)
+                .map_err(|why| SnapshotError::Restore { path: adopted.path.clone(), why })?;
             Ok(adopted)
         };
         let adopted = self
@@ -188,7 +188,8 @@ pub struct SnapshotBuilder {
 
 impl SnapshotBuilder {
     async fn build(&mut self) -> io::Result<Snapshot> {
-        let encode = self.encode.get_mut().take().ok_or_else(|| io::Error::other("snapshot built twice"))?;
+        let encode =
+            self.encode.get_mut().take().ok_or_else(|| io::Error::other("snapshot built twice"))?;
         let (store, meta) = (self.store.clone(), self.meta.clone());
         let build = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
         let file = self

@@ -41,7 +41,8 @@ pub use network::Resolve;
 pub use service::{Admit, Identity, RaftService};
 pub use snapshot_files::SnapshotError;
 
-/// Told once why this node must stop. It is called from storage tasks and must not block.
+/// Told why this node must stop; possibly more than once, as one failure brings others. It is
+/// called from storage tasks and must not block.
 pub type FatalHook = Arc<dyn Fn(String) + Send + Sync>;
 
 /// Memory an entry takes, roughly: what queues and reads are bounded by.
