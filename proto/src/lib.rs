@@ -3,6 +3,7 @@
 pub mod seam;
 
 /// Generated messages, clients and servers.
+#[allow(clippy::large_enum_variant, reason = "generated; the large variant is sent once a stream")]
 pub mod wire {
     tonic::include_proto!("cairn.v1");
 }

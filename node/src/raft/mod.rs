@@ -36,7 +36,7 @@ pub use consensus::{
 };
 pub use leadership::{Leadership, LeadershipWatch};
 pub use log_file::LogError;
-pub use machine::CatalogueMachine;
+pub use machine::{CatalogueMachine, Encode};
 pub use network::Resolve;
 pub use service::{Admit, Identity, RaftService};
 pub use snapshot_files::SnapshotError;
