@@ -7,6 +7,7 @@
 //! | [`convert`] | wire <-> `cairn-core`, where all validation happens |
 //! | [`seam`] | tasks, chance, wall time, blocking work, dialling |
 
+pub mod convert;
 pub mod envelope;
 pub mod seam;
 

@@ -1,0 +1,312 @@
+//! The production disk: files below one data directory.
+//!
+//! Direct IO is switched on after opening (`F_SETFL`) and off again when the file system refuses
+//! it, at open or at the first use; the file is then buffered, and its pages are dropped from the
+//! cache after a sync (writes) or before and after a read (verification), so that the medium is
+//! what gets read and a segment's bytes do not push out the page cache.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::num::NonZeroU64;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
+
+use super::buffers::AlignedBuffer;
+use super::{DIRECT_ALIGN, Disk, DiskFile, Listed, Open, Space};
+
+/// Name of the lock file within the data directory.
+pub const LOCK_FILE: &str = "lock";
+
+/// A data directory.
+pub struct FileDisk {
+    root: PathBuf,
+}
+
+/// Holds the data directory for this process until dropped.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("data directory {} is in use by another process{}", dir.display(), of_process(holder))]
+    InUse {
+        dir: PathBuf,
+        /// Process id of the holder, if it could be read.
+        holder: Option<u32>,
+    },
+    #[error("cannot lock data directory {}: {source}", dir.display())]
+    Io { dir: PathBuf, source: io::Error },
+}
+
+fn of_process(holder: &Option<u32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+impl FileDisk {
+    /// Opens the data directory `root`; it must exist.
+    pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        if !fs::metadata(&root)?.is_dir() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                format!("{} is not a directory", root.display()),
+            ));
+        }
+        Ok(Self { root })
+    }
+
+    /// Makes the data directory where it is missing, durably, and opens it.
+    pub fn create(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root)?;
+        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
+        Self::open(root)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes the data directory for this process. Two processes on one directory would each
+    /// believe the other's files and votes to be their own.
+    pub fn lock(&self) -> Result<DirectoryLock, LockError> {
+        let failed = |source| LockError::Io { dir: self.root.clone(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.root.join(LOCK_FILE))
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                // The holder's number is a courtesy; a lock file without one is still locked.
+                let _ = (&mut file).take(32).read_to_string(&mut text);
+                let holder = text.trim().parse().ok();
+                return Err(LockError::InUse { dir: self.root.clone(), holder });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        file.set_len(0).map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(DirectoryLock { _file: file })
+    }
+
+    /// Refuses paths that would leave the data directory.
+    fn path(&self, path: &str) -> io::Result<PathBuf> {
+        let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        if inside {
+            Ok(self.root.join(path))
+        } else {
+            let why = format!("path {path:?} is not inside the data directory");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match how {
+            Open::Read | Open::ReadDirect => {}
+            Open::Write => {
+                options.write(true);
+            }
+            Open::Create | Open::CreateDirect => {
+                options.write(true).create_new(true);
+            }
+        }
+        let file = OpenFile {
+            file: options.open(self.path(path)?)?,
+            past_cache: matches!(how, Open::ReadDirect | Open::CreateDirect),
+            direct: AtomicBool::new(false),
+        };
+        if file.past_cache {
+            // Opening with O_DIRECT could leave a created file behind on a file system that
+            // refuses it; setting the flag afterwards cannot.
+            file.direct.store(set_direct(&file.file, true).is_ok(), Ordering::Relaxed);
+            file.drop_cache();
+        }
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from)?, self.path(to)?)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path)?)
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        let path = self.path(path)?;
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            result => result,
+        }
+    }
+
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        File::open(self.path(path)?)?.sync_all()
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        for entry in fs::read_dir(self.path(path)?)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Removed since the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let is_dir = metadata.is_dir();
+            listed.push(Listed {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                len: if is_dir { 0 } else { metadata.len() },
+                is_dir,
+            });
+        }
+        listed.sort();
+        Ok(listed)
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.path(path)?.try_exists()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(&self.root)?;
+        Ok(Space {
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+            available: found.f_bavail.saturating_mul(found.f_frsize),
+        })
+    }
+
+    fn inode(&self, path: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(path)?)?.ino())
+    }
+}
+
+struct OpenFile {
+    file: File,
+    /// Opened to bypass the page cache, directly or, failing that, by dropping pages.
+    past_cache: bool,
+    /// Whether `O_DIRECT` is on; goes off for good when the file system refuses it.
+    direct: AtomicBool,
+}
+
+impl OpenFile {
+    fn drop_cache(&self) {
+        if self.past_cache && !self.direct.load(Ordering::Relaxed) {
+            let whole: Option<NonZeroU64> = None;
+            // Advice: nothing depends on it being taken.
+            let _ = rustix::fs::fadvise(&self.file, 0, whole, Advice::DontNeed);
+        }
+    }
+
+    /// Runs `transfer`, once more without direct IO if the file system refuses it only now.
+    fn transfer<T>(&self, mut transfer: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match transfer() {
+            Err(error)
+                if error.kind() == io::ErrorKind::InvalidInput
+                    && self.direct.swap(false, Ordering::Relaxed) =>
+            {
+                set_direct(&self.file, false)?;
+                transfer()
+            }
+            result => result,
+        }
+    }
+
+    fn read_exact(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.transfer(|| self.file.read_exact_at(buf, offset))
+    }
+
+    /// Direct IO reads whole pages into page-aligned memory: reads the pages around the range
+    /// into such memory and copies the range out.
+    fn read_unaligned(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let align = DIRECT_ALIGN as u64;
+        let start = offset - offset % align;
+        let skip = (offset - start) as usize;
+        let mut pages = AlignedBuffer::zeroed((skip + buf.len()).next_multiple_of(DIRECT_ALIGN));
+        let mut filled = 0;
+        // A short read happens at the end of the file only, which need not be a whole page.
+        while filled < skip + buf.len() {
+            let place = start + filled as u64;
+            match self.transfer(|| self.file.read_at(&mut pages[filled..], place)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        buf.copy_from_slice(&pages[skip..skip + buf.len()]);
+        Ok(())
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if self.direct.load(Ordering::Relaxed) && !is_aligned(offset, buf) {
+            return self.read_unaligned(offset, buf);
+        }
+        self.read_exact(offset, buf)?;
+        self.drop_cache();
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        debug_assert!(
+            !self.direct.load(Ordering::Relaxed) || is_aligned(offset, bytes),
+            "unaligned direct write"
+        );
+        self.transfer(|| self.file.write_all_at(bytes, offset))
+    }
+
+    /// Growing a file that is written past the cache also allocates it in one piece, so that a
+    /// full disk shows before the bytes have crossed the network.
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let held = self.file.metadata()?.len();
+        if self.past_cache && len > held {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), held, len - held) {
+                Ok(()) => return Ok(()),
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.drop_cache();
+        Ok(())
+    }
+}
+
+fn set_direct(file: &File, on: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, on);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+fn is_aligned(offset: u64, bytes: &[u8]) -> bool {
+    offset.is_multiple_of(DIRECT_ALIGN as u64)
+        && bytes.len().is_multiple_of(DIRECT_ALIGN)
+        && bytes.as_ptr().addr().is_multiple_of(DIRECT_ALIGN)
+}

@@ -73,4 +73,5 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
+pub mod buffers;
 pub mod files;

@@ -1,0 +1,75 @@
+//! Exit codes: what a script can rely on.
+
+/// How a verb ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Ok = 0,
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+    Unreachable = 5,
+    NotYetFull = 6,
+    Damaged = 7,
+    BelowPolicy = 8,
+    Interrupted = 130,
+}
+
+/// The text of `cairn help exit-codes`.
+pub const EXIT_CODES: &str = "\
+Exit codes of every cairn verb:
+    0  done
+    1  failed; the error says why
+    2  wrong flags or arguments
+    3  no such checkpoint, file or node
+    4  refused: the step exists, the attempt is fenced, or a policy cannot be met
+    5  no cluster answered in time
+    6  put: committed and safe to W replicas, but --wait full ran out of time
+    7  segment data is damaged or cannot be had from any node
+    8  status: something is below its policy
+  130  interrupted
+";
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error that knows its exit code and, where we know the fix, a hint.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub error: anyhow::Error,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into(), hint: None }
+    }
+
+    pub fn usage(text: impl std::fmt::Display) -> Self {
+        Self::new(Exit::Usage, anyhow::anyhow!("{text}"))
+    }
+
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+/// What a verb returns: its exit code, or why it failed.
+pub type Outcome = Result<Exit, Failure>;

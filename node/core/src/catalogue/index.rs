@@ -1,0 +1,209 @@
+//! What is derived from the catalogue's state, kept incrementally and rebuilt on load.
+//!
+//! Nothing here is persisted or part of the digest. Whatever changes a segment goes through
+//! [`Catalogue::change_segment`] and whatever changes a checkpoint's place or state through
+//! [`Catalogue::change_checkpoint`], which take the record's contribution out and put the changed
+//! one in; so an index is right if these two functions are. `invariants::check` compares with a
+//! rebuilt one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Catalogue, Checkpoint};
+use crate::ids::{CheckpointId, Incarnation, Namespace, NodeId, SegmentDigest, SegmentId, Step};
+use crate::model::{Admin, CheckpointState, Node, Segment, SlotState};
+use crate::segment_set::{SegmentCounts, SegmentSet};
+use crate::sharded::{ShardKey, Sharded};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Indexes {
+    pub digests: Sharded<SegmentDigest, SegmentId>,
+    pub namespaces: BTreeMap<Namespace, Arc<NamespaceIndex>>,
+    pub nodes: BTreeMap<NodeId, NodeSlots>,
+    /// Segments without a reference that are not reaped, by the time from which they may be.
+    pub unreferenced: BTreeMap<u64, SegmentSet>,
+    /// Referenced segments with an Assigned slot, or with more or fewer live slots than wanted.
+    pub unsettled: SegmentSet,
+    /// By segment: checkpoints that committed it and hold their reference still.
+    pub committed: SegmentCounts,
+    pub open: BTreeSet<CheckpointId>,
+    /// Distinct racks of registered nodes in service.
+    pub racks: u32,
+}
+
+/// The checkpoints of one namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct NamespaceIndex {
+    pub steps: BTreeSet<(Step, CheckpointId)>,
+    /// Committed (not deleted) checkpoints by the log index of their commit.
+    pub commits: BTreeMap<u64, CheckpointId>,
+}
+
+/// The segments that have a slot on one node, by its state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeSlots {
+    pub assigned: SegmentSet,
+    pub durable: SegmentSet,
+    /// May overlap the others: old epochs whose file the node has not given up yet.
+    pub released: SegmentSet,
+    /// Stored bytes of the live slots.
+    pub live_bytes: u64,
+}
+
+impl ShardKey for SegmentDigest {
+    fn shard(&self) -> u16 {
+        u16::from_be_bytes([self.0[0], self.0[1]]) >> 4
+    }
+}
+
+impl Indexes {
+    pub(super) fn add_segment(&mut self, segment: &Segment) {
+        for slot in &segment.slots {
+            let node = self.nodes.entry(slot.node).or_default();
+            match slot.state {
+                SlotState::Assigned => node.assigned.insert(segment.id),
+                SlotState::Durable => node.durable.insert(segment.id),
+                SlotState::Released => node.released.insert(segment.id),
+            };
+            if slot.state != SlotState::Released {
+                node.live_bytes += u64::from(segment.stored_len);
+            }
+        }
+        if !segment.is_referenced() && !segment.reaped {
+            self.unreferenced.entry(segment.reap_after_ms).or_default().insert(segment.id);
+        }
+        if is_unsettled(segment) {
+            self.unsettled.insert(segment.id);
+        }
+    }
+
+    pub(super) fn remove_segment(&mut self, segment: &Segment) {
+        for slot in &segment.slots {
+            let Some(node) = self.nodes.get_mut(&slot.node) else { continue };
+            match slot.state {
+                SlotState::Assigned => node.assigned.remove(segment.id),
+                SlotState::Durable => node.durable.remove(segment.id),
+                SlotState::Released => node.released.remove(segment.id),
+            };
+            if slot.state != SlotState::Released {
+                node.live_bytes -= u64::from(segment.stored_len);
+            }
+            if node.assigned.is_empty() && node.durable.is_empty() && node.released.is_empty() {
+                self.nodes.remove(&slot.node);
+            }
+        }
+        if let Some(set) = self.unreferenced.get_mut(&segment.reap_after_ms) {
+            set.remove(segment.id);
+            if set.is_empty() {
+                self.unreferenced.remove(&segment.reap_after_ms);
+            }
+        }
+        self.unsettled.remove(segment.id);
+    }
+
+    pub(super) fn add_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        let namespace = self.namespaces.entry(checkpoint.namespace.clone()).or_default();
+        let namespace = Arc::make_mut(namespace);
+        namespace.steps.insert((checkpoint.step, checkpoint.id));
+        match (checkpoint.state, checkpoint.commit) {
+            (CheckpointState::Open, _) => {
+                self.open.insert(checkpoint.id);
+            }
+            (CheckpointState::Committed, Some(commit)) => {
+                namespace.commits.insert(commit.index, checkpoint.id);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn remove_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        self.open.remove(&checkpoint.id);
+        let Some(namespace) = self.namespaces.get_mut(&checkpoint.namespace) else { return };
+        let namespace = Arc::make_mut(namespace);
+        namespace.steps.remove(&(checkpoint.step, checkpoint.id));
+        if let (CheckpointState::Committed, Some(commit)) = (checkpoint.state, checkpoint.commit) {
+            namespace.commits.remove(&commit.index);
+        }
+        if namespace.steps.is_empty() {
+            self.namespaces.remove(&checkpoint.namespace);
+        }
+    }
+
+    pub(super) fn count_racks<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
+        let registered = nodes
+            .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0));
+        let racks: BTreeSet<&str> = registered.map(|node| node.rack.as_str()).collect();
+        self.racks = racks.len() as u32;
+    }
+}
+
+fn is_unsettled(segment: &Segment) -> bool {
+    let assigned = segment.slots.iter().any(|slot| slot.state == SlotState::Assigned);
+    let live = segment.live_slots().count() as u32;
+    segment.is_referenced() && (assigned || live != segment.replicas_wanted())
+}
+
+impl Catalogue {
+    /// Changes a segment's record and its place in the indexes.
+    pub(super) fn change_segment<T>(
+        &mut self,
+        id: SegmentId,
+        change: impl FnOnce(&mut Segment) -> T,
+    ) -> Option<T> {
+        let segment = self.segments.get_mut(id)?;
+        self.index.remove_segment(segment);
+        let answer = change(segment);
+        self.index.add_segment(segment);
+        Some(answer)
+    }
+
+    /// Removes a record that nothing needs any more: reaped, without reference or slot.
+    pub(super) fn forget_if_spent(&mut self, id: SegmentId) {
+        let spent = self.segments.get(id).is_some_and(|segment| {
+            segment.reaped && !segment.is_referenced() && segment.slots.is_empty()
+        });
+        if spent && let Some(segment) = self.segments.remove(id) {
+            self.index.remove_segment(&segment);
+            self.index.digests.remove(&segment.digest);
+        }
+    }
+
+    /// Changes a checkpoint's state, and its place in the indexes.
+    pub(super) fn change_checkpoint<T>(
+        &mut self,
+        id: CheckpointId,
+        change: impl FnOnce(&mut Checkpoint) -> T,
+    ) -> Option<T> {
+        let checkpoint = Arc::make_mut(self.checkpoints.get_mut(&id)?);
+        self.index.remove_checkpoint(checkpoint);
+        let answer = change(checkpoint);
+        self.index.add_checkpoint(checkpoint);
+        Some(answer)
+    }
+
+    pub(super) fn recount_racks(&mut self) {
+        self.index.count_racks(self.nodes.values());
+    }
+
+    /// The indexes made from scratch.
+    pub(super) fn rebuild_indexes(&self) -> Indexes {
+        let mut index = Indexes::default();
+        for segment in self.segments.iter() {
+            index.digests.insert(segment.digest, segment.id);
+            index.add_segment(segment);
+        }
+        for checkpoint in self.checkpoints.values() {
+            index.add_checkpoint(checkpoint);
+            for id in checkpoint.segments.iter() {
+                index.committed.add(id);
+            }
+        }
+        index.count_racks(self.nodes.values());
+        index
+    }
+
+    /// Whether the incremental indexes equal those made from scratch.
+    pub(crate) fn indexes_are_consistent(&self) -> bool {
+        self.index == self.rebuild_indexes()
+    }
+}

@@ -1,0 +1,220 @@
+//! Stage: an upload registers segments, and gets slots for those that lack replicas.
+//!
+//! The whole batch is judged before anything changes, so a refusal has no effect.
+
+use std::collections::BTreeMap;
+
+use super::policy::spread;
+use super::uploads::{add_reference, check_part};
+use super::{Catalogue, Entry, Quorum, check_batch, malformed};
+use crate::command::{Refusal, Reply, StageSegment, StagedSegment};
+use crate::ids::{Attempt, CheckpointId, NodeId, Run, SegmentDigest, SegmentId};
+use crate::limits::{BATCH_SEGMENTS_MAX, CHECKPOINT_SEGMENTS_MAX, REPLICAS_MAX, SEGMENT_BYTES_MAX};
+use crate::model::{Codec, OpenPart, Segment, Slot, SlotState};
+
+/// Live slots a segment may have at most: one set of replicas all on nodes that are down, and one
+/// that takes its place.
+pub(super) const LIVE_SLOTS_MAX: usize = 2 * REPLICAS_MAX as usize;
+
+/// What one segment of the batch will get.
+struct Planned<'a> {
+    len: u32,
+    existing: Option<SegmentId>,
+    kept: bool,
+    targets: &'a [NodeId],
+}
+
+impl Catalogue {
+    pub(super) fn stage(
+        &mut self,
+        entry: Entry,
+        checkpoint: CheckpointId,
+        attempt: Attempt,
+        part: u32,
+        run: Run,
+        items: &[StageSegment],
+    ) -> Result<Reply, Refusal> {
+        check_batch("segments", items.len(), BATCH_SEGMENTS_MAX)?;
+        let (record, _) = self.open_upload(checkpoint, attempt)?;
+        check_part(part, record.parts_wanted)?;
+        let replicas = record.policy.replicas;
+        let quorum = self.quorum(&record.policy);
+
+        let mut planned: BTreeMap<SegmentDigest, Planned<'_>> = BTreeMap::new();
+        for item in items {
+            match planned.get(&item.digest) {
+                Some(twin) if twin.len == item.len => {}
+                Some(_) => return Err(two_lengths(item)),
+                None => {
+                    planned.insert(item.digest, self.plan_segment(item, quorum)?);
+                }
+            }
+        }
+        let held = |plan: &&Planned<'_>| plan.existing.is_some_and(|id| record.loose.contains(id));
+        let taken = planned.len() - planned.values().filter(held).count();
+        if record.loose.len() as usize + taken > CHECKPOINT_SEGMENTS_MAX {
+            return Err(malformed(format!("an upload of over {CHECKPOINT_SEGMENTS_MAX} segments")));
+        }
+
+        let mut ids = Vec::with_capacity(planned.len());
+        let mut kept = Vec::with_capacity(items.len());
+        for item in items {
+            let known = self.index.digests.get(&item.digest).copied();
+            let id = match planned.get(&item.digest) {
+                Some(plan) => known.unwrap_or_else(|| self.mint_segment(item.digest, plan.len)),
+                None => continue,
+            };
+            kept.push((id, planned.get(&item.digest).is_some_and(|plan| plan.kept)));
+            ids.push(id);
+            if let Some(plan) = planned.get_mut(&item.digest) {
+                self.assign(id, std::mem::take(&mut plan.targets), entry);
+            }
+        }
+        for id in self.note_staged(checkpoint, part, run, &ids) {
+            self.change_segment(id, |segment| {
+                add_reference(segment, replicas);
+                segment.reaped = false;
+            });
+        }
+        let staged = |(id, kept): &(SegmentId, bool)| {
+            let slots = self.segments.get(*id).map(|s| s.live_slots().copied().collect());
+            StagedSegment { segment: *id, kept: *kept, slots: slots.unwrap_or_default() }
+        };
+        Ok(Reply::Staged { segments: kept.iter().map(staged).collect() })
+    }
+
+    fn plan_segment<'a>(
+        &self,
+        item: &'a StageSegment,
+        quorum: Quorum,
+    ) -> Result<Planned<'a>, Refusal> {
+        if !(1..=SEGMENT_BYTES_MAX).contains(&u64::from(item.len)) {
+            return Err(malformed(format!("a segment of {} bytes, not 1 to 32 Mi", item.len)));
+        }
+        let existing = self.segment_by_digest(&item.digest);
+        if existing.is_some_and(|segment| segment.len != item.len) {
+            return Err(two_lengths(item));
+        }
+        let kept = existing.is_some_and(|segment| self.meets(segment, quorum));
+        // A leader that plans on an older view may send targets for what is kept by now.
+        let targets = if kept { &[][..] } else { &item.targets };
+        if !kept {
+            let live: Vec<Slot> =
+                existing.map_or(Vec::new(), |segment| segment.live_slots().copied().collect());
+            self.check_targets(&live, targets)?;
+            self.check_reach(&live, targets, quorum)?;
+        }
+        let existing = existing.map(|segment| segment.id);
+        Ok(Planned { len: item.len, existing, kept, targets })
+    }
+
+    fn check_targets(&self, live: &[Slot], targets: &[NodeId]) -> Result<(), Refusal> {
+        if live.len() + targets.len() > LIVE_SLOTS_MAX {
+            return Err(Refusal::BadTargets);
+        }
+        let mut nodes: Vec<NodeId> = live.iter().map(|slot| slot.node).collect();
+        for target in targets {
+            if !self.may_take_slot(*target, &nodes) {
+                return Err(Refusal::BadTargets);
+            }
+            nodes.push(*target);
+        }
+        Ok(())
+    }
+
+    /// Whether the node can take a slot beside live ones on `others`: it takes slots at all, and
+    /// none of them is on its host.
+    pub(crate) fn may_take_slot(&self, target: NodeId, others: &[NodeId]) -> bool {
+        let Some(node) = self.nodes.get(&target) else { return false };
+        let on_host = |other: &NodeId| {
+            *other == target || self.nodes.get(other).is_some_and(|other| other.host == node.host)
+        };
+        node.takes_slots() && !others.iter().any(on_host)
+    }
+
+    /// Whether enough slots are on nodes that can receive bytes now.
+    fn check_reach(
+        &self,
+        live: &[Slot],
+        targets: &[NodeId],
+        quorum: Quorum,
+    ) -> Result<(), Refusal> {
+        let nodes = live.iter().map(|slot| slot.node).chain(targets.iter().copied());
+        let reachable = nodes.filter_map(|id| self.nodes.get(&id)).filter(|n| n.takes_slots());
+        let have = spread(reachable.map(|node| node.rack.as_str()));
+        if have.replicas < quorum.replicas {
+            let (have, want) = (have.replicas, quorum.replicas);
+            return Err(Refusal::NotEnoughHosts { have, want });
+        }
+        if have.racks < quorum.racks {
+            let (have, want) = (have.racks, quorum.racks);
+            return Err(Refusal::NotEnoughRacks { have, want });
+        }
+        Ok(())
+    }
+
+    fn mint_segment(&mut self, digest: SegmentDigest, len: u32) -> SegmentId {
+        let id = SegmentId(self.cluster.lineage.mint(self.cluster.next_segment));
+        self.cluster.next_segment += 1;
+        let segment = Segment {
+            id,
+            digest,
+            len,
+            codec: Codec::Raw,
+            stored_len: len,
+            references: Vec::new(),
+            reap_after_ms: 0,
+            reaped: false,
+            slots: Vec::new(),
+        };
+        self.index.digests.insert(digest, id);
+        self.index.add_segment(&segment);
+        self.segments.insert(segment);
+        id
+    }
+
+    /// Gives a segment slots on checked nodes.
+    pub(super) fn assign(&mut self, id: SegmentId, targets: &[NodeId], entry: Entry) {
+        if targets.is_empty() {
+            return;
+        }
+        self.change_segment(id, |segment| {
+            let slot = |node: &NodeId| Slot {
+                node: *node,
+                epoch: entry.epoch,
+                state: SlotState::Assigned,
+            };
+            segment.slots.extend(targets.iter().map(slot));
+            segment.slots.sort_unstable();
+        });
+    }
+
+    /// Adds segments to the part of the run, and returns those the checkpoint did not hold yet.
+    ///
+    /// Another run starts an unsealed part afresh. A sealed part is fixed: a run that stages it
+    /// again only takes references, and may then seal the same content.
+    fn note_staged(
+        &mut self,
+        checkpoint: CheckpointId,
+        part: u32,
+        run: Run,
+        ids: &[SegmentId],
+    ) -> Vec<SegmentId> {
+        let Some(record) = self.renew_lease(checkpoint) else { return Vec::new() };
+        if let Some(upload) = record.open.as_mut() {
+            let part = upload.parts.entry(part).or_default();
+            if part.part.sealed.is_none() {
+                if part.part.run != run {
+                    part.staged = Default::default();
+                    part.part = OpenPart { run, sealed: None };
+                }
+                part.staged.extend(ids.iter().copied());
+            }
+        }
+        ids.iter().copied().filter(|id| record.loose.insert(*id)).collect()
+    }
+}
+
+fn two_lengths(item: &StageSegment) -> Refusal {
+    malformed(format!("segment {} is known with another length than {}", item.digest, item.len))
+}

@@ -1,0 +1,162 @@
+//! Segment records in dense pages that a snapshot shares with the living catalogue.
+//!
+//! Ids are minted densely, so a record is found by its page and its place there. A clone copies
+//! one pointer; the first change after it copies the page list, then one page of pointers and one
+//! record each. So a snapshot or a planner never holds up apply, and apply never changes what
+//! they read.
+//!
+//! ```text
+//!   SegmentPages -> page list -> page (4,096 places) -> Segment
+//!        Arc           Arc             Arc
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::SegmentId;
+use crate::model::Segment;
+
+/// Segments a page has room for.
+pub const PAGE_SEGMENTS: usize = 4096;
+
+/// Page number (lineage included) and place of a segment within it.
+pub(crate) fn place(id: SegmentId) -> (u64, usize) {
+    (id.0 / PAGE_SEGMENTS as u64, (id.0 % PAGE_SEGMENTS as u64) as usize)
+}
+
+pub(crate) fn id_at(page: u64, place: usize) -> SegmentId {
+    SegmentId(page * PAGE_SEGMENTS as u64 + place as u64)
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct SegmentPages {
+    pages: Arc<BTreeMap<u64, Arc<Page>>>,
+    len: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Page {
+    /// Grows to its last occupied place, never shrinks.
+    places: Vec<Option<Arc<Segment>>>,
+    occupied: usize,
+}
+
+impl SegmentPages {
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn get(&self, id: SegmentId) -> Option<&Segment> {
+        let (page, place) = place(id);
+        self.pages.get(&page)?.places.get(place)?.as_deref()
+    }
+
+    /// The record to be changed; copies what a snapshot shares with us.
+    pub fn get_mut(&mut self, id: SegmentId) -> Option<&mut Segment> {
+        self.get(id)?;
+        let (page, place) = place(id);
+        let page = Arc::make_mut(Arc::make_mut(&mut self.pages).get_mut(&page)?);
+        page.places.get_mut(place)?.as_mut().map(Arc::make_mut)
+    }
+
+    /// Puts a record in under its own id; gives back the one it displaced.
+    pub fn insert(&mut self, segment: Segment) -> Option<Arc<Segment>> {
+        let (page, place) = place(segment.id);
+        let page = Arc::make_mut(Arc::make_mut(&mut self.pages).entry(page).or_default());
+        if page.places.len() <= place {
+            page.places.resize(place + 1, None);
+        }
+        let displaced = page.places[place].replace(Arc::new(segment));
+        if displaced.is_none() {
+            page.occupied += 1;
+            self.len += 1;
+        }
+        displaced
+    }
+
+    pub fn remove(&mut self, id: SegmentId) -> Option<Arc<Segment>> {
+        self.get(id)?;
+        let (number, place) = place(id);
+        let pages = Arc::make_mut(&mut self.pages);
+        let page = Arc::make_mut(pages.get_mut(&number)?);
+        let removed = page.places.get_mut(place)?.take()?;
+        page.occupied -= 1;
+        self.len -= 1;
+        if page.occupied == 0 {
+            pages.remove(&number);
+        }
+        Some(removed)
+    }
+
+    /// In ascending order of ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Segment> {
+        self.iter_from(SegmentId(0))
+    }
+
+    /// From `first` on, in ascending order of ids.
+    pub fn iter_from(&self, first: SegmentId) -> impl Iterator<Item = &Segment> {
+        let (number, start) = place(first);
+        self.pages.range(number..).flat_map(move |(page, content)| {
+            let skipped = if *page == number { start } else { 0 };
+            content.places.iter().skip(skipped).filter_map(Option::as_deref)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SegmentDigest;
+    use crate::model::Codec;
+
+    fn segment(id: u64) -> Segment {
+        Segment {
+            id: SegmentId(id),
+            digest: SegmentDigest::of(&id.to_le_bytes()),
+            len: 1,
+            codec: Codec::Raw,
+            stored_len: 1,
+            references: Vec::new(),
+            reap_after_ms: 0,
+            reaped: false,
+            slots: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn records_are_found_iterated_and_removed() {
+        let mut pages = SegmentPages::default();
+        let ids = [1, 2, 4095, 4096, 9000, (1 << 48) + 1];
+        for id in ids {
+            assert!(pages.insert(segment(id)).is_none());
+        }
+        assert_eq!(pages.len(), 6);
+        assert_eq!(pages.iter().map(|s| s.id.0).collect::<Vec<_>>(), ids);
+        assert_eq!(pages.iter_from(SegmentId(4096)).map(|s| s.id.0).next(), Some(4096));
+        assert!(pages.get(SegmentId(3)).is_none());
+        for id in ids {
+            assert_eq!(pages.remove(SegmentId(id)).unwrap().id.0, id);
+            assert!(pages.get_mut(SegmentId(id)).is_none());
+        }
+        assert!(pages.is_empty() && pages.pages.is_empty(), "empty pages are dropped");
+    }
+
+    #[test]
+    fn a_clone_never_sees_later_changes_and_copies_one_page() {
+        let mut pages = SegmentPages::default();
+        for id in [1, 5000] {
+            pages.insert(segment(id));
+        }
+        let snapshot = pages.clone();
+        pages.get_mut(SegmentId(1)).unwrap().reaped = true;
+        pages.insert(segment(2));
+        assert!(!snapshot.get(SegmentId(1)).unwrap().reaped);
+        assert!(snapshot.get(SegmentId(2)).is_none());
+        assert!(Arc::ptr_eq(&pages.pages[&1], &snapshot.pages[&1]), "untouched page is shared");
+        assert!(!Arc::ptr_eq(&pages.pages[&0], &snapshot.pages[&0]));
+    }
+}

@@ -1,0 +1,199 @@
+//! Changing sets of segment ids, and counts by segment id, that are cheap to clone.
+//!
+//! Both are paged like the records ([`crate::pages`]): one bit, or one number, a segment, behind
+//! `Arc`. Equal content is equal structure (empty pages are dropped), so an index can be
+//! compared with one rebuilt from scratch.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::id_set::IdSet;
+use crate::ids::SegmentId;
+use crate::pages::{PAGE_SEGMENTS, id_at, place};
+
+const WORDS: usize = PAGE_SEGMENTS / 64;
+
+/// A set of segment ids, ordered.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SegmentSet {
+    pages: Arc<BTreeMap<u64, Arc<Bits>>>,
+    len: u64,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Bits {
+    words: [u64; WORDS],
+    count: usize,
+}
+
+impl SegmentSet {
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn contains(&self, id: SegmentId) -> bool {
+        let (page, place) = place(id);
+        self.pages.get(&page).is_some_and(|bits| bits.words[place / 64] >> (place % 64) & 1 == 1)
+    }
+
+    /// Whether the id is new.
+    pub fn insert(&mut self, id: SegmentId) -> bool {
+        if self.contains(id) {
+            return false;
+        }
+        let (page, place) = place(id);
+        let empty = || Arc::new(Bits { words: [0; WORDS], count: 0 });
+        let bits = Arc::make_mut(&mut self.pages).entry(page).or_insert_with(empty);
+        let bits = Arc::make_mut(bits);
+        bits.words[place / 64] |= 1 << (place % 64);
+        bits.count += 1;
+        self.len += 1;
+        true
+    }
+
+    /// Whether the id was there.
+    pub fn remove(&mut self, id: SegmentId) -> bool {
+        if !self.contains(id) {
+            return false;
+        }
+        let (page, place) = place(id);
+        let pages = Arc::make_mut(&mut self.pages);
+        if let Some(bits) = pages.get_mut(&page) {
+            let bits = Arc::make_mut(bits);
+            bits.words[place / 64] &= !(1 << (place % 64));
+            bits.count -= 1;
+            if bits.count == 0 {
+                pages.remove(&page);
+            }
+            self.len -= 1;
+        }
+        true
+    }
+
+    /// In ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = SegmentId> {
+        self.pages.iter().flat_map(|(page, bits)| {
+            bits.words.iter().enumerate().flat_map(move |(at, word)| {
+                ones(*word).map(move |bit| id_at(*page, at * 64 + bit as usize))
+            })
+        })
+    }
+
+    /// The same set in its coded, immutable form.
+    pub fn to_id_set(&self) -> IdSet {
+        IdSet::from_sorted(self.iter())
+    }
+}
+
+fn ones(mut word: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros())?;
+        word &= word - 1;
+        Some(bit)
+    })
+}
+
+impl Extend<SegmentId> for SegmentSet {
+    fn extend<I: IntoIterator<Item = SegmentId>>(&mut self, ids: I) {
+        for id in ids {
+            self.insert(id);
+        }
+    }
+}
+
+impl FromIterator<SegmentId> for SegmentSet {
+    fn from_iter<I: IntoIterator<Item = SegmentId>>(ids: I) -> Self {
+        let mut set = Self::default();
+        set.extend(ids);
+        set
+    }
+}
+
+impl fmt::Debug for SegmentSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|id| id.0)).finish()
+    }
+}
+
+/// A number for each segment; zero where nothing was counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SegmentCounts {
+    pages: Arc<BTreeMap<u64, Arc<Counts>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Counts {
+    numbers: Vec<u32>,
+    above_zero: usize,
+}
+
+impl SegmentCounts {
+    pub fn get(&self, id: SegmentId) -> u32 {
+        let (page, place) = place(id);
+        self.pages.get(&page).map_or(0, |counts| counts.numbers[place])
+    }
+
+    pub fn add(&mut self, id: SegmentId) {
+        let (page, place) = place(id);
+        let empty = || Arc::new(Counts { numbers: vec![0; PAGE_SEGMENTS], above_zero: 0 });
+        let counts = Arc::make_mut(&mut self.pages).entry(page).or_insert_with(empty);
+        let counts = Arc::make_mut(counts);
+        counts.above_zero += usize::from(counts.numbers[place] == 0);
+        counts.numbers[place] += 1;
+    }
+
+    pub fn subtract(&mut self, id: SegmentId) {
+        if self.get(id) == 0 {
+            debug_assert!(false, "count of segment {id} is below zero");
+            return;
+        }
+        let (page, place) = place(id);
+        let pages = Arc::make_mut(&mut self.pages);
+        if let Some(counts) = pages.get_mut(&page) {
+            let counts = Arc::make_mut(counts);
+            counts.numbers[place] -= 1;
+            counts.above_zero -= usize::from(counts.numbers[place] == 0);
+            if counts.above_zero == 0 {
+                pages.remove(&page);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_holds_what_was_inserted_in_order() {
+        let ids = [0, 63, 64, 4095, 4096, (1 << 48) + 7].map(SegmentId);
+        let mut set: SegmentSet = ids.into_iter().rev().collect();
+        assert!(!set.insert(ids[2]));
+        assert_eq!(set.iter().collect::<Vec<_>>(), ids);
+        assert_eq!(set.to_id_set().iter().collect::<Vec<_>>(), ids);
+        let shared = set.clone();
+        for id in ids {
+            assert!(set.remove(id) && !set.remove(id));
+        }
+        assert_eq!(set, SegmentSet::default());
+        assert_eq!(shared.len(), 6);
+    }
+
+    #[test]
+    fn counts_that_return_to_zero_leave_nothing() {
+        let mut counts = SegmentCounts::default();
+        for id in [3, 3, 5000] {
+            counts.add(SegmentId(id));
+        }
+        assert_eq!((counts.get(SegmentId(3)), counts.get(SegmentId(4))), (2, 0));
+        for id in [3, 3, 5000] {
+            counts.subtract(SegmentId(id));
+        }
+        assert_eq!(counts, SegmentCounts::default());
+    }
+}

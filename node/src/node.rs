@@ -1,0 +1,425 @@
+//! The assembly of one node from its outermost pieces: the same function in production and in
+//! the simulator.
+//!
+//! ```text
+//! identity ── hello to peers ── log + snapshots ── segment files ── router ── loops
+//!    │ copy, rollback, removed: stop, say why                                 │
+//!    └────────────── bootstrap or join where the directory is empty ◄─────────┘ register, inventory
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_core::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce, check_label};
+use cairn_core::model::NewNode;
+use cairn_proto::envelope::FEATURE_LEVEL;
+use cairn_proto::seam::{Env, Lane};
+use cairn_proto::wire::admin_client::AdminClient;
+use cairn_proto::{convert, wire};
+use openraft::AsyncRuntime;
+use parking_lot::{Mutex, RwLock};
+use tonic::service::Routes;
+use tonic::{Request, Status};
+
+use crate::config::{NodeConfig, Origin, Timings};
+use crate::disk::Disk;
+use crate::guard::Guard;
+use crate::identity::{Identity, IdentityError, IdentityFile};
+use crate::ledger::Ledger;
+use crate::machine::CatalogueState;
+use crate::peers::{self, Peers};
+use crate::raft::{Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, Timings as RaftTimings};
+use crate::report::Reporter;
+use crate::service;
+use crate::shared::{FatalHook, Shared};
+use crate::store::{SegmentStore, StoreConfig};
+use crate::upkeep;
+use crate::upkeep::register::Registration;
+
+/// A join or hello gives one address this long.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// Rounds over all join addresses before a join gives up.
+const JOIN_ROUNDS_MAX: u32 = 60;
+
+/// The outermost pieces of a node.
+pub struct Pieces {
+    pub env: Env,
+    pub disk: Arc<dyn Disk>,
+    pub ledger: Arc<dyn Ledger>,
+    /// Told once that the node must stop, and why.
+    pub fatal: FatalHook,
+    /// gRPC calls must come over a connection with a client certificate.
+    pub certificates: bool,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the data directory is empty: start with --bootstrap to make a cluster, or --join ADDR to join one")]
+    Empty,
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("{0}")]
+    Config(String),
+    #[error("this node must not come back: {0}")]
+    Refused(String),
+    #[error("cannot join the cluster: {0}")]
+    Join(String),
+    #[error("cannot open the log: {0}")]
+    Log(String),
+    #[error("cannot open the segments: {0}")]
+    Store(String),
+    #[error("cannot start the cluster: {0}")]
+    Bootstrap(String),
+}
+
+/// A running node.
+pub struct Node {
+    shared: Arc<Shared>,
+    routes: Routes,
+}
+
+impl Node {
+    /// The router to serve; may be cloned.
+    pub fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.shared.node
+    }
+
+    /// Stops taking part in Raft and waits until what was begun there is done. The process then
+    /// ends its tasks.
+    pub async fn stop(&self) {
+        self.shared.consensus.shutdown().await;
+    }
+}
+
+/// Opens everything, recovers, and starts the loops; the caller serves [`Node::routes`] at
+/// `config.address`.
+pub async fn start<Rt: AsyncRuntime>(
+    pieces: Pieces,
+    config: NodeConfig,
+) -> Result<Node, StartError> {
+    let Pieces { env, disk, ledger, fatal, certificates } = pieces;
+    check_label(&config.rack).map_err(|error| StartError::Config(error.to_string()))?;
+    check_label(&config.host).map_err(|error| StartError::Config(error.to_string()))?;
+    let nonce = Nonce(env.random_u128());
+    let remembered = {
+        let disk = Arc::clone(&disk);
+        env.blocking(Lane::Data, move || peers::load(&*disk)).await
+    };
+    let peers = Peers::new(remembered);
+    let (identity, fresh) = identify(&env, &disk, &config, &peers, nonce).await?;
+    let (cluster, lineage, node) = (identity.cluster, identity.lineage, identity.node);
+
+    let state: Arc<RwLock<CatalogueState>> = Arc::default();
+    let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
+    let consensus = Consensus::open::<Rt, CatalogueState>(
+        env.clone(),
+        Arc::clone(&disk),
+        consensus_config(&config.timings, raft_identity),
+        Arc::clone(&state),
+        hooks(&state, &fatal),
+    )
+    .await
+    .map_err(|error| StartError::Log(error.to_string()))?;
+    let raft_routes = consensus.routes();
+    let store = open_store(&env, &disk, &config, &fatal).await?;
+
+    let shared = Arc::new(Shared {
+        env: env.clone(),
+        cluster,
+        lineage,
+        node,
+        state,
+        consensus,
+        store,
+        ledger,
+        clock: Default::default(),
+        counters: Default::default(),
+        heard: Default::default(),
+        peers,
+        reporter: Reporter::default(),
+        incarnation: Mutex::new(None),
+        work: Default::default(),
+        steward: Default::default(),
+        fatal,
+        config,
+    });
+    let guard = Guard::new(cluster, lineage, node, certificates);
+    let routes = service::routes(&shared, raft_routes, guard);
+    let registration = Registration {
+        cookie: identity.cookie,
+        previous: identity.nonces(),
+        nonce,
+    };
+    start_loops(&shared, registration, fresh);
+    Ok(Node { shared, routes })
+}
+
+fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfig {
+    let mut config = ConsensusConfig::new(identity);
+    config.timings = RaftTimings {
+        heartbeat: Duration::from_millis(timings.raft_heartbeat_ms),
+        election_min: Duration::from_millis(timings.election_min_ms),
+        election_max: Duration::from_millis(timings.election_max_ms),
+        ..RaftTimings::default()
+    };
+    config.snapshot_entries = timings.snapshot_entries;
+    config.keep_entries = timings.log_kept_entries;
+    config
+}
+
+/// What consensus asks back: who may speak, and where members are.
+fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook) -> Hooks {
+    let mut hooks = Hooks::new(Arc::clone(fatal));
+    let known = Arc::clone(state);
+    hooks.admit = Arc::new(move |sender, _nonce| {
+        service::admin::admit_raft(&known.read().catalogue, NodeId(sender))
+    });
+    let known = Arc::clone(state);
+    hooks.resolve = Arc::new(move |node| {
+        known.read().catalogue.node(NodeId(node)).map(|record| record.address.clone())
+    });
+    hooks
+}
+
+async fn open_store(
+    env: &Env,
+    disk: &Arc<dyn Disk>,
+    config: &NodeConfig,
+    fatal: &FatalHook,
+) -> Result<SegmentStore, StartError> {
+    let failed = |error: crate::store::StoreError| StartError::Store(error.to_string());
+    SegmentStore::format(env, disk).await.map_err(failed)?;
+    let store_config =
+        StoreConfig { capacity_bytes: config.capacity_bytes, ..StoreConfig::default() };
+    let (store, found) = SegmentStore::open(env, disk, store_config, Arc::clone(fatal))
+        .await
+        .map_err(failed)?;
+    tracing::info!(?found, "segment files read");
+    Ok(store)
+}
+
+/// Who this directory is: itself again, the first node of a new cluster, or a new member. The
+/// second value is what a fresh bootstrap still has to do.
+async fn identify(
+    env: &Env,
+    disk: &Arc<dyn Disk>,
+    config: &NodeConfig,
+    peers: &Peers,
+    nonce: Nonce,
+) -> Result<(Identity, Option<Fresh>), StartError> {
+    let loaded = {
+        let disk = Arc::clone(disk);
+        env.blocking(Lane::Log, move || IdentityFile::load(&*disk)).await
+    };
+    let mut identity = match loaded {
+        Ok(identity) => identity,
+        Err(IdentityError::Missing) => match &config.origin {
+            Origin::Resume => return Err(StartError::Empty),
+            Origin::Bootstrap(_) => {
+                let cookie = Cookie(env.random_u128());
+                let cluster = ClusterId(env.random_u128());
+                Identity::new(cluster, Lineage(0), NodeId(1), cookie)
+            }
+            Origin::Join(addresses) => {
+                join(env, peers, config, Cookie(env.random_u128()), addresses).await?
+            }
+        },
+        Err(error) => return Err(error.into()),
+    };
+    if !identity.nonces().is_empty() {
+        hello(env, peers, config, &identity).await?;
+    }
+    // The nonce is on disk before anyone hears it: whatever becomes of the registration, the
+    // next process knows both.
+    identity.pending = Some(nonce);
+    let stored = identity.clone();
+    let disk = Arc::clone(disk);
+    env.blocking(Lane::Log, move || IdentityFile::store(&*disk, &stored)).await?;
+    let fresh = match &config.origin {
+        Origin::Bootstrap(settings) if identity.node == NodeId(1) => {
+            Some(Fresh { settings: settings.clone(), node: new_node(config, identity.cookie) })
+        }
+        _ => None,
+    };
+    Ok((identity, fresh))
+}
+
+/// What the first node proposes once: repeated at every start with `--bootstrap`, refused as
+/// initialised from the second time on.
+struct Fresh {
+    settings: cairn_core::model::Settings,
+    node: NewNode,
+}
+
+fn new_node(config: &NodeConfig, cookie: Cookie) -> NewNode {
+    NewNode {
+        cookie,
+        host: config.host.clone(),
+        rack: config.rack.clone(),
+        address: config.address.clone(),
+        capacity_bytes: config.capacity_bytes,
+        feature_level: FEATURE_LEVEL,
+    }
+}
+
+async fn join(
+    env: &Env,
+    peers: &Peers,
+    config: &NodeConfig,
+    cookie: Cookie,
+    addresses: &[String],
+) -> Result<Identity, StartError> {
+    if addresses.is_empty() {
+        return Err(StartError::Config("--join names no address".into()));
+    }
+    let mut last = Status::unavailable("no answer");
+    let mut targets: Vec<String> = addresses.to_vec();
+    for _ in 0..JOIN_ROUNDS_MAX {
+        for address in targets.clone() {
+            let node = Some(convert::new_node_to_wire(&new_node(config, cookie)));
+            let mut client = AdminClient::new(peers.transport(env, &address));
+            let call = client.join(Request::new(wire::JoinRequest { node }));
+            let answer = match tokio::time::timeout(ASK_DEADLINE, call).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::deadline_exceeded(format!("no answer from {address}"))),
+            };
+            match answer {
+                Ok(reply) => {
+                    let reply = reply.into_inner();
+                    let (cluster, lineage) = cluster_of(&reply.cluster, reply.lineage)
+                        .map_err(|error| StartError::Join(error.to_string()))?;
+                    return Ok(Identity::new(cluster, lineage, NodeId(reply.node), cookie));
+                }
+                Err(status) => {
+                    if let Some((_, leader)) = cairn_proto::envelope::leader_of(&status)
+                        && !targets.contains(&leader)
+                    {
+                        targets.push(leader);
+                    }
+                    if matches!(
+                        status.code(),
+                        tonic::Code::InvalidArgument | tonic::Code::Unauthenticated
+                    ) {
+                        return Err(StartError::Join(status.message().to_owned()));
+                    }
+                    last = status;
+                }
+            }
+        }
+        tokio::time::sleep(env.jitter(Duration::from_millis(500))).await;
+    }
+    Err(StartError::Join(format!("{}: {}", addresses.join(", "), last.message())))
+}
+
+fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), String> {
+    let bytes: [u8; 16] = cluster.try_into().map_err(|_| "malformed cluster id".to_owned())?;
+    let lineage = u16::try_from(lineage).map_err(|_| "malformed lineage".to_owned())?;
+    Ok((ClusterId(u128::from_be_bytes(bytes)), Lineage(lineage)))
+}
+
+/// Asks the peers that can be reached whether this directory may come back. Silence is consent:
+/// a whole cluster that starts cold has nobody to ask, and `Register` asks again.
+async fn hello(
+    env: &Env,
+    peers: &Peers,
+    config: &NodeConfig,
+    identity: &Identity,
+) -> Result<(), StartError> {
+    let mut addresses = peers.remembered();
+    addresses.extend(config.peers.iter().cloned());
+    if let Origin::Join(join) = &config.origin {
+        addresses.extend(join.iter().cloned());
+    }
+    addresses.sort();
+    addresses.dedup();
+    addresses.retain(|address| *address != config.address);
+    let asks = addresses.iter().map(|address| {
+        let message = wire::HelloRequest {
+            cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
+            node: identity.node.0,
+            cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
+            nonces: identity
+                .nonces()
+                .iter()
+                .map(|nonce| nonce.0.to_be_bytes().to_vec().into())
+                .collect(),
+        };
+        let mut client = AdminClient::new(peers.transport(env, address));
+        async move {
+            let call = client.hello(Request::new(message));
+            tokio::time::timeout(ASK_DEADLINE, call).await.ok()?.ok()
+        }
+    });
+    for answer in futures::future::join_all(asks).await.into_iter().flatten() {
+        let answer = answer.into_inner();
+        let theirs = cluster_of(&answer.cluster, answer.lineage);
+        let same = theirs.is_ok_and(|(cluster, _)| cluster == identity.cluster);
+        if same && !answer.refused.is_empty() {
+            return Err(StartError::Refused(answer.refused));
+        }
+    }
+    Ok(())
+}
+
+fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<Fresh>) {
+    let env = &shared.env;
+    let owner = Arc::clone(shared);
+    env.spawn("register", async move {
+        if let Some(fresh) = fresh
+            && let Err(reason) = bootstrap(&owner, fresh).await
+        {
+            (owner.fatal)(reason);
+            return;
+        }
+        upkeep::register::run(&owner, &registration).await;
+    });
+    env.spawn("own work", upkeep::own_work::run(Arc::clone(shared)));
+    env.spawn("reports", crate::report::run(Arc::clone(shared)));
+    env.spawn("heartbeat", upkeep::heartbeat::run(Arc::clone(shared)));
+    env.spawn("steward", upkeep::steward::run(Arc::clone(shared)));
+    env.spawn("members", upkeep::members::run(Arc::clone(shared)));
+    let owner = Arc::clone(shared);
+    env.spawn("wake on apply", async move {
+        // Whatever an entry changed may be work for this node.
+        loop {
+            let next = owner.consensus.applied() + 1;
+            owner.consensus.wait_for_applied(next).await;
+            owner.work.ring();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+/// Makes the cluster: one Raft voter, the first entry. Safe to repeat.
+async fn bootstrap(shared: &Arc<Shared>, fresh: Fresh) -> Result<(), String> {
+    use cairn_core::command::{Body, Refusal, Reply};
+    use cairn_core::ids::RequestId;
+    if !shared.consensus.is_initialized().await {
+        let made = shared.consensus.initialize(&shared.config.address).await;
+        made.map_err(|error| error.to_string())?;
+    }
+    let initialized = |shared: &Shared| shared.read(|catalogue| catalogue.is_initialized());
+    while !initialized(shared) {
+        let body = Body::InitCluster {
+            cluster: shared.cluster,
+            settings: fresh.settings.clone(),
+            node: fresh.node.clone(),
+        };
+        match shared.propose(RequestId(0), body).await.as_deref() {
+            Ok(Reply::Refused(Refusal::AlreadyInitialized)) => return Ok(()),
+            Ok(Reply::Refused(refusal)) => return Err(refusal.to_string()),
+            Ok(_) => {}
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    Ok(())
+}

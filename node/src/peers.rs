@@ -1,0 +1,88 @@
+//! Addresses of other nodes and the transports to them.
+//!
+//! The `peers` file in the data directory remembers addresses over a restart, so that a starting
+//! node can say hello before it takes part in anything. It is advice: it may be lost or stale.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use cairn_proto::seam::{Env, Lane, Transport};
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, Open};
+
+const PEERS: &str = "peers";
+const PEERS_NEW: &str = "peers.new";
+/// A peers file beyond this is not ours, bytes.
+const PEERS_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Default)]
+pub struct Peers {
+    transports: Mutex<BTreeMap<String, Transport>>,
+    /// What the file holds.
+    remembered: Mutex<Vec<String>>,
+}
+
+impl Peers {
+    pub fn new(remembered: Vec<String>) -> Self {
+        Self { transports: Mutex::default(), remembered: Mutex::new(remembered) }
+    }
+
+    pub fn transport(&self, env: &Env, address: &str) -> Transport {
+        let mut transports = self.transports.lock();
+        if let Some(transport) = transports.get(address) {
+            return transport.clone();
+        }
+        let transport = env.dialer.dial(address);
+        transports.insert(address.to_owned(), transport.clone());
+        transport
+    }
+
+    pub fn remembered(&self) -> Vec<String> {
+        self.remembered.lock().clone()
+    }
+
+    /// Writes `addresses` if they differ from what the file holds.
+    pub async fn remember(&self, env: &Env, disk: &Arc<dyn Disk>, mut addresses: Vec<String>) {
+        addresses.sort();
+        addresses.dedup();
+        if *self.remembered.lock() == addresses {
+            return;
+        }
+        let text = addresses.join("\n");
+        let disk = Arc::clone(disk);
+        let written = env.blocking(Lane::Data, move || write(&*disk, text.as_bytes())).await;
+        match written {
+            Ok(()) => *self.remembered.lock() = addresses,
+            Err(error) => tracing::warn!(%error, "cannot write the peers file"),
+        }
+    }
+}
+
+/// Reads the remembered addresses; a missing or unreadable file is an empty list.
+pub fn load(disk: &dyn Disk) -> Vec<String> {
+    read(disk).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+fn read(disk: &dyn Disk) -> io::Result<String> {
+    let file = disk.open(PEERS, Open::Read)?;
+    let len = file.len()?;
+    if len > PEERS_BYTES_MAX {
+        return Err(io::Error::other("peers file is too long"));
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_at(0, &mut bytes)?;
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+fn write(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+    if disk.exists(PEERS_NEW)? {
+        disk.remove(PEERS_NEW)?;
+    }
+    let file = disk.open(PEERS_NEW, Open::Create)?;
+    file.write_at(0, bytes)?;
+    file.sync()?;
+    disk.rename(PEERS_NEW, PEERS)?;
+    disk.sync_dir("")
+}

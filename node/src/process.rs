@@ -1,0 +1,36 @@
+//! What this process has used: for `/metrics`, `NodeStatus` and `cairn bench`.
+
+use rustix::process::{Resource, getrlimit};
+
+/// CPU time of all threads and peak resident memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu_ms: u64,
+    pub rss_peak_bytes: u64,
+}
+
+/// Read from `/proc/self`; zeros where there is none.
+pub fn usage() -> Usage {
+    usage_of("self").unwrap_or_default()
+}
+
+fn usage_of(process: &str) -> Option<Usage> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Fields after the command name, which may itself hold spaces: utime and stime are the 12th
+    // and 13th of them, in clock ticks.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let peak_kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .and_then(|number| number.trim().parse().ok())?;
+    Some(Usage { cpu_ms: ticks * 1000 / ticks_per_second, rss_peak_bytes: peak_kib << 10 })
+}
+
+/// The soft limit of open files.
+pub fn open_files_max() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}

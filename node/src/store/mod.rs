@@ -1,0 +1,247 @@
+//! The segment store: segments on this node's disk.
+//!
+//! ```text
+//!             begin            finish: digest right, fsync, rename, fsync directory
+//! bytes ──► tmp/DIGEST.N ─────────────────────────────► segments/XX/DIGEST ──► durable set
+//!              │ drop, error                                 │ quarantine   ▲ recover
+//!              ▼                                             ▼              │ (verified)
+//!            removed                                 quarantine/DIGEST.N ───┘
+//! ```
+//!
+//! Promises:
+//! * Nothing is visible under a digest but bytes that match it, and only once they and their name
+//!   are durable (D1, D6). The in-memory durable set is the only answer to "is it held".
+//! * A file is destroyed only by [`SegmentStore::destroy`], under the digest's lock, while the
+//!   caller's condition holds (D3). Nothing is ever overwritten: what stands in the way, and what
+//!   is bad or unknown, is moved to quarantine.
+//! * After an error of a sync nothing is acknowledged any more and the fatal hook has been called.
+//!
+//! Methods may be dropped at any await: what must not stop half-way runs as a task of its own.
+
+mod books;
+mod error;
+pub mod format;
+mod keep;
+mod locks;
+mod read;
+mod start;
+mod stats;
+mod tmp;
+mod write;
+
+pub mod ballast;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cairn_core::ids::SegmentDigest;
+use cairn_proto::seam::{Env, Lane};
+use tokio::sync::oneshot;
+
+use crate::disk::Disk;
+use crate::disk::buffers::BufferPool;
+
+pub use books::{Room, WRITERS_MAX};
+pub use error::{Damage, StoreError};
+pub use keep::{Destroyed, Quarantined};
+pub use locks::DigestGuard;
+pub use read::{BlockStream, Reading};
+pub use start::Found;
+pub use stats::StoreStats;
+pub use write::{Begin, Stored, Writer};
+
+use books::Books;
+use error::is_full;
+use locks::DigestLocks;
+use stats::Counters;
+use tmp::Garbage;
+
+/// Space never given to data unless configured otherwise, bytes: room for the log with its
+/// ballast, two catalogue snapshots and the ledger.
+pub const RESERVE_BYTES_DEFAULT: u64 = 512 << 20;
+
+pub(super) const SEGMENTS: &str = "segments";
+pub(super) const TMP: &str = "tmp";
+pub(super) const QUARANTINE: &str = "quarantine";
+
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Most bytes of segment files, quarantine included; `u64::MAX` leaves it to the disk.
+    pub capacity_bytes: u64,
+    /// Bytes of the file system that data never takes.
+    pub reserve_bytes: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { capacity_bytes: u64::MAX, reserve_bytes: RESERVE_BYTES_DEFAULT }
+    }
+}
+
+/// Told, once, that the node must stop, and why.
+pub type FatalHook = Arc<dyn Fn(String) + Send + Sync>;
+
+/// A cheap handle to the store.
+#[derive(Clone)]
+pub struct SegmentStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    disk: Arc<dyn Disk>,
+    config: StoreConfig,
+    books: Arc<Books>,
+    locks: Arc<DigestLocks>,
+    pool: Arc<BufferPool>,
+    garbage: Arc<Garbage>,
+    counters: Counters,
+    on_fatal: FatalHook,
+    stopped: AtomicBool,
+    /// Tells temporary files of one process apart.
+    next_tmp: AtomicU64,
+}
+
+impl SegmentStore {
+    /// Whether the segment is durable here, right now.
+    pub fn holds(&self, digest: SegmentDigest) -> bool {
+        self.inner.books.len_of(digest).is_some()
+    }
+
+    /// Raw length of a held segment.
+    pub fn len_of(&self, digest: SegmentDigest) -> Option<u64> {
+        self.inner.books.len_of(digest)
+    }
+
+    /// All segments held, with their raw lengths, by digest.
+    pub fn held(&self) -> Vec<(SegmentDigest, u64)> {
+        self.inner.books.held()
+    }
+
+    /// At most `limit` segments held that follow `after`, by digest: for a scrub's cursor.
+    pub fn held_after(
+        &self,
+        after: Option<SegmentDigest>,
+        limit: usize,
+    ) -> Vec<(SegmentDigest, u64)> {
+        self.inner.books.held_after(after, limit)
+    }
+
+    /// Segments whose files failed the check at start; `quarantine` moves them aside.
+    pub fn damaged(&self) -> Vec<SegmentDigest> {
+        self.inner.books.damaged()
+    }
+
+    /// Whether a fatal error stopped the store.
+    pub fn is_stopped(&self) -> bool {
+        self.inner.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the digest's lock, under which segments become visible and are destroyed. Do not
+    /// call `finish`, `quarantine`, `destroy` or `recover_from_quarantine` of the same digest
+    /// while holding it.
+    pub async fn lock(&self, digest: SegmentDigest) -> DigestGuard {
+        self.inner.locks.lock(digest).await
+    }
+
+    /// Room for new segments, as of now.
+    pub async fn room(&self) -> Result<Room, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        self.inner.data(move || inner.room()).await
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        self.inner.counters.snapshot(self.inner.books.totals())
+    }
+}
+
+impl Inner {
+    /// Runs `work` where blocking is allowed.
+    async fn data<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.env.blocking(Lane::Data, work).await
+    }
+
+    /// Runs `work` to its end even if the caller stops waiting.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let (done, result) = oneshot::channel();
+        self.env.spawn(name, async move {
+            let _ = done.send(work.await);
+        });
+        match result.await {
+            Ok(value) => value,
+            // The process is being torn down, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn check_running(&self) -> Result<(), StoreError> {
+        if self.stopped.load(Ordering::SeqCst) { Err(StoreError::Stopped) } else { Ok(()) }
+    }
+
+    /// Blocks.
+    fn room(&self) -> Result<Room, StoreError> {
+        let disk = self.disk.space().map_err(|error| io_error("measure", ".", error))?;
+        let StoreConfig { capacity_bytes, reserve_bytes } = self.config;
+        Ok(self.books.room(capacity_bytes, reserve_bytes, disk))
+    }
+
+    /// An error of a write, create or rename, where a full disk is the caller's to handle.
+    /// Blocks.
+    fn write_error(
+        &self,
+        action: &'static str,
+        path: &str,
+        needed: u64,
+        error: io::Error,
+    ) -> StoreError {
+        if !is_full(&error) {
+            return io_error(action, path, error);
+        }
+        let reserve = self.config.reserve_bytes;
+        let available = self.room().map_or(0, |room| room.available);
+        StoreError::NoSpace { needed, available, reserve }
+    }
+
+    /// After this nobody knows what is durable: trying the sync again would report success for
+    /// pages the kernel has already thrown away.
+    fn fatal(&self, action: &'static str, path: &str, source: io::Error) -> StoreError {
+        let error = StoreError::Fatal { action, path: path.to_owned(), source };
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            (self.on_fatal)(error.to_string());
+        }
+        error
+    }
+
+    /// Blocks.
+    fn sync_dir(&self, path: &str) -> Result<(), StoreError> {
+        self.disk.sync_dir(path).map_err(|error| self.fatal("sync directory", path, error))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.garbage.close();
+    }
+}
+
+fn io_error(action: &'static str, path: &str, source: io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), source }
+}
+
+/// The directory of a digest's file: its first byte in hexadecimal.
+fn directory(digest: SegmentDigest) -> String {
+    directory_of(digest.0[0])
+}
+
+fn directory_of(first: u8) -> String {
+    format!("{SEGMENTS}/{first:02x}")
+}
+
+fn place(digest: SegmentDigest) -> String {
+    format!("{}/{digest}", directory(digest))
+}

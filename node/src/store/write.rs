@@ -1,0 +1,348 @@
+//! Receiving a segment.
+//!
+//! ```text
+//! push ──► 1 MiB buffer ──► Data lane: hash, write      (two in flight)
+//! finish ──► Data lane: last block, digest, footer, header, sync, rename, sync directory
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use blake3::hazmat::ChainingValue;
+use bytes::Bytes;
+use cairn_core::blocks::{BlockTable, block_count, block_value};
+use cairn_core::ids::SegmentDigest;
+use cairn_core::limits::SEGMENT_BYTES_MAX;
+use tokio::sync::oneshot;
+
+use super::error::StoreError;
+use super::format::{Footer, Header, PAGE_BYTES, file_len, footer_offset, padded, raw_place};
+use super::stats::add;
+use super::tmp::{self, TmpFile};
+use super::{Inner, SegmentStore, TMP, directory, io_error, place};
+use crate::disk::buffers::{AlignedBuffer, BUFFER_BYTES, PooledBuffer};
+use crate::disk::{DiskFile, Open};
+
+/// Full buffers of one writer on their way to the disk: one being hashed while the one before is
+/// written; a third would only queue.
+const IN_FLIGHT_MAX: usize = 2;
+
+/// What `begin` found.
+pub enum Begin {
+    /// The segment is durable here already: send nothing.
+    Exists(Stored),
+    Writer(Writer),
+}
+
+/// A segment that is durable here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    pub digest: SegmentDigest,
+    /// Raw bytes.
+    pub len: u64,
+    /// Whether it was so before this writer.
+    pub existed: bool,
+}
+
+impl SegmentStore {
+    /// Starts receiving a segment of `len` raw bytes.
+    pub async fn begin(&self, digest: SegmentDigest, len: u64) -> Result<Begin, StoreError> {
+        self.inner.check_running()?;
+        if !(1..=SEGMENT_BYTES_MAX).contains(&len) {
+            return Err(StoreError::SegmentLength { digest, len });
+        }
+        match self.inner.books.len_of(digest) {
+            Some(held) if held == len => {
+                return Ok(Begin::Exists(Stored { digest, len, existed: true }));
+            }
+            Some(want) => return Err(StoreError::WrongLength { digest, want, got: len }),
+            None => {}
+        }
+        let inner = Arc::clone(&self.inner);
+        let tmp = self.inner.data(move || inner.create_tmp(digest, len)).await?;
+        add(&self.inner.counters.segments_received, 1);
+        Ok(Begin::Writer(Writer {
+            inner: Arc::clone(&self.inner),
+            digest,
+            len,
+            received: 0,
+            current: None,
+            filled: 0,
+            values: Vec::with_capacity(block_count(len)),
+            launched: 0,
+            in_flight: VecDeque::new(),
+            tmp,
+            failed: false,
+        }))
+    }
+}
+
+/// Receives one segment. Dropped unfinished, it leaves nothing.
+pub struct Writer {
+    inner: Arc<Inner>,
+    digest: SegmentDigest,
+    len: u64,
+    received: u64,
+    /// The block being filled; the last one stays here for `finish`.
+    current: Option<PooledBuffer>,
+    filled: usize,
+    /// Values of the blocks written, in order.
+    values: Vec<ChainingValue>,
+    /// Blocks handed to the disk.
+    launched: usize,
+    in_flight: VecDeque<oneshot::Receiver<Result<Written, StoreError>>>,
+    tmp: TmpFile,
+    failed: bool,
+}
+
+struct Written {
+    value: ChainingValue,
+    bytes: u64,
+}
+
+impl Writer {
+    pub fn digest(&self) -> SegmentDigest {
+        self.digest
+    }
+
+    /// Raw bytes taken so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Takes the next bytes, in order, in pieces of any size. Waits while the disk is behind.
+    /// After an error only dropping the writer makes sense.
+    pub async fn push(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::WriterFailed(self.digest));
+        }
+        // Stays so if this future is dropped in the middle: bytes would be missing.
+        self.failed = true;
+        self.take(&bytes).await?;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Checks length and digest and makes the segment durable and visible, in this order. An
+    /// error leaves nothing behind.
+    pub async fn finish(mut self) -> Result<Stored, StoreError> {
+        if self.failed {
+            return Err(StoreError::WriterFailed(self.digest));
+        }
+        if self.received != self.len {
+            let Self { digest, len: want, received: got, .. } = self;
+            return Err(StoreError::WrongLength { digest, want, got });
+        }
+        while !self.in_flight.is_empty() {
+            self.reap().await?;
+        }
+        let inner = Arc::clone(&self.inner);
+        inner.to_the_end("segment finish", self.finish_under_lock()).await
+    }
+
+    /// Gives up and waits until the temporary file is gone.
+    pub async fn abort(mut self) {
+        while !self.in_flight.is_empty() {
+            // What failed to be written is about to be removed.
+            let _ = self.reap().await;
+        }
+        let Self { inner, tmp, .. } = self;
+        let disk = Arc::clone(&inner.disk);
+        inner.data(move || tmp.remove(&*disk)).await;
+    }
+
+    async fn take(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        let got = self.received.saturating_add(bytes.len() as u64);
+        if got > self.len {
+            return Err(StoreError::WrongLength { digest: self.digest, want: self.len, got });
+        }
+        add(&self.inner.counters.bytes_received, bytes.len() as u64);
+        while !bytes.is_empty() {
+            if self.filled == BUFFER_BYTES {
+                self.launch().await?;
+            }
+            let buffer = self.current.get_or_insert_with(|| self.inner.pool.take());
+            let count = bytes.len().min(BUFFER_BYTES - self.filled);
+            let (now, later) = bytes.split_at(count);
+            buffer[self.filled..self.filled + count].copy_from_slice(now);
+            self.filled += count;
+            self.received += count as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Sends the full buffer to the disk.
+    async fn launch(&mut self) -> Result<(), StoreError> {
+        while self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.reap().await?;
+        }
+        let Some(buffer) = self.current.take() else { return Ok(()) };
+        let (filled, index, len) = (self.filled, self.launched, self.len);
+        self.filled = 0;
+        self.launched += 1;
+        let (done, written) = oneshot::channel();
+        let (inner, file) = (Arc::clone(&self.inner), Arc::clone(&self.tmp.file));
+        let path = self.tmp.path.clone();
+        // A task of its own, so that it goes on while this writer waits for the network.
+        self.inner.env.spawn("segment write", async move {
+            let job = Arc::clone(&inner);
+            let result = inner
+                .data(move || job.write_block(&*file, &path, len, index, buffer, filled))
+                .await;
+            let _ = done.send(result);
+        });
+        self.in_flight.push_back(written);
+        Ok(())
+    }
+
+    /// Waits for the oldest block in flight.
+    async fn reap(&mut self) -> Result<(), StoreError> {
+        let Some(oldest) = self.in_flight.front_mut() else { return Ok(()) };
+        let result = match oldest.await {
+            Ok(result) => result,
+            // The process is being torn down, and this task with it.
+            Err(_) => std::future::pending().await,
+        };
+        self.in_flight.pop_front();
+        let Written { value, bytes } = result?;
+        self.values.push(value);
+        self.tmp.wrote(bytes);
+        Ok(())
+    }
+
+    async fn finish_under_lock(self) -> Result<Stored, StoreError> {
+        let Self { inner, digest, len, current, filled, values, launched, tmp, .. } = self;
+        let guard = inner.locks.lock(digest).await;
+        let last = current.map(|buffer| (launched, buffer, filled));
+        let job = Arc::clone(&inner);
+        inner
+            .data(move || {
+                let _guard = guard;
+                if job.books.len_of(digest).is_some() {
+                    // Someone else stored the same bytes first.
+                    tmp.remove(&*job.disk);
+                    return Ok(Stored { digest, len, existed: true });
+                }
+                match job.seal(&tmp, digest, len, values, last) {
+                    Ok(()) => {
+                        job.books.enter(digest, len);
+                        tmp.renamed();
+                        add(&job.counters.segments_written, 1);
+                        add(&job.counters.bytes_written, len);
+                        Ok(Stored { digest, len, existed: false })
+                    }
+                    Err(error) => {
+                        tmp.remove(&*job.disk);
+                        Err(error)
+                    }
+                }
+            })
+            .await
+    }
+}
+
+/// What runs on the Data lane; everything here blocks.
+impl Inner {
+    fn create_tmp(self: &Arc<Self>, digest: SegmentDigest, len: u64) -> Result<TmpFile, StoreError> {
+        let needed = file_len(len);
+        let space = self.disk.space().map_err(|error| io_error("measure", ".", error))?;
+        let config = &self.config;
+        let reservation =
+            self.books.reserve(needed, config.capacity_bytes, config.reserve_bytes, space)?;
+        let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
+        let path = format!("{TMP}/{digest}.{number}");
+        let file = self
+            .disk
+            .open(&path, Open::CreateDirect)
+            .map_err(|error| self.write_error("create", &path, needed, error))?;
+        if let Err(error) = file.set_len(needed) {
+            let error = self.write_error("allocate", &path, needed, error);
+            tmp::remove(&*self.disk, &path);
+            return Err(error);
+        }
+        Ok(TmpFile::new(path, Arc::from(file), Arc::clone(&self.garbage), reservation))
+    }
+
+    /// Hashes one block and writes it, padded to a page.
+    fn write_block(
+        &self,
+        file: &dyn DiskFile,
+        path: &str,
+        len: u64,
+        index: usize,
+        mut buffer: PooledBuffer,
+        filled: usize,
+    ) -> Result<Written, StoreError> {
+        self.check_running()?;
+        let value = block_value(len, index, &buffer[..filled]);
+        self.write_padded(file, path, len, index, &mut buffer, filled)?;
+        Ok(Written { value, bytes: padded(filled as u64) })
+    }
+
+    fn write_padded(
+        &self,
+        file: &dyn DiskFile,
+        path: &str,
+        len: u64,
+        index: usize,
+        buffer: &mut PooledBuffer,
+        filled: usize,
+    ) -> Result<(), StoreError> {
+        let end = filled.next_multiple_of(PAGE_BYTES);
+        buffer[filled..end].fill(0);
+        let offset = u64::from(raw_place(len, index).offset);
+        file.write_at(offset, &buffer[..end])
+            .map_err(|error| self.write_error("write", path, end as u64, error))
+    }
+
+    /// Completes a temporary file and gives it its name. The digest is checked before anything
+    /// becomes visible; the name is durable when this returns.
+    fn seal(
+        &self,
+        tmp: &TmpFile,
+        digest: SegmentDigest,
+        len: u64,
+        mut values: Vec<ChainingValue>,
+        mut last: Option<(usize, PooledBuffer, usize)>,
+    ) -> Result<(), StoreError> {
+        self.check_running()?;
+        let (file, path) = (&*tmp.file, tmp.path.as_str());
+        if let Some((index, buffer, filled)) = &last {
+            values.push(block_value(len, *index, &buffer[..*filled]));
+        }
+        // Block count and length are ours, so a refusal can only mean other bytes.
+        let table = BlockTable::checked(digest, len, values)
+            .map_err(|_| StoreError::WrongDigest(digest))?;
+        if let Some((index, buffer, filled)) = &mut last {
+            self.write_padded(file, path, len, *index, buffer, *filled)?;
+        }
+        let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
+        let mut write = |offset: u64, encode: &dyn Fn(&mut [u8])| {
+            encode(&mut page);
+            file.write_at(offset, &page)
+                .map_err(|error| self.write_error("write", path, PAGE_BYTES as u64, error))
+        };
+        let footer = Footer::raw(table);
+        write(footer_offset(len), &|page| footer.encode(page))?;
+        let header = Header::raw(digest, len);
+        write(0, &|page| header.encode(page))?;
+        file.sync().map_err(|error| self.fatal("sync", path, error))?;
+        self.take_place(path, digest)
+    }
+
+    /// Renames a synced file to its final place, durably. What stood there was not in the durable
+    /// set; it is evidence and goes to quarantine.
+    pub(super) fn take_place(&self, from: &str, digest: SegmentDigest) -> Result<(), StoreError> {
+        self.check_running()?;
+        let to = place(digest);
+        if self.disk.exists(&to).map_err(|error| io_error("look for", &to, error))? {
+            self.set_aside(digest)?;
+        }
+        self.disk
+            .rename(from, &to)
+            .map_err(|error| self.write_error("rename", from, PAGE_BYTES as u64, error))?;
+        self.sync_dir(&directory(digest))
+    }
+}

@@ -1,0 +1,50 @@
+//! Tells the leader, wherever it is, that this process lives and how much room it has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_core::ids::{Incarnation, NodeId};
+use cairn_proto::wire::HeartbeatRequest;
+use cairn_proto::wire::admin_client::AdminClient;
+use tokio::time::Instant;
+
+use crate::heard::Pulse;
+use crate::shared::Shared;
+
+pub async fn run(shared: Arc<Shared>) {
+    let period = Duration::from_millis(shared.config.timings.heartbeat_ms);
+    loop {
+        if let Some(incarnation) = shared.incarnation() {
+            beat(&shared, incarnation).await;
+        }
+        tokio::time::sleep(period).await;
+    }
+}
+
+async fn beat(shared: &Shared, incarnation: Incarnation) {
+    let available_bytes = shared.store.space_left();
+    let bytes_in_flight = shared.store.in_flight_bytes();
+    match shared.consensus.leader() {
+        Some((leader, _)) if leader == shared.node.0 => {
+            let at = Instant::now();
+            let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight };
+            shared.heard.record(shared.node, pulse);
+        }
+        Some((leader, address)) => {
+            let message = HeartbeatRequest {
+                node: shared.node.0,
+                incarnation: incarnation.0,
+                available_bytes,
+                bytes_in_flight,
+            };
+            let mut client = AdminClient::new(shared.transport(&address));
+            let call = client.heartbeat(shared.call(Some(NodeId(leader)), message));
+            match tokio::time::timeout(shared.call_deadline(), call).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => tracing::debug!(leader, %status, "heartbeat refused"),
+                Err(_) => tracing::debug!(leader, "heartbeat not answered"),
+            }
+        }
+        None => tracing::debug!("no leader to send a heartbeat to"),
+    }
+}

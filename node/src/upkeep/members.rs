@@ -1,0 +1,115 @@
+//! The leader's care for Raft membership: every node of the catalogue is at least a learner, so
+//! every node holds the applied catalogue; voters are chosen by a pure function, one change at a
+//! time; removed nodes leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cairn_core::ids::NodeId;
+use cairn_core::model::Admin;
+use cairn_core::voters::{self, Change};
+
+use crate::raft::ChangeError;
+use crate::shared::Shared;
+
+/// A learner this many entries behind the leader may become a voter.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
+pub async fn run(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(shared.upkeep_period()).await;
+        remember_peers(&shared).await;
+        if shared.consensus.is_leader()
+            && let Err(error) = round(&shared).await
+        {
+            tracing::debug!(%error, "membership change not done; tried again later");
+        }
+    }
+}
+
+/// The addresses a restart will say hello to.
+async fn remember_peers(shared: &Arc<Shared>) {
+    let node = shared.node;
+    let addresses = shared.read(|catalogue| {
+        catalogue
+            .nodes()
+            .filter(|record| record.id != node && record.admin != Admin::Removed)
+            .map(|record| record.address.clone())
+            .collect::<Vec<_>>()
+    });
+    if !addresses.is_empty() {
+        shared.peers.remember(&shared.env, shared.store.disk(), addresses).await;
+    }
+}
+
+/// One change at the most.
+async fn round(shared: &Arc<Shared>) -> Result<(), String> {
+    let status = shared.consensus.status();
+    let members: BTreeMap<&u64, &String> = status.voters.iter().chain(&status.learners).collect();
+    let text = |error: ChangeError| error.to_string();
+    let (wanted, removed): (BTreeMap<u64, String>, BTreeSet<u64>) = shared.read(|catalogue| {
+        let mut wanted = BTreeMap::new();
+        let mut removed = BTreeSet::new();
+        for node in catalogue.nodes() {
+            if node.admin == Admin::Removed {
+                removed.insert(node.id.0);
+            } else {
+                wanted.insert(node.id.0, node.address.clone());
+            }
+        }
+        (wanted, removed)
+    });
+    for (id, address) in &wanted {
+        match members.get(id) {
+            Some(known) if *known == address => {}
+            Some(_) => {
+                tracing::info!(node = id, address, "a Raft member has a new address");
+                return shared.consensus.set_address(*id, address).await.map_err(text);
+            }
+            None => {
+                tracing::info!(node = id, address, "adding a Raft learner");
+                return shared.consensus.add_learner(*id, address).await.map_err(text);
+            }
+        }
+    }
+    if status.joint {
+        // A change that a former leader left half done is finished first.
+        let voters = status.voters.keys().copied().collect();
+        return shared.consensus.change_voters(voters).await.map_err(text);
+    }
+    let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
+    let applied = shared.consensus.applied();
+    let caught_up: BTreeSet<NodeId> = status
+        .matched
+        .iter()
+        .filter(|(_, matched)| matched.unwrap_or(0) + CAUGHT_UP_ENTRIES >= applied)
+        .map(|(id, _)| NodeId(*id))
+        .collect();
+    let now_ms = shared.leader_clock_ms().unwrap_or(0);
+    let change =
+        shared.read(|catalogue| voters::next_change(catalogue, &current, &caught_up, now_ms));
+    if let Some(change) = change {
+        tracing::info!(?change, "changing Raft voters");
+        let mut next: BTreeSet<u64> = current.iter().map(|id| id.0).collect();
+        match change {
+            Change::Add(node) => {
+                next.insert(node.0);
+            }
+            Change::Replace { remove, add } => {
+                next.remove(&remove.0);
+                next.insert(add.0);
+            }
+            Change::Remove(node) => {
+                next.remove(&node.0);
+            }
+        }
+        return shared.consensus.change_voters(next).await.map_err(text);
+    }
+    for id in removed {
+        if members.contains_key(&id) && !current.contains(&NodeId(id)) {
+            tracing::info!(node = id, "removing a Raft learner");
+            return shared.consensus.remove_learners(BTreeSet::from([id])).await.map_err(text);
+        }
+    }
+    Ok(())
+}

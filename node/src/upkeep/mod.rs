@@ -1,0 +1,22 @@
+//! The loops that keep a node and, on the leader, the cluster.
+//!
+//! All work is derived from the applied catalogue, so nothing is lost with a process: each loop
+//! wakes when rung or once a period, asks a pure planner of `cairn-core` what to do, does it, and
+//! looks again.
+//!
+//! | module | runs on | does |
+//! |---|---|---|
+//! | [`register`] | every node, once | registration, inventory |
+//! | [`heartbeat`] | every node | keeps the node up in the leader's eyes |
+//! | [`own_work`] | every node | catch-up fetches, destroying released files, deriving reports |
+//! | [`steward`] | the leader | liveness, expiry, retention, reap, repair slots |
+//! | [`members`] | the leader | learners, voters, removed nodes |
+//! | [`suspect`] | every node | a reader's suspicion: re-read, give up, refetch |
+
+pub mod fetch;
+pub mod heartbeat;
+pub mod members;
+pub mod own_work;
+pub mod register;
+pub mod steward;
+pub mod suspect;

@@ -1,0 +1,196 @@
+//! Registration and inventory (DESIGN section 6, Start).
+//!
+//! ```text
+//! start --Register--> applied here? --compare files with slots--> Inventory{missing}, last --> counts
+//! ```
+//!
+//! Until this process has applied its own `Register` it may know less than it once acknowledged,
+//! so it reports, deletes and quarantines nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_core::command::{Body, Refusal, Reply};
+use cairn_core::ids::{Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
+use cairn_core::limits::BATCH_SEGMENTS_MAX;
+use cairn_core::model::SlotState;
+use cairn_proto::envelope::FEATURE_LEVEL;
+use tonic::Status;
+
+use crate::report::{is_passing, report_to, to_leader};
+use crate::shared::Shared;
+
+/// What a starting process knows of its own registration.
+pub struct Registration {
+    pub cookie: cairn_core::ids::Cookie,
+    /// Nonces the directory remembers.
+    pub previous: Vec<Nonce>,
+    /// This process's own.
+    pub nonce: Nonce,
+}
+
+/// Registers, waits until that is applied here, takes inventory. Returns the incarnation.
+pub async fn run(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
+    let incarnation = register(shared, registration).await?;
+    wait_applied(shared, incarnation).await;
+    // From here on this process speaks for the node.
+    *shared.incarnation.lock() = Some(incarnation);
+    if let Err(refusal) = take_inventory(shared, incarnation).await {
+        (shared.fatal)(refusal);
+        return None;
+    }
+    shared.work.ring();
+    tracing::info!(node = %shared.node, %incarnation, "node is in service");
+    Some(incarnation)
+}
+
+async fn register(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
+    let config = &shared.config;
+    let body = Body::Register {
+        node: shared.node,
+        cookie: registration.cookie,
+        previous: registration.previous.clone(),
+        nonce: registration.nonce,
+        host: config.host.clone(),
+        rack: config.rack.clone(),
+        address: config.address.clone(),
+        capacity_bytes: config.capacity_bytes,
+        feature_level: FEATURE_LEVEL,
+    };
+    match until_answered(shared, body).await {
+        Ok(Reply::Registered { incarnation }) => Some(incarnation),
+        Ok(Reply::Refused(refusal)) => {
+            (shared.fatal)(register_refusal(&refusal));
+            None
+        }
+        Ok(other) => {
+            (shared.fatal)(format!("unexpected reply to a registration: {other:?}"));
+            None
+        }
+        Err(status) => {
+            (shared.fatal)(format!("cannot register: {}", status.message()));
+            None
+        }
+    }
+}
+
+fn register_refusal(refusal: &Refusal) -> String {
+    let hint = match refusal {
+        Refusal::StaleIdentity { .. } => {
+            "; it may be an older copy: start on an empty directory with --join instead"
+        }
+        Refusal::NodeRemoved(_) => "; start on an empty directory with --join to come back as a new node",
+        _ => "",
+    };
+    format!("{refusal}{hint}")
+}
+
+/// Sends `body` until the cluster answers it, to the leader or whoever may know it.
+async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Status> {
+    let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
+    let mut turn = 0_usize;
+    loop {
+        let answer = match to_leader(shared, RequestId(0), body.clone()).await {
+            Err(status) if shared.consensus.leader().is_none() => {
+                // No leader is known here: a peer may be one, or name one.
+                let peers = shared.peers.remembered();
+                match peers.get(turn % peers.len().max(1)) {
+                    Some(peer) if *peer != shared.config.address => {
+                        turn += 1;
+                        report_to(shared, peer, RequestId(0), body.clone()).await
+                    }
+                    _ => {
+                        turn += 1;
+                        Err(status)
+                    }
+                }
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(reply) => return Ok(reply),
+            Err(status) if is_passing(&status) => {
+                tracing::debug!(%status, "not registered yet");
+                tokio::time::sleep(shared.env.jitter(pause)).await;
+            }
+            Err(status) => return Err(status),
+        }
+    }
+}
+
+async fn wait_applied(shared: &Arc<Shared>, incarnation: Incarnation) {
+    loop {
+        let applied = shared.consensus.applied();
+        let seen = shared.read(|catalogue| {
+            catalogue.node(shared.node).map(|record| record.incarnation)
+        });
+        if seen.is_some_and(|seen| seen >= incarnation) {
+            return;
+        }
+        shared.consensus.wait_for_applied(applied + 1).await;
+    }
+}
+
+/// Compares the slots that should have a file with the files there are.
+async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Result<(), String> {
+    let node = shared.node;
+    let durable: Vec<(SegmentId, Epoch, SegmentDigest)> = shared.read(|catalogue| {
+        catalogue
+            .slots_on(node, SlotState::Durable)
+            .map(|(segment, slot)| (segment.id, slot.epoch, segment.digest))
+            .collect()
+    });
+    let missing: Vec<(SegmentId, Epoch)> = durable
+        .into_iter()
+        .filter(|(_, _, digest)| !shared.store.holds(digest))
+        .map(|(segment, epoch, _)| (segment, epoch))
+        .collect();
+    if !missing.is_empty() {
+        tracing::warn!(count = missing.len(), "segments are missing on this node");
+    }
+    let mut batches: Vec<Vec<(SegmentId, Epoch)>> =
+        missing.chunks(BATCH_SEGMENTS_MAX).map(<[_]>::to_vec).collect();
+    if batches.is_empty() {
+        batches.push(Vec::new());
+    }
+    let count = batches.len();
+    for (index, missing) in batches.into_iter().enumerate() {
+        let last = index + 1 == count;
+        let body = Body::Inventory { node, incarnation, missing, last };
+        match until_answered(shared, body).await {
+            Ok(Reply::Refused(refusal)) => return Err(refusal.to_string()),
+            Ok(_) => {}
+            Err(status) => return Err(format!("cannot take inventory: {}", status.message())),
+        }
+    }
+    set_unknown_aside(shared).await;
+    Ok(())
+}
+
+/// Files without any slot go to quarantine, never to the bin.
+async fn set_unknown_aside(shared: &Arc<Shared>) {
+    let held: BTreeSet<SegmentDigest> = shared.store.held_digests();
+    for digest in held {
+        if is_unknown(shared, &digest) {
+            match shared.store.quarantine_if(digest, {
+                let owner = Arc::clone(shared);
+                move || is_unknown(&owner, &digest)
+            })
+            .await
+            {
+                Ok(true) => shared.counters.segments_quarantined.add(1),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%digest, %error, "cannot quarantine an unknown file"),
+            }
+        }
+    }
+}
+
+fn is_unknown(shared: &Shared, digest: &SegmentDigest) -> bool {
+    let node = shared.node;
+    shared.read(|catalogue| match catalogue.segment_by_digest(digest) {
+        None => true,
+        Some(segment) => !segment.slots.iter().any(|slot| slot.node == node),
+    })
+}

@@ -1,0 +1,53 @@
+//! A replica under suspicion: somebody read wrong bytes, or this node's own read failed.
+//!
+//! The suspicion is only a hint. The node re-reads its file past the page cache; if it is bad it
+//! is kept as evidence in quarantine and the slot is given up for a new one, which catch-up then
+//! fills from a verified source (D1, D6).
+
+use std::sync::Arc;
+
+use cairn_core::ids::SegmentDigest;
+
+use crate::report::Said;
+use crate::shared::Shared;
+use crate::store::StoreError;
+
+/// Re-reads `digest`; true where it was bad and has been given up.
+pub async fn check(shared: &Shared, digest: SegmentDigest) -> Result<bool, StoreError> {
+    if shared.incarnation().is_none() {
+        // Before its own registration is applied this process gives nothing up.
+        return Ok(false);
+    }
+    match shared.store.verify(digest).await {
+        Ok(()) => {
+            shared.ledger.record_verified(digest, shared.env.wall_ms());
+            return Ok(false);
+        }
+        Err(StoreError::NotHeld { .. }) => return Ok(false),
+        Err(StoreError::Damaged { .. } | StoreError::WrongDigest { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    tracing::warn!(%digest, "replica is bad: setting it aside and asking for a new slot");
+    shared.store.quarantine(digest).await?;
+    shared.counters.segments_quarantined.add(1);
+    shared.counters.suspects_confirmed.add(1);
+    let node = shared.node;
+    let slot = shared.read(|catalogue| {
+        let segment = catalogue.segment_by_digest(&digest)?;
+        segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
+    });
+    if let Some((segment, epoch)) = slot {
+        shared.reporter.say(Said::Lost, segment, epoch);
+    }
+    Ok(true)
+}
+
+/// Starts a check of `digest` by itself.
+pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
+    let owner = Arc::clone(shared);
+    shared.env.spawn("check suspect", async move {
+        if let Err(error) = check(&owner, digest).await {
+            tracing::warn!(%digest, %error, "cannot check a suspected replica");
+        }
+    });
+}
