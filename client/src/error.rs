@@ -23,6 +23,11 @@ pub enum ClientError {
     /// The catalogue refused; retrying the same changes nothing.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The node wants to know who asks, and was not satisfied.
+    #[error("{endpoint} does not allow this: {what}")]
+    NotAllowed { endpoint: String, what: String },
+    #[error("{what}")]
+    NoSuchCheckpoint { what: String },
     /// Nodes answered, but not what was needed in the time given.
     #[error("{what} did not complete in time: {last}")]
     Timeout { what: String, last: String },
@@ -59,6 +64,8 @@ impl ClientError {
             Self::NotACluster { .. } => "the endpoint must be a node's gRPC address",
             Self::OtherCluster { .. } => "give endpoints of one cluster only",
             Self::Incompatible { .. } => "use a client of the same release as the nodes",
+            Self::NotAllowed { .. } => "pass the cluster key that the nodes were given",
+            Self::NoSuchCheckpoint { .. } => "`cairn ls` lists the committed checkpoints",
             Self::Refused(refusal) => return refusal_hint(refusal),
             Self::Timeout { .. } => {
                 "the cluster may lack a majority or enough nodes; see `cairn status`"

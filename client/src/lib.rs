@@ -8,12 +8,16 @@
 //! | [`sink`], [`local_sink`] | where downloaded files go |
 //! | [`error`] | what can go wrong, with hints |
 
+pub mod catalogue;
+pub mod cluster;
 pub mod cut;
 pub mod error;
 pub mod local_sink;
 mod safetensors;
 pub mod sink;
 pub mod source;
+mod task;
+pub mod upload;
 
 pub use error::ClientError;
 pub use local_sink::LocalSink;
