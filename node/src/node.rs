@@ -38,6 +38,10 @@ use crate::upkeep::register::Registration;
 
 /// A join or hello gives one address this long.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// The number of the node that makes a cluster.
+const FIRST_NODE: NodeId = NodeId(1);
+/// Raft's log in the data directory.
+const LOG_FILE: &str = "raft.redb";
 /// Rounds over all join addresses before a join gives up.
 const JOIN_ROUNDS_MAX: u32 = 60;
 
@@ -115,8 +119,9 @@ pub async fn start<Rt: AsyncRuntime>(
         env.blocking(Lane::Data, move || peers::load(&*disk)).await
     };
     let peers = Peers::new(remembered);
-    let (identity, fresh) = identify(&env, &disk, &config, &peers, nonce).await?;
-    let (cluster, lineage, node) = (identity.cluster, identity.lineage, identity.node);
+    let Identified { file, identity, node, previous, fresh } =
+        identify(&env, &disk, &config, &peers, nonce).await?;
+    let (cluster, lineage) = (identity.cluster, identity.lineage);
 
     let state: Arc<RwLock<CatalogueState>> = Arc::default();
     let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
@@ -139,6 +144,7 @@ pub async fn start<Rt: AsyncRuntime>(
         node,
         state,
         consensus,
+        disk,
         store,
         ledger,
         clock: Default::default(),
@@ -154,11 +160,7 @@ pub async fn start<Rt: AsyncRuntime>(
     });
     let guard = Guard::new(cluster, lineage, node, certificates);
     let routes = service::routes(&shared, raft_routes, guard);
-    let registration = Registration {
-        cookie: identity.cookie,
-        previous: identity.nonces(),
-        nonce,
-    };
+    let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
     start_loops(&shared, registration, fresh);
     Ok(Node { shared, routes })
 }
@@ -200,57 +202,111 @@ async fn open_store(
     SegmentStore::format(env, disk).await.map_err(failed)?;
     let store_config =
         StoreConfig { capacity_bytes: config.capacity_bytes, ..StoreConfig::default() };
-    let (store, found) = SegmentStore::open(env, disk, store_config, Arc::clone(fatal))
-        .await
-        .map_err(failed)?;
+    let (store, found) =
+        SegmentStore::open(env.clone(), Arc::clone(disk), store_config, Arc::clone(fatal))
+            .await
+            .map_err(failed)?;
     tracing::info!(?found, "segment files read");
     Ok(store)
 }
 
-/// Who this directory is: itself again, the first node of a new cluster, or a new member. The
-/// second value is what a fresh bootstrap still has to do.
+/// Who this directory is.
+struct Identified {
+    file: IdentityFile,
+    identity: Identity,
+    node: NodeId,
+    /// The nonces it remembered before this process.
+    previous: Vec<Nonce>,
+    /// What a fresh bootstrap still has to do.
+    fresh: Option<Fresh>,
+}
+
+/// Finds out who this directory is: itself again, the first node of a new cluster, or a new
+/// member.
 async fn identify(
     env: &Env,
     disk: &Arc<dyn Disk>,
     config: &NodeConfig,
     peers: &Peers,
     nonce: Nonce,
-) -> Result<(Identity, Option<Fresh>), StartError> {
-    let loaded = {
+) -> Result<Identified, StartError> {
+    let mut file = open_identity(env, disk, config).await?;
+    let mut identity = file.identity().clone();
+    let previous = nonces(&identity);
+    if identity.node.is_none() {
+        let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };
+        let joined = join(env, peers, config, identity.cookie, addresses).await?;
+        (identity.cluster, identity.lineage) = (joined.cluster, joined.lineage);
+        identity.node = Some(joined.node);
+    } else if !previous.is_empty() {
+        hello(env, peers, config, &identity, &previous).await?;
+    }
+    let node = identity.node.ok_or(StartError::Empty)?;
+    // A node that was registered has a log; one that lost it has forgotten its votes.
+    if identity.registered_nonce.is_some() {
         let disk = Arc::clone(disk);
-        env.blocking(Lane::Log, move || IdentityFile::load(&*disk)).await
-    };
-    let mut identity = match loaded {
-        Ok(identity) => identity,
-        Err(IdentityError::Missing) => match &config.origin {
-            Origin::Resume => return Err(StartError::Empty),
-            Origin::Bootstrap(_) => {
-                let cookie = Cookie(env.random_u128());
-                let cluster = ClusterId(env.random_u128());
-                Identity::new(cluster, Lineage(0), NodeId(1), cookie)
-            }
-            Origin::Join(addresses) => {
-                join(env, peers, config, Cookie(env.random_u128()), addresses).await?
-            }
-        },
-        Err(error) => return Err(error.into()),
-    };
-    if !identity.nonces().is_empty() {
-        hello(env, peers, config, &identity).await?;
+        let has_log = env.blocking(Lane::Log, move || disk.exists(LOG_FILE)).await;
+        if !has_log.map_err(|error| StartError::Log(error.to_string()))? {
+            return Err(StartError::Refused(format!("node {node} lost its log")));
+        }
     }
     // The nonce is on disk before anyone hears it: whatever becomes of the registration, the
     // next process knows both.
-    identity.pending = Some(nonce);
+    identity.pending_nonce = Some(nonce);
+    identity.address.clone_from(&config.address);
+    identity.host.clone_from(&config.host);
+    identity.rack.clone_from(&config.rack);
     let stored = identity.clone();
-    let disk = Arc::clone(disk);
-    env.blocking(Lane::Log, move || IdentityFile::store(&*disk, &stored)).await?;
+    let file = env
+        .blocking(Lane::Log, move || file.update(stored).map(|()| file))
+        .await?;
     let fresh = match &config.origin {
-        Origin::Bootstrap(settings) if identity.node == NodeId(1) => {
+        Origin::Bootstrap(settings) if node == FIRST_NODE => {
             Some(Fresh { settings: settings.clone(), node: new_node(config, identity.cookie) })
         }
         _ => None,
     };
-    Ok((identity, fresh))
+    Ok(Identified { file, identity, node, previous, fresh })
+}
+
+fn nonces(identity: &Identity) -> Vec<Nonce> {
+    identity.registered_nonce.iter().chain(&identity.pending_nonce).copied().collect()
+}
+
+/// Opens the identity file, or makes one where the directory is empty and the configuration
+/// says what it shall become.
+async fn open_identity(
+    env: &Env,
+    disk: &Arc<dyn Disk>,
+    config: &NodeConfig,
+) -> Result<IdentityFile, StartError> {
+    let files = Arc::clone(disk);
+    let identity = match env.blocking(Lane::Log, move || IdentityFile::load(&files)).await {
+        Ok(file) => return Ok(file),
+        Err(IdentityError::Missing) => {
+            let cookie = Cookie(env.random_u128());
+            match &config.origin {
+                Origin::Resume => return Err(StartError::Empty),
+                Origin::Bootstrap(_) => Identity {
+                    cluster: ClusterId(env.random_u128()),
+                    node: Some(FIRST_NODE),
+                    cookie,
+                    ..Identity::default()
+                },
+                // The cookie is on disk before the cluster hears it: a join that is cut short
+                // and repeated gets the same number.
+                Origin::Join(_) => Identity { cookie, ..Identity::default() },
+            }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let files = Arc::clone(disk);
+    let foreign = env.blocking(Lane::Log, move || files.exists(LOG_FILE)).await;
+    if foreign.map_err(|error| StartError::Log(error.to_string()))? {
+        return Err(StartError::Refused("the directory has a log but no identity".into()));
+    }
+    let files = Arc::clone(disk);
+    Ok(env.blocking(Lane::Log, move || IdentityFile::create(&files, identity)).await?)
 }
 
 /// What the first node proposes once: repeated at every start with `--bootstrap`, refused as
@@ -271,13 +327,20 @@ fn new_node(config: &NodeConfig, cookie: Cookie) -> NewNode {
     }
 }
 
+/// What the cluster answered a join.
+struct Joined {
+    cluster: ClusterId,
+    lineage: Lineage,
+    node: NodeId,
+}
+
 async fn join(
     env: &Env,
     peers: &Peers,
     config: &NodeConfig,
     cookie: Cookie,
     addresses: &[String],
-) -> Result<Identity, StartError> {
+) -> Result<Joined, StartError> {
     if addresses.is_empty() {
         return Err(StartError::Config("--join names no address".into()));
     }
@@ -297,7 +360,7 @@ async fn join(
                     let reply = reply.into_inner();
                     let (cluster, lineage) = cluster_of(&reply.cluster, reply.lineage)
                         .map_err(|error| StartError::Join(error.to_string()))?;
-                    return Ok(Identity::new(cluster, lineage, NodeId(reply.node), cookie));
+                    return Ok(Joined { cluster, lineage, node: NodeId(reply.node) });
                 }
                 Err(status) => {
                     if let Some((_, leader)) = cairn_proto::envelope::leader_of(&status)
@@ -333,6 +396,7 @@ async fn hello(
     peers: &Peers,
     config: &NodeConfig,
     identity: &Identity,
+    previous: &[Nonce],
 ) -> Result<(), StartError> {
     let mut addresses = peers.remembered();
     addresses.extend(config.peers.iter().cloned());
@@ -345,10 +409,9 @@ async fn hello(
     let asks = addresses.iter().map(|address| {
         let message = wire::HelloRequest {
             cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
-            node: identity.node.0,
+            node: identity.node.map_or(0, |node| node.0),
             cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
-            nonces: identity
-                .nonces()
+            nonces: previous
                 .iter()
                 .map(|nonce| nonce.0.to_be_bytes().to_vec().into())
                 .collect(),
@@ -380,7 +443,7 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
             (owner.fatal)(reason);
             return;
         }
-        upkeep::register::run(&owner, &registration).await;
+        upkeep::register::run(&owner, registration).await;
     });
     env.spawn("own work", upkeep::own_work::run(Arc::clone(shared)));
     env.spawn("reports", crate::report::run(Arc::clone(shared)));

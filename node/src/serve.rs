@@ -74,7 +74,7 @@ pub async fn serve(
     }
     let data_error =
         |reason: String| ServeError::Data { path: data.clone(), reason };
-    let disk = FileDisk::open_or_create(&data).map_err(|error| data_error(error.to_string()))?;
+    let disk = FileDisk::create(&data).map_err(|error| data_error(error.to_string()))?;
     let _lock = disk.lock().map_err(|error| data_error(error.to_string()))?;
     let listen_error = |source| ServeError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
@@ -83,9 +83,9 @@ pub async fn serve(
     let host = TokioHost::new(tokio::runtime::Handle::current()).map_err(ServeError::Threads)?;
     let env = Env {
         runtime: Arc::clone(&host) as _,
-        dialer: Arc::new(TcpDialer::new(key.as_ref())),
+        dialer: Arc::new(TcpDialer::new(key.clone())),
     };
-    let ledger = SledLedger::open(&data.join("ledger"));
+    let ledger = SledLedger::open(&data).map_err(|error| data_error(error.to_string()))?;
     let (fatal, mut fatal_reason) = mpsc::channel::<String>(1);
     let pieces = Pieces {
         env,
@@ -109,8 +109,9 @@ pub async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)));
     if let Some(key) = &key {
-        let tls = key.server_tls().map_err(|error| ServeError::Tls(error.to_string()))?;
-        server = server.tls_config(tls).map_err(|error| ServeError::Tls(error.to_string()))?;
+        server = server
+            .tls_config(key.server_tls())
+            .map_err(|error| ServeError::Tls(error.to_string()))?;
     }
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

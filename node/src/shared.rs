@@ -18,6 +18,7 @@ use tonic::{Request, Status};
 use crate::clock::ClusterClock;
 use crate::config::NodeConfig;
 use crate::counters::Counters;
+use crate::disk::Disk;
 use crate::heard::Heard;
 use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub node: NodeId,
     pub state: Arc<RwLock<CatalogueState>>,
     pub consensus: Consensus,
+    pub disk: Arc<dyn Disk>,
     pub store: SegmentStore,
     pub ledger: Arc<dyn Ledger>,
     pub clock: ClusterClock,
@@ -62,6 +64,11 @@ impl Shared {
     /// Runs `look` on the applied catalogue. Never held across an await.
     pub fn read<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
         look(&self.state.read().catalogue)
+    }
+
+    /// A copy of the applied catalogue, cheap, for long looks.
+    pub fn copy(&self) -> Catalogue {
+        self.read(Catalogue::clone)
     }
 
     pub fn incarnation(&self) -> Option<Incarnation> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cairn_proto::seam::{Job, Lane, Runtime};
+use crate::seam::{Job, Lane, Runtime};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};

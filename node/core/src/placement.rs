@@ -1,1 +1,228 @@
-//! placeholder
+//! Which nodes get the slots a segment lacks.
+//!
+//! In order: never two on one host; racks before anything else, until as many are covered as the
+//! policy asks for and beyond that as evenly as there are nodes; then the node whose free space
+//! is least spoken for. Deterministic: ties go to the lower id.
+//!
+//! [`Loads`] is the leader's soft knowledge. It counts what was planned since a node last spoke,
+//! so that consecutive segments go to different nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::catalogue::{Catalogue, Checkpoint, LIVE_SLOTS_MAX, Quorum};
+use crate::command::{Refusal, StageSegment};
+use crate::ids::NodeId;
+use crate::model::{Node, Policy, Slot};
+
+/// Taken for the free space of a node that has not said how much it has: 1 TiB.
+const FREE_BYTES_UNKNOWN: u64 = 1 << 40;
+
+/// What is known of the nodes' space and work.
+#[derive(Debug, Clone, Default)]
+pub struct Loads {
+    nodes: BTreeMap<NodeId, Load>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    free_bytes: Option<u64>,
+    /// Waiting to be received or written there.
+    busy_bytes: u64,
+    /// Given to the node by plans since it last spoke.
+    planned_bytes: u64,
+}
+
+impl Loads {
+    /// A heartbeat: the bytes a node can still take (reserve taken off), and those it is busy with.
+    pub fn observe(&mut self, node: NodeId, free_bytes: u64, busy_bytes: u64) {
+        let load = Load { free_bytes: Some(free_bytes), busy_bytes, planned_bytes: 0 };
+        self.nodes.insert(node, load);
+    }
+
+    pub fn forget(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
+    fn of(&self, node: NodeId) -> Load {
+        self.nodes.get(&node).copied().unwrap_or_default()
+    }
+
+    fn charge(&mut self, node: NodeId, bytes: u64) {
+        let load = self.nodes.entry(node).or_default();
+        load.planned_bytes = load.planned_bytes.saturating_add(bytes);
+    }
+
+    /// How full `len` more bytes make the node: bytes spoken for in 2^32nds of its free space;
+    /// `None` if they do not fit.
+    fn cost(&self, catalogue: &Catalogue, node: &Node, len: u32) -> Option<u128> {
+        let load = self.of(node.id);
+        let held = catalogue.node_slots(node.id).map_or(0, |slots| slots.live_bytes);
+        let free = load.free_bytes.unwrap_or(match node.capacity_bytes {
+            0 => FREE_BYTES_UNKNOWN,
+            capacity => capacity.saturating_sub(held),
+        });
+        let spoken_for =
+            load.busy_bytes.saturating_add(load.planned_bytes).saturating_add(u64::from(len));
+        (load.planned_bytes.saturating_add(u64::from(len)) <= free)
+            .then(|| (u128::from(spoken_for) << 32) / u128::from(free.max(1)))
+    }
+}
+
+/// What the slots of one segment should reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Replicas on nodes worth waiting for.
+    pub replicas: u32,
+    /// Racks those cover.
+    pub racks: u32,
+    /// Replicas and racks that can receive bytes now; without them there is no plan.
+    pub quorum: Quorum,
+}
+
+impl Wanted {
+    pub fn by(catalogue: &Catalogue, policy: &Policy) -> Self {
+        Self {
+            replicas: policy.replicas,
+            racks: catalogue.required_racks(policy),
+            quorum: catalogue.quorum(policy),
+        }
+    }
+}
+
+/// Chooses nodes for one segment of `len` bytes beside its `live` slots; none of `exclude`, and
+/// slots there do not count as reachable. Fewer than R are a plan as long as they are a quorum.
+///
+/// # Errors
+/// `NotEnoughHosts` or `NotEnoughRacks`, with what can be had.
+pub fn plan(
+    catalogue: &Catalogue,
+    loads: &mut Loads,
+    wanted: Wanted,
+    len: u32,
+    live: &[Slot],
+    exclude: &BTreeSet<NodeId>,
+) -> Result<Vec<NodeId>, Refusal> {
+    let mut draft = Draft::new(catalogue, live, exclude);
+    while draft.falls_short(wanted) {
+        let Some(node) = draft.best(loads, wanted, len) else { break };
+        draft.take(node);
+    }
+    draft.check(wanted.quorum)?;
+    for node in &draft.chosen {
+        loads.charge(*node, u64::from(len));
+    }
+    Ok(draft.chosen)
+}
+
+/// Fills in the targets of a `Stage` for an upload: what lacks a quorum of replicas that count
+/// gets nodes for the slots it lacks.
+pub fn plan_stage(
+    catalogue: &Catalogue,
+    loads: &mut Loads,
+    upload: &Checkpoint,
+    segments: &mut [StageSegment],
+    exclude: &BTreeSet<NodeId>,
+) -> Result<(), Refusal> {
+    let wanted = Wanted::by(catalogue, &upload.policy);
+    for item in segments {
+        let existing = catalogue.segment_by_digest(&item.digest);
+        let kept = existing.is_some_and(|segment| catalogue.meets(segment, wanted.quorum));
+        item.targets = if kept {
+            Vec::new()
+        } else {
+            let live: Vec<Slot> =
+                existing.map_or(Vec::new(), |segment| segment.live_slots().copied().collect());
+            plan(catalogue, loads, wanted, item.len, &live, exclude)?
+        };
+    }
+    Ok(())
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    catalogue: &'a Catalogue,
+    exclude: &'a BTreeSet<NodeId>,
+    /// Every node with a live slot, for the host rule.
+    holders: Vec<NodeId>,
+    /// Racks of those worth waiting for, one entry a node.
+    trusted: Vec<&'a str>,
+    /// Racks of those that can receive bytes now, one entry a node.
+    reachable: Vec<&'a str>,
+    chosen: Vec<NodeId>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(catalogue: &'a Catalogue, live: &[Slot], exclude: &'a BTreeSet<NodeId>) -> Self {
+        let nodes = || live.iter().filter_map(|slot| catalogue.node(slot.node));
+        let trusted = nodes().filter(|node| catalogue.is_trusted(node));
+        let reachable = nodes().filter(|node| node.takes_slots() && !exclude.contains(&node.id));
+        Self {
+            catalogue,
+            exclude,
+            holders: live.iter().map(|slot| slot.node).collect(),
+            trusted: trusted.map(|node| node.rack.as_str()).collect(),
+            reachable: reachable.map(|node| node.rack.as_str()).collect(),
+            chosen: Vec::new(),
+        }
+    }
+
+    fn falls_short(&self, wanted: Wanted) -> bool {
+        let short = (self.trusted.len() as u32) < wanted.replicas
+            || (self.reachable.len() as u32) < wanted.quorum.replicas
+            || self.racks_short(wanted);
+        short && self.holders.len() < LIVE_SLOTS_MAX
+    }
+
+    fn racks_short(&self, wanted: Wanted) -> bool {
+        distinct(&self.trusted) < wanted.racks || distinct(&self.reachable) < wanted.quorum.racks
+    }
+
+    fn best(&self, loads: &Loads, wanted: Wanted, len: u32) -> Option<&'a Node> {
+        let enough = (self.trusted.len() as u32) >= wanted.replicas
+            && (self.reachable.len() as u32) >= wanted.quorum.replicas;
+        let candidates = self.catalogue.nodes().filter(|node| {
+            let fills = |racks: &[&str]| !racks.contains(&node.rack.as_str());
+            // Once there are enough, only a rack that is missing is worth another.
+            let helps = !enough
+                || (distinct(&self.trusted) < wanted.racks && fills(&self.trusted))
+                || (distinct(&self.reachable) < wanted.quorum.racks && fills(&self.reachable));
+            helps
+                && !self.exclude.contains(&node.id)
+                && self.catalogue.may_take_slot(node.id, &self.holders)
+        });
+        let ranked = candidates.filter_map(|node| {
+            let rack = node.rack.as_str();
+            let misses_rack = self.racks_short(wanted)
+                && distinct(&self.reachable) < wanted.quorum.racks
+                && self.reachable.contains(&rack);
+            let in_rack = self.trusted.iter().filter(|other| **other == rack).count();
+            let cost = loads.cost(self.catalogue, node, len)?;
+            Some(((misses_rack, in_rack, cost, node.id), node))
+        });
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, node)| node)
+    }
+
+    fn take(&mut self, node: &'a Node) {
+        self.holders.push(node.id);
+        self.trusted.push(&node.rack);
+        self.reachable.push(&node.rack);
+        self.chosen.push(node.id);
+    }
+
+    fn check(&self, quorum: Quorum) -> Result<(), Refusal> {
+        let have = self.reachable.len() as u32;
+        if have < quorum.replicas {
+            return Err(Refusal::NotEnoughHosts { have, want: quorum.replicas });
+        }
+        let have = distinct(&self.reachable);
+        if have < quorum.racks {
+            return Err(Refusal::NotEnoughRacks { have, want: quorum.racks });
+        }
+        Ok(())
+    }
+}
+
+fn distinct(racks: &[&str]) -> u32 {
+    let first = |(at, rack): &(usize, &&str)| !racks[..*at].contains(*rack);
+    racks.iter().enumerate().filter(first).count() as u32
+}

@@ -1,1 +1,256 @@
-//! placeholder
+//! What the leader should propose, derived anew each round from the applied catalogue and what
+//! the leader observed. Nothing is remembered but a cursor, so nothing is lost with a leader, and
+//! a plan can be shown before it runs.
+//!
+//! Every proposal is checked again at apply and is idempotent: proposing twice does no harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::catalogue::{Catalogue, Quorum};
+use crate::command::{Body, DeleteReason};
+use crate::ids::{CheckpointId, Incarnation, NodeId, SegmentId};
+use crate::limits::{BATCH_SEGMENTS_MAX, CLOCK_STEP_MS_MAX};
+use crate::model::{Admin, CheckpointState, Isolation, Liveness, Node, Segment, SlotState};
+use crate::placement::{Loads, Wanted, plan as place};
+
+/// Segments looked at in a round, in each of the ways below: some tens of milliseconds.
+const SCAN_SEGMENTS_MAX: usize = 16_384;
+/// Checkpoints whose deletion or dropping is proposed in a round: keeps upkeep from filling the
+/// log before uploads get their turn.
+const CHECKPOINTS_ROUND_MAX: usize = 8;
+/// An idle cluster's clock is moved once it lags this much; half of the step that apply allows.
+const CLOCK_LAG_MS_MAX: u64 = CLOCK_STEP_MS_MAX / 2;
+
+/// What the leader has seen.
+#[derive(Debug, Clone, Default)]
+pub struct Observations {
+    /// The leader's cluster time.
+    pub now_ms: u64,
+    /// How long this leader has been leading: silence before that is not held against a node.
+    pub leading_ms: u64,
+    /// The last heartbeat of each node heard.
+    pub heartbeats: BTreeMap<NodeId, Heartbeat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub incarnation: Incarnation,
+    pub age_ms: u64,
+}
+
+/// Where the slow walk over all segments goes on; the only thing kept between rounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cursor(pub SegmentId);
+
+/// The proposals of one round, in the order they should be made.
+pub fn plan(
+    catalogue: &Catalogue,
+    seen: &Observations,
+    loads: &mut Loads,
+    cursor: &mut Cursor,
+) -> Vec<Body> {
+    if !catalogue.is_initialized() {
+        return Vec::new();
+    }
+    // Apply lets the clock go no further with one entry.
+    let now_ms = seen.now_ms.min(catalogue.cluster().clock_ms.saturating_add(CLOCK_STEP_MS_MAX));
+    let mut bodies = Vec::new();
+    bodies.extend(liveness(catalogue, seen));
+    bodies.extend(expiry(catalogue, now_ms));
+    bodies.extend(retention(catalogue));
+    bodies.extend(dropping(catalogue));
+    bodies.extend(reaping(catalogue, now_ms));
+    bodies.extend(Repair::new(catalogue, loads).round(cursor));
+    let lag_ms = now_ms.saturating_sub(catalogue.cluster().clock_ms);
+    if bodies.is_empty() && lag_ms >= CLOCK_LAG_MS_MAX {
+        bodies.push(Body::SetLiveness { changes: Vec::new() });
+    }
+    bodies
+}
+
+fn liveness(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
+    let down_after_ms = catalogue.cluster().settings.down_after_ms;
+    let changes: Vec<(NodeId, Incarnation, Liveness)> = catalogue
+        .nodes()
+        .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0))
+        .filter_map(|node| {
+            let silent_ms = silent_ms(node, seen);
+            let heard =
+                seen.heartbeats.get(&node.id).is_some_and(|h| h.incarnation == node.incarnation);
+            let liveness = match node.liveness {
+                Liveness::Up if silent_ms >= down_after_ms => Liveness::Down,
+                Liveness::Down if heard && silent_ms < down_after_ms => Liveness::Up,
+                _ => return None,
+            };
+            Some((node.id, node.incarnation, liveness))
+        })
+        .collect();
+    (!changes.is_empty()).then_some(Body::SetLiveness { changes })
+}
+
+/// How long a node has been silent as far as this leader can tell. Without a heartbeat of this
+/// process: since it registered, or since this leader began.
+fn silent_ms(node: &Node, seen: &Observations) -> u64 {
+    match seen.heartbeats.get(&node.id) {
+        Some(heartbeat) if heartbeat.incarnation == node.incarnation => heartbeat.age_ms,
+        _ => seen.leading_ms.min(seen.now_ms.saturating_sub(node.liveness_since_ms)),
+    }
+}
+
+fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
+    let grace_ms = catalogue.cluster().settings.grace_ms;
+    let expired = catalogue.open_uploads().filter(|upload| {
+        upload.expires_after_ms(grace_ms).is_some_and(|after_ms| now_ms > after_ms)
+    });
+    let checkpoints: Vec<CheckpointId> =
+        expired.map(|upload| upload.id).take(BATCH_SEGMENTS_MAX).collect();
+    (!checkpoints.is_empty()).then_some(Body::ExpireUploads { checkpoints })
+}
+
+fn retention(catalogue: &Catalogue) -> Vec<Body> {
+    let limited = catalogue
+        .namespaces()
+        .filter_map(|(name, record)| Some((name, record.policy.keep_last? as usize)));
+    limited
+        .flat_map(|(name, keep_last)| catalogue.commits(name).skip(keep_last))
+        .take(CHECKPOINTS_ROUND_MAX)
+        .map(|record| Body::Delete {
+            checkpoint: record.id,
+            reason: DeleteReason::Retention,
+            now: false,
+        })
+        .collect()
+}
+
+fn dropping(catalogue: &Catalogue) -> Vec<Body> {
+    catalogue
+        .checkpoints()
+        .filter(|record| record.has_droppable())
+        .take(CHECKPOINTS_ROUND_MAX)
+        .map(|record| Body::DropReferences { checkpoint: record.id })
+        .collect()
+}
+
+fn reaping(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
+    if catalogue.cluster().reap_hold {
+        return None;
+    }
+    let due = catalogue.unreferenced().take_while(|(reap_after_ms, _)| *reap_after_ms <= now_ms);
+    let segments: Vec<SegmentId> = due.map(|(_, id)| id).take(BATCH_SEGMENTS_MAX).collect();
+    (!segments.is_empty()).then_some(Body::Reap { segments })
+}
+
+/// Slots to be assigned and released in one round.
+struct Repair<'a> {
+    catalogue: &'a Catalogue,
+    loads: &'a mut Loads,
+    /// The most racks that any policy in use asks for.
+    racks: u32,
+    looked_at: BTreeSet<SegmentId>,
+    assign: Vec<(SegmentId, NodeId)>,
+    release: Vec<(SegmentId, NodeId)>,
+}
+
+impl<'a> Repair<'a> {
+    fn new(catalogue: &'a Catalogue, loads: &'a mut Loads) -> Self {
+        let checkpoints = catalogue
+            .checkpoints()
+            .filter(|record| record.state != CheckpointState::Deleted)
+            .map(|record| &record.policy);
+        // A segment's record knows R but not which policies brought it: spreading over as many
+        // racks as the strictest of them asks for is never wrong.
+        let racks = checkpoints
+            .filter(|policy| policy.isolation == Isolation::Hard)
+            .map(|policy| policy.min_racks)
+            .max();
+        let racks = racks.unwrap_or(1).min(catalogue.racks());
+        let looked_at = BTreeSet::new();
+        Self { catalogue, loads, racks, looked_at, assign: Vec::new(), release: Vec::new() }
+    }
+
+    /// First what is known to be unsettled, then what stands on nodes that stay down, then a
+    /// stretch of the walk over all segments, which finds everything else.
+    fn round(mut self, cursor: &mut Cursor) -> Vec<Body> {
+        let catalogue = self.catalogue;
+        self.look(catalogue.unsettled().iter().take(SCAN_SEGMENTS_MAX));
+        for node in catalogue.nodes().filter(|node| !catalogue.is_trusted(node)) {
+            if let Some(slots) = catalogue.node_slots(node.id) {
+                let held = slots.durable.iter().chain(slots.assigned.iter());
+                self.look(held.take(SCAN_SEGMENTS_MAX));
+            }
+        }
+        let stretch = catalogue.segments().iter_from(cursor.0).map(|segment| segment.id);
+        let stretch: Vec<SegmentId> = stretch.take(SCAN_SEGMENTS_MAX).collect();
+        *cursor = match stretch.last() {
+            Some(last) if stretch.len() == SCAN_SEGMENTS_MAX => Cursor(SegmentId(last.0 + 1)),
+            _ => Cursor::default(),
+        };
+        self.look(stretch.into_iter());
+
+        let mut bodies = Vec::new();
+        if !self.assign.is_empty() {
+            bodies.push(Body::AssignSlots { slots: self.assign });
+        }
+        if !self.release.is_empty() {
+            bodies.push(Body::ReleaseSlots { slots: self.release });
+        }
+        bodies
+    }
+
+    fn look(&mut self, ids: impl Iterator<Item = SegmentId>) {
+        for id in ids {
+            // Room for the most slots one segment can be given.
+            let full = self.assign.len() + 8 > BATCH_SEGMENTS_MAX
+                || self.release.len() >= BATCH_SEGMENTS_MAX;
+            if full {
+                return;
+            }
+            if let Some(segment) = self.catalogue.segment(id)
+                && segment.is_referenced()
+                && self.looked_at.insert(id)
+            {
+                self.add_missing(segment);
+                self.release.extend(self.excess(segment).map(|node| (id, node)));
+            }
+        }
+    }
+
+    fn add_missing(&mut self, segment: &Segment) {
+        let wanted = segment.replicas_wanted();
+        let have = self.catalogue.trusted_spread(segment);
+        let racks = self.racks.min(wanted);
+        if have.replicas >= wanted && have.racks >= racks {
+            return;
+        }
+        let live: Vec<_> = segment.live_slots().copied().collect();
+        let quorum = Quorum { replicas: 0, racks: 0 };
+        let wanted = Wanted { replicas: wanted, racks, quorum };
+        let exclude = BTreeSet::new();
+        let placed = place(self.catalogue, self.loads, wanted, segment.len, &live, &exclude);
+        for node in placed.unwrap_or_default() {
+            if self.catalogue.may_assign(segment, node) {
+                self.assign.push((segment.id, node));
+            }
+        }
+    }
+
+    /// The replica to give up, if there is one too many: one on a node that stays down first,
+    /// then one that holds nothing yet, then one that shares its rack.
+    fn excess(&self, segment: &Segment) -> Option<NodeId> {
+        let catalogue = self.catalogue;
+        if segment.live_slots().count() as u32 <= segment.replicas_wanted() {
+            return None;
+        }
+        let may_go = segment.live_slots().filter(|slot| catalogue.may_release(segment, slot.node));
+        let ranked = may_go.filter_map(|slot| {
+            let node = catalogue.node(slot.node)?;
+            let holders = segment.live_slots().filter_map(|other| catalogue.node(other.node));
+            let in_rack = holders.filter(|other| other.rack == node.rack).count();
+            let held = catalogue.node_slots(node.id).map_or(0, |slots| slots.live_bytes);
+            let untrusted = !catalogue.is_trusted(node);
+            let empty = slot.state == SlotState::Assigned;
+            Some((untrusted, empty, in_rack, held, node.id))
+        });
+        ranked.max().map(|(.., node)| node)
+    }
+}

@@ -1,1 +1,121 @@
-//! placeholder
+//! What one node should fetch and destroy, derived from its applied catalogue alone.
+//!
+//! Both lists are bounded and ordered; asking again after doing some of it gives the rest. A node
+//! destroys a file only under the digest's lock, after checking [`may_destroy`] once more against
+//! what it has applied by then (D3).
+
+use std::cmp::Reverse;
+
+use crate::catalogue::Catalogue;
+use crate::ids::{Epoch, NodeId, SegmentDigest, SegmentId};
+use crate::model::{Admin, Liveness, Segment, SlotState};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeWork {
+    /// Most urgent first.
+    pub fetches: Vec<Fetch>,
+    pub destroys: Vec<Destroy>,
+}
+
+/// A replica this node is to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    pub segment: SegmentId,
+    pub digest: SegmentDigest,
+    pub len: u32,
+    /// Of the slot to be reported durable.
+    pub epoch: Epoch,
+    /// Replicas that count now.
+    pub counting: u32,
+    /// Other nodes with a Durable slot: those that are up first, among them those in this node's
+    /// rack.
+    pub sources: Vec<NodeId>,
+}
+
+/// A file this node is to give up, and the slots to be reported removed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destroy {
+    pub digest: SegmentDigest,
+    pub slots: Vec<(SegmentId, Epoch)>,
+}
+
+/// At most `max` of each kind.
+///
+/// Fetched are Assigned replicas of segments that a committed checkpoint names (an upload's are
+/// sent by its client): fewest counting replicas first, then those registered last, which are
+/// those of the newest checkpoints.
+pub fn for_node(catalogue: &Catalogue, node: NodeId, max: usize) -> NodeWork {
+    let in_service = catalogue.node(node).is_some_and(|node| node.admin == Admin::InService);
+    match catalogue.node_slots(node) {
+        Some(slots) if in_service => NodeWork {
+            fetches: fetches(catalogue, node, slots.assigned.iter(), max),
+            destroys: slots
+                .released
+                .iter()
+                .filter_map(|id| destroy(catalogue.segment(id)?, node))
+                .take(max)
+                .collect(),
+        },
+        _ => NodeWork::default(),
+    }
+}
+
+/// Whether this node's file of a digest may be destroyed: it has a Released slot and no other.
+pub fn may_destroy(catalogue: &Catalogue, node: NodeId, digest: &SegmentDigest) -> bool {
+    let segment = catalogue.segment_by_digest(digest);
+    segment.is_some_and(|segment| destroy(segment, node).is_some())
+}
+
+fn fetches(
+    catalogue: &Catalogue,
+    node: NodeId,
+    assigned: impl Iterator<Item = SegmentId>,
+    max: usize,
+) -> Vec<Fetch> {
+    let wanted = assigned.filter(|id| catalogue.is_committed(*id)).filter_map(|id| {
+        let counting = catalogue.counting(catalogue.segment(id)?).replicas;
+        Some((counting, Reverse(id)))
+    });
+    let mut wanted: Vec<(u32, Reverse<SegmentId>)> = wanted.collect();
+    if wanted.len() > max && max > 0 {
+        wanted.select_nth_unstable(max - 1);
+    }
+    wanted.truncate(max);
+    wanted.sort_unstable();
+    let fetch = |(counting, Reverse(id))| {
+        let segment = catalogue.segment(id)?;
+        Some(Fetch {
+            segment: id,
+            digest: segment.digest,
+            len: segment.len,
+            epoch: segment.live_slot_on(node)?.epoch,
+            counting,
+            sources: sources(catalogue, segment, node),
+        })
+    };
+    wanted.into_iter().filter_map(fetch).collect()
+}
+
+/// Where a replica for this node can be read from, best first.
+pub fn sources(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<NodeId> {
+    let rack = catalogue.node(reader).map(|node| node.rack.as_str());
+    let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
+    let mut ranked: Vec<(bool, bool, NodeId)> = durable
+        .filter(|slot| slot.node != reader)
+        .filter_map(|slot| catalogue.node(slot.node))
+        .map(|node| (node.liveness != Liveness::Up, Some(node.rack.as_str()) != rack, node.id))
+        .collect();
+    ranked.sort_unstable();
+    ranked.into_iter().map(|(.., node)| node).collect()
+}
+
+fn destroy(segment: &Segment, node: NodeId) -> Option<Destroy> {
+    let here = segment.slots.iter().filter(|slot| slot.node == node);
+    let released: Vec<(SegmentId, Epoch)> = here
+        .clone()
+        .filter(|slot| slot.state == SlotState::Released)
+        .map(|slot| (segment.id, slot.epoch))
+        .collect();
+    (!released.is_empty() && released.len() == here.count())
+        .then_some(Destroy { digest: segment.digest, slots: released })
+}

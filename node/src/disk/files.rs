@@ -218,10 +218,9 @@ impl OpenFile {
     /// Runs `transfer`, once more without direct IO if the file system refuses it only now.
     fn transfer<T>(&self, mut transfer: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match transfer() {
-            Err(error)
-                if error.kind() == io::ErrorKind::InvalidInput
-                    && self.direct.swap(false, Ordering::Relaxed) =>
-            {
+            // Not asked of `direct`: another thread may have switched it off after this try began.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.past_cache => {
+                self.direct.store(false, Ordering::Relaxed);
                 set_direct(&self.file, false)?;
                 transfer()
             }

@@ -62,6 +62,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file. Positioned IO only; one handle may be shared.
+#[allow(clippy::len_without_is_empty, reason = "a length that must be asked of the disk")]
 pub trait DiskFile: Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
     /// Fills `buf` or fails with `UnexpectedEof`.
@@ -75,3 +76,5 @@ pub trait DiskFile: Send + Sync + 'static {
 
 pub mod buffers;
 pub mod files;
+#[cfg(test)]
+pub mod memory;

@@ -114,7 +114,7 @@ impl wire::admin_server::Admin for Service {
         &self,
         _request: Request<wire::NodeStatusRequest>,
     ) -> Result<Response<wire::NodeStatusReply>, Status> {
-        Ok(Response::new(node_status(&self.shared)))
+        Ok(Response::new(node_status(&self.shared).await))
     }
 }
 
@@ -150,10 +150,10 @@ pub fn admit_raft(catalogue: &Catalogue, sender: NodeId) -> Result<(), Status> {
     Ok(())
 }
 
-pub fn node_status(shared: &Shared) -> wire::NodeStatusReply {
+pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
     let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
-    let held = shared.store.held();
-    let space = shared.store.space_left();
+    let held = shared.store.stats();
+    let available_bytes = shared.store.room().await.map_or(0, |room| room.available);
     let counters = &shared.counters;
     let usage = crate::process::usage();
     let node = shared.node;
@@ -169,14 +169,14 @@ pub fn node_status(shared: &Shared) -> wire::NodeStatusReply {
         term: shared.consensus.term(),
         leader,
         leader_address,
-        segments_held: held.segments,
-        bytes_held: held.bytes,
+        segments_held: held.segments_held,
+        bytes_held: held.bytes_held,
         segments_received: counters.segments_received.get(),
         bytes_received: counters.bytes_received.get(),
         bytes_served: counters.bytes_served.get(),
         segments_fetched: counters.segments_fetched.get(),
         bytes_fetched: counters.bytes_fetched.get(),
-        available_bytes: space,
+        available_bytes,
         total_bytes: shared.config.capacity_bytes,
         cpu_ms: usage.cpu_ms,
         rss_peak_bytes: usage.rss_peak_bytes,

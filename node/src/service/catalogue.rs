@@ -1,11 +1,12 @@
 //! Clients' commands and linearizable reads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::catalogue::{Catalogue, ListQuery};
 use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::{Address, CheckpointId, Namespace, SegmentDigest, Step};
+use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, Step};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::Liveness;
 use cairn_core::placement::{self, Loads};
@@ -30,8 +31,7 @@ const LIST_MAX: u32 = 1000;
 
 pub struct Service {
     shared: Arc<Shared>,
-    /// Bytes this leadership has assigned, per node: spreads the segments of one batch.
-    planned: Mutex<Loads>,
+    planned: Mutex<Planned>,
 }
 
 impl Service {
@@ -46,9 +46,13 @@ impl Service {
             if let Body::Stage { checkpoint, segments, .. } = &mut command.body {
                 let checkpoint = *checkpoint;
                 let planned = shared.read(|catalogue| {
-                    let mut loads = self.planned.lock();
-                    refresh_loads(&mut loads, shared, catalogue);
-                    placement::plan_stage(catalogue, &mut loads, checkpoint, segments)
+                    let upload = catalogue
+                        .checkpoint(checkpoint)
+                        .ok_or(Refusal::UnknownCheckpoint(checkpoint))?;
+                    let mut planned = self.planned.lock();
+                    planned.refresh(shared, catalogue);
+                    let loads = &mut planned.loads;
+                    placement::plan_stage(catalogue, loads, upload, segments, &BTreeSet::new())
                 });
                 if let Err(refusal) = planned {
                     return Ok(Arc::new(Reply::Refused(refusal)));
@@ -71,12 +75,25 @@ impl Service {
     }
 }
 
-/// Brings what heartbeats say of free space into the planner's loads.
-fn refresh_loads(loads: &mut Loads, shared: &Shared, catalogue: &Catalogue) {
-    for node in catalogue.nodes() {
-        let pulse = shared.heard.of(node.id).filter(|pulse| pulse.incarnation == node.incarnation);
-        let available = pulse.map_or(node.capacity_bytes, |pulse| pulse.available_bytes);
-        loads.observe(node.id, available);
+/// The planner's loads, and up to which heartbeat they are current: a fresh heartbeat already
+/// contains what was planned before it.
+#[derive(Default)]
+struct Planned {
+    loads: Loads,
+    heard: BTreeMap<NodeId, Instant>,
+}
+
+impl Planned {
+    fn refresh(&mut self, shared: &Shared, catalogue: &Catalogue) {
+        for node in catalogue.nodes() {
+            let pulse = shared.heard.of(node.id);
+            let Some(pulse) = pulse.filter(|pulse| pulse.incarnation == node.incarnation) else {
+                continue;
+            };
+            if self.heard.insert(node.id, pulse.at) != Some(pulse.at) {
+                self.loads.observe(node.id, pulse.available_bytes, pulse.bytes_in_flight);
+            }
+        }
     }
 }
 
@@ -130,11 +147,9 @@ impl wire::catalogue_server::Catalogue for Service {
         let address: Address = parse(&request.address)?;
         self.linearizable(request.deadline_ms).await?;
         let shared = &self.shared;
-        let found = shared.read(|catalogue| {
-            let info = catalogue.resolve(&address)?;
-            Ok((info, node_infos(shared, catalogue)))
-        });
-        let (info, nodes) = found.map_err(|refusal: Refusal| refusal_status(&refusal))?;
+        let catalogue = shared.copy();
+        let info = catalogue.resolve(&address).map_err(|refusal| refusal_status(&refusal))?;
+        let nodes = node_infos(shared, &catalogue);
         let checkpoint = Some(convert::info_to_wire(&info));
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
@@ -149,15 +164,21 @@ impl wire::catalogue_server::Catalogue for Service {
         };
         let limit = if request.limit == 0 { LIST_MAX } else { request.limit.min(LIST_MAX) };
         let query = ListQuery {
-            prefix: parse_namespace(&request.prefix)?,
-            open: request.open,
+            prefix: request.prefix,
+            include_open: request.open,
             after: parse_namespace(&request.after_namespace)?
                 .map(|name| (name, Step(request.after_step), CheckpointId(request.after_id))),
-            limit: limit as usize,
+            // One more than asked for tells whether there are more.
+            limit: limit as usize + 1,
         };
         self.linearizable(request.deadline_ms).await?;
-        let (found, more) = self.shared.read(|catalogue| catalogue.list(&query));
-        let checkpoints = found.iter().map(convert::info_to_wire).collect();
+        // Durability costs a walk over each checkpoint's segments: not under the lock.
+        let catalogue = self.shared.copy();
+        let mut found = catalogue.list(&query);
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let checkpoints =
+            found.iter().map(|record| convert::info_to_wire(&catalogue.info(record))).collect();
         Ok(Response::new(wire::ListReply { checkpoints, more }))
     }
 
@@ -175,7 +196,7 @@ impl wire::catalogue_server::Catalogue for Service {
         let digests: Vec<SegmentDigest> = request
             .digests
             .iter()
-            .map(|bytes| convert::digest_from_wire(bytes))
+            .map(|bytes| convert::digest_from_wire("digest", bytes))
             .collect::<Result<_, _>>()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.linearizable(request.deadline_ms).await?;
@@ -191,7 +212,7 @@ impl wire::catalogue_server::Catalogue for Service {
     ) -> Result<Response<wire::StatusReply>, Status> {
         let index = self.linearizable(request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
-        let summary = shared.read(Catalogue::summary);
+        let summary = shared.copy().summary();
         let (nodes, cluster) = shared
             .read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
         let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
@@ -266,7 +287,7 @@ fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
             replicas_durable: tally.durable,
             replicas_assigned: tally.assigned,
             replicas_released: tally.released,
-            bytes_durable: tally.bytes_durable,
+            bytes_durable: tally.bytes_live,
             available_bytes: pulse.map_or(0, |pulse| pulse.available_bytes),
             liveness_since_ms: node.liveness_since_ms,
         }

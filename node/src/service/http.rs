@@ -41,13 +41,13 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared))
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared).await)
 }
 
 /// Prometheus text format 0.0.4.
-fn render(shared: &Shared) -> String {
-    let status = node_status(shared);
-    let summary = shared.read(cairn_core::catalogue::Catalogue::summary);
+async fn render(shared: &Shared) -> String {
+    let status = node_status(shared).await;
+    let summary = shared.copy().summary();
     let counters = &shared.counters;
     let rows: [(&str, &str, &str, u64); 27] = [
         ("up", "gauge", "1 when registered and a leader is known", is_healthy(shared).into()),

@@ -13,21 +13,19 @@ use cairn_core::ids::{Epoch, LINEAGE_SHIFT, SegmentDigest, SegmentId};
 use cairn_core::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX};
 use cairn_proto::envelope::{Reason, refuse};
 use cairn_proto::{convert, wire};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::report::Said;
 use crate::shared::Shared;
-use crate::store::{Begun, StoreError};
+use crate::store::{Begin, Reading, StoreError};
 
 /// Readers served at once; each holds up to [`READ_AHEAD`] pieces of 1 MiB.
 const READERS_MAX: usize = 32;
 /// Pieces read ahead of what the reader has taken.
 const READ_AHEAD: usize = 4;
-/// Blocks read from disk in one job.
-const BLOCKS_PER_READ: usize = 4;
 /// How long a put waits for its slot's entry to be applied here.
 const SLOT_WAIT: Duration = Duration::from_secs(5);
 
@@ -103,11 +101,11 @@ impl wire::segments_server::Segments for Service {
         let shared = &self.shared;
         let begun = shared.store.begin(digest, len).await.map_err(|error| store_status(&error))?;
         let mut writer = match begun {
-            Begun::Exists => {
+            Begin::Exists(_) => {
                 shared.reporter.say(Said::Durable, segment, epoch);
                 return Ok(Response::new(wire::PutReply { existed: true }));
             }
-            Begun::Writer(writer) => writer,
+            Begin::Writer(writer) => writer,
         };
         let mut received = 0;
         while let Some(message) = self.next(&mut stream).await? {
@@ -139,7 +137,8 @@ impl wire::segments_server::Segments for Service {
         let request = request.into_inner();
         let digest = digest(&request.digest)?;
         let shared = Arc::clone(&self.shared);
-        let table = shared.store.read_table(digest).await.map_err(|error| store_status(&error))?;
+        let footer = shared.store.read_table(digest).await.map_err(|error| store_status(&error))?;
+        let table = footer.table;
         let blocks = block_count(table.segment_len());
         let first = request.first_block as usize;
         let wanted = if request.blocks == 0 { blocks } else { request.blocks as usize };
@@ -183,47 +182,50 @@ async fn serve_blocks(
     if pieces.send(Ok(head)).await.is_err() {
         return;
     }
-    let mut next = range.start;
-    while next < range.end {
-        let end = (next + BLOCKS_PER_READ).min(range.end);
-        let blocks = match shared.store.read_blocks(digest, next..end).await {
-            Ok(blocks) => blocks,
+    let mut blocks = match shared.store.read_blocks(digest, range, Reading::AsStored) {
+        Ok(blocks) => blocks,
+        Err(error) => {
+            let _ = pieces.send(Err(store_status(&error))).await;
+            return;
+        }
+    };
+    while let Some(block) = blocks.next().await {
+        let message = match block {
+            Ok(block) => {
+                debug_assert!(block.len() as u64 <= BLOCK_BYTES, "a block is at most 1 MiB");
+                shared.counters.bytes_served.add(block.len() as u64);
+                Ok(wire::GetReply { message: Some(wire::get_reply::Message::Chunk(block)) })
+            }
             Err(error) => {
                 if matches!(error, StoreError::Damaged { .. }) {
                     crate::upkeep::suspect::raise(&shared, digest);
                 }
-                let _ = pieces.send(Err(store_status(&error))).await;
-                return;
+                Err(store_status(&error))
             }
         };
-        for block in blocks {
-            debug_assert!(block.len() as u64 <= BLOCK_BYTES, "a block is at most 1 MiB");
-            shared.counters.bytes_served.add(block.len() as u64);
-            let message = Some(wire::get_reply::Message::Chunk(block));
-            if pieces.send(Ok(wire::GetReply { message })).await.is_err() {
-                return;
-            }
+        let failed = message.is_err();
+        if pieces.send(message).await.is_err() || failed {
+            return;
         }
-        next = end;
     }
     shared.ledger.add_reads(digest, 1);
 }
 
 fn digest(bytes: &[u8]) -> Result<SegmentDigest, Status> {
-    convert::digest_from_wire(bytes).map_err(|error| Status::invalid_argument(error.to_string()))
+    convert::digest_from_wire("digest", bytes).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// What the store says, as a caller elsewhere should take it.
 pub fn store_status(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
-        StoreError::NotHeld { .. } => refuse(Reason::NotHeld, text),
+        StoreError::NotHeld(_) => refuse(Reason::NotHeld, text),
         StoreError::NoSpace { .. } => refuse(Reason::NoSpace, text),
         StoreError::Busy { .. } => refuse(Reason::Busy, text),
-        StoreError::WrongDigest { .. } | StoreError::Damaged { .. } => {
+        StoreError::WrongDigest(_) | StoreError::Damaged { .. } => {
             refuse(Reason::WrongBytes, text)
         }
-        StoreError::WrongLength { .. } => Status::invalid_argument(text),
+        StoreError::WrongLength { .. } | StoreError::SegmentLength { .. } => Status::invalid_argument(text),
         _ => Status::internal(text),
     }
 }

@@ -22,8 +22,9 @@ pub fn make_ballast(disk: &dyn Disk) -> io::Result<()> {
     remove_if_there(disk, BALLAST_TMP)?;
     let written = write(disk);
     if written.is_err() {
-        // Half a ballast would take space that nobody releases.
-        remove_if_there(disk, BALLAST_TMP)?;
+        // Half a ballast would take space that nobody releases. What went wrong first is what the
+        // caller must hear.
+        let _ = remove_if_there(disk, BALLAST_TMP);
     }
     written
 }

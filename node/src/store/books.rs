@@ -3,7 +3,7 @@
 //! A digest enters `held` only after the directory fsync that made its name durable, and leaves
 //! it before its file is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_core::ids::SegmentDigest;
@@ -27,8 +27,9 @@ struct State {
     held: BTreeMap<SegmentDigest, u32>,
     /// Bytes of the files of `held`.
     held_bytes: u64,
-    /// Files at their final place that failed the check at start.
-    damaged: BTreeSet<SegmentDigest>,
+    /// Files at their final place that do not count, and their file bytes: they failed the check
+    /// at start, or could not be moved aside.
+    damaged: BTreeMap<SegmentDigest, u64>,
     damaged_bytes: u64,
     quarantine_bytes: u64,
     /// File bytes promised to writers.
@@ -101,20 +102,22 @@ impl Books {
 
     pub(super) fn enter_damaged(&self, digest: SegmentDigest, file_bytes: u64) {
         let mut state = self.state.lock();
-        if state.damaged.insert(digest) {
-            state.damaged_bytes += file_bytes;
-        }
+        let before = state.damaged.insert(digest, file_bytes).unwrap_or(0);
+        state.damaged_bytes = state.damaged_bytes + file_bytes - before;
     }
 
-    pub(super) fn leave_damaged(&self, digest: SegmentDigest, file_bytes: u64) {
+    pub(super) fn leave_damaged(&self, digest: SegmentDigest) {
         let mut state = self.state.lock();
-        if state.damaged.remove(&digest) {
-            state.damaged_bytes = state.damaged_bytes.saturating_sub(file_bytes);
-        }
+        let bytes = state.damaged.remove(&digest).unwrap_or(0);
+        state.damaged_bytes -= bytes;
+    }
+
+    pub(super) fn is_damaged(&self, digest: SegmentDigest) -> bool {
+        self.state.lock().damaged.contains_key(&digest)
     }
 
     pub(super) fn damaged(&self) -> Vec<SegmentDigest> {
-        self.state.lock().damaged.iter().copied().collect()
+        self.state.lock().damaged.keys().copied().collect()
     }
 
     pub(super) fn enter_quarantine(&self, file_bytes: u64) {

@@ -39,13 +39,29 @@ pub struct Quarantined {
 }
 
 impl SegmentStore {
-    /// Moves the file of a bad or unknown segment to quarantine, durably. `NotHeld` if there is
-    /// none, in the durable set or damaged.
+    /// Moves the file of a bad segment to quarantine, durably. `NotHeld` if there is none, in the
+    /// durable set or damaged.
     pub async fn quarantine(&self, digest: SegmentDigest) -> Result<(), StoreError> {
+        self.quarantine_if(digest, || true).await.map(|_| ())
+    }
+
+    /// As [`SegmentStore::quarantine`], if `condition` holds under the digest's lock, asked after
+    /// the digest has left the durable set (see [`SegmentStore::destroy`]). Whether it was moved.
+    pub async fn quarantine_if(
+        &self,
+        digest: SegmentDigest,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
         let work = async move {
             let guard = inner.locks.lock(digest).await;
-            inner.books.leave(digest);
+            let held = inner.books.leave(digest);
+            if !condition() {
+                if let Some(len) = held {
+                    inner.books.enter(digest, len);
+                }
+                return Ok(false);
+            }
             let job = Arc::clone(&inner);
             inner
                 .data(move || {
@@ -53,6 +69,7 @@ impl SegmentStore {
                     job.set_aside(digest)
                 })
                 .await
+                .map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
     }
@@ -72,7 +89,7 @@ impl SegmentStore {
         let work = async move {
             let guard = inner.locks.lock(digest).await;
             let held = inner.books.leave(digest);
-            if held.is_none() && !inner.books.damaged().contains(&digest) {
+            if held.is_none() && !inner.books.is_damaged(digest) {
                 return Ok(Destroyed::NotHeld);
             }
             if !condition() {
@@ -85,7 +102,12 @@ impl SegmentStore {
             inner
                 .data(move || {
                     let _guard = guard;
-                    job.unlink(digest, held)
+                    let gone = job.unlink(digest, held.unwrap_or(0));
+                    if let (Err(StoreError::Io { .. }), Some(len)) = (&gone, held) {
+                        // Still there and as good as before.
+                        job.books.enter(digest, len);
+                    }
+                    gone
                 })
                 .await
         };
@@ -94,10 +116,7 @@ impl SegmentStore {
 
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
     /// there is none.
-    pub async fn recover_from_quarantine(
-        &self,
-        digest: SegmentDigest,
-    ) -> Result<bool, StoreError> {
+    pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
         self.inner.check_running()?;
         let inner = Arc::clone(&self.inner);
         let work = async move {
@@ -150,7 +169,7 @@ impl Inner {
         let bytes = match self.disk.open(&from, Open::Read).and_then(|file| file.len()) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.books.leave_damaged(digest, 0);
+                self.books.leave_damaged(digest);
                 return Err(StoreError::NotHeld(digest));
             }
             // Its length does not matter; that it gets out of the way does.
@@ -163,7 +182,7 @@ impl Inner {
         // The new name first: a crash between the two leaves two names or one, never none.
         self.sync_dir(QUARANTINE)?;
         self.sync_dir(&directory(digest))?;
-        self.books.leave_damaged(digest, bytes);
+        self.books.leave_damaged(digest);
         self.books.enter_quarantine(bytes);
         add(&self.counters.segments_quarantined, 1);
         tracing::warn!(%digest, to, bytes, "segment file moved to quarantine");
@@ -181,7 +200,7 @@ impl Inner {
         Err(io_error("find a free name like", &path, io::ErrorKind::AlreadyExists.into()))
     }
 
-    fn unlink(&self, digest: SegmentDigest, held: Option<u64>) -> Result<Destroyed, StoreError> {
+    fn unlink(&self, digest: SegmentDigest, bytes: u64) -> Result<Destroyed, StoreError> {
         self.check_running()?;
         let path = place(digest);
         match self.disk.remove(&path) {
@@ -190,8 +209,7 @@ impl Inner {
             Err(error) => return Err(io_error("remove", &path, error)),
         }
         self.sync_dir(&directory(digest))?;
-        let bytes = held.unwrap_or(0);
-        self.books.leave_damaged(digest, file_len(bytes));
+        self.books.leave_damaged(digest);
         add(&self.counters.segments_destroyed, 1);
         add(&self.counters.bytes_destroyed, bytes);
         Ok(Destroyed::Gone)

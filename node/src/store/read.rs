@@ -13,9 +13,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use rustix::io::Errno;
 
 use super::error::{Damage, StoreError};
-use super::format::{
-    BlockPlace, Footer, FormatError, Header, PAGE_BYTES, footer_offset, padded,
-};
+use super::format::{BlockPlace, Footer, FormatError, Header, PAGE_BYTES, footer_offset, padded};
 use super::stats::add;
 use super::{Inner, SegmentStore, io_error, place};
 use crate::disk::buffers::{AlignedBuffer, PooledBuffer};
@@ -140,9 +138,7 @@ impl Inner {
         let (file, len) = self.open_held(digest, Open::Read)?;
         let footer = match reading {
             Reading::AsStored => None,
-            Reading::Verified => {
-                Some(self.reading(digest, read_footer(&*file, digest, len))?)
-            }
+            Reading::Verified => Some(self.reading(digest, read_footer(&*file, digest, len))?),
         };
         let mut run = Vec::with_capacity(blocks.len());
         for index in blocks {
@@ -203,11 +199,7 @@ pub(super) fn read_ends(
     Ok((header, footer))
 }
 
-fn read_footer(
-    file: &dyn DiskFile,
-    digest: SegmentDigest,
-    raw_len: u64,
-) -> Result<Footer, Damage> {
+fn read_footer(file: &dyn DiskFile, digest: SegmentDigest, raw_len: u64) -> Result<Footer, Damage> {
     let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
     file.read_at(footer_offset(raw_len), &mut page)?;
     Ok(Footer::parse(&page, digest, raw_len)?)

@@ -29,6 +29,7 @@ use crate::disk::{DiskFile, Open};
 const IN_FLIGHT_MAX: usize = 2;
 
 /// What `begin` found.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once, never stored")]
 pub enum Begin {
     /// The segment is durable here already: send nothing.
     Exists(Stored),
@@ -245,7 +246,11 @@ impl Writer {
 
 /// What runs on the Data lane; everything here blocks.
 impl Inner {
-    fn create_tmp(self: &Arc<Self>, digest: SegmentDigest, len: u64) -> Result<TmpFile, StoreError> {
+    fn create_tmp(
+        self: &Arc<Self>,
+        digest: SegmentDigest,
+        len: u64,
+    ) -> Result<TmpFile, StoreError> {
         let needed = file_len(len);
         let space = self.disk.space().map_err(|error| io_error("measure", ".", error))?;
         let config = &self.config;

@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 
 use crate::service::segments::store_status;
 use crate::shared::Shared;
-use crate::store::Begun;
+use crate::store::Begin;
 
 /// Why a fetch did not succeed this time.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +69,8 @@ async fn from(shared: &Arc<Shared>, fetch: &Fetch, source: NodeId) -> Result<(),
         .await
         .map_err(|error| store_status(&error))?;
     let mut writer = match begun {
-        Begun::Exists => return Ok(()),
-        Begun::Writer(writer) => writer,
+        Begin::Exists(_) => return Ok(()),
+        Begin::Writer(writer) => writer,
     };
     for index in 0..block_count(table.segment_len()) {
         let Some(Message::Chunk(block)) = next(shared, &mut stream).await? else {

@@ -22,8 +22,13 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 async fn beat(shared: &Shared, incarnation: Incarnation) {
-    let available_bytes = shared.store.space_left();
-    let bytes_in_flight = shared.store.in_flight_bytes();
+    let (available_bytes, bytes_in_flight) = match shared.store.room().await {
+        Ok(room) => (room.available, room.reserved),
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell how much room there is");
+            (0, 0)
+        }
+    };
     match shared.consensus.leader() {
         Some((leader, _)) if leader == shared.node.0 => {
             let at = Instant::now();

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cairn_core::ids::NodeId;
-use cairn_core::model::Admin;
-use cairn_core::voters::{self, Change};
+use cairn_core::model::{Admin, Liveness, Node};
+use cairn_core::voters::{self, Candidate, Change};
 
-use crate::raft::ChangeError;
+use crate::raft::{ChangeError, RaftStatus};
 use crate::shared::Shared;
 
 /// A learner this many entries behind the leader may become a voter.
@@ -38,7 +38,7 @@ async fn remember_peers(shared: &Arc<Shared>) {
             .collect::<Vec<_>>()
     });
     if !addresses.is_empty() {
-        shared.peers.remember(&shared.env, shared.store.disk(), addresses).await;
+        shared.peers.remember(&shared.env, &shared.disk, addresses).await;
     }
 }
 
@@ -78,38 +78,60 @@ async fn round(shared: &Arc<Shared>) -> Result<(), String> {
         return shared.consensus.change_voters(voters).await.map_err(text);
     }
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
-    let applied = shared.consensus.applied();
-    let caught_up: BTreeSet<NodeId> = status
-        .matched
-        .iter()
-        .filter(|(_, matched)| matched.unwrap_or(0) + CAUGHT_UP_ENTRIES >= applied)
-        .map(|(id, _)| NodeId(*id))
-        .collect();
-    let now_ms = shared.leader_clock_ms().unwrap_or(0);
-    let change =
-        shared.read(|catalogue| voters::next_change(catalogue, &current, &caught_up, now_ms));
-    if let Some(change) = change {
+    let candidates = candidates(shared, &status);
+    if let Some(change) = voters::next_change(&current, &candidates) {
         tracing::info!(?change, "changing Raft voters");
-        let mut next: BTreeSet<u64> = current.iter().map(|id| id.0).collect();
-        match change {
-            Change::Add(node) => {
-                next.insert(node.0);
-            }
-            Change::Replace { remove, add } => {
-                next.remove(&remove.0);
-                next.insert(add.0);
-            }
-            Change::Remove(node) => {
-                next.remove(&node.0);
-            }
-        }
-        return shared.consensus.change_voters(next).await.map_err(text);
+        return change_voters(shared, &current, change).await.map_err(text);
     }
     for id in removed {
         if members.contains_key(&id) && !current.contains(&NodeId(id)) {
             tracing::info!(node = id, "removing a Raft learner");
             return shared.consensus.remove_learners(BTreeSet::from([id])).await.map_err(text);
         }
+    }
+    Ok(())
+}
+
+/// What the pure choice of voters looks at.
+fn candidates(shared: &Shared, status: &RaftStatus) -> Vec<Candidate> {
+    let applied = shared.consensus.applied();
+    let now_ms = shared.leader_clock_ms().unwrap_or(0);
+    let caught_up = |id: NodeId| {
+        let matched = status.matched.get(&id.0).copied().flatten().unwrap_or(0);
+        matched > 0 && matched + CAUGHT_UP_ENTRIES >= applied
+    };
+    shared.read(|catalogue| {
+        let patience_ms = catalogue.cluster().settings.replace_after_ms;
+        let candidate = |node: &Node| {
+            let up = node.liveness == Liveness::Up;
+            Candidate {
+                id: node.id,
+                host: node.host.clone(),
+                rack: node.rack.clone(),
+                up,
+                removed: node.admin == Admin::Removed,
+                long_down: !up && now_ms >= node.liveness_since_ms.saturating_add(patience_ms),
+                caught_up: caught_up(node.id),
+            }
+        };
+        catalogue.nodes().map(candidate).collect()
+    })
+}
+
+/// One voter more, one less, or one for another: first in, then out.
+async fn change_voters(
+    shared: &Shared,
+    current: &BTreeSet<NodeId>,
+    change: Change,
+) -> Result<(), ChangeError> {
+    let mut next: BTreeSet<u64> = current.iter().map(|id| id.0).collect();
+    if let Change::Add(add) | Change::Replace { add, .. } = change {
+        next.insert(add.0);
+        shared.consensus.change_voters(next.clone()).await?;
+    }
+    if let Change::Remove(remove) | Change::Replace { remove, .. } = change {
+        next.remove(&remove.0);
+        shared.consensus.change_voters(next).await?;
     }
     Ok(())
 }

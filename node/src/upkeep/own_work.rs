@@ -8,15 +8,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cairn_core::ids::{NodeId, SegmentDigest};
+use cairn_core::ids::SegmentDigest;
 use cairn_core::model::SlotState;
-use cairn_core::work::{self, Destroy, Work};
+use cairn_core::work::{self, Destroy, NodeWork};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::fetch;
 use crate::report::Said;
 use crate::shared::Shared;
+use crate::store::Destroyed;
 
 /// Catch-up fetches at once: each holds a few MiB.
 const FETCHES_MAX: usize = 4;
@@ -39,13 +40,13 @@ pub async fn run(shared: Arc<Shared>) {
         }
         derive_reports(&shared);
         let node = shared.node;
-        let Work { fetches, destroys } =
+        let NodeWork { fetches, destroys } =
             shared.read(|catalogue| work::for_node(catalogue, node, PLAN_MAX));
         for destroy in destroys {
             destroy_released(&shared, destroy).await;
         }
         for fetch in fetches {
-            if shared.store.holds(&fetch.digest) || !fetching.lock().insert(fetch.digest) {
+            if shared.store.holds(fetch.digest) || !fetching.lock().insert(fetch.digest) {
                 continue;
             }
             let Ok(permit) = Arc::clone(&fetchers).acquire_owned().await else { return };
@@ -77,7 +78,7 @@ fn derive_reports(shared: &Shared) {
     let found: Vec<_> = shared.read(|catalogue| {
         catalogue
             .slots_on(node, SlotState::Assigned)
-            .filter(|(segment, _)| shared.store.holds(&segment.digest))
+            .filter(|(segment, _)| shared.store.holds(segment.digest))
             .map(|(segment, slot)| (segment.id, slot.epoch))
             .take(DERIVED_REPORTS_MAX)
             .collect()
@@ -88,34 +89,21 @@ fn derive_reports(shared: &Shared) {
 }
 
 async fn destroy_released(shared: &Arc<Shared>, destroy: Destroy) {
-    let Destroy { digest, replicas } = destroy;
+    let Destroy { digest, slots } = destroy;
     let (owner, node) = (Arc::clone(shared), shared.node);
-    let allowed = move || is_released(&owner, node, &digest);
+    // D3, asked again under the digest's lock.
+    let allowed =
+        move || owner.read(|catalogue| work::may_destroy(catalogue, node, &digest));
     match shared.store.destroy(digest, allowed).await {
+        Ok(Destroyed::Kept) => {}
         Ok(destroyed) => {
-            if destroyed {
+            if destroyed == Destroyed::Gone {
                 shared.counters.segments_destroyed.add(1);
             }
-            for (segment, epoch) in replicas {
+            for (segment, epoch) in slots {
                 shared.reporter.say(Said::Removed, segment, epoch);
             }
         }
         Err(error) => tracing::warn!(%digest, %error, "cannot destroy a released segment"),
     }
-}
-
-/// D3, asked again under the digest's lock.
-fn is_released(shared: &Shared, node: NodeId, digest: &SegmentDigest) -> bool {
-    shared.read(|catalogue| {
-        catalogue.segment_by_digest(digest).is_some_and(|segment| {
-            let mut released = false;
-            for slot in segment.slots.iter().filter(|slot| slot.node == node) {
-                match slot.state {
-                    SlotState::Released => released = true,
-                    SlotState::Assigned | SlotState::Durable => return false,
-                }
-            }
-            released
-        })
-    })
 }

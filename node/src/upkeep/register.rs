@@ -7,7 +7,6 @@
 //! Until this process has applied its own `Register` it may know less than it once acknowledged,
 //! so it reports, deletes and quarantines nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +15,17 @@ use cairn_core::ids::{Epoch, Incarnation, Nonce, RequestId, SegmentDigest, Segme
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::SlotState;
 use cairn_proto::envelope::FEATURE_LEVEL;
+use cairn_proto::seam::Lane;
 use tonic::Status;
 
+use crate::identity::{IdentityError, IdentityFile};
 use crate::report::{is_passing, report_to, to_leader};
 use crate::shared::Shared;
+use crate::upkeep::suspect::set_aside;
 
 /// What a starting process knows of its own registration.
 pub struct Registration {
+    pub identity: IdentityFile,
     pub cookie: cairn_core::ids::Cookie,
     /// Nonces the directory remembers.
     pub previous: Vec<Nonce>,
@@ -31,8 +34,12 @@ pub struct Registration {
 }
 
 /// Registers, waits until that is applied here, takes inventory. Returns the incarnation.
-pub async fn run(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
-    let incarnation = register(shared, registration).await?;
+pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Incarnation> {
+    let incarnation = register(shared, &registration).await?;
+    if let Err(error) = remember(shared, registration).await {
+        (shared.fatal)(error.to_string());
+        return None;
+    }
     wait_applied(shared, incarnation).await;
     // From here on this process speaks for the node.
     *shared.incarnation.lock() = Some(incarnation);
@@ -43,6 +50,15 @@ pub async fn run(shared: &Arc<Shared>, registration: &Registration) -> Option<In
     shared.work.ring();
     tracing::info!(node = %shared.node, %incarnation, "node is in service");
     Some(incarnation)
+}
+
+/// Writes down that this process's nonce is the registered one.
+async fn remember(shared: &Arc<Shared>, registration: Registration) -> Result<(), IdentityError> {
+    let Registration { mut identity, nonce, .. } = registration;
+    let mut known = identity.identity().clone();
+    known.registered_nonce = Some(nonce);
+    known.pending_nonce = None;
+    shared.env.blocking(Lane::Log, move || identity.update(known)).await
 }
 
 async fn register(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
@@ -143,7 +159,7 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     });
     let missing: Vec<(SegmentId, Epoch)> = durable
         .into_iter()
-        .filter(|(_, _, digest)| !shared.store.holds(digest))
+        .filter(|(_, _, digest)| !shared.store.holds(*digest))
         .map(|(segment, epoch, _)| (segment, epoch))
         .collect();
     if !missing.is_empty() {
@@ -168,21 +184,19 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     Ok(())
 }
 
-/// Files without any slot go to quarantine, never to the bin.
+/// Damaged files, and files without any slot, go to quarantine, never to the bin.
 async fn set_unknown_aside(shared: &Arc<Shared>) {
-    let held: BTreeSet<SegmentDigest> = shared.store.held_digests();
-    for digest in held {
-        if is_unknown(shared, &digest) {
-            match shared.store.quarantine_if(digest, {
-                let owner = Arc::clone(shared);
-                move || is_unknown(&owner, &digest)
-            })
-            .await
-            {
-                Ok(true) => shared.counters.segments_quarantined.add(1),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%digest, %error, "cannot quarantine an unknown file"),
-            }
+    for digest in shared.store.damaged() {
+        if let Err(error) = set_aside(shared, digest, |_| true).await {
+            tracing::warn!(%digest, %error, "cannot quarantine a damaged file");
+        }
+    }
+    for (digest, _) in shared.store.held() {
+        if is_unknown(shared, &digest)
+            && let Err(error) =
+                set_aside(shared, digest, move |shared| is_unknown(shared, &digest)).await
+        {
+            tracing::warn!(%digest, %error, "cannot quarantine an unknown file");
         }
     }
 }

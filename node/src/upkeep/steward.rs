@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_core::command::{Body, Reply};
 use cairn_core::ids::RequestId;
 use cairn_core::placement::Loads;
-use cairn_core::steward::{self, Observations, Silence};
+use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
 
 use crate::shared::Shared;
 
 pub async fn run(shared: Arc<Shared>) {
     let mut greeted_term = None;
+    let mut cursor = Cursor::default();
     loop {
         shared.steward.wait(shared.upkeep_period()).await;
         if !shared.consensus.is_leader() {
@@ -27,29 +29,28 @@ pub async fn run(shared: Arc<Shared>) {
             }
             continue;
         }
-        round(&shared, term).await;
+        round(&shared, term, &mut cursor).await;
     }
 }
 
 /// One look and what it calls for.
-async fn round(shared: &Arc<Shared>, term: u64) {
+async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
     let Some(now_ms) = shared.leader_clock_ms() else { return };
-    let led_for = shared.clock.led_for(term);
-    let (plan, mut more) = shared.read(|catalogue| {
-        let mut loads = Loads::default();
-        let mut silences = BTreeMap::new();
-        for (id, node) in catalogue.nodes() {
-            let silence = shared.heard.silence(*id, node.incarnation, led_for);
-            let silent_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-            silences.insert(*id, Silence { incarnation: node.incarnation, silent_ms });
-            let pulse = shared.heard.of(*id);
-            loads.observe(*id, pulse.map_or(node.capacity_bytes, |pulse| pulse.available_bytes));
+    let leading_ms = as_ms(shared.clock.led_for(term));
+    let catalogue = shared.copy();
+    let mut loads = Loads::default();
+    let mut heartbeats = BTreeMap::new();
+    for node in catalogue.nodes() {
+        let Some(pulse) = shared.heard.of(node.id) else { continue };
+        let age_ms = as_ms(pulse.at.elapsed());
+        heartbeats.insert(node.id, Heartbeat { incarnation: pulse.incarnation, age_ms });
+        if pulse.incarnation == node.incarnation {
+            loads.observe(node.id, pulse.available_bytes, pulse.bytes_in_flight);
         }
-        let observations = Observations { now_ms, silences };
-        let plan = steward::plan(catalogue, &observations, &mut loads);
-        let more = !plan.is_empty();
-        (plan, more)
-    });
+    }
+    let seen = Observations { now_ms, leading_ms, heartbeats };
+    let plan = steward::plan(&catalogue, &seen, &mut loads, cursor);
+    let mut more = !plan.is_empty();
     for body in plan {
         tracing::debug!(?body, "steward proposes");
         match shared.propose(RequestId(0), body).await {
@@ -70,4 +71,8 @@ async fn round(shared: &Arc<Shared>, term: u64) {
         shared.steward.ring();
         tokio::task::yield_now().await;
     }
+}
+
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

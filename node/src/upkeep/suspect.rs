@@ -13,7 +13,7 @@ use crate::shared::Shared;
 use crate::store::StoreError;
 
 /// Re-reads `digest`; true where it was bad and has been given up.
-pub async fn check(shared: &Shared, digest: SegmentDigest) -> Result<bool, StoreError> {
+pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
     if shared.incarnation().is_none() {
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
@@ -23,23 +23,40 @@ pub async fn check(shared: &Shared, digest: SegmentDigest) -> Result<bool, Store
             shared.ledger.record_verified(digest, shared.env.wall_ms());
             return Ok(false);
         }
-        Err(StoreError::NotHeld { .. }) => return Ok(false),
-        Err(StoreError::Damaged { .. } | StoreError::WrongDigest { .. }) => {}
+        Err(StoreError::NotHeld(_)) => return Ok(false),
+        Err(StoreError::Damaged { .. }) => {}
         Err(error) => return Err(error),
     }
     tracing::warn!(%digest, "replica is bad: setting it aside and asking for a new slot");
-    shared.store.quarantine(digest).await?;
-    shared.counters.segments_quarantined.add(1);
     shared.counters.suspects_confirmed.add(1);
+    set_aside(shared, digest, |_| true).await?;
+    Ok(true)
+}
+
+/// Moves the file of `digest` to quarantine if `condition` holds under its lock, and gives up the
+/// slot it may have had.
+pub async fn set_aside(
+    shared: &Arc<Shared>,
+    digest: SegmentDigest,
+    condition: impl FnOnce(&Shared) -> bool + Send + 'static,
+) -> Result<(), StoreError> {
+    let owner = Arc::clone(shared);
+    match shared.store.quarantine_if(digest, move || condition(&owner)).await {
+        Ok(true) => {}
+        Ok(false) | Err(StoreError::NotHeld(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    shared.counters.segments_quarantined.add(1);
     let node = shared.node;
     let slot = shared.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
         segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
     });
+    tracing::warn!(%digest, gives_up_slot = slot.is_some(), "a file was set aside");
     if let Some((segment, epoch)) = slot {
         shared.reporter.say(Said::Lost, segment, epoch);
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Starts a check of `digest` by itself.

@@ -9,20 +9,24 @@ mod command;
 mod info;
 mod policy;
 mod refusal;
+mod refused;
 mod reply;
 mod segment;
 
 use bytes::Bytes;
+use cairn_core::id_set::IdSetError;
 use cairn_core::ids::{NameError, SegmentDigest};
 
 pub use command::{command_from_wire, command_to_wire, decode_command, encode_command};
 pub use info::{info_from_wire, info_to_wire};
+pub(crate) use info::{state_from_wire, state_to_wire};
 
 pub use policy::{
     new_node_from_wire, new_node_to_wire, policy_change_from_wire, policy_change_to_wire,
     policy_from_wire, policy_to_wire, settings_from_wire, settings_to_wire,
 };
 pub use refusal::{refusal_from_wire, refusal_to_wire};
+pub use refused::{refusal_of, refusal_status};
 pub use reply::{durability_from_wire, durability_to_wire, reply_from_wire, reply_to_wire};
 pub use segment::{
     manifest_place_from_wire, manifest_place_to_wire, sealed_part_from_wire, sealed_part_to_wire,
@@ -49,6 +53,8 @@ pub enum ConvertError {
     Text { field: &'static str },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    IdSet(#[from] IdSetError),
 }
 
 impl From<ConvertError> for tonic::Status {
@@ -88,7 +94,7 @@ fn at_most(field: &'static str, got: usize, max: usize) -> Result<(), ConvertErr
     if got <= max { Ok(()) } else { Err(ConvertError::TooMany { field, got, max }) }
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ConvertError> {
+pub(crate) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, ConvertError> {
     value.ok_or(ConvertError::Missing { field })
 }
 
@@ -97,3 +103,6 @@ fn check_address(text: &str) -> Result<(), ConvertError> {
     let ok = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     if ok { Ok(()) } else { Err(ConvertError::Text { field: "address" }) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ mod reports;
 mod seal;
 mod slots;
 mod stage;
+mod summary;
 mod uploads;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub use load::{LoadError, Loader};
 pub use policy::{Quorum, effective_policy};
 pub use read::ListQuery;
 pub use seal::set_digest;
+pub use stage::LIVE_SLOTS_MAX;
+pub use summary::{NodeTally, Summary};
 
 use index::Indexes;
 use replies::Replies;

@@ -90,7 +90,8 @@ impl Catalogue {
         spread(nodes.filter(|node| node.counts()).map(|node| node.rack.as_str()))
     }
 
-    pub(super) fn meets(&self, segment: &Segment, quorum: Quorum) -> bool {
+    /// Whether enough replicas count on enough racks.
+    pub fn meets(&self, segment: &Segment, quorum: Quorum) -> bool {
         let have = self.counting(segment);
         have.replicas >= quorum.replicas && have.racks >= quorum.racks
     }

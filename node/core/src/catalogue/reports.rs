@@ -120,6 +120,12 @@ impl Catalogue {
             if let Some(slot) = segment.slots.iter_mut().find(live) {
                 (slot.epoch, slot.state) = (epoch, state);
             }
+            // A node that holds the file for a live slot has applied that slot, so it will never
+            // destroy the file for an older one: nothing is left to be reported removed.
+            if state == SlotState::Durable {
+                let replaced = |slot: &Slot| slot.node == node && slot.state == SlotState::Released;
+                segment.slots.retain(|slot| !replaced(slot));
+            }
             segment.slots.sort_unstable();
         });
     }

@@ -139,16 +139,28 @@ impl Catalogue {
         upload: &Upload,
         last_part: &SegmentSet,
     ) -> Option<Reply> {
-        let quorum = self.quorum(&record.policy);
         let mut all = union(upload);
         all.extend(last_part.iter());
+        let (segments, total) = self.below_quorum(record, &all);
+        (total > 0).then_some(Reply::Lacking { segments, total })
+    }
+
+    /// Of the segments an open upload's parts have staged, those that would keep it from
+    /// committing now: at most `BATCH_SEGMENTS_MAX`, and how many there are.
+    pub fn upload_lacks(&self, record: &Checkpoint) -> (Vec<SegmentId>, u64) {
+        let all = record.open.as_ref().map(union).unwrap_or_default();
+        self.below_quorum(record, &all)
+    }
+
+    fn below_quorum(&self, record: &Checkpoint, all: &SegmentSet) -> (Vec<SegmentId>, u64) {
+        let quorum = self.quorum(&record.policy);
         let lacks = |id: &SegmentId| {
             !self.segments.get(*id).is_some_and(|segment| self.meets(segment, quorum))
         };
         let mut lacking = all.iter().filter(lacks);
-        let segments: Vec<SegmentId> = lacking.by_ref().take(BATCH_SEGMENTS_MAX).collect();
-        let total = segments.len() as u64 + lacking.count() as u64;
-        (total > 0).then_some(Reply::Lacking { segments, total })
+        let named: Vec<SegmentId> = lacking.by_ref().take(BATCH_SEGMENTS_MAX).collect();
+        let total = named.len() as u64 + lacking.count() as u64;
+        (named, total)
     }
 
     /// Makes an upload whose parts are all sealed visible, in place of what it replaces.

@@ -5,7 +5,7 @@
 
 use super::policy::spread;
 use super::stage::LIVE_SLOTS_MAX;
-use super::{Catalogue, Entry, Tally, check_batch};
+use super::{Catalogue, Entry, Quorum, Tally, check_batch};
 use crate::command::{Refusal, Reply};
 use crate::ids::{Incarnation, NodeId, SegmentId};
 use crate::limits::{BATCH_SEGMENTS_MAX, REPLICAS_MAX};
@@ -63,12 +63,14 @@ impl Catalogue {
     }
 
     /// The nodes of a segment's live slots that are worth waiting for.
-    pub(crate) fn trusted_holders<'a>(
-        &'a self,
-        segment: &'a Segment,
-    ) -> impl Iterator<Item = &'a Node> {
+    fn trusted_holders<'a>(&'a self, segment: &'a Segment) -> impl Iterator<Item = &'a Node> {
         let nodes = segment.live_slots().filter_map(|slot| self.nodes.get(&slot.node));
         nodes.filter(|node| self.is_trusted(node))
+    }
+
+    /// How many live slots are worth waiting for, and in how many racks.
+    pub(crate) fn trusted_spread(&self, segment: &Segment) -> Quorum {
+        spread(self.trusted_holders(segment).map(|node| node.rack.as_str()))
     }
 
     /// Whether a referenced segment may get a slot on this node: it has fewer than R that are
@@ -82,7 +84,7 @@ impl Catalogue {
         {
             return false;
         }
-        let have = spread(self.trusted_holders(segment).map(|node| node.rack.as_str()));
+        let have = self.trusted_spread(segment);
         let rack = self.nodes.get(&node).map(|node| node.rack.as_str());
         let fills_rack = have.racks < wanted.min(self.index.racks)
             && !self.trusted_holders(segment).any(|holder| Some(holder.rack.as_str()) == rack);

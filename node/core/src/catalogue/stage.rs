@@ -14,7 +14,7 @@ use crate::model::{Codec, OpenPart, Segment, Slot, SlotState};
 
 /// Live slots a segment may have at most: one set of replicas all on nodes that are down, and one
 /// that takes its place.
-pub(super) const LIVE_SLOTS_MAX: usize = 2 * REPLICAS_MAX as usize;
+pub const LIVE_SLOTS_MAX: usize = 2 * REPLICAS_MAX as usize;
 
 /// What one segment of the batch will get.
 struct Planned<'a> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cairn_core::catalogue::{Catalogue, Loader, set_digest};
+use cairn_core::catalogue::{Catalogue, Checkpoint, LoadError, Loader, set_digest};
 use cairn_core::command::{Body, Command, DeleteReason, Reply, StageSegment};
 use cairn_core::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Epoch, Incarnation, Namespace, NodeId, RequestId,
@@ -11,7 +11,9 @@ use cairn_core::ids::{
 };
 use cairn_core::invariants;
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
-use cairn_core::model::{Isolation, Liveness, ManifestPlace, PolicyChange, Settings, SlotState};
+use cairn_core::model::{
+    CheckpointState, Isolation, Liveness, ManifestPlace, PolicyChange, Segment, Settings, SlotState,
+};
 
 use crate::chance::Chance;
 use crate::world::{assert_refused_without_effect, new_node, registration};
@@ -362,25 +364,73 @@ impl Seen {
     }
 }
 
+/// What `entries` generated entries make, and the index of the last.
+pub fn catalogue(seed: u64, entries: u64) -> (Catalogue, u64) {
+    let mut generator = Generator::new(seed);
+    let mut catalogue = Catalogue::default();
+    for index in 1..=entries {
+        let command = generator.next(&catalogue);
+        catalogue.apply(index, &command);
+    }
+    (catalogue, entries)
+}
+
 /// Reads a catalogue back record by record, as a snapshot's reader does.
 fn reload(catalogue: &Catalogue) -> Catalogue {
-    let mut loader = Loader::new(catalogue.cluster().clone()).unwrap();
+    reload_changed(catalogue, |_| {}, |_| {}).unwrap()
+}
+
+/// As `reload`, with records that were changed on the way.
+fn reload_changed(
+    catalogue: &Catalogue,
+    mut change_segment: impl FnMut(&mut Segment),
+    mut change_checkpoint: impl FnMut(&mut Checkpoint),
+) -> Result<Catalogue, LoadError> {
+    let mut loader = Loader::new(catalogue.cluster().clone())?;
     for node in catalogue.nodes() {
-        loader.node(node.clone()).unwrap();
+        loader.node(node.clone())?;
     }
     for (name, record) in catalogue.namespaces() {
-        loader.namespace(name.clone(), record.clone()).unwrap();
+        loader.namespace(name.clone(), record.clone())?;
     }
-    for segment in catalogue.segments().iter() {
-        loader.segment(segment.clone()).unwrap();
+    for mut segment in catalogue.segments().iter().cloned() {
+        change_segment(&mut segment);
+        loader.segment(segment)?;
     }
-    for checkpoint in catalogue.checkpoints() {
-        loader.checkpoint(checkpoint.as_ref().clone()).unwrap();
+    for mut checkpoint in catalogue.checkpoints().map(|record| record.as_ref().clone()) {
+        change_checkpoint(&mut checkpoint);
+        loader.checkpoint(checkpoint)?;
     }
     for (request, reply) in catalogue.replies() {
-        loader.reply(request, reply).unwrap();
+        loader.reply(request, reply)?;
     }
-    loader.finish().unwrap()
+    loader.finish()
+}
+
+#[test]
+fn records_that_do_not_fit_together_are_not_loaded() {
+    let (made, _) = catalogue(3, 2_000);
+    let segment_changes: [fn(&mut Segment); 6] = [
+        |segment| segment.len = 0,
+        |segment| segment.id = SegmentId(u64::MAX),
+        |segment| segment.references.push((7, 1)),
+        |segment| segment.references.clear(),
+        |segment| segment.slots.reverse(),
+        |segment| segment.slots.iter_mut().for_each(|slot| slot.node = NodeId(999)),
+    ];
+    for (at, change) in segment_changes.into_iter().enumerate() {
+        assert!(reload_changed(&made, change, |_| {}).is_err(), "segment change {at}");
+    }
+    let checkpoint_changes: [fn(&mut Checkpoint); 5] = [
+        |record| record.policy.replicas = 0,
+        |record| record.state = CheckpointState::Open,
+        |record| record.parts.clear(),
+        |record| record.loose.extend([SegmentId(1 << 40)]),
+        |record| record.id = CheckpointId(0),
+    ];
+    for (at, change) in checkpoint_changes.into_iter().enumerate() {
+        assert!(reload_changed(&made, |_| {}, change).is_err(), "checkpoint change {at}");
+    }
 }
 
 #[test]
@@ -397,7 +447,8 @@ fn every_entry_keeps_every_invariant() {
             .and_then(|()| invariants::check_hosts(&catalogue))
             .and_then(|()| invariants::check_step(&before, &catalogue));
         assert_eq!(checked, Ok(()), "entry {index}: {command:?} -> {reply:?}");
-        if reply.refusal().is_some() {
+        // Two digests cost more than all the rest: a sample will do.
+        if reply.refusal().is_some() && index % 8 == 0 {
             assert_refused_without_effect(&before, &catalogue, &command);
         }
     }
@@ -477,6 +528,8 @@ fn one_request_has_one_effect_however_often_it_is_sent() {
             assert_eq!(once.apply(index, &command), reply);
             assert_eq!(once.apply(index, &command), reply);
         }
-        assert_eq!(once.digest(), often.digest(), "entry {index}: {command:?}");
+        if index % 20 == 0 {
+            assert_eq!(once.digest(), often.digest(), "by entry {index}");
+        }
     }
 }

@@ -1,0 +1,122 @@
+//! Nodes come, restart, fall silent and leave.
+
+use cairn_core::command::{Body, Refusal, Reply};
+use cairn_core::ids::{Cookie, Incarnation, NodeId};
+use cairn_core::model::Liveness;
+
+use crate::world::{World, new_node, node, registration, reported};
+
+#[test]
+fn a_cluster_is_made_once() {
+    let mut world = World::new(&["a"]);
+    let again = Body::InitCluster {
+        cluster: Default::default(),
+        settings: Default::default(),
+        node: new_node(9, "a"),
+    };
+    assert_eq!(world.refused(again), Refusal::AlreadyInitialized);
+}
+
+#[test]
+fn a_node_id_is_allocated_once_for_a_cookie() {
+    let mut world = World::new(&["a"]);
+    let first = world.done(Body::AllocateNode(new_node(2, "b")));
+    assert_eq!(first, Reply::NodeAllocated { node: NodeId(2) });
+    assert_eq!(world.done(Body::AllocateNode(new_node(2, "b"))), first);
+    let bad = new_node(3, "no spaces");
+    assert!(matches!(world.refused(Body::AllocateNode(bad)), Refusal::Malformed(_)));
+}
+
+#[test]
+fn a_retried_registration_keeps_its_incarnation_and_a_new_process_gets_another() {
+    let mut world = World::new(&["a"]);
+    let first = world.incarnation(1);
+    let retry = world.done(registration(1, "a", &[], 100));
+    assert_eq!(retry, Reply::Registered { incarnation: first });
+    assert!(world.catalogue.node(node(1)).unwrap().inventoried, "a retry changes nothing");
+    world.done(registration(1, "a", &[100], 101));
+    assert!(world.incarnation(1) > first);
+    assert!(!world.catalogue.node(node(1)).unwrap().inventoried);
+}
+
+#[test]
+fn a_copied_or_rolled_back_directory_never_registers() {
+    let mut world = World::new(&["a"]);
+    world.done(registration(1, "a", &[100], 101));
+    // A copy made before process 101 remembers 100 only.
+    let copy = registration(1, "a", &[100], 102);
+    assert_eq!(world.refused(copy), Refusal::StaleIdentity { node: node(1) });
+    // The answer to 102 was lost, and the process died: the directory remembers both.
+    world.done(registration(1, "a", &[101], 102));
+    world.done(registration(1, "a", &[101, 102], 103));
+    let mut other = registration(1, "a", &[103], 104);
+    if let Body::Register { cookie, .. } = &mut other {
+        *cookie = Cookie(999);
+    }
+    assert_eq!(world.refused(other), Refusal::WrongCookie { node: node(1) });
+}
+
+#[test]
+fn reports_of_an_earlier_process_are_void() {
+    let mut world = World::new(&["a", "b"]);
+    let id = world.begin(1, 1, 1);
+    world.stage((id, 1), 0, &["x"], &[1, 2]);
+    let (old, replicas) = (world.incarnation(1), world.replicas(1, &["x"]));
+    world.done(registration(1, "a", &[100], 101));
+    let current = world.incarnation(1);
+    let report = Body::Durable { node: node(1), incarnation: old, replicas };
+    let refusal = Refusal::StaleIncarnation { node: node(1), got: old, current };
+    assert_eq!(world.refused(report), refusal);
+    let liveness = Body::SetLiveness { changes: vec![(node(1), old, Liveness::Down)] };
+    assert_eq!(reported(world.done(liveness)), (0, 1));
+    assert_eq!(world.catalogue.node(node(1)).unwrap().liveness, Liveness::Up);
+}
+
+#[test]
+fn a_replica_counts_only_on_a_node_that_is_up_and_inventoried() {
+    let mut world = World::new(&["a", "b"]);
+    world.put(1, &["x"], &[1, 2]);
+    let counting = |world: &World| world.catalogue.counting(world.segment("x")).replicas;
+    assert_eq!(counting(&world), 2);
+    world.set_liveness(2, Liveness::Down);
+    assert_eq!(counting(&world), 1);
+    world.done(registration(2, "b", &[200], 201));
+    assert_eq!(counting(&world), 1, "not before its inventory");
+    let incarnation = world.incarnation(2);
+    let missing = Vec::new();
+    world.done(Body::Inventory { node: node(2), incarnation, missing, last: true });
+    assert_eq!(counting(&world), 2);
+}
+
+#[test]
+fn a_missing_file_is_assigned_again_under_a_new_epoch() {
+    let mut world = World::new(&["a", "b"]);
+    world.put(1, &["x", "y"], &[1, 2]);
+    world.done(registration(2, "b", &[200], 201));
+    let (incarnation, missing) = (world.incarnation(2), world.replicas(2, &["x"]));
+    let old = missing.clone();
+    world.done(Body::Inventory { node: node(2), incarnation, missing, last: true });
+    assert_eq!(world.live("x"), [(1, true), (2, false)]);
+    assert_eq!(world.live("y"), [(1, true), (2, true)]);
+    // What was acknowledged under the old epoch says nothing of the new slot.
+    let late = Body::Durable { node: node(2), incarnation, replicas: old };
+    assert_eq!(reported(world.done(late)), (0, 1));
+    world.durable(2, &["x"]);
+    assert_eq!(world.live("x"), [(1, true), (2, true)]);
+}
+
+#[test]
+fn a_removed_node_never_counts_again() {
+    let mut world = World::new(&["a", "b"]);
+    world.put(1, &["x"], &[1, 2]);
+    world.done(Body::RemoveNode { node: node(2) });
+    world.done(Body::RemoveNode { node: node(2) });
+    assert_eq!(world.live("x"), [(1, true)]);
+    let back = registration(2, "b", &[200], 201);
+    assert_eq!(world.refused(back), Refusal::NodeRemoved(node(2)));
+    let allocate = Body::AllocateNode(new_node(2, "b"));
+    assert_eq!(world.refused(allocate), Refusal::NodeRemoved(node(2)));
+    assert_eq!(world.refused(Body::RemoveNode { node: node(9) }), Refusal::UnknownNode(node(9)));
+    let report = Body::Lost { node: node(9), incarnation: Incarnation(1), replicas: Vec::new() };
+    assert_eq!(world.refused(report), Refusal::UnknownNode(node(9)));
+}

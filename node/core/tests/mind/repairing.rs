@@ -1,0 +1,296 @@
+//! The steward's rounds and a node's own work, until nothing is left to do.
+
+use cairn_core::command::{Body, Reply};
+use cairn_core::ids::{NodeId, SegmentId};
+use cairn_core::model::{Admin, Liveness, PolicyChange, SlotState};
+use cairn_core::placement::Loads;
+use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
+use cairn_core::work;
+
+use crate::generated;
+use crate::world::{World, namespace, node, registration, reported};
+
+struct Leader {
+    loads: Loads,
+    cursor: Cursor,
+    silent: Vec<u64>,
+    /// Nodes get whatever they were assigned, as if clients sent it all.
+    clients_finish: bool,
+}
+
+impl Leader {
+    fn new() -> Self {
+        Self {
+            loads: Loads::default(),
+            cursor: Cursor::default(),
+            silent: Vec::new(),
+            clients_finish: false,
+        }
+    }
+
+    /// What the steward proposes now.
+    fn plan(&mut self, world: &World) -> Vec<Body> {
+        let heard = world.catalogue.nodes().filter(|node| !self.silent.contains(&node.id.0));
+        let heartbeats = heard
+            .map(|node| (node.id, Heartbeat { incarnation: node.incarnation, age_ms: 10 }))
+            .collect();
+        let seen = Observations { now_ms: world.clock_ms, leading_ms: 1_000_000, heartbeats };
+        steward::plan(&world.catalogue, &seen, &mut self.loads, &mut self.cursor)
+    }
+
+    /// Lets steward and nodes work until both are idle; bounded, so that a plan that goes in
+    /// circles is found.
+    fn settle(&mut self, world: &mut World) {
+        for _ in 0..60 {
+            let bodies = self.plan(world);
+            let mut idle = bodies.is_empty();
+            for body in bodies {
+                world.done(body);
+            }
+            let nodes = world.catalogue.nodes().filter(|node| node.admin == Admin::InService);
+            let nodes: Vec<u64> = nodes.map(|node| node.id.0).collect();
+            for number in nodes.into_iter().filter(|number| !self.silent.contains(number)) {
+                idle &= !self.work(world, number);
+            }
+            if idle {
+                return;
+            }
+        }
+        panic!("never settles: {:?}", self.plan(world));
+    }
+
+    fn work(&self, world: &mut World, number: u64) -> bool {
+        let work = work::for_node(&world.catalogue, node(number), 1000);
+        let incarnation = world.incarnation(number);
+        let idle = work == work::NodeWork::default();
+        let mut replicas: Vec<_> =
+            work.fetches.iter().map(|fetch| (fetch.segment, fetch.epoch)).collect();
+        if self.clients_finish
+            && let Some(slots) = world.catalogue.node_slots(node(number))
+        {
+            let segments = slots.assigned.iter().filter_map(|id| world.catalogue.segment(id));
+            let live = segments.filter_map(|segment| {
+                Some((segment.id, segment.live_slot_on(node(number))?.epoch))
+            });
+            replicas = live.collect();
+        }
+        let idle = idle && replicas.is_empty();
+        for fetch in &work.fetches {
+            assert!(
+                self.clients_finish || !fetch.sources.is_empty(),
+                "nowhere to fetch from: {fetch:?}"
+            );
+        }
+        world.done(Body::Durable { node: node(number), incarnation, replicas });
+        let replicas = work.destroys.into_iter().flat_map(|destroy| destroy.slots).collect();
+        world.done(Body::Removed { node: node(number), incarnation, replicas });
+        !idle
+    }
+}
+
+fn release(world: &mut World, name: &str, number: u64) -> (u32, u32) {
+    let slots = vec![(world.segment(name).id, node(number))];
+    reported(world.done(Body::ReleaseSlots { slots }))
+}
+
+fn assign(world: &mut World, name: &str, number: u64) -> (u32, u32) {
+    let slots = vec![(world.segment(name).id, node(number))];
+    reported(world.done(Body::AssignSlots { slots }))
+}
+
+#[test]
+fn a_commit_on_two_nodes_becomes_three_replicas() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.put(1, &["x", "y"], &[1, 2]);
+    Leader::new().settle(&mut world);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (3, true)]);
+    assert!(world.catalogue.unsettled().is_empty());
+}
+
+#[test]
+fn a_replica_on_a_node_that_stays_down_is_made_elsewhere_before_it_is_given_up() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    let mut leader = Leader::new();
+    leader.silent = vec![3];
+    world.pass(world.catalogue.cluster().settings.down_after_ms);
+    leader.settle(&mut world);
+    assert_eq!(world.catalogue.node(node(3)).unwrap().liveness, Liveness::Down);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (3, true)], "not down for long");
+    world.pass(world.catalogue.cluster().settings.replace_after_ms);
+    leader.settle(&mut world);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (4, true)]);
+    // It comes back, and gives its file up.
+    world.restart(3, "c", &[300], 301);
+    leader.silent.clear();
+    leader.settle(&mut world);
+    assert!(world.segment("x").slots.iter().all(|slot| slot.state == SlotState::Durable));
+}
+
+#[test]
+fn replicas_of_a_removed_node_are_made_elsewhere() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    world.done(Body::RemoveNode { node: node(3) });
+    Leader::new().settle(&mut world);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (4, true)]);
+}
+
+#[test]
+fn a_rack_that_comes_later_gets_a_replica() {
+    let mut world = World::new(&["a", "a", "a"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    world.done(Body::AllocateNode(crate::world::new_node(4, "b")));
+    world.restart(4, "b", &[], 400);
+    Leader::new().settle(&mut world);
+    let live = world.live("x");
+    assert!(live.len() == 3 && live.contains(&(4, true)), "{live:?}");
+}
+
+#[test]
+fn a_replica_is_released_only_when_r_others_count_on_as_many_racks() {
+    let mut world = World::new(&["a", "a", "b", "a"]);
+    let change = PolicyChange { replicas: Some(2), min_racks: Some(2), ..PolicyChange::default() };
+    world.done(Body::SetPolicy { namespace: namespace(), change });
+    world.put(1, &["x"], &[1, 3]);
+    assert_eq!(release(&mut world, "x", 1), (0, 1), "one other");
+    assert_eq!(assign(&mut world, "x", 2), (0, 1), "R live slots already");
+    // Node 3 is away for long: another may take its place, but node 3 may not be given up yet.
+    world.set_liveness(3, Liveness::Down);
+    world.pass(world.catalogue.cluster().settings.replace_after_ms);
+    assert_eq!(assign(&mut world, "x", 2), (1, 0));
+    assert_eq!(release(&mut world, "x", 3), (0, 1), "the new one holds nothing yet");
+    world.durable(2, &["x"]);
+    world.set_liveness(3, Liveness::Up);
+    assert_eq!(release(&mut world, "x", 3), (0, 1), "its rack would be lost");
+    assert_eq!(release(&mut world, "x", 2), (1, 0));
+    assert_eq!(release(&mut world, "x", 2), (0, 1), "no live slot any more");
+    assert_eq!(world.live("x"), [(1, true), (3, true)]);
+}
+
+#[test]
+fn slots_are_refused_one_by_one() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.put(1, &["x"], &[1, 2]);
+    let x = world.segment("x").id;
+    let slots = vec![(x, node(1)), (SegmentId(99), node(3)), (x, NodeId(99)), (x, node(3))];
+    let reply = world.done(Body::AssignSlots { slots });
+    assert_eq!(reply, Reply::Reported { accepted: 1, refused: 3 });
+    let id = world.resolve("run1@1").unwrap();
+    world.delete(id, true);
+    world.drop_references(id);
+    assert_eq!(
+        release(&mut world, "x", 1),
+        (0, 1),
+        "what nobody refers to is reaped, not released"
+    );
+}
+
+#[test]
+fn a_new_leader_holds_no_silence_against_nodes_it_never_heard() {
+    let mut world = World::new(&["a", "b"]);
+    world.pass(1_000_000);
+    let mut seen = Observations { now_ms: world.clock_ms, leading_ms: 0, ..Default::default() };
+    let plan = |seen: &Observations| {
+        steward::plan(&world.catalogue, seen, &mut Loads::default(), &mut Cursor::default())
+    };
+    assert_eq!(plan(&seen), []);
+    seen.leading_ms = 5_000;
+    assert!(matches!(&plan(&seen)[..], [Body::SetLiveness { changes }] if changes.len() == 2));
+}
+
+#[test]
+fn a_fresh_process_is_given_time_to_speak() {
+    let mut world = World::new(&["a"]);
+    world.pass(1_000_000);
+    world.done(registration(1, "a", &[100], 101));
+    let mut leader = Leader::new();
+    leader.silent = vec![1];
+    assert_eq!(leader.plan(&world), []);
+    world.pass(5_000);
+    assert!(matches!(leader.plan(&world)[0], Body::SetLiveness { .. }));
+}
+
+#[test]
+fn an_idle_cluster_s_clock_is_kept_moving() {
+    let mut world = World::new(&["a"]);
+    world.clock_ms += 31_000;
+    let plan = Leader::new().plan(&world);
+    assert_eq!(plan, [Body::SetLiveness { changes: Vec::new() }]);
+}
+
+#[test]
+fn upkeep_runs_from_retention_to_the_last_file() {
+    let mut world = World::new(&["a", "b", "c"]);
+    for step in 1..=4 {
+        world.put(step, &[["w", "x", "y", "z"][step as usize - 1]], &[1, 2, 3]);
+    }
+    let abandoned = world.begin(9, 1, 1);
+    world.stage((abandoned, 1), 0, &["abandoned"], &[1, 2]);
+    let change = PolicyChange { keep_last: Some(2), ..PolicyChange::default() };
+    world.done(Body::SetPolicy { namespace: namespace(), change });
+    let mut leader = Leader::new();
+    leader.settle(&mut world);
+    assert_eq!(world.catalogue.commits(&namespace()).count(), 2);
+    assert_eq!(world.catalogue.segments().len(), 5, "grace");
+    let settings = world.catalogue.cluster().settings.clone();
+    world.pass(settings.lease_ms + settings.grace_ms + 1);
+    leader.settle(&mut world);
+    assert_eq!(world.catalogue.open_uploads().count(), 0);
+    world.pass(settings.grace_ms);
+    leader.settle(&mut world);
+    assert_eq!(world.catalogue.segments().len(), 2);
+}
+
+#[test]
+fn the_least_safe_is_fetched_first_and_uploads_are_left_to_their_clients() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.put(1, &["old", "safe"], &[1, 2, 3]);
+    world.put(2, &["new"], &[1, 2, 3]);
+    let upload = world.begin(3, 5, 1);
+    world.stage((upload, 5), 0, &["sent"], &[1, 2, 3]);
+    for (number, names) in [(3, &["old", "safe", "new"][..]), (2, &["old"])] {
+        let (incarnation, replicas) = (world.incarnation(number), world.replicas(number, names));
+        world.done(Body::Lost { node: node(number), incarnation, replicas });
+    }
+    let fetches = work::for_node(&world.catalogue, node(3), 10).fetches;
+    let order: Vec<SegmentId> = fetches.iter().map(|fetch| fetch.segment).collect();
+    let ids = ["old", "new", "safe"].map(|name| world.segment(name).id);
+    assert_eq!(order, ids);
+    assert_eq!(fetches[0].sources, [node(1)]);
+    assert_eq!(work::for_node(&world.catalogue, node(3), 2).fetches, fetches[..2]);
+}
+
+#[test]
+fn from_anywhere_every_referenced_segment_reaches_r_and_every_released_file_goes() {
+    for seed in 0..40 {
+        let (catalogue, index) = generated::catalogue(seed, 1_500);
+        let (clock_ms, wall_ms) = (catalogue.cluster().clock_ms, 0);
+        let mut world = World { catalogue, index, clock_ms, wall_ms };
+        let nodes = world.catalogue.nodes().filter(|node| node.admin == Admin::InService);
+        let nodes: Vec<_> = nodes.cloned().collect();
+        for record in &nodes {
+            // A nonce of its own for each seed and node.
+            let (number, nonce) = (record.id.0, 1 << 64 | u128::from(record.id.0));
+            let mut body =
+                registration(record.cookie.0 as u64, &record.rack, &[record.nonce.0], nonce);
+            if let Body::Register { node, .. } = &mut body {
+                *node = record.id;
+            }
+            world.done(body);
+            let (incarnation, missing) = (world.incarnation(number), Vec::new());
+            world.done(Body::Inventory { node: record.id, incarnation, missing, last: true });
+        }
+        Leader { clients_finish: true, ..Leader::new() }.settle(&mut world);
+        for segment in world.catalogue.segments().iter() {
+            let have = world.catalogue.counting(segment);
+            let wanted = segment.replicas_wanted();
+            let reachable = wanted.min(nodes.len() as u32);
+            assert!(have.replicas == reachable || wanted == 0, "seed {seed}: {segment:?}");
+            let racks = world.catalogue.racks().min(wanted).min(2);
+            assert!(have.racks >= racks, "seed {seed}: {segment:?}");
+            let released = segment.slots.iter().filter(|s| s.state == SlotState::Released);
+            assert!(released.count() == 0, "seed {seed}: {segment:?}");
+        }
+    }
+}

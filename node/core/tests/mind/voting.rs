@@ -1,0 +1,64 @@
+//! Who votes.
+
+use std::collections::BTreeSet;
+
+use cairn_core::ids::NodeId;
+use cairn_core::voters::{Candidate, Change, next_change};
+
+fn cluster(racks: &str) -> Vec<Candidate> {
+    let candidate = |(number, rack): (u64, char)| Candidate {
+        id: NodeId(number),
+        host: format!("host{number}"),
+        rack: rack.into(),
+        up: true,
+        removed: false,
+        long_down: false,
+        caught_up: true,
+    };
+    (1..).zip(racks.chars()).map(candidate).collect()
+}
+
+/// The voters after all changes were made, one at a time.
+fn settle(start: &[u64], candidates: &[Candidate]) -> Vec<u64> {
+    let mut voters: BTreeSet<NodeId> = start.iter().copied().map(NodeId).collect();
+    for _ in 0..20 {
+        match next_change(&voters, candidates) {
+            None => return voters.into_iter().map(|id| id.0).collect(),
+            Some(Change::Add(add)) => assert!(voters.insert(add)),
+            Some(Change::Remove(remove)) => assert!(voters.remove(&remove)),
+            Some(Change::Replace { remove, add }) => {
+                assert!(voters.remove(&remove) && voters.insert(add));
+            }
+        }
+    }
+    panic!("voters go in circles: {voters:?}");
+}
+
+#[test]
+fn voters_grow_by_odd_numbers_and_spread_over_racks() {
+    assert_eq!(settle(&[1], &cluster("a")), [1]);
+    assert_eq!(settle(&[1], &cluster("ab")), [1], "two tolerate no more than one");
+    assert_eq!(settle(&[1], &cluster("abc")), [1, 2, 3]);
+    assert_eq!(settle(&[1], &cluster("aaabbc")).len(), 5);
+    assert_eq!(settle(&[1, 2, 3], &cluster("aaab")), [1, 2, 4]);
+    assert_eq!(settle(&[1, 2, 3, 4, 5], &cluster("abcdef")), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_voter_that_stays_down_is_replaced_but_never_just_dropped() {
+    let mut nodes = cluster("abcc");
+    (nodes[2].up, nodes[2].long_down) = (false, true);
+    assert_eq!(settle(&[1, 2, 3], &nodes), [1, 2, 4]);
+    nodes[3].caught_up = false;
+    assert_eq!(settle(&[1, 2, 3], &nodes), [1, 2, 3]);
+}
+
+#[test]
+fn a_removed_voter_goes_if_a_majority_of_the_rest_is_up() {
+    let mut nodes = cluster("abc");
+    nodes[2].removed = true;
+    nodes[2].up = false;
+    assert_eq!(settle(&[1, 2, 3], &nodes), [1, 2]);
+    nodes[1].up = false;
+    assert_eq!(settle(&[1, 2, 3], &nodes), [1, 2, 3]);
+}

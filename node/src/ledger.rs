@@ -1,0 +1,278 @@
+//! The ledger: when a segment was last verified and how often it was read.
+//!
+//! May be lost at any time; no decision that keeps data rests on it. Two implementations:
+//! [`SledLedger`] (production) and [`MemoryLedger`] (simulator and tests).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cairn_core::ids::SegmentDigest;
+use parking_lot::Mutex;
+
+/// Statistics by segment. Recording never blocks; asking and flushing may, and are done on the
+/// Data lane.
+pub trait Ledger: Send + Sync + 'static {
+    /// The segment was found good at this wall time, milliseconds since the Unix epoch.
+    fn record_verified(&self, digest: SegmentDigest, wall_ms: u64);
+    fn verified_at(&self, digest: SegmentDigest) -> Option<u64>;
+    /// `count` more blocks of the segment were read.
+    fn add_reads(&self, digest: SegmentDigest, count: u64);
+    fn reads(&self, digest: SegmentDigest) -> u64;
+    /// The segment is not held any more.
+    fn forget(&self, digest: SegmentDigest);
+    /// Hands what was recorded to the disk; call it now and then. Never fails: what cannot be
+    /// kept is lost.
+    fn flush(&self);
+}
+
+/// One segment's record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Entry {
+    verified_ms: Option<u64>,
+    reads: u64,
+}
+
+/// A ledger that lives as long as its process.
+#[derive(Default)]
+pub struct MemoryLedger {
+    entries: Mutex<BTreeMap<SegmentDigest, Entry>>,
+}
+
+impl Ledger for MemoryLedger {
+    fn record_verified(&self, digest: SegmentDigest, wall_ms: u64) {
+        self.entries.lock().entry(digest).or_default().verified_ms = Some(wall_ms);
+    }
+
+    fn verified_at(&self, digest: SegmentDigest) -> Option<u64> {
+        self.entries.lock().get(&digest)?.verified_ms
+    }
+
+    fn add_reads(&self, digest: SegmentDigest, count: u64) {
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(digest).or_default();
+        entry.reads = entry.reads.saturating_add(count);
+    }
+
+    fn reads(&self, digest: SegmentDigest) -> u64 {
+        self.entries.lock().get(&digest).map_or(0, |entry| entry.reads)
+    }
+
+    fn forget(&self, digest: SegmentDigest) {
+        self.entries.lock().remove(&digest);
+    }
+
+    fn flush(&self) {}
+}
+
+/// The directory of the production ledger within the data directory.
+pub const LEDGER_DIRECTORY: &str = "ledger";
+/// Stands beside the ledger while it is being opened: found at a start, it means that opening
+/// ended the process, and the ledger is thrown away.
+const OPENING_FILE: &str = "ledger.opening";
+/// sled's page cache, bytes: the ledger is statistics, memory belongs to segments.
+const CACHE_BYTES: u64 = 8 << 20;
+/// Segments recorded since the last flush; beyond it, new ones are dropped: a missing statistic
+/// costs nothing, a queue without a bound does.
+const PENDING_MAX: usize = 16_384;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("cannot {action} ledger {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot open ledger {}: {source}", path.display())]
+    Open { path: PathBuf, source: sled::Error },
+}
+
+/// What happened to a segment since the last flush.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pending {
+    verified_ms: Option<u64>,
+    reads: u64,
+    /// Whether the stored record is void.
+    forgotten: bool,
+}
+
+/// A ledger on disk, by sled with a small cache: digest -> verified wall time, reads.
+pub struct SledLedger {
+    stored: sled::Db,
+    pending: Mutex<BTreeMap<SegmentDigest, Pending>>,
+    /// One flush at a time, so that a record is not merged into a value already being replaced.
+    flushing: Mutex<()>,
+}
+
+impl SledLedger {
+    /// Opens the ledger of data directory `root`. One that cannot be opened is deleted, with a
+    /// warning, and made anew. Blocks.
+    pub fn open(root: &Path) -> Result<Self, LedgerError> {
+        let path = root.join(LEDGER_DIRECTORY);
+        let opening = root.join(OPENING_FILE);
+        if opening.exists() {
+            tracing::warn!(path = %path.display(), "opening the ledger failed last time, deleting it");
+            remove_directory(&path)?;
+        }
+        let mark = |source| LedgerError::Io { action: "mark", path: opening.clone(), source };
+        std::fs::write(&opening, b"").map_err(mark)?;
+        let stored = match open_sled(&path) {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "ledger is damaged, deleting it");
+                remove_directory(&path)?;
+                open_sled(&path)
+                    .map_err(|source| LedgerError::Open { path: path.clone(), source })?
+            }
+        };
+        std::fs::remove_file(&opening).map_err(mark)?;
+        Ok(Self { stored, pending: Mutex::default(), flushing: Mutex::default() })
+    }
+
+    fn record(&self, digest: SegmentDigest, change: impl FnOnce(&mut Pending)) {
+        let mut pending = self.pending.lock();
+        if pending.len() < PENDING_MAX || pending.contains_key(&digest) {
+            change(pending.entry(digest).or_default());
+        }
+    }
+
+    fn entry(&self, digest: SegmentDigest) -> Entry {
+        let pending = self.pending.lock().get(&digest).copied().unwrap_or_default();
+        merge(self.stored_entry(digest), pending)
+    }
+
+    fn stored_entry(&self, digest: SegmentDigest) -> Entry {
+        match self.stored.get(digest.0) {
+            Ok(Some(value)) => decode(&value).unwrap_or_default(),
+            Ok(None) => Entry::default(),
+            Err(error) => {
+                tracing::debug!(%digest, %error, "cannot read ledger");
+                Entry::default()
+            }
+        }
+    }
+}
+
+impl Ledger for SledLedger {
+    fn record_verified(&self, digest: SegmentDigest, wall_ms: u64) {
+        self.record(digest, |pending| pending.verified_ms = Some(wall_ms));
+    }
+
+    fn verified_at(&self, digest: SegmentDigest) -> Option<u64> {
+        self.entry(digest).verified_ms
+    }
+
+    fn add_reads(&self, digest: SegmentDigest, count: u64) {
+        self.record(digest, |pending| pending.reads = pending.reads.saturating_add(count));
+    }
+
+    fn reads(&self, digest: SegmentDigest) -> u64 {
+        self.entry(digest).reads
+    }
+
+    fn forget(&self, digest: SegmentDigest) {
+        self.record(digest, |pending| *pending = Pending { forgotten: true, ..Pending::default() });
+    }
+
+    fn flush(&self) {
+        let _one = self.flushing.lock();
+        let pending = std::mem::take(&mut *self.pending.lock());
+        let mut batch = sled::Batch::default();
+        for (digest, change) in pending {
+            let entry = merge(self.stored_entry(digest), change);
+            if entry == Entry::default() {
+                batch.remove(&digest.0);
+            } else {
+                batch.insert(&digest.0, &encode(entry));
+            }
+        }
+        let kept = self.stored.apply_batch(batch).and_then(|()| self.stored.flush());
+        if let Err(error) = kept {
+            tracing::warn!(%error, "cannot keep ledger, statistics are lost");
+        }
+    }
+}
+
+fn open_sled(path: &Path) -> sled::Result<sled::Db> {
+    sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
+}
+
+/// Removes what is there, directory or file.
+fn remove_directory(path: &Path) -> Result<(), LedgerError> {
+    let removed =
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LedgerError::Io { action: "delete", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn merge(stored: Entry, pending: Pending) -> Entry {
+    let stored = if pending.forgotten { Entry::default() } else { stored };
+    Entry {
+        verified_ms: pending.verified_ms.or(stored.verified_ms),
+        reads: stored.reads.saturating_add(pending.reads),
+    }
+}
+
+/// Verified wall time plus one (0 = never), then reads, both little-endian.
+fn encode(entry: Entry) -> [u8; 16] {
+    let verified = entry.verified_ms.map_or(0, |ms| ms.saturating_add(1));
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&verified.to_le_bytes());
+    bytes[8..].copy_from_slice(&entry.reads.to_le_bytes());
+    bytes
+}
+
+fn decode(value: &[u8]) -> Option<Entry> {
+    let (verified, rest) = value.split_first_chunk::<8>()?;
+    let reads = u64::from_le_bytes(rest.try_into().ok()?);
+    Some(Entry { verified_ms: u64::from_le_bytes(*verified).checked_sub(1), reads })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: SegmentDigest = SegmentDigest([1; 32]);
+    const B: SegmentDigest = SegmentDigest([2; 32]);
+
+    fn tells_what_it_was_told(ledger: &dyn Ledger) {
+        assert_eq!((ledger.verified_at(A), ledger.reads(A)), (None, 0));
+        ledger.record_verified(A, 0);
+        ledger.add_reads(A, 2);
+        ledger.flush();
+        ledger.add_reads(A, 3);
+        ledger.add_reads(B, 1);
+        assert_eq!((ledger.verified_at(A), ledger.reads(A)), (Some(0), 5));
+        assert_eq!((ledger.verified_at(B), ledger.reads(B)), (None, 1));
+        ledger.forget(A);
+        ledger.add_reads(A, 1);
+        ledger.flush();
+        assert_eq!((ledger.verified_at(A), ledger.reads(A)), (None, 1));
+        ledger.record_verified(A, 77);
+        ledger.flush();
+    }
+
+    #[test]
+    fn both_ledgers_tell_what_they_were_told() {
+        tells_what_it_was_told(&MemoryLedger::default());
+        let dir = tempfile::tempdir().unwrap();
+        tells_what_it_was_told(&SledLedger::open(dir.path()).unwrap());
+        let again = SledLedger::open(dir.path()).unwrap();
+        assert_eq!((again.verified_at(A), again.reads(A), again.reads(B)), (Some(77), 1, 1));
+    }
+
+    #[test]
+    fn ledger_that_cannot_be_opened_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(LEDGER_DIRECTORY), b"not a ledger").unwrap();
+        let ledger = SledLedger::open(dir.path()).unwrap();
+        ledger.add_reads(A, 4);
+        ledger.flush();
+        drop(ledger);
+        // As if the process had died while opening it.
+        std::fs::write(dir.path().join(OPENING_FILE), b"").unwrap();
+        assert_eq!(SledLedger::open(dir.path()).unwrap().reads(A), 0);
+        assert!(!dir.path().join(OPENING_FILE).exists());
+    }
+}

@@ -1,0 +1,431 @@
+//! One running openraft instance and the parts around it: [`Consensus`](super::Consensus) with
+//! its type parameters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_core::command::Reply;
+use cairn_core::limits::COMMAND_BYTES_MAX;
+use cairn_proto::seam::Env;
+use futures::future::BoxFuture;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
+use openraft::raft::ClientWriteResponse;
+use openraft::{AsyncRuntime, ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use parking_lot::{Mutex, RwLock};
+use tonic::service::{Routes, RoutesBuilder};
+
+use super::FatalHook;
+use super::applied::Applied;
+use super::consensus::{
+    ChangeError, ConsensusConfig, GroupApi, Hooks, OpenError, ProposeError, RaftStatus, ReadError,
+};
+use super::leadership::{Leadership, LeadershipBoard};
+use super::log_store::{LogClosed, LogStore};
+use super::machine::{CatalogueMachine, SnapshotStore, StateMachine};
+use super::network::Network;
+use super::read_index::{ReadRounds, RoundResult};
+use super::service::{RaftOf, RaftService};
+use super::snapshot_receive::SnapshotReceiver;
+use super::types::{LogCommand, Node, TypeConfig};
+use crate::disk::Disk;
+
+const SNAPSHOT_DIR: &str = "snapshots";
+/// Proposals waiting for openraft's core; beyond it callers wait.
+const PROPOSALS_MAX: u64 = 4096;
+/// Entries in one replication message; its bytes are bounded by the log reader.
+const PAYLOAD_ENTRIES_MAX: u64 = 1024;
+/// First and longest pause between two tries of a read.
+const READ_RETRY: Duration = Duration::from_millis(20);
+const READ_RETRY_MAX: Duration = Duration::from_millis(500);
+/// A membership change that takes longer is reported as not acknowledged.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
+
+pub struct Group<Rt: AsyncRuntime, M: CatalogueMachine> {
+    raft: RaftOf<Rt, M>,
+    env: Env,
+    config: ConsensusConfig,
+    service: RaftService<Rt, M>,
+    applied: Arc<Applied>,
+    /// Rounds of this node as a leader, shared with followers that ask.
+    own_rounds: Arc<ReadRounds>,
+    /// Rounds of this node as a follower: calls to the leader.
+    asked_rounds: Arc<ReadRounds>,
+    log_closed: Mutex<Option<LogClosed>>,
+}
+
+fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let timings = &config.timings;
+    let election_max = ms(timings.election_max);
+    let settings = Config {
+        cluster_name: config.identity.cluster.to_string(),
+        heartbeat_interval: ms(timings.heartbeat),
+        election_timeout_min: ms(timings.election_min),
+        election_timeout_max: election_max,
+        install_snapshot_timeout: ms(timings.snapshot_idle),
+        max_payload_entries: PAYLOAD_ENTRIES_MAX,
+        api_channel_size: Some(PROPOSALS_MAX),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
+        max_in_snapshot_log_to_keep: config.keep_entries,
+        // Beyond what a snapshot and the kept entries reach, a snapshot is the shorter way.
+        replication_lag_threshold: config.snapshot_entries.saturating_add(config.keep_entries),
+        enable_pre_vote: Some(true),
+        // On by default, and then a leader restarted after a power failure gives stale reads: its
+        // machine is in memory and its committed index not durable.
+        enable_leader_restore: Some(false),
+        // Without it the heartbeats of a leader that lost its quorum can keep a connected
+        // majority from electing another.
+        quorum_loss_probe_interval: Some(election_max.saturating_mul(2)),
+        allow_log_reversion: None,
+        ..Config::default()
+    };
+    settings.validate().map(Arc::new).map_err(|error| OpenError::Settings(error.to_string()))
+}
+
+impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
+    pub async fn open(
+        env: Env,
+        disk: Arc<dyn Disk>,
+        config: ConsensusConfig,
+        machine: Arc<RwLock<M>>,
+        hooks: Hooks,
+        applied: Arc<Applied>,
+        board: LeadershipBoard,
+    ) -> Result<Arc<dyn GroupApi>, OpenError> {
+        let settings = settings(&config)?;
+        let (log, log_closed) =
+            LogStore::open(env.clone(), disk.clone(), hooks.fatal.clone()).await?;
+        let store =
+            SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
+        let state_machine =
+            StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
+        let (identity, timings) = (config.identity, config.timings);
+        let network = Network::new(
+            env.clone(),
+            disk,
+            identity,
+            hooks.resolve.clone(),
+            timings.append_timeout,
+            timings.snapshot_idle,
+            timings.snapshot_install,
+        );
+        let raft =
+            RaftOf::<Rt, M>::new(identity.node, settings, network.clone(), log, state_machine)
+                .await
+                .map_err(|error| OpenError::Start(error.to_string()))?;
+
+        let own_rounds = ReadRounds::new(env.clone(), {
+            let raft = raft.clone();
+            move || Box::pin(own_round(raft.clone()))
+        });
+        let asked_rounds = ReadRounds::new(env.clone(), {
+            let raft = raft.clone();
+            let timeout = timings.election_max;
+            move || Box::pin(asked_round(raft.clone(), network.clone(), timeout))
+        });
+        let service = RaftService::new(
+            raft.clone(),
+            identity,
+            hooks.admit,
+            SnapshotReceiver::new(store),
+            own_rounds.clone(),
+            timings.snapshot_idle,
+        );
+        env.spawn("raft leadership", announce(raft.clone(), board, hooks.fatal));
+        let log_closed = Mutex::new(Some(log_closed));
+        Ok(Arc::new(Self {
+            raft,
+            env,
+            config,
+            service,
+            applied,
+            own_rounds,
+            asked_rounds,
+            log_closed,
+        }))
+    }
+
+    fn metrics(&self) -> RaftMetrics<TypeConfig<Rt>> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    async fn change(
+        &self,
+        change: ChangeMembers<u64, Node>,
+    ) -> Result<(), ChangeError> {
+        // Whoever leaves the voters stays as a learner.
+        let changed = self.raft.change_membership(change, true);
+        finish_change(tokio::time::timeout(CHANGE_DEADLINE, changed).await)
+    }
+
+    async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
+        let metrics = self.metrics();
+        let configs = metrics.membership_config.get_joint_config();
+        // In a joint configuration the last one is where the change was going.
+        let now = configs.last().cloned().unwrap_or_default();
+        let differences = now.symmetric_difference(&voters).count();
+        if differences > 1 || (configs.len() > 1 && differences > 0) {
+            return Err(ChangeError::TooManyAtOnce { from: now, to: voters });
+        }
+        if configs.len() == 1 && differences == 0 {
+            return Ok(());
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
+    async fn read_index(&self, deadline: Duration) -> Result<u64, ReadError> {
+        let mut last = "nobody is known to lead".to_owned();
+        let tries = async {
+            let mut pause = READ_RETRY;
+            loop {
+                if let Err(fatal) = self.metrics().running_state {
+                    return Err(ReadError::Fatal(fatal.to_string()));
+                }
+                let rounds = match self.raft.is_leader() {
+                    true => &self.own_rounds,
+                    false => &self.asked_rounds,
+                };
+                match rounds.join().await {
+                    Ok(Some(index)) => {
+                        last = format!("entry {index} is not applied here yet");
+                        self.applied.wait(index).await;
+                        return Ok(index);
+                    }
+                    Ok(None) => last = "nobody is known to lead".into(),
+                    Err(why) => last = why,
+                }
+                tokio::time::sleep(self.env.jitter(pause)).await;
+                pause = (pause * 2).min(READ_RETRY_MAX);
+            }
+        };
+        match tokio::time::timeout(deadline, tries).await {
+            Ok(result) => result,
+            Err(_) => Err(ReadError::Unavailable(last)),
+        }
+    }
+
+    async fn propose(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Arc<Reply>, ProposeError> {
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge(command.len()));
+        }
+        let written = self.raft.client_write(LogCommand(command));
+        match tokio::time::timeout(deadline, written).await {
+            Ok(Ok(response)) => Ok(response.data.0),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Err(ProposeError::NotLeader { leader: leader_of(forward) })
+            }
+            Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unavailable(error.to_string())),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(ProposeError::Fatal(fatal.to_string())),
+            Err(_) => Err(ProposeError::Unavailable("the deadline passed".into())),
+        }
+    }
+}
+
+fn leader_of<Rt: AsyncRuntime>(forward: ForwardToLeader<TypeConfig<Rt>>) -> Option<(u64, String)> {
+    Some((forward.leader_id?, forward.leader_node?.addr))
+}
+
+type Written<Rt> = Result<
+    ClientWriteResponse<TypeConfig<Rt>>,
+    RaftError<TypeConfig<Rt>, ClientWriteError<TypeConfig<Rt>>>,
+>;
+
+fn finish_change<Rt: AsyncRuntime, E>(changed: Result<Written<Rt>, E>) -> Result<(), ChangeError> {
+    match changed {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+            Err(ChangeError::NotLeader { leader: leader_of(forward) })
+        }
+        Ok(Err(RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)))) => {
+            Err(ChangeError::Unavailable(error.to_string()))
+        }
+        Ok(Err(RaftError::APIError(error))) => Err(ChangeError::Refused(error.to_string())),
+        Ok(Err(RaftError::Fatal(fatal))) => Err(ChangeError::Fatal(fatal.to_string())),
+        Err(_) => Err(ChangeError::Unavailable("the deadline passed".into())),
+    }
+}
+
+/// Proves leadership to a quorum. openraft bounds it by the leader lease.
+async fn own_round<Rt: AsyncRuntime, M: CatalogueMachine>(raft: RaftOf<Rt, M>) -> RoundResult {
+    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Asks whoever leads as far as this node knows.
+async fn asked_round<Rt: AsyncRuntime, M: CatalogueMachine>(
+    raft: RaftOf<Rt, M>,
+    network: Network,
+    timeout: Duration,
+) -> RoundResult {
+    let metrics = raft.metrics().borrow_watched().clone();
+    let Some(leader) = metrics.current_leader.filter(|leader| *leader != metrics.id) else {
+        return Ok(None);
+    };
+    // A leader may be known before its address is: the membership entry is still on its way.
+    let node = metrics.membership_config.get_node(&leader).cloned().unwrap_or_default();
+    network.read_index(leader, &node, timeout).await
+}
+
+/// Follows openraft's metrics: announces leadership, and its end if it fails.
+async fn announce<Rt: AsyncRuntime, M: CatalogueMachine>(
+    raft: RaftOf<Rt, M>,
+    board: LeadershipBoard,
+    fatal: FatalHook,
+) {
+    let mut watched = raft.metrics();
+    drop(raft);
+    loop {
+        let metrics = watched.borrow_watched().clone();
+        match &metrics.running_state {
+            Ok(()) => board.set(leadership(&metrics)),
+            Err(Fatal::Stopped) => break,
+            Err(error) => {
+                fatal(format!("raft stopped: {error}"));
+                break;
+            }
+        }
+        if watched.changed().await.is_err() {
+            break;
+        }
+    }
+    let term = board.now().term;
+    board.set(Leadership { term, ..Leadership::default() });
+}
+
+fn leadership<Rt: AsyncRuntime>(metrics: &RaftMetrics<TypeConfig<Rt>>) -> Leadership {
+    let leader = metrics.current_leader.map(|leader| {
+        let node = metrics.membership_config.get_node(&leader);
+        (leader, node.map(|node| node.addr.clone()).unwrap_or_default())
+    });
+    Leadership { term: metrics.current_term, leader, is_self: metrics.state.is_leader() }
+}
+
+impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
+    fn initialize(&self, address: String) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let members = BTreeMap::from([(self.config.identity.node, Node::new(address))]);
+            match self.raft.initialize(members).await {
+                Ok(()) => Ok(()),
+                Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                    Err(ChangeError::Refused("the cluster is initialised already".into()))
+                }
+                Err(RaftError::APIError(error)) => Err(ChangeError::Refused(error.to_string())),
+                Err(RaftError::Fatal(fatal)) => Err(ChangeError::Fatal(fatal.to_string())),
+            }
+        })
+    }
+
+    fn is_initialized(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move { self.raft.is_initialized().await.unwrap_or(false) })
+    }
+
+    fn propose(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Arc<Reply>, ProposeError>> {
+        Box::pin(Group::propose(self, command, deadline))
+    }
+
+    fn read_index(&self, deadline: Duration) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(Group::read_index(self, deadline))
+    }
+
+    fn add_learner(&self, node: u64, address: String) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let added = self.raft.add_learner(node, Node::new(address), false);
+            finish_change(tokio::time::timeout(CHANGE_DEADLINE, added).await)
+        })
+    }
+
+    fn set_address(&self, node: u64, address: String) -> BoxFuture<'_, Result<(), ChangeError>> {
+        let nodes = BTreeMap::from([(node, Node::new(address))]);
+        Box::pin(self.change(ChangeMembers::SetNodes(nodes)))
+    }
+
+    fn change_voters(&self, voters: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(Group::change_voters(self, voters))
+    }
+
+    fn remove_learners(&self, nodes: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(self.change(ChangeMembers::RemoveNodes(nodes)))
+    }
+
+    fn transfer_leader(&self, to: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.raft.trigger().transfer_leader(to).await {
+                tracing::warn!(to, %error, "leadership was not handed over");
+            }
+        })
+    }
+
+    fn trigger_snapshot(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.raft.trigger().snapshot().await {
+                tracing::warn!(%error, "snapshot was not begun");
+            }
+        })
+    }
+
+    fn status(&self) -> RaftStatus {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let voter_ids: BTreeSet<u64> = membership.voter_ids().collect();
+        let addresses = membership.nodes().map(|(id, node)| (*id, node.addr.clone()));
+        let (voters, learners) = addresses.partition(|(id, _)| voter_ids.contains(id));
+        let index = |id: &Option<super::types::LogId>| id.map(|id| id.index);
+        let Leadership { term, leader, is_self } = leadership(&metrics);
+        RaftStatus {
+            node: metrics.id,
+            term,
+            leader,
+            is_leader: is_self,
+            last_log: metrics.last_log_index,
+            committed: index(&metrics.local_committed),
+            applied: index(&metrics.last_applied),
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+            voters,
+            learners,
+            joint: membership.get_joint_config().len() > 1,
+            matched: metrics
+                .replication
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(node, matched)| (node, index(&matched)))
+                .collect(),
+        }
+    }
+
+    fn routes(&self) -> Routes {
+        Routes::new(self.service.clone().into_server())
+    }
+
+    fn add_routes(&self, builder: &mut RoutesBuilder) {
+        builder.add_service(self.service.clone().into_server());
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.raft.shutdown().await {
+                tracing::warn!(%error, "raft did not end cleanly");
+            }
+            let log_closed = self.log_closed.lock().take();
+            if let Some(log_closed) = log_closed {
+                log_closed.wait().await;
+            }
+        })
+    }
+}

@@ -1,0 +1,452 @@
+//! The log and the vote, as openraft wants them.
+//!
+//! ```text
+//! openraft -> [Memory: vote, purged, last, recent entries]  readable at once
+//!          -> queue -> committer task -> one redb transaction -> callbacks
+//! ```
+//!
+//! Changes enter memory and the queue in the same order, and one committer makes them durable in
+//! that order, as many as have gathered in one transaction. `save_vote`, `truncate_after` and
+//! `purge` return once durable; `append` returns once readable and calls back once durable. The
+//! committed log id rides along with the next transaction. Any error stops the store for good:
+//! it tells the node's fatal hook, and refuses every later call.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use cairn_proto::seam::{Env, Lane};
+use futures::{Stream, stream};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{AsyncRuntime, OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::log_file::{self, Change, LogError, LogFile};
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::{FatalHook, entry_bytes};
+use crate::disk::Disk;
+
+/// Changes in one transaction. openraft batches appends itself, so this bounds the rest.
+const COMMIT_CHANGES_MAX: usize = 256;
+/// Changes waiting for the committer; beyond it openraft waits.
+const QUEUE_MAX: usize = 1024;
+/// Recent entries kept decoded in memory, bytes: what replication and apply read in the ordinary
+/// case. Entries that are not durable yet are kept whatever they take.
+const RECENT_BYTES_MAX: usize = 16 << 20;
+/// Entries read at once for one replication message, or for one step of apply, bytes: with the
+/// largest command on top it still fits a message.
+const READ_BYTES_MAX: usize = 2 << 20;
+
+type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+struct Queued {
+    change: Change,
+    sequence: u64,
+    done: Done,
+}
+
+struct Recent {
+    entry: Entry,
+    bytes: usize,
+    /// Of the change that brought it.
+    sequence: u64,
+}
+
+/// The log as openraft sees it: what is in the file with the queued changes applied.
+struct Memory {
+    file: Option<Arc<LogFile>>,
+    failed: Option<String>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    /// Not yet given to the committer.
+    committed_unsaved: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    /// Contiguous, up to `last`. What lies between `purged` and its first key is in the file.
+    recent: BTreeMap<u64, Recent>,
+    recent_bytes: usize,
+    sequence: u64,
+    durable_sequence: u64,
+}
+
+struct Shared {
+    env: Env,
+    memory: Mutex<Memory>,
+    fatal: FatalHook,
+}
+
+/// The writing half; owned by openraft.
+pub struct LogStore {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Queued>,
+}
+
+/// Reads the log; one in every replication task.
+#[derive(Clone)]
+pub struct LogReader(Arc<Shared>);
+
+/// Resolves when the store is dropped and its file closed.
+pub struct LogClosed(oneshot::Receiver<()>);
+
+impl LogClosed {
+    pub async fn wait(self) {
+        let _ = self.0.await;
+    }
+}
+
+impl LogStore {
+    /// Opens the log and starts its committer.
+    pub async fn open(
+        env: Env,
+        disk: Arc<dyn Disk>,
+        fatal: FatalHook,
+    ) -> Result<(Self, LogClosed), LogError> {
+        let (file, stored) = env.blocking(Lane::Log, move || LogFile::open(&*disk)).await?;
+        let memory = Memory {
+            file: Some(Arc::new(file)),
+            failed: None,
+            vote: stored.vote,
+            committed: stored.committed,
+            committed_unsaved: None,
+            purged: stored.purged,
+            last: stored.last,
+            recent: BTreeMap::new(),
+            recent_bytes: 0,
+            sequence: 0,
+            durable_sequence: 0,
+        };
+        let shared = Arc::new(Shared { env: env.clone(), memory: Mutex::new(memory), fatal });
+        let (queue, changes) = mpsc::channel(QUEUE_MAX);
+        let (closed_tx, closed) = oneshot::channel();
+        let committer = commit_queued(shared.clone(), changes);
+        env.spawn("raft log committer", async move {
+            committer.await;
+            let _ = closed_tx.send(());
+        });
+        Ok((Self { shared, queue }, LogClosed(closed)))
+    }
+
+    /// The last purged log id: what a snapshot must cover.
+    pub fn purged(&self) -> Option<LogId> {
+        self.shared.memory.lock().purged
+    }
+
+    /// Applies `edit` to memory and queues the change it gives, in one step.
+    async fn submit(
+        &self,
+        done: Done,
+        edit: impl FnOnce(&mut Memory, u64) -> io::Result<Change>,
+    ) -> io::Result<()> {
+        let place = self.queue.reserve().await.map_err(|_| io::Error::other("raft log closed"))?;
+        let mut memory = self.shared.memory.lock();
+        memory.refuse_if_failed()?;
+        let sequence = memory.sequence + 1;
+        let change = edit(&mut memory, sequence)?;
+        memory.sequence = sequence;
+        place.send(Queued { change, sequence, done });
+        Ok(())
+    }
+
+    async fn submit_and_wait(
+        &self,
+        edit: impl FnOnce(&mut Memory, u64) -> io::Result<Change>,
+    ) -> io::Result<()> {
+        let (done_tx, done) = oneshot::channel();
+        let done_tx: Done = Box::new(move |result| {
+            let _ = done_tx.send(result);
+        });
+        self.submit(done_tx, edit).await?;
+        done.await.map_err(|_| io::Error::other("raft log closed"))?
+    }
+}
+
+/// Drains the queue into transactions until the store is dropped, then closes the file.
+async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, COMMIT_CHANGES_MAX).await > 0 {
+        let (file, refused, committed) = {
+            let mut memory = shared.memory.lock();
+            let refused = memory.refuse_if_failed();
+            (memory.file.clone(), refused, memory.committed_unsaved.take())
+        };
+        let mut changes = Vec::with_capacity(batch.len() + 1);
+        let mut callbacks = Vec::with_capacity(batch.len());
+        let mut sequence = 0;
+        for queued in batch.drain(..) {
+            sequence = queued.sequence;
+            changes.push(queued.change);
+            callbacks.push(queued.done);
+        }
+        changes.extend(committed.map(Change::Committed));
+        let result = match (refused, file) {
+            (Ok(()), Some(file)) => {
+                let commit = move || file.commit(&changes);
+                shared.env.blocking(Lane::Log, commit).await.map_err(|error| shared.fail(error))
+            }
+            (refused, _) => refused.and(Err(io::Error::other("raft log closed"))),
+        };
+        if result.is_ok() {
+            let mut memory = shared.memory.lock();
+            memory.durable_sequence = sequence;
+            memory.forget_old();
+        }
+        for done in callbacks {
+            done(match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            });
+        }
+    }
+    let file = {
+        let mut memory = shared.memory.lock();
+        memory.failed.get_or_insert_with(|| "it was closed".into());
+        memory.file.take()
+    };
+    shared.env.blocking(Lane::Log, move || drop(file)).await;
+}
+
+impl Shared {
+    fn fail(&self, error: LogError) -> io::Error {
+        let why = error.to_string();
+        self.memory.lock().failed.get_or_insert_with(|| why.clone());
+        (self.fatal)(why.clone());
+        io::Error::other(why)
+    }
+
+    /// Every entry the log holds in `start..end`, or, with a limit, the first of them.
+    async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let (cold, cold_end, hot) = {
+            let memory = self.memory.lock();
+            memory.refuse_if_failed()?;
+            let start = start.max(memory.purged.map_or(0, |purged| purged.index + 1));
+            let end = end.min(memory.last.map_or(0, |last| last.index + 1));
+            if start >= end {
+                return Ok(Vec::new());
+            }
+            let hot_start = memory.recent.keys().next().copied().unwrap_or(u64::MAX).min(end);
+            let hot = memory.recent_entries(start.max(hot_start), end, bytes_max);
+            // The view of the file is taken under the same lock: no change comes between.
+            let cold = match (&memory.file, start < hot_start) {
+                (Some(file), true) => Some((file.read(), start..hot_start)),
+                _ => None,
+            };
+            (cold, hot_start, hot)
+        };
+        let Some((txn, range)) = cold else { return Ok(hot) };
+        let txn = txn.map_err(|error| self.fail(error))?;
+        let mut entries = self
+            .env
+            .blocking(Lane::Data, move || log_file::read_entries(&txn, range, bytes_max))
+            .await
+            .map_err(|error| self.fail(error))?;
+        let bytes: usize = entries.iter().map(entry_bytes).sum();
+        if entries.last().is_some_and(|last| last.log_id.index + 1 == cold_end) && bytes < bytes_max
+        {
+            entries.extend(hot);
+        }
+        Ok(entries)
+    }
+}
+
+impl Memory {
+    fn refuse_if_failed(&self) -> io::Result<()> {
+        match &self.failed {
+            Some(why) => Err(io::Error::other(format!("the raft log has stopped: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn append(&mut self, entries: &[Entry], sequence: u64) -> io::Result<()> {
+        for entry in entries {
+            let index = entry.log_id.index;
+            let expected = self.last.map_or(0, |last| last.index + 1);
+            if index != expected {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("append of raft log entry {index} where {expected} should follow"),
+                ));
+            }
+            let bytes = entry_bytes(entry);
+            self.recent.insert(index, Recent { entry: entry.clone(), bytes, sequence });
+            self.recent_bytes += bytes;
+            self.last = Some(entry.log_id);
+        }
+        Ok(())
+    }
+
+    fn truncate_after(&mut self, last: Option<LogId>) -> u64 {
+        let from = last.map_or(0, |last| last.index + 1);
+        for removed in self.recent.split_off(&from).values() {
+            self.recent_bytes -= removed.bytes;
+        }
+        if self.last.is_some_and(|current| current.index >= from) {
+            self.last = last.or(self.purged);
+        }
+        from
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        let kept = self.recent.split_off(&(upto.index + 1));
+        self.recent = kept;
+        self.recent_bytes = self.recent.values().map(|recent| recent.bytes).sum();
+        self.purged = Some(upto);
+        if self.last.is_none_or(|last| last.index < upto.index) {
+            self.last = Some(upto);
+        }
+    }
+
+    fn forget_old(&mut self) {
+        while self.recent_bytes > RECENT_BYTES_MAX {
+            match self.recent.first_entry() {
+                Some(first) if first.get().sequence <= self.durable_sequence => {
+                    self.recent_bytes -= first.remove().bytes;
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn recent_entries(&self, start: u64, end: u64, bytes_max: usize) -> Vec<Entry> {
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        if start < end {
+            for recent in self.recent.range(start..end).map(|(_, recent)| recent) {
+                entries.push(recent.entry.clone());
+                bytes += recent.bytes;
+                if bytes >= bytes_max {
+                    break;
+                }
+            }
+        }
+        entries
+    }
+}
+
+impl<Rt: AsyncRuntime> RaftLogReader<TypeConfig<Rt>> for LogReader {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (start, end) = bounds(&range);
+        self.0.read(start, end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.0.read(start, end, READ_BYTES_MAX).await
+    }
+
+    /// Read for apply, a piece at a time: a node that comes back far behind must not hold its
+    /// whole backlog in memory.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let shared = self.0.clone();
+        let (start, end) = bounds(&range);
+        let pieces = stream::try_unfold(start, move |next| {
+            let shared = shared.clone();
+            async move {
+                let piece = shared.read(next, end, READ_BYTES_MAX).await?;
+                let last = piece.last().map(|entry| entry.log_id.index);
+                let piece = stream::iter(piece.into_iter().map(io::Result::Ok));
+                Ok::<_, io::Error>(last.map(|last| (piece, last + 1)))
+            }
+        });
+        Box::pin(futures::TryStreamExt::try_flatten(pieces))
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        let memory = self.0.memory.lock();
+        memory.refuse_if_failed()?;
+        Ok(memory.vote)
+    }
+}
+
+impl<Rt: AsyncRuntime> RaftLogStorage<TypeConfig<Rt>> for LogStore {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig<Rt>>> {
+        let memory = self.shared.memory.lock();
+        memory.refuse_if_failed()?;
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        LogReader(self.shared.clone())
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let vote = *vote;
+        let (done_tx, done) = oneshot::channel();
+        let done_tx: Done = Box::new(move |result| {
+            let _ = done_tx.send(result);
+        });
+        self.submit(done_tx, |_, _| Ok(Change::Vote(vote))).await?;
+        done.await.map_err(|_| io::Error::other("raft log closed"))??;
+        self.shared.memory.lock().vote = Some(vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let mut memory = self.shared.memory.lock();
+        memory.refuse_if_failed()?;
+        memory.committed = committed;
+        memory.committed_unsaved = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        let memory = self.shared.memory.lock();
+        memory.refuse_if_failed()?;
+        Ok(memory.committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig<Rt>>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let done: Done = Box::new(move |result| callback.io_completed(result));
+        self.submit(done, |memory, sequence| {
+            memory.append(&entries, sequence)?;
+            Ok(Change::Append(entries))
+        })
+        .await
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        self.submit_and_wait(|memory, _| {
+            Ok(Change::TruncateFrom(memory.truncate_after(last_log_id)))
+        })
+        .await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        self.submit_and_wait(|memory, _| {
+            memory.purge(log_id);
+            Ok(Change::Purge(log_id))
+        })
+        .await
+    }
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(index) => index.saturating_add(1),
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}

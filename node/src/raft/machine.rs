@@ -1,0 +1,211 @@
+//! The state machine as openraft drives it: apply, snapshot, restore.
+//!
+//! The machine itself lives in memory behind a lock that readers share. What survives a restart
+//! is the newest snapshot file; openraft restores it and applies the log from there.
+
+use std::io;
+use std::sync::Arc;
+
+use cairn_core::command::Reply;
+use cairn_proto::seam::{Env, Lane};
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::{Mutex, RwLock};
+
+use super::FatalHook;
+use super::applied::Applied;
+use super::snapshot_files::{self, SnapshotError, SnapshotFile};
+use super::types::{LogId, LogReply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::disk::Disk;
+
+/// What the log drives.
+pub trait CatalogueMachine: Send + Sync + 'static {
+    /// Applies the command of entry `index`. An error says that it cannot be decoded: this node
+    /// does not know what the others did, and must stop.
+    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String>;
+    /// Takes a cheap copy now and gives back the work of encoding it.
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
+    /// Replaces everything by what an encoded snapshot holds.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), String>;
+}
+
+/// The snapshot directory and which file in it is current.
+pub struct SnapshotStore {
+    pub(super) env: Env,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: String,
+    current: Mutex<Option<SnapshotFile>>,
+}
+
+impl SnapshotStore {
+    /// Finds the newest sound snapshot; `purged` says how far back the log reaches.
+    pub async fn open(
+        env: Env,
+        disk: Arc<dyn Disk>,
+        dir: &str,
+        purged: Option<LogId>,
+    ) -> Result<Arc<Self>, SnapshotError> {
+        let (files, name) = (disk.clone(), dir.to_owned());
+        let current =
+            env.blocking(Lane::Data, move || snapshot_files::load(&*files, &name, purged)).await?;
+        Ok(Arc::new(Self { env, disk, dir: dir.into(), current: Mutex::new(current) }))
+    }
+
+    /// Takes `file` as current unless a newer one is.
+    fn set_current(&self, file: SnapshotFile) {
+        let mut current = self.current.lock();
+        if current.as_ref().is_none_or(|old| old.meta.last_log_id <= file.meta.last_log_id) {
+            *current = Some(file);
+        }
+    }
+}
+
+/// Openraft's handle to the machine.
+pub struct StateMachine<M> {
+    machine: Arc<RwLock<M>>,
+    store: Arc<SnapshotStore>,
+    applied: Arc<Applied>,
+    fatal: FatalHook,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl<M: CatalogueMachine> StateMachine<M> {
+    pub fn new(
+        machine: Arc<RwLock<M>>,
+        store: Arc<SnapshotStore>,
+        applied: Arc<Applied>,
+        fatal: FatalHook,
+    ) -> Self {
+        let membership = StoredMembership::default();
+        Self { machine, store, applied, fatal, last_applied: None, membership }
+    }
+}
+
+/// Reports an error that stops the node, and hands it to openraft.
+fn stop(fatal: &FatalHook, why: String) -> io::Error {
+    fatal(why.clone());
+    io::Error::other(why)
+}
+
+impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for StateMachine<M> {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig<Rt>>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let id = entry.log_id;
+            let reply = match entry.payload {
+                EntryPayload::Blank => LogReply::done(),
+                EntryPayload::Normal(command) => {
+                    let applied = self.machine.write().apply(id.index, &command.0);
+                    let reply = applied.map_err(|why| {
+                        let why = format!("apply raft log entry {}: {why}", id.index);
+                        stop(&self.fatal, why)
+                    })?;
+                    LogReply(Arc::new(reply))
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(id), membership);
+                    LogReply::done()
+                }
+            };
+            self.last_applied = Some(id);
+            // Before the answer: who gets it may read at once.
+            self.applied.advance(id.index);
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            encode: Mutex::new(Some(self.machine.read().snapshot())),
+            meta: SnapshotMeta {
+                last_log_id: self.last_applied,
+                last_membership: self.membership.clone(),
+            },
+            store: self.store.clone(),
+            fatal: self.fatal.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> io::Result<()> {
+        let (store, machine) = (self.store.clone(), self.machine.clone());
+        let install = move || -> Result<SnapshotFile, SnapshotError> {
+            let body = snapshot_files::read_body(&*store.disk, &snapshot)?;
+            // Durable under its name first: from here on the log it covers may be purged.
+            let adopted = snapshot_files::adopt(&*store.disk, &store.dir, &snapshot)?;
+            machine.write().restore(&body).map_err(|why| SnapshotError::Restore {
+                path: adopted.path.clone(),
+                why,
+            })?;
+            Ok(adopted)
+        };
+        let adopted = self
+            .store
+            .env
+            .blocking(Lane::Data, install)
+            .await
+            .map_err(|error| stop(&self.fatal, error.to_string()))?;
+        self.store.set_current(adopted);
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        if let Some(id) = meta.last_log_id {
+            self.applied.advance(id.index);
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let current = self.store.current.lock().clone();
+        Ok(current.map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
+    }
+}
+
+/// A copy of the machine, on its way to a file. Runs beside apply.
+pub struct SnapshotBuilder {
+    /// Taken once. The lock is there only because openraft wants `Sync`.
+    encode: Mutex<Option<Box<dyn FnOnce() -> Vec<u8> + Send>>>,
+    meta: SnapshotMeta,
+    store: Arc<SnapshotStore>,
+    fatal: FatalHook,
+}
+
+impl SnapshotBuilder {
+    async fn build(&mut self) -> io::Result<Snapshot> {
+        let encode = self.encode.get_mut().take().ok_or_else(|| io::Error::other("snapshot built twice"))?;
+        let (store, meta) = (self.store.clone(), self.meta.clone());
+        let build = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
+        let file = self
+            .store
+            .env
+            .blocking(Lane::Data, build)
+            .await
+            .map_err(|error| stop(&self.fatal, error.to_string()))?;
+        self.store.set_current(file.clone());
+        Ok(Snapshot { meta: file.meta.clone(), snapshot: file })
+    }
+}
+
+impl<Rt: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<Rt>> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        self.build().await
+    }
+}

@@ -1,0 +1,371 @@
+//! The calling half: one `Link` per peer and purpose, over the generated client.
+//!
+//! Deadlines are ours (tokio's clock), because in process no layer reads `grpc-timeout`. A call
+//! that fails at the transport is `Unreachable`, so that openraft backs off; heartbeats and
+//! snapshots have connections of their own, so that neither waits behind a log batch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_core::limits::MESSAGE_BYTES_MAX;
+use cairn_proto::seam::{Env, Transport};
+use cairn_proto::wire::{self, raft_client::RaftClient};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AsyncRuntime, OptionalSend, RPCTypes};
+use parking_lot::Mutex;
+use tonic::{Code, Response, Status};
+
+use super::codec::{self, Malformed};
+use super::service::Identity;
+use super::snapshot_files::SnapshotFile;
+use super::types::{LogId, Node, Snapshot, TypeConfig, Vote};
+use crate::disk::Disk;
+
+/// Where a node is to be called now, if that is known better than from the membership.
+pub type Resolve = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Log,
+    Heartbeat,
+    Snapshot,
+}
+
+/// Connections by peer and purpose, each with the address it was dialled at. Bounded by the
+/// number of nodes.
+type Pool = BTreeMap<(u64, Purpose), (String, Transport)>;
+
+/// Makes links; shared by every task of openraft.
+#[derive(Clone)]
+pub struct Network {
+    pub(super) env: Env,
+    pub(super) disk: Arc<dyn Disk>,
+    identity: Identity,
+    resolve: Resolve,
+    /// For a message with entries: the receiver answers after its disk has.
+    append_timeout: Duration,
+    /// A snapshot transfer without progress for this long is broken off.
+    pub(super) snapshot_idle: Duration,
+    /// From the last byte of a snapshot until it is installed.
+    pub(super) snapshot_install: Duration,
+    pool: Arc<Mutex<Pool>>,
+}
+
+/// Calls one peer.
+pub struct Link {
+    pub(super) network: Network,
+    pub(super) target: u64,
+    address: String,
+    purpose: Purpose,
+}
+
+/// Why a call gave nothing.
+pub(super) enum CallError {
+    Timeout(Duration),
+    Status(Status),
+    /// The answer cannot be read.
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for CallError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl Network {
+    pub fn new(
+        env: Env,
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+        resolve: Resolve,
+        append_timeout: Duration,
+        snapshot_idle: Duration,
+        snapshot_install: Duration,
+    ) -> Self {
+        let pool = Arc::default();
+        Self {
+            env,
+            disk,
+            identity,
+            resolve,
+            append_timeout,
+            snapshot_idle,
+            snapshot_install,
+            pool,
+        }
+    }
+
+    fn link(&self, target: u64, node: &Node, purpose: Purpose) -> Link {
+        Link { network: self.clone(), target, address: node.addr.clone(), purpose }
+    }
+
+    /// Asks a leader for a read index; `None` if it does not lead.
+    pub async fn read_index(
+        &self,
+        leader: u64,
+        node: &Node,
+        timeout: Duration,
+    ) -> Result<Option<u64>, String> {
+        use wire::raft_read_index_reply::Result as Outcome;
+        let link = self.link(leader, node, Purpose::Heartbeat);
+        let request = wire::RaftReadIndexRequest { caller: Some(link.caller()) };
+        let reply =
+            link.call(timeout, |mut client| async move { client.read_index(request).await }).await;
+        match reply {
+            Ok(reply) => match reply.result {
+                Some(Outcome::Index(index)) => Ok(Some(index)),
+                Some(Outcome::NotLeader(_)) => Ok(None),
+                None => Err(format!("node {leader} answered nothing")),
+            },
+            Err(CallError::Timeout(after)) => {
+                Err(format!("leader {leader} did not answer within {after:?}"))
+            }
+            Err(CallError::Status(status)) => Err(format!("leader {leader}: {}", status.message())),
+            Err(CallError::Malformed(error)) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn caller(&self) -> wire::RaftCaller {
+        let own = &self.network.identity;
+        wire::RaftCaller {
+            cluster: Bytes::copy_from_slice(&own.cluster.0.to_be_bytes()),
+            lineage: u32::from(own.lineage.0),
+            target: self.target,
+            sender: own.node,
+            nonce: Bytes::copy_from_slice(&own.nonce.0.to_be_bytes()),
+        }
+    }
+
+    /// A client over the pooled connection; dials anew when the peer has moved.
+    pub(super) fn client(&self) -> Result<RaftClient<Transport>, Status> {
+        if self.target == self.network.identity.node {
+            return Err(Status::unavailable("a node does not call itself"));
+        }
+        let address =
+            (self.network.resolve)(self.target).unwrap_or_else(|| self.address.clone());
+        let mut pool = self.network.pool.lock();
+        let key = (self.target, self.purpose);
+        let known = pool.get(&key).filter(|(dialled, _)| *dialled == address);
+        let transport = match known {
+            Some((_, transport)) => transport.clone(),
+            None => {
+                let transport = self.network.env.dialer.dial(&address);
+                pool.insert(key, (address, transport.clone()));
+                transport
+            }
+        };
+        Ok(RaftClient::new(transport)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Drops the connection where the error may come from the connection itself: after a healed
+    /// partition HTTP/2 can be stuck in `ResourceExhausted`.
+    pub(super) fn note(&self, status: &Status) {
+        if matches!(status.code(), Code::ResourceExhausted | Code::Internal | Code::Unknown) {
+            self.network.pool.lock().remove(&(self.target, self.purpose));
+        }
+    }
+
+    pub(super) async fn call<T, F>(
+        &self,
+        timeout: Duration,
+        call: impl FnOnce(RaftClient<Transport>) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let client = self.client().map_err(CallError::Status)?;
+        match tokio::time::timeout(timeout, call(client)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                self.note(&status);
+                Err(CallError::Status(status))
+            }
+            Err(_) => Err(CallError::Timeout(timeout)),
+        }
+    }
+
+    pub(super) fn rpc_error<Rt: AsyncRuntime>(
+        &self,
+        error: CallError,
+        action: RPCTypes,
+    ) -> RPCError<TypeConfig<Rt>> {
+        match error {
+            CallError::Timeout(timeout) => RPCError::Timeout(Timeout {
+                action,
+                id: self.network.identity.node,
+                target: self.target,
+                timeout,
+            }),
+            // All but a garbled answer: the peer is away, stopping, or refuses us. Back off.
+            CallError::Status(status) => RPCError::Unreachable(Unreachable::new(&status)),
+            CallError::Malformed(error) => RPCError::Network(NetworkError::new(&error)),
+        }
+    }
+
+    async fn ask_vote(
+        &self,
+        vote: &Vote,
+        last_log_id: Option<&LogId>,
+        leadership_transfer: bool,
+        pre: bool,
+        timeout: Duration,
+    ) -> Result<(Vote, bool, Option<LogId>), CallError> {
+        let request = wire::RaftVoteRequest {
+            caller: Some(self.caller()),
+            vote: Some(codec::vote_to_wire(vote)),
+            last_log_id: codec::opt_log_id_to_wire(last_log_id),
+            leadership_transfer,
+        };
+        let ask = |mut client: RaftClient<Transport>| async move {
+            if pre { client.pre_vote(request).await } else { client.vote(request).await }
+        };
+        let reply = self.call(timeout, ask).await?;
+        let vote = codec::required_vote(reply.vote)?;
+        Ok((vote, reply.granted, reply.last_log_id.map(codec::log_id_from_wire)))
+    }
+}
+
+impl<Rt: AsyncRuntime> RaftNetworkFactory<TypeConfig<Rt>> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Link {
+        self.link(target, node, Purpose::Log)
+    }
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Link {
+        self.link(target, node, Purpose::Heartbeat)
+    }
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Link {
+        self.link(target, node, Purpose::Snapshot)
+    }
+}
+
+impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig<Rt>>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
+        use wire::raft_append_reply::Result as Outcome;
+        // openraft gives a batch one heartbeat interval, less than one slow disk sync; it does
+        // not enforce that on the replication stream, and a retry would only send it twice.
+        let timeout = match rpc.entries.is_empty() {
+            true => option.hard_ttl(),
+            false => option.hard_ttl().max(self.network.append_timeout),
+        };
+        let request = wire::RaftAppendRequest {
+            caller: Some(self.caller()),
+            vote: Some(codec::vote_to_wire(&rpc.vote)),
+            prev_log_id: codec::opt_log_id_to_wire(rpc.prev_log_id.as_ref()),
+            entries: rpc.entries.iter().map(codec::entry_to_wire).collect(),
+            leader_commit: codec::opt_log_id_to_wire(rpc.leader_commit.as_ref()),
+        };
+        let send = |mut client: RaftClient<Transport>| async move { client.append(request).await };
+        let reply = self.call(timeout, send).await;
+        let outcome = reply.and_then(|reply| {
+            reply.result.ok_or_else(|| Malformed("append reply is empty".into()).into())
+        });
+        match outcome.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries))? {
+            Outcome::Success(_) => Ok(AppendEntriesResponse::Success),
+            Outcome::Partial(partial) => Ok(AppendEntriesResponse::PartialSuccess(
+                partial.last.map(codec::log_id_from_wire),
+            )),
+            Outcome::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
+            Outcome::HigherVote(vote) => {
+                Ok(AppendEntriesResponse::HigherVote(codec::vote_from_wire(vote)))
+            }
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig<Rt>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
+        let (last, transfer) = (rpc.last_log_id.as_ref(), rpc.leadership_transfer);
+        let reply = self.ask_vote(&rpc.vote, last, transfer, false, option.hard_ttl()).await;
+        let (vote, granted, last) =
+            reply.map_err(|error| self.rpc_error(error, RPCTypes::Vote))?;
+        Ok(VoteResponse::new(vote, last, granted))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig<Rt>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
+        let (last, transfer) = (rpc.last_log_id.as_ref(), rpc.leadership_transfer);
+        let reply = self.ask_vote(&rpc.vote, last, transfer, true, option.hard_ttl()).await;
+        let (vote, granted, last) =
+            reply.map_err(|error| self.rpc_error(error, RPCTypes::Vote))?;
+        Ok(VoteResponse::new(vote, last, granted))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig<Rt>>, StreamingError<TypeConfig<Rt>>> {
+        let sending = Box::pin(self.send_snapshot(&vote, &snapshot.snapshot));
+        match futures::future::select(Box::pin(cancel), sending).await {
+            futures::future::Either::Left((closed, _)) => Err(closed.into()),
+            futures::future::Either::Right((sent, _)) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(self.rpc_error(error, RPCTypes::InstallSnapshot).into()),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig<Rt>>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
+        use wire::raft_transfer_reply::Result as Outcome;
+        let message = wire::RaftTransferRequest {
+            caller: Some(self.caller()),
+            from_leader: Some(codec::vote_to_wire(request.from_leader())),
+            to: *request.to_node_id(),
+            last_log_id: codec::opt_log_id_to_wire(request.last_log_id()),
+        };
+        let send =
+            |mut client: RaftClient<Transport>| async move { client.transfer_leader(message).await };
+        let outcome = match self.call(option.hard_ttl(), send).await {
+            Ok(reply) => match reply.result {
+                Some(Outcome::Accepted(_)) => Ok(Ok(())),
+                Some(Outcome::VoteChanged(changed)) => {
+                    codec::required_vote(changed.expected).and_then(|expected| {
+                        let actual = codec::required_vote(changed.actual)?;
+                        Ok(Err(TransferLeaderError::VoteChanged { expected, actual }))
+                    })
+                }
+                Some(Outcome::LogNotFlushed(behind)) => Ok(Err(TransferLeaderError::LogNotFlushed {
+                    expected: behind.expected.map(codec::log_id_from_wire),
+                    actual: behind.actual.map(codec::log_id_from_wire),
+                })),
+                None => Err(Malformed("transfer reply is empty".into())),
+            }
+            .map_err(CallError::from),
+            Err(error) => Err(error),
+        };
+        outcome.map_err(|error| self.rpc_error(error, RPCTypes::TransferLeader))
+    }
+}

@@ -1,0 +1,74 @@
+//! A small world for this module's tests: jobs run inline, links stay in the process, disks in
+//! memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cairn_proto::seam::{Dialer, Env, Job, Lane, Runtime, Transport};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+use tonic::Status;
+use tower::{Service, ServiceExt};
+
+#[derive(Default)]
+struct TestRuntime(AtomicU64);
+
+impl Runtime for TestRuntime {
+    fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) -> JoinHandle<()> {
+        tokio::spawn(task)
+    }
+    fn run_blocking(&self, _lane: Lane, job: Job) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            job();
+            tokio::task::yield_now().await;
+        })
+    }
+    fn random_u64(&self) -> u64 {
+        self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+    fn wall_ms(&self) -> u64 {
+        0
+    }
+}
+
+/// Addresses and who answers there. A missing address is a cut link.
+#[derive(Clone, Default)]
+pub struct TestNetwork(Arc<Mutex<BTreeMap<String, Routes>>>);
+
+impl TestNetwork {
+    pub fn serve(&self, address: &str, routes: Routes) {
+        self.0.lock().insert(address.into(), routes);
+    }
+    pub fn cut(&self, address: &str) {
+        self.0.lock().remove(address);
+    }
+    pub fn env(&self) -> Env {
+        Env { runtime: Arc::new(TestRuntime::default()), dialer: Arc::new(self.clone()) }
+    }
+}
+
+impl Dialer for TestNetwork {
+    fn dial(&self, address: &str) -> Transport {
+        let (network, address) = (self.clone(), address.to_owned());
+        Transport::new(tower::service_fn(move |request: http::Request<tonic::body::Body>| {
+            let routes = network.0.lock().get(&address).cloned();
+            let address = address.clone();
+            async move {
+                let Some(mut routes) = routes else {
+                    return Err(Status::unavailable(format!("nobody at {address}")));
+                };
+                let ready = ServiceExt::<http::Request<tonic::body::Body>>::ready(&mut routes);
+                let routes = ready.await.map_err(|error| Status::unknown(error.to_string()))?;
+                routes.call(request).await.map_err(|error| Status::unknown(error.to_string()))
+            }
+        }))
+    }
+}
+
+pub fn test_env() -> Env {
+    TestNetwork::default().env()
+}

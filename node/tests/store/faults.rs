@@ -1,0 +1,173 @@
+//! What the store promises while the disk misbehaves.
+
+use std::io;
+
+use cairn_node::disk::Open;
+use cairn_node::store::ballast::{BALLAST_BYTES, make_ballast, release_ballast};
+use cairn_node::store::{Destroyed, Reading, WRITERS_MAX};
+use futures::TryStreamExt;
+
+use super::memory::MemoryDisk;
+use super::*;
+
+const EIO: i32 = 5;
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
+
+async fn open_memory() -> (MemoryDisk, Arc<dyn Disk>, Opened) {
+    let disk = MemoryDisk::default();
+    let seam: Arc<dyn Disk> = Arc::new(disk.clone());
+    let opened = open(&seam).await;
+    (disk, seam, opened)
+}
+
+#[tokio::test]
+async fn crash_between_write_and_rename_leaves_nothing() {
+    let (disk, seam, Opened { store, .. }) = open_memory().await;
+    let bytes = data(3 << 20);
+    let mut dead = false;
+    disk.fail(move |operation, _| {
+        dead |= operation == "rename";
+        dead.then(|| io::Error::from_raw_os_error(EIO))
+    });
+    put(&store, &bytes).await.unwrap_err();
+    assert!(!store.holds(SegmentDigest::of(&bytes)));
+    assert_eq!(disk.names().len(), 1, "the temporary file");
+
+    disk.heal();
+    let again = open(&seam).await;
+    assert_eq!(again.found.tmp_removed, 1);
+    assert!(again.store.held().is_empty() && disk.names().is_empty());
+    put(&again.store, &bytes).await.unwrap();
+}
+
+#[tokio::test]
+async fn failed_sync_calls_the_fatal_hook_once_and_nothing_is_acknowledged_after() {
+    for (operation, prefix) in [("sync", "tmp/"), ("sync_dir", "segments/")] {
+        let (disk, _, Opened { store, fatal, .. }) = open_memory().await;
+        disk.fail_on(operation, prefix, EIO);
+        let error = put(&store, &data(100)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Fatal { .. }), "{error}");
+        assert!(store.is_stopped() && store.held().is_empty());
+        // The disk claims to be well again: too late.
+        disk.heal();
+        assert!(matches!(put(&store, &data(200)).await, Err(StoreError::Stopped)));
+        assert_eq!(fatal.lock().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn full_disk_is_a_typed_refusal_and_not_fatal() {
+    let (disk, _, Opened { store, fatal, .. }) = open_memory().await;
+    for operation in ["open", "set_len", "write", "rename"] {
+        disk.fail_on(operation, "tmp/", ENOSPC);
+        let error = put(&store, &data(5 << 20)).await.unwrap_err();
+        assert!(matches!(error, StoreError::NoSpace { .. }), "{operation}: {error}");
+        disk.heal();
+    }
+    assert!(fatal.lock().is_empty() && store.held().is_empty());
+    put(&store, &data(5 << 20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn reserve_capacity_and_uploads_in_progress_limit_new_segments() {
+    let (disk, seam, _) = open_memory().await;
+    let config = StoreConfig { capacity_bytes: 100 << 10, reserve_bytes: 512 << 20 };
+    let Opened { store, .. } = open_with(&seam, config).await.unwrap();
+    put(&store, &data(60 << 10)).await.unwrap();
+    let begun = store.begin(SegmentDigest::of(b"one"), 16 << 10).await.unwrap();
+    assert!(matches!(begun, Begin::Writer(_)));
+    let refused = store.begin(SegmentDigest::of(b"two"), 8 << 10).await.err();
+    assert!(
+        matches!(refused, Some(StoreError::NoSpace { needed: 16384, available: 8192, .. })),
+        "{refused:?}"
+    );
+    drop(begun);
+    disk.fill(513 << 20);
+    let refused = store.begin(SegmentDigest::of(b"two"), 1).await.err();
+    assert!(matches!(refused, Some(StoreError::NoSpace { available: 0, .. })), "{refused:?}");
+    assert_eq!(store.room().await.unwrap().available, 0);
+}
+
+#[tokio::test]
+async fn writers_are_bounded() {
+    let (_, _, Opened { store, .. }) = open_memory().await;
+    let mut writers = Vec::new();
+    for number in 0..WRITERS_MAX {
+        writers.push(store.begin(SegmentDigest([number as u8; 32]), 1).await.unwrap());
+    }
+    let refused = store.begin(SegmentDigest([255; 32]), 1).await.err();
+    assert!(matches!(refused, Some(StoreError::Busy { .. })));
+}
+
+#[tokio::test]
+async fn unreadable_medium_is_damage_and_a_node_in_trouble_is_not() {
+    let (disk, _, Opened { store, .. }) = open_memory().await;
+    let digest = put(&store, &data(3000)).await.unwrap().digest;
+    for (errno, damaged) in [(EIO, true), (EMFILE, false)] {
+        disk.fail_on("read", "segments/", errno);
+        for found in [
+            store.verify(digest).await.unwrap_err(),
+            store.read_table(digest).await.unwrap_err(),
+            store
+                .read_blocks(digest, 0..1, Reading::AsStored)
+                .unwrap()
+                .try_collect::<Vec<_>>()
+                .await
+                .unwrap_err(),
+        ] {
+            assert_eq!(matches!(found, StoreError::Damaged { .. }), damaged, "{found}");
+        }
+        disk.heal();
+    }
+    store.verify(digest).await.unwrap();
+}
+
+#[tokio::test]
+async fn failed_destruction_may_be_tried_again() {
+    let (disk, _, Opened { store, .. }) = open_memory().await;
+    let digest = put(&store, &data(3000)).await.unwrap().digest;
+    disk.fail_on("remove", "segments/", EIO);
+    assert!(matches!(store.destroy(digest, || true).await, Err(StoreError::Io { .. })));
+    assert!(store.holds(digest));
+    disk.heal();
+    assert_eq!(store.destroy(digest, || true).await.unwrap(), Destroyed::Gone);
+    assert!(disk.names().is_empty());
+}
+
+#[tokio::test]
+async fn failed_quarantine_never_counts_and_may_be_tried_again() {
+    let (disk, _, Opened { store, .. }) = open_memory().await;
+    let digest = put(&store, &data(3000)).await.unwrap().digest;
+    disk.fail_on("rename", "segments/", EIO);
+    store.quarantine(digest).await.unwrap_err();
+    assert!(!store.holds(digest));
+    disk.heal();
+    store.quarantine(digest).await.unwrap();
+    assert_eq!(store.quarantined().await.unwrap()[0].digest, Some(digest));
+}
+
+#[tokio::test]
+async fn unformatted_directory_is_refused() {
+    let (_dir, disk) = file_disk();
+    let refused = open_with(&disk, StoreConfig::default()).await.err();
+    assert!(matches!(refused, Some(StoreError::NotFormatted(_))));
+}
+
+#[test]
+fn ballast_is_made_whole_or_not_at_all_and_released_once() {
+    let disk = MemoryDisk::default();
+    let mut writes = 0;
+    disk.fail(move |operation, _| {
+        writes += usize::from(operation == "write");
+        (operation == "write" && writes == 5).then(|| io::Error::from_raw_os_error(ENOSPC))
+    });
+    make_ballast(&disk).unwrap_err();
+    assert!(disk.names().is_empty());
+    disk.heal();
+    make_ballast(&disk).unwrap();
+    make_ballast(&disk).unwrap();
+    assert_eq!(disk.open("ballast", Open::Read).unwrap().len().unwrap(), BALLAST_BYTES);
+    assert!(release_ballast(&disk).unwrap());
+    assert!(!release_ballast(&disk).unwrap());
+}

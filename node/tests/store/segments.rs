@@ -1,0 +1,216 @@
+//! What the store promises while the disk behaves.
+
+use cairn_core::limits::BLOCK_BYTES;
+use cairn_node::store::format::file_len;
+use cairn_node::store::{Damage, Destroyed, Reading};
+use futures::TryStreamExt;
+
+use super::memory::MemoryDisk;
+use super::*;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+
+#[tokio::test]
+async fn segments_of_every_shape_come_back_as_they_were_stored() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let lens = [1, 4096, 150_000, BLOCK, BLOCK + 1, 3 * BLOCK - 5, 9 * BLOCK + 17, 32 * BLOCK];
+    for len in lens {
+        let bytes = data(len);
+        let stored = put(&store, &bytes).await.unwrap();
+        assert!(!stored.existed && stored.len == len as u64);
+        assert_eq!(
+            disk.open(&place(stored.digest), cairn_node::disk::Open::Read).unwrap().len().unwrap(),
+            file_len(len as u64)
+        );
+        let table = store.read_table(stored.digest).await.unwrap().table;
+        let blocks = len.div_ceil(BLOCK);
+        for reading in [Reading::AsStored, Reading::Verified] {
+            let read: Vec<Bytes> = store
+                .read_blocks(stored.digest, 0..blocks, reading)
+                .unwrap()
+                .try_collect()
+                .await
+                .unwrap();
+            assert_eq!(read.concat(), bytes, "len {len}");
+            for (index, block) in read.iter().enumerate() {
+                table.verify(index, block).unwrap();
+            }
+        }
+        store.verify(stored.digest).await.unwrap();
+        assert!(put(&store, &bytes).await.unwrap().existed);
+    }
+    let held = store.held();
+    assert_eq!(held.len(), lens.len());
+    assert_eq!(store.held_after(Some(held[2].0), 2), held[3..5]);
+    assert_eq!(store.stats().segments_written, lens.len() as u64);
+
+    let again = open(&disk).await;
+    assert_eq!(again.store.held(), held);
+    assert_eq!(again.found.bytes, lens.iter().sum::<usize>() as u64);
+    assert!(again.found.damaged.is_empty() && again.found.strangers.is_empty());
+}
+
+#[tokio::test]
+async fn wrong_bytes_never_become_visible() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    for len in [1000, BLOCK, 4 * BLOCK + 3] {
+        let right = data(len);
+        let digest = SegmentDigest::of(&right);
+        let mut wrong = right.to_vec();
+        wrong[len / 2] ^= 1;
+        let error = put_as(&store, digest, len, &wrong.into()).await.unwrap_err();
+        assert!(matches!(error, StoreError::WrongDigest(named) if named == digest));
+        let short = put_as(&store, digest, len, &right.slice(1..)).await.unwrap_err();
+        assert!(matches!(short, StoreError::WrongLength { .. }));
+        let long = put_as(&store, digest, len - 1, &right).await.unwrap_err();
+        assert!(matches!(long, StoreError::WrongLength { .. }));
+        assert!(!store.holds(digest));
+        assert!(matches!(store.read_table(digest).await, Err(StoreError::NotHeld(_))));
+        assert!(!disk.exists(&place(digest)).unwrap());
+    }
+    let empty = store.begin(SegmentDigest::of(b""), 0).await;
+    assert!(matches!(empty, Err(StoreError::SegmentLength { .. })));
+}
+
+#[tokio::test]
+async fn writer_given_up_leaves_nothing() {
+    let disk = MemoryDisk::default();
+    let seam: Arc<dyn Disk> = Arc::new(disk.clone());
+    let Opened { store, .. } = open(&seam).await;
+    let bytes = data(3 * BLOCK);
+    for polite in [true, false] {
+        let begun = store.begin(SegmentDigest::of(&bytes), bytes.len() as u64).await.unwrap();
+        let Begin::Writer(mut writer) = begun else { panic!("not held") };
+        writer.push(bytes.slice(..2 * BLOCK + 5)).await.unwrap();
+        assert!(store.room().await.unwrap().reserved > 0);
+        if polite {
+            writer.abort().await
+        } else {
+            drop(writer)
+        }
+        let gone = async {
+            while !disk.names().is_empty() || store.room().await.unwrap().reserved > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn writers_of_one_digest_at_a_time_both_succeed() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(2 * BLOCK + 9);
+    let (one, two) = tokio::join!(put(&store, &bytes), put(&store, &bytes));
+    assert!(one.unwrap().existed != two.unwrap().existed);
+    assert!(disk.list("tmp").unwrap().is_empty());
+    assert!(disk.list("quarantine").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn every_kind_of_damage_is_found_by_verify() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(5 * BLOCK + 100);
+    let digest = put(&store, &bytes).await.unwrap().digest;
+    let end = file_len(bytes.len() as u64);
+    let spots = [8, 4000, 4096, 4096 + 4 * BLOCK as u64 + 7, end - 4097, end - 4096, end - 1];
+    for offset in spots {
+        spoil(&disk, &place(digest), offset);
+        let found = store.verify(digest).await;
+        assert!(matches!(found, Err(StoreError::Damaged { .. })), "offset {offset}");
+        spoil(&disk, &place(digest), offset);
+        store.verify(digest).await.unwrap();
+    }
+    spoil(&disk, &place(digest), 4096 + 2 * BLOCK as u64);
+    let reading = store.read_blocks(digest, 0..6, Reading::Verified).unwrap();
+    let found: Result<Vec<_>, _> = reading.try_collect().await;
+    assert!(matches!(found, Err(StoreError::Damaged { damage: Damage::Block(_), .. })));
+    let range = store.read_blocks(digest, 2..7, Reading::AsStored).err();
+    assert!(matches!(range, Some(StoreError::BlockRange { count: 6, .. })));
+}
+
+#[tokio::test]
+async fn damaged_ends_and_strangers_do_not_count_at_start() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let mut digests = Vec::new();
+    for len in [10, 20, 30, 40] {
+        digests.push(put(&store, &data(len)).await.unwrap().digest);
+    }
+    let end = file_len(10);
+    spoil(&disk, &place(digests[0]), 20);
+    spoil(&disk, &place(digests[1]), end - 4090);
+    disk.open(&place(digests[2]), cairn_node::disk::Open::Write).unwrap().set_len(4096).unwrap();
+    for stranger in ["segments/00/README", "tmp/left"] {
+        disk.open(stranger, cairn_node::disk::Open::Create).unwrap();
+    }
+
+    let again = open(&disk).await;
+    assert_eq!(again.store.held().len(), 1);
+    assert_eq!(again.found.damaged.len(), 3);
+    assert_eq!(again.found.strangers, ["segments/00/README"]);
+    assert_eq!(again.found.tmp_removed, 1);
+    digests[..3].sort();
+    assert_eq!(again.store.damaged(), digests[..3]);
+    assert!(disk.list("quarantine").unwrap().is_empty(), "nothing is moved at start");
+
+    // One is moved aside by hand, one by a new copy.
+    again.store.quarantine(digests[0]).await.unwrap();
+    for len in [10, 20, 30] {
+        assert!(!put(&again.store, &data(len)).await.unwrap().existed);
+    }
+    assert!(again.store.damaged().is_empty());
+    assert_eq!(again.store.held().len(), 4);
+    assert_eq!(again.store.quarantined().await.unwrap().len(), 3, "evidence is kept");
+}
+
+#[tokio::test]
+async fn quarantined_segment_is_recovered_only_if_it_verifies() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(2 * BLOCK);
+    let digest = put(&store, &bytes).await.unwrap().digest;
+    assert!(!store.recover_from_quarantine(SegmentDigest::of(b"?")).await.unwrap());
+    store.quarantine(digest).await.unwrap();
+    assert!(!store.holds(digest));
+    assert!(matches!(store.verify(digest).await, Err(StoreError::NotHeld(_))));
+    assert!(matches!(store.quarantine(digest).await, Err(StoreError::NotHeld(_))));
+
+    let copy = format!("quarantine/{}", store.quarantined().await.unwrap()[0].name);
+    spoil(&disk, &copy, 4096 + 99);
+    assert!(!store.recover_from_quarantine(digest).await.unwrap());
+    spoil(&disk, &copy, 4096 + 99);
+    assert!(store.recover_from_quarantine(digest).await.unwrap());
+    store.verify(digest).await.unwrap();
+    assert_eq!(store.room().await.unwrap().quarantined, 0);
+    assert!(store.quarantined().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn segment_is_destroyed_only_while_the_condition_holds_under_the_lock() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let digest = put(&store, &data(5000)).await.unwrap().digest;
+    assert_eq!(store.destroy(digest, || false).await.unwrap(), Destroyed::Kept);
+    assert!(store.holds(digest));
+
+    let guard = store.lock(digest).await;
+    let (handle, witness) = (store.clone(), store.clone());
+    let destroying = tokio::spawn(async move {
+        let gone = handle.destroy(digest, move || !witness.holds(digest)).await;
+        gone.unwrap()
+    });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(store.holds(digest), "waits for the lock");
+    drop(guard);
+    assert_eq!(destroying.await.unwrap(), Destroyed::Gone);
+    assert!(!disk.exists(&place(digest)).unwrap());
+    assert_eq!(store.destroy(digest, || true).await.unwrap(), Destroyed::NotHeld);
+    assert_eq!(store.stats().bytes_held, 0);
+}

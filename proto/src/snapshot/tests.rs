@@ -1,0 +1,206 @@
+//! A catalogue with every kind of record survives; damaged bytes never do.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cairn_core::catalogue::set_digest;
+use cairn_core::command::{Begun, Body, Command, DeleteReason, Reply, StageSegment};
+use cairn_core::ids::{
+    Attempt, CheckpointId, ClusterId, Cookie, Incarnation, NodeId, Nonce, Run, SegmentDigest, Step,
+};
+use cairn_core::model::{ManifestPlace, NewNode, PolicyChange, Settings};
+
+use super::*;
+
+struct World {
+    catalogue: Catalogue,
+    index: u64,
+}
+
+impl World {
+    fn apply(&mut self, body: Body) -> Reply {
+        self.index += 1;
+        let request = RequestId(u128::from(self.index));
+        let command = Command { request, clock_ms: self.index * 10, wall_ms: 99, body };
+        let reply = self.catalogue.apply(self.index, &command);
+        assert!(reply.refusal().is_none(), "{command:?}: {reply:?}");
+        reply
+    }
+
+    fn node(&mut self, number: u64) {
+        let new = NewNode {
+            cookie: Cookie(number.into()),
+            host: format!("host{number}"),
+            rack: format!("rack{number}"),
+            address: format!("host{number}:7100"),
+            capacity_bytes: 1 << 40,
+            feature_level: 1,
+        };
+        if number == 1 {
+            let (cluster, settings) = (ClusterId(7), Settings::default());
+            self.apply(Body::InitCluster { cluster, settings, node: new.clone() });
+        } else {
+            self.apply(Body::AllocateNode(new.clone()));
+        }
+        let node = NodeId(number);
+        let reply = self.apply(Body::Register {
+            node,
+            cookie: new.cookie,
+            previous: vec![],
+            nonce: Nonce(number.into()),
+            host: new.host,
+            rack: new.rack,
+            address: new.address,
+            capacity_bytes: new.capacity_bytes,
+            feature_level: 1,
+        });
+        let Reply::Registered { incarnation } = reply else { panic!("{reply:?}") };
+        self.apply(Body::Inventory { node, incarnation, missing: vec![], last: true });
+    }
+
+    fn begin(&mut self, step: u64, parts: u32) -> CheckpointId {
+        let reply = self.apply(Body::Begin {
+            namespace: "run1/a".parse().unwrap(),
+            step: Step(step),
+            parts,
+            attempt: Attempt(1),
+            change: PolicyChange { keep_last: Some(9), ..PolicyChange::default() },
+            replace: false,
+            labels: BTreeMap::from([("loss".into(), "0.5".into())]),
+        });
+        let Reply::Begun(Begun { checkpoint, .. }) = reply else { panic!("{reply:?}") };
+        checkpoint
+    }
+
+    /// Stages segments to nodes 1 to 3 and reports them durable.
+    fn stage(&mut self, checkpoint: CheckpointId, part: u32, names: &[&str]) {
+        let segment = |name: &&str| StageSegment {
+            digest: SegmentDigest::of(name.as_bytes()),
+            len: 1000,
+            targets: vec![NodeId(1), NodeId(2), NodeId(3)],
+        };
+        let segments = names.iter().map(segment).collect();
+        let (attempt, run) = (Attempt(1), Run(5));
+        let reply = self.apply(Body::Stage { checkpoint, attempt, part, run, segments });
+        let Reply::Staged { segments } = reply else { panic!("{reply:?}") };
+        for node in 1..=2 {
+            let replicas = segments.iter().filter_map(|staged| {
+                let slot = staged.slots.iter().find(|slot| slot.node == NodeId(node))?;
+                Some((staged.segment, slot.epoch))
+            });
+            let replicas = replicas.collect();
+            let incarnation: Incarnation = self.catalogue.node(NodeId(node)).unwrap().incarnation;
+            self.apply(Body::Durable { node: NodeId(node), incarnation, replicas });
+        }
+    }
+
+    fn seal(&mut self, checkpoint: CheckpointId, part: u32, names: &[&str]) {
+        let digest = |name: &&str| (SegmentDigest::of(name.as_bytes()), 1000);
+        self.apply(Body::SealPart {
+            checkpoint,
+            attempt: Attempt(1),
+            part,
+            run: Run(5),
+            manifest: ManifestPlace::Inline(Bytes::from_static(b"manifest")),
+            set_digest: set_digest(names.iter().map(digest)),
+            bytes: 1000,
+            files: 1,
+        });
+    }
+}
+
+fn catalogue() -> Catalogue {
+    let mut world = World { catalogue: Catalogue::default(), index: 0 };
+    (1..=3).for_each(|number| world.node(number));
+    let committed = world.begin(10, 1);
+    world.stage(committed, 0, &["a", "b"]);
+    world.seal(committed, 0, &["a", "b"]);
+    let deleted = world.begin(20, 1);
+    world.stage(deleted, 0, &["b", "c"]);
+    world.seal(deleted, 0, &["b", "c"]);
+    let (checkpoint, reason) = (deleted, DeleteReason::Asked);
+    world.apply(Body::Delete { checkpoint, reason, now: true });
+    let open = world.begin(30, 3);
+    world.stage(open, 0, &["d", "a"]);
+    world.seal(open, 0, &["d", "a"]);
+    world.stage(open, 2, &["e"]);
+    world.catalogue
+}
+
+#[test]
+fn a_catalogue_reads_back_with_the_same_digest() {
+    for catalogue in [Catalogue::default(), catalogue()] {
+        let bytes = encode(&catalogue);
+        let back = decode(&bytes).unwrap();
+        assert_eq!(back.digest(), catalogue.digest());
+        assert_eq!(encode(&back), bytes);
+        cairn_core::invariants::check(&back).unwrap();
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_cut_or_continued_is_refused() {
+    let mut bytes = encode(&catalogue());
+    for end in 0..bytes.len() {
+        assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+    }
+    bytes.push(0);
+    assert!(matches!(decode(&bytes), Err(SnapshotError::Malformed { .. })));
+}
+
+#[test]
+fn a_flipped_bit_is_refused() {
+    let mut bytes = encode(&catalogue());
+    for bit in 0..bytes.len() * 8 {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode(&bytes).is_err(), "bit {bit}");
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+}
+
+#[test]
+fn damage_under_a_right_checksum_never_passes_for_the_same_catalogue() {
+    // What a bug at the writer would leave, rather than a disk.
+    let catalogue = catalogue();
+    let original = encode(&catalogue);
+    let mut spelled = 0;
+    let mut input = &original[..];
+    let input: &mut dyn Read = &mut input;
+    let mut reader =
+        Reader { input: BufReader::new(input), hasher: blake3::Hasher::new(), records: 0, kind: 0 };
+    while reader.next().unwrap().is_some() {}
+    let tail = |records, bytes: &[u8]| {
+        let checksum = Bytes::copy_from_slice(blake3::hash(bytes).as_bytes());
+        let record = Some(Record::Tail(wire::SnapshotTail { records, checksum }));
+        wire::SnapshotRecord { record }.encode_length_delimited_to_vec()
+    };
+    let body = original.len() - tail(reader.records, &[]).len();
+    for bit in 0..body * 8 {
+        let mut bytes = original[..body].to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes.extend(tail(reader.records, &bytes));
+        if let Ok(back) = decode(&bytes) {
+            // Some flips change only the spelling of a value, such as a boolean written as 3.
+            let same = back.digest() == catalogue.digest();
+            assert_eq!(same, encode(&back) == original, "bit {bit}");
+            spelled += u32::from(same);
+        }
+    }
+    assert!(spelled < 100, "{spelled} flips had no effect");
+}
+
+#[test]
+fn a_snapshot_from_the_future_says_so() {
+    let mut bytes = Vec::new();
+    let head = wire::SnapshotHead { version: 2, feature_level: 3, ..Default::default() };
+    let record = wire::SnapshotRecord { record: Some(Record::Head(head)) };
+    bytes.extend(record.encode_length_delimited_to_vec());
+    let error = decode(&bytes).unwrap_err();
+    assert!(matches!(error, SnapshotError::Future { version: 2, feature_level: 3 }), "{error}");
+}
+
+#[test]
+fn a_huge_length_takes_no_memory() {
+    assert!(decode(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
+    assert!(matches!(decode(&[0xff, 0xff, 0xff, 0x7f, 1]), Err(SnapshotError::CutShort(0))));
+}
