@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cairn_core::command::{Body, DeleteReason, Refusal};
+use cairn_core::command::{Body, DeleteReason};
 use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, SegmentId, Step};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::{CheckpointInfo, PolicyChange, Slot};
@@ -45,22 +45,13 @@ impl Client {
     /// The checkpoint an address names now.
     pub async fn resolve(&self, address: &Address) -> Result<CheckpointInfo, ClientError> {
         let text = address.to_string();
-        let answer = self
+        let reply = self
             .read("resolve checkpoint", |mut stub, identity, deadline_ms| {
                 let message = wire::ResolveRequest { address: text.clone(), deadline_ms };
                 let request = with_identity(message, &identity);
                 Box::pin(async move { stub.resolve(request).await })
             })
-            .await;
-        let reply = answer.map_err(|error| match error {
-            ClientError::NoSuchCheckpoint { .. } => {
-                ClientError::Refused(Refusal::NoSuchCheckpoint {
-                    namespace: address.namespace.to_string(),
-                    selector: address.selector.to_string(),
-                })
-            }
-            error => error,
-        })?;
+            .await?;
         self.learn_nodes(&reply.nodes);
         let malformed = |problem| malformed("resolve checkpoint", problem);
         let info = reply.checkpoint.ok_or_else(|| malformed("no checkpoint".to_owned()))?;
@@ -111,8 +102,7 @@ impl Client {
     ) -> Result<Vec<CheckpointInfo>, ClientError> {
         let mut all: Vec<CheckpointInfo> = Vec::new();
         loop {
-            let after =
-                all.last().map(|info| (info.namespace.clone(), info.step, info.id));
+            let after = all.last().map(|info| (info.namespace.clone(), info.step, info.id));
             let (page, more) = self.list_page(prefix, open, after.as_ref(), LIST_PAGE).await?;
             // A page without entries that claims more would go on for ever.
             let more = more && !page.is_empty();
@@ -175,10 +165,8 @@ impl Client {
     pub async fn node_status(&self, address: &str) -> Result<wire::NodeStatusReply, ClientError> {
         let (mut stub, identity) = self.admin(address);
         let request = with_identity(wire::NodeStatusRequest {}, &identity);
-        let unreachable = |last: String| ClientError::Unreachable {
-            endpoints: vec![address.to_owned()],
-            last,
-        };
+        let unreachable =
+            |last: String| ClientError::Unreachable { endpoints: vec![address.to_owned()], last };
         match timeout(self.options.call_deadline, stub.node_status(request)).await {
             Ok(Ok(response)) => {
                 self.learn(address, response.metadata())?;

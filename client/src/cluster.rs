@@ -83,7 +83,7 @@ struct Known {
     leader: Option<String>,
     /// The address that answered a read last.
     reader: Option<String>,
-    nodes: BTreeMap<NodeId, wire::NodeInfo>,
+    nodes: Arc<BTreeMap<NodeId, wire::NodeInfo>>,
     transports: BTreeMap<String, Transport>,
 }
 
@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// What is known of the nodes: filled by `status` and `resolve`.
-    pub fn nodes(&self) -> BTreeMap<NodeId, wire::NodeInfo> {
+    pub fn nodes(&self) -> Arc<BTreeMap<NodeId, wire::NodeInfo>> {
         self.known.lock().nodes.clone()
     }
 
@@ -188,12 +188,8 @@ impl Client {
     ) -> Result<T, ClientError> {
         // The node gives up first, so that its reason arrives instead of our silence.
         let wait = self.options.call_deadline.mul_f32(0.8);
-        let ask = Ask {
-            what,
-            aim: Aim::AnyNode,
-            wait: Duration::ZERO,
-            deadline: self.options.deadline,
-        };
+        let ask =
+            Ask { what, aim: Aim::AnyNode, wait: Duration::ZERO, deadline: self.options.deadline };
         self.ask(&ask, |transport, identity, _| {
             send(catalogue(transport), identity, wait.as_millis() as u64)
         })
@@ -226,8 +222,9 @@ impl Client {
                     Err(error) => Next::Stop(error),
                 },
                 Ok(Err(status)) => {
-                    // A transport's own `Unavailable` is silence; a node's carries its identity.
-                    tries.answered |= Reason::of(&status).is_some();
+                    // A transport's own `Unavailable` is silence; a node's names its cluster.
+                    tries.answered |= Reason::of(&status).is_some()
+                        || Identity::read(status.metadata()).is_ok_and(|id| id.cluster.is_some());
                     self.judge(&tries.address, &status)
                 }
                 Err(_) => Next::Elsewhere(format!("no answer within {patience:?}")),
@@ -281,20 +278,18 @@ impl Client {
         if let Err(error) = self.learn(address, status.metadata()) {
             return Next::Stop(error);
         }
+        if let Some(refusal) = convert::refusal_of(status) {
+            return Next::Stop(ClientError::Refused(refusal));
+        }
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => {
                 let refusal = Refusal::Malformed(status.message().to_owned());
                 Next::Stop(ClientError::Refused(refusal))
             }
-            Code::NotFound => {
-                Next::Stop(ClientError::NoSuchCheckpoint { what: status.message().to_owned() })
-            }
-            Code::PermissionDenied | Code::Unauthenticated => {
-                Next::Stop(ClientError::NotAllowed {
-                    endpoint: address.to_owned(),
-                    what: status.message().to_owned(),
-                })
-            }
+            Code::PermissionDenied | Code::Unauthenticated => Next::Stop(ClientError::NotAllowed {
+                endpoint: address.to_owned(),
+                what: status.message().to_owned(),
+            }),
             Code::Unimplemented => Next::Foreign(text),
             _ => Next::Elsewhere(text),
         }
@@ -329,7 +324,7 @@ impl Client {
         }
         let nodes = nodes.iter().map(|node| (NodeId(node.id), node.clone())).collect();
         let mut known = self.known.lock();
-        known.nodes = nodes;
+        known.nodes = Arc::new(nodes);
         // Connections to addresses nobody has any more are dropped.
         let mut transports = std::mem::take(&mut known.transports);
         transports.retain(|address, _| {

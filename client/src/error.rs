@@ -26,8 +26,6 @@ pub enum ClientError {
     /// The node wants to know who asks, and was not satisfied.
     #[error("{endpoint} does not allow this: {what}")]
     NotAllowed { endpoint: String, what: String },
-    #[error("{what}")]
-    NoSuchCheckpoint { what: String },
     /// Nodes answered, but not what was needed in the time given.
     #[error("{what} did not complete in time: {last}")]
     Timeout { what: String, last: String },
@@ -65,7 +63,6 @@ impl ClientError {
             Self::OtherCluster { .. } => "give endpoints of one cluster only",
             Self::Incompatible { .. } => "use a client of the same release as the nodes",
             Self::NotAllowed { .. } => "pass the cluster key that the nodes were given",
-            Self::NoSuchCheckpoint { .. } => "`cairn ls` lists the committed checkpoints",
             Self::Refused(refusal) => return refusal_hint(refusal),
             Self::Timeout { .. } => {
                 "the cluster may lack a majority or enough nodes; see `cairn status`"

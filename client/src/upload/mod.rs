@@ -96,11 +96,18 @@ impl PutOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {
     /// The checkpoint is committed.
-    Committed { durability: Durability },
+    Committed {
+        durability: Durability,
+    },
     /// It was there already, with the same content.
-    AlreadyCommitted { durability: Durability },
+    AlreadyCommitted {
+        durability: Durability,
+    },
     /// This part is in; the checkpoint commits with the last one.
-    Sealed { parts_sealed: u32, parts: u32 },
+    Sealed {
+        parts_sealed: u32,
+        parts: u32,
+    },
     DryRun,
 }
 
@@ -230,8 +237,7 @@ impl Put<'_> {
             loop {
                 sleep(lease / 4).await;
                 let body = Body::Renew { uploads: uploads.clone() };
-                let answer =
-                    client.execute_within(body, Duration::ZERO, Some(lease / 2)).await;
+                let answer = client.execute_within(body, Duration::ZERO, Some(lease / 2)).await;
                 if let Err(error) = answer {
                     tracing::warn!(%error, "lease was not renewed");
                 }
@@ -241,12 +247,8 @@ impl Put<'_> {
 
     /// Hashes everything without sending anything.
     async fn describe(&self) -> Result<Described, ClientError> {
-        let digests = pipeline::hash_all(
-            &self.client.env,
-            &self.feed,
-            &self.options.progress,
-        )
-        .await?;
+        let digests =
+            pipeline::hash_all(&self.client.env, &self.feed, &self.options.progress).await?;
         Described::of(&self.feed, &digests)
     }
 
