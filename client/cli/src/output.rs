@@ -75,3 +75,9 @@ pub fn table(rows: &[Vec<String>]) -> String {
     }
     text
 }
+
+/// A wall-clock label as `2026-11-21T19:20:00Z`.
+pub fn wall_time(wall_ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(wall_ms);
+    humantime::format_rfc3339_seconds(time).to_string()
+}

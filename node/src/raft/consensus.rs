@@ -209,16 +209,9 @@ impl Consensus {
     ) -> Result<Self, OpenError> {
         let applied = Arc::new(Applied::default());
         let board = LeadershipBoard::default();
-        let group = Group::<Rt, M>::open(
-            env,
-            disk,
-            config,
-            machine,
-            hooks,
-            applied.clone(),
-            board.clone(),
-        )
-        .await?;
+        let group =
+            Group::<Rt, M>::open(env, disk, config, machine, hooks, applied.clone(), board.clone())
+                .await?;
         Ok(Self { group, applied, board })
     }
 

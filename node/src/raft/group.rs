@@ -154,10 +154,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    async fn change(
-        &self,
-        change: ChangeMembers<u64, Node>,
-    ) -> Result<(), ChangeError> {
+    async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), ChangeError> {
         // Whoever leaves the voters stays as a learner.
         let changed = self.raft.change_membership(change, true);
         finish_change(tokio::time::timeout(CHANGE_DEADLINE, changed).await)
@@ -223,7 +220,9 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 Err(ProposeError::NotLeader { leader: leader_of(forward) })
             }
-            Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unavailable(error.to_string())),
+            Ok(Err(RaftError::APIError(error))) => {
+                Err(ProposeError::Unavailable(error.to_string()))
+            }
             Ok(Err(RaftError::Fatal(fatal))) => Err(ProposeError::Fatal(fatal.to_string())),
             Err(_) => Err(ProposeError::Unavailable("the deadline passed".into())),
         }

@@ -64,8 +64,10 @@ struct Memory {
     /// Not yet given to the committer.
     committed_unsaved: Option<LogId>,
     purged: Option<LogId>,
+    /// Index of the first entry, or of the next if there is none.
+    first: u64,
     last: Option<LogId>,
-    /// Contiguous, up to `last`. What lies between `purged` and its first key is in the file.
+    /// Contiguous, up to `last`. What lies between `first` and its first key is in the file.
     recent: BTreeMap<u64, Recent>,
     recent_bytes: usize,
     sequence: u64,
@@ -112,6 +114,7 @@ impl LogStore {
             committed: stored.committed,
             committed_unsaved: None,
             purged: stored.purged,
+            first: stored.purged.map_or(0, |purged| purged.index + 1),
             last: stored.last,
             recent: BTreeMap::new(),
             recent_bytes: 0,
@@ -221,7 +224,7 @@ impl Shared {
         let (cold, cold_end, hot) = {
             let memory = self.memory.lock();
             memory.refuse_if_failed()?;
-            let start = start.max(memory.purged.map_or(0, |purged| purged.index + 1));
+            let start = start.max(memory.first);
             let end = end.min(memory.last.map_or(0, |last| last.index + 1));
             if start >= end {
                 return Ok(Vec::new());
@@ -262,7 +265,12 @@ impl Memory {
     fn append(&mut self, entries: &[Entry], sequence: u64) -> io::Result<()> {
         for entry in entries {
             let index = entry.log_id.index;
-            let expected = self.last.map_or(0, |last| last.index + 1);
+            // An empty log takes whatever comes first; when the file is opened again it must
+            // begin at zero or follow what was purged.
+            let expected = self.last.map_or(index, |last| last.index + 1);
+            if self.last.is_none() {
+                self.first = index;
+            }
             if index != expected {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
@@ -293,6 +301,7 @@ impl Memory {
         self.recent = kept;
         self.recent_bytes = self.recent.values().map(|recent| recent.bytes).sum();
         self.purged = Some(upto);
+        self.first = upto.index + 1;
         if self.last.is_none_or(|last| last.index < upto.index) {
             self.last = Some(upto);
         }

@@ -19,13 +19,16 @@ use super::snapshot_files::{self, SnapshotError, SnapshotFile};
 use super::types::{LogId, LogReply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::disk::Disk;
 
+/// The work of encoding a copy of the machine.
+pub type Encode = Box<dyn FnOnce() -> Vec<u8> + Send>;
+
 /// What the log drives.
 pub trait CatalogueMachine: Send + Sync + 'static {
     /// Applies the command of entry `index`. An error says that it cannot be decoded: this node
     /// does not know what the others did, and must stop.
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String>;
     /// Takes a cheap copy now and gives back the work of encoding it.
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
+    fn snapshot(&self) -> Encode;
     /// Replaces everything by what an encoded snapshot holds.
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String>;
 }
@@ -150,10 +153,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
             let body = snapshot_files::read_body(&*store.disk, &snapshot)?;
             // Durable under its name first: from here on the log it covers may be purged.
             let adopted = snapshot_files::adopt(&*store.disk, &store.dir, &snapshot)?;
-            machine.write().restore(&body).map_err(|why| SnapshotError::Restore {
-                path: adopted.path.clone(),
-                why,
-            })?;
+            machine
+                .write()
+                .restore(&body)
+                .map_err(|why| SnapshotError::Restore { path: adopted.path.clone(), why })?;
             Ok(adopted)
         };
         let adopted = self
@@ -180,7 +183,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
 /// A copy of the machine, on its way to a file. Runs beside apply.
 pub struct SnapshotBuilder {
     /// Taken once. The lock is there only because openraft wants `Sync`.
-    encode: Mutex<Option<Box<dyn FnOnce() -> Vec<u8> + Send>>>,
+    encode: Mutex<Option<Encode>>,
     meta: SnapshotMeta,
     store: Arc<SnapshotStore>,
     fatal: FatalHook,
@@ -188,7 +191,8 @@ pub struct SnapshotBuilder {
 
 impl SnapshotBuilder {
     async fn build(&mut self) -> io::Result<Snapshot> {
-        let encode = self.encode.get_mut().take().ok_or_else(|| io::Error::other("snapshot built twice"))?;
+        let encode =
+            self.encode.get_mut().take().ok_or_else(|| io::Error::other("snapshot built twice"))?;
         let (store, meta) = (self.store.clone(), self.meta.clone());
         let build = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
         let file = self

@@ -36,12 +36,13 @@ pub use consensus::{
 };
 pub use leadership::{Leadership, LeadershipWatch};
 pub use log_file::LogError;
-pub use machine::CatalogueMachine;
+pub use machine::{CatalogueMachine, Encode};
 pub use network::Resolve;
 pub use service::{Admit, Identity, RaftService};
 pub use snapshot_files::SnapshotError;
 
-/// Told once why this node must stop. It is called from storage tasks and must not block.
+/// Told why this node must stop; possibly more than once, as one failure brings others. It is
+/// called from storage tasks and must not block.
 pub type FatalHook = Arc<dyn Fn(String) + Send + Sync>;
 
 /// Memory an entry takes, roughly: what queues and reads are bounded by.

@@ -94,16 +94,7 @@ impl Network {
         snapshot_install: Duration,
     ) -> Self {
         let pool = Arc::default();
-        Self {
-            env,
-            disk,
-            identity,
-            resolve,
-            append_timeout,
-            snapshot_idle,
-            snapshot_install,
-            pool,
-        }
+        Self { env, disk, identity, resolve, append_timeout, snapshot_idle, snapshot_install, pool }
     }
 
     fn link(&self, target: u64, node: &Node, purpose: Purpose) -> Link {
@@ -154,8 +145,7 @@ impl Link {
         if self.target == self.network.identity.node {
             return Err(Status::unavailable("a node does not call itself"));
         }
-        let address =
-            (self.network.resolve)(self.target).unwrap_or_else(|| self.address.clone());
+        let address = (self.network.resolve)(self.target).unwrap_or_else(|| self.address.clone());
         let mut pool = self.network.pool.lock();
         let key = (self.target, self.purpose);
         let known = pool.get(&key).filter(|(dialled, _)| *dialled == address);
@@ -283,9 +273,9 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
         });
         match outcome.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries))? {
             Outcome::Success(_) => Ok(AppendEntriesResponse::Success),
-            Outcome::Partial(partial) => Ok(AppendEntriesResponse::PartialSuccess(
-                partial.last.map(codec::log_id_from_wire),
-            )),
+            Outcome::Partial(partial) => {
+                Ok(AppendEntriesResponse::PartialSuccess(partial.last.map(codec::log_id_from_wire)))
+            }
             Outcome::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
             Outcome::HigherVote(vote) => {
                 Ok(AppendEntriesResponse::HigherVote(codec::vote_from_wire(vote)))
@@ -300,8 +290,7 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
     ) -> Result<VoteResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
         let (last, transfer) = (rpc.last_log_id.as_ref(), rpc.leadership_transfer);
         let reply = self.ask_vote(&rpc.vote, last, transfer, false, option.hard_ttl()).await;
-        let (vote, granted, last) =
-            reply.map_err(|error| self.rpc_error(error, RPCTypes::Vote))?;
+        let (vote, granted, last) = reply.map_err(|error| self.rpc_error(error, RPCTypes::Vote))?;
         Ok(VoteResponse::new(vote, last, granted))
     }
 
@@ -312,8 +301,7 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
     ) -> Result<VoteResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
         let (last, transfer) = (rpc.last_log_id.as_ref(), rpc.leadership_transfer);
         let reply = self.ask_vote(&rpc.vote, last, transfer, true, option.hard_ttl()).await;
-        let (vote, granted, last) =
-            reply.map_err(|error| self.rpc_error(error, RPCTypes::Vote))?;
+        let (vote, granted, last) = reply.map_err(|error| self.rpc_error(error, RPCTypes::Vote))?;
         Ok(VoteResponse::new(vote, last, granted))
     }
 
@@ -346,21 +334,23 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
             to: *request.to_node_id(),
             last_log_id: codec::opt_log_id_to_wire(request.last_log_id()),
         };
-        let send =
-            |mut client: RaftClient<Transport>| async move { client.transfer_leader(message).await };
+        let send = |mut client: RaftClient<Transport>| async move {
+            client.transfer_leader(message).await
+        };
         let outcome = match self.call(option.hard_ttl(), send).await {
             Ok(reply) => match reply.result {
                 Some(Outcome::Accepted(_)) => Ok(Ok(())),
-                Some(Outcome::VoteChanged(changed)) => {
-                    codec::required_vote(changed.expected).and_then(|expected| {
+                Some(Outcome::VoteChanged(changed)) => codec::required_vote(changed.expected)
+                    .and_then(|expected| {
                         let actual = codec::required_vote(changed.actual)?;
                         Ok(Err(TransferLeaderError::VoteChanged { expected, actual }))
-                    })
+                    }),
+                Some(Outcome::LogNotFlushed(behind)) => {
+                    Ok(Err(TransferLeaderError::LogNotFlushed {
+                        expected: behind.expected.map(codec::log_id_from_wire),
+                        actual: behind.actual.map(codec::log_id_from_wire),
+                    }))
                 }
-                Some(Outcome::LogNotFlushed(behind)) => Ok(Err(TransferLeaderError::LogNotFlushed {
-                    expected: behind.expected.map(codec::log_id_from_wire),
-                    actual: behind.actual.map(codec::log_id_from_wire),
-                })),
                 None => Err(Malformed("transfer reply is empty".into())),
             }
             .map_err(CallError::from),

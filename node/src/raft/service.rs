@@ -126,7 +126,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         (self.admit)(caller.sender, Nonce(sixteen(&caller.nonce, "nonce")?))
     }
 
-    async fn append(&self, request: wire::RaftAppendRequest) -> Result<wire::RaftAppendReply, Status> {
+    async fn append(
+        &self,
+        request: wire::RaftAppendRequest,
+    ) -> Result<wire::RaftAppendReply, Status> {
         use wire::raft_append_reply::Result as Outcome;
         let entries: Result<Vec<_>, _> =
             request.entries.into_iter().map(codec::entry_from_wire).collect();
@@ -150,7 +153,11 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         Ok(wire::RaftAppendReply { result: Some(outcome) })
     }
 
-    async fn vote(&self, request: wire::RaftVoteRequest, pre: bool) -> Result<wire::RaftVoteReply, Status> {
+    async fn vote(
+        &self,
+        request: wire::RaftVoteRequest,
+        pre: bool,
+    ) -> Result<wire::RaftVoteReply, Status> {
         let vote = codec::required_vote(request.vote).map_err(malformed)?;
         let last_log_id = request.last_log_id.map(codec::log_id_from_wire);
         let mut ask = VoteRequest::<TypeConfig<Rt>>::new(vote, last_log_id);
@@ -171,7 +178,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         (metrics.vote, metrics.last_applied.map(|id| id.index))
     }
 
-    async fn begin_snapshot(&self, begin: wire::RaftSnapshotBegin) -> Result<wire::RaftSnapshotProgress, Status> {
+    async fn begin_snapshot(
+        &self,
+        begin: wire::RaftSnapshotBegin,
+    ) -> Result<wire::RaftSnapshotProgress, Status> {
         use wire::raft_snapshot_progress::State;
         let (key, meta) = open_head(begin.head).map_err(malformed)?;
         let (vote, applied) = self.standing();
@@ -238,7 +248,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         }
     }
 
-    async fn transfer(&self, request: wire::RaftTransferRequest) -> Result<wire::RaftTransferReply, Status> {
+    async fn transfer(
+        &self,
+        request: wire::RaftTransferRequest,
+    ) -> Result<wire::RaftTransferReply, Status> {
         use wire::raft_transfer_reply::{LogNotFlushed, Result as Outcome, VoteChanged};
         let from = codec::required_vote(request.from_leader).map_err(malformed)?;
         let last = request.last_log_id.map(codec::log_id_from_wire);

@@ -62,8 +62,7 @@ impl SnapshotReceiver {
             return Ok((!incoming.installing).then_some(incoming.held));
         }
         let store = self.store.clone();
-        let create =
-            move || Partial::create(&*store.disk, &store.dir, &meta, key.len, key.digest);
+        let create = move || Partial::create(&*store.disk, &store.dir, &meta, key.len, key.digest);
         let partial = self.store.env.blocking(Lane::Data, create).await.map_err(failed)?;
         let evicted = {
             let mut incoming = self.incoming.lock();

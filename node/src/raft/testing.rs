@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cairn_core::command::Reply;
 use cairn_proto::seam::{Dialer, Env, Job, Lane, Runtime, Transport};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
-use tonic::service::Routes;
 use tonic::Status;
+use tonic::service::Routes;
 use tower::{Service, ServiceExt};
+
+use super::{CatalogueMachine, FatalHook};
 
 #[derive(Default)]
 struct TestRuntime(AtomicU64);
@@ -71,4 +74,56 @@ impl Dialer for TestNetwork {
 
 pub fn test_env() -> Env {
     TestNetwork::default().env()
+}
+
+/// Remembers every command in order; `Dropped { left }` tells how many there are.
+#[derive(Default)]
+pub struct ToyMachine {
+    pub commands: Vec<Vec<u8>>,
+}
+
+impl CatalogueMachine for ToyMachine {
+    fn apply(&mut self, _index: u64, command: &[u8]) -> Result<Reply, String> {
+        if command == b"undecodable" {
+            return Err("cannot be decoded".into());
+        }
+        self.commands.push(command.to_vec());
+        Ok(Reply::Dropped { left: self.commands.len() as u64 })
+    }
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+        let commands = self.commands.clone();
+        Box::new(move || {
+            let mut bytes = Vec::new();
+            for command in commands {
+                bytes.extend_from_slice(&(command.len() as u32).to_le_bytes());
+                bytes.extend_from_slice(&command);
+            }
+            bytes
+        })
+    }
+    fn restore(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        let mut commands = Vec::new();
+        while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
+            let (command, rest) =
+                rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or("cut short")?;
+            commands.push(command.to_vec());
+            bytes = rest;
+        }
+        self.commands = commands;
+        Ok(())
+    }
+}
+
+/// Keeps what the fatal hook was told.
+#[derive(Clone, Default)]
+pub struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    pub fn hook(&self) -> FatalHook {
+        let told = self.clone();
+        Arc::new(move |why| told.0.lock().push(why))
+    }
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
 }

@@ -13,9 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::command::Reply;
-use openraft::alias::{
-    EntryOf, LeaderIdOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf,
-};
+use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
 use openraft::impls::{self, BasicNode};
 use openraft::vote::RaftLeaderId;
 use openraft::{AsyncRuntime, OptionalSend, RaftTypeConfig};
@@ -117,7 +115,6 @@ type Concrete = TypeConfig<TokioRuntime>;
 
 pub type Entry = EntryOf<Concrete>;
 pub type LogId = LogIdOf<Concrete>;
-pub type LeaderId = LeaderIdOf<Concrete>;
 pub type Vote = VoteOf<Concrete>;
 pub type Membership = openraft::Membership<NodeId, Node>;
 pub type StoredMembership = StoredMembershipOf<Concrete>;

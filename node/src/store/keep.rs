@@ -7,7 +7,6 @@ use std::sync::Arc;
 use cairn_core::ids::SegmentDigest;
 
 use super::error::{Damage, StoreError};
-use super::format::file_len;
 use super::read::is_damage;
 use super::stats::add;
 use super::{Inner, QUARANTINE, SegmentStore, directory, io_error, place};

@@ -1,0 +1,226 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_core::command::Reply;
+use cairn_core::ids::{ClusterId, Lineage, Nonce};
+use cairn_proto::wire::{self, raft_client::RaftClient};
+use openraft_rt_tokio::TokioRuntime;
+use parking_lot::RwLock;
+
+use crate::disk::Disk;
+use crate::disk::memory::MemoryDisk;
+use crate::raft::testing::{TestNetwork, Told, ToyMachine};
+use crate::raft::{
+    ChangeError, Consensus, ConsensusConfig, Hooks, Identity, ProposeError, ReadError,
+};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+struct Node {
+    id: u64,
+    disk: Arc<MemoryDisk>,
+    toy: Arc<RwLock<ToyMachine>>,
+    told: Told,
+    consensus: Consensus,
+}
+
+fn address(node: u64) -> String {
+    format!("node-{node}:1")
+}
+
+impl Node {
+    async fn start(network: &TestNetwork, id: u64, disk: Arc<MemoryDisk>) -> Self {
+        let identity = Identity {
+            cluster: ClusterId(77),
+            lineage: Lineage(1),
+            node: id,
+            nonce: Nonce(u128::from(id)),
+        };
+        let mut config = ConsensusConfig::new(identity);
+        config.snapshot_entries = 1_000_000;
+        config.keep_entries = 0;
+        let (toy, told) = (Arc::<RwLock<ToyMachine>>::default(), Told::default());
+        let consensus = Consensus::open::<TokioRuntime, ToyMachine>(
+            network.env(),
+            disk.clone() as Arc<dyn Disk>,
+            config,
+            toy.clone(),
+            Hooks::new(told.hook()),
+        )
+        .await
+        .unwrap();
+        network.serve(&address(id), consensus.routes());
+        Self { id, disk, toy, told, consensus }
+    }
+
+    /// Stops in order and starts again on the same disk.
+    async fn restart(self, network: &TestNetwork) -> Self {
+        network.cut(&address(self.id));
+        self.consensus.shutdown().await;
+        Self::start(network, self.id, self.disk).await
+    }
+
+    async fn propose(&self, command: &str) -> Result<Arc<Reply>, ProposeError> {
+        self.consensus.propose(Bytes::copy_from_slice(command.as_bytes()), DEADLINE).await
+    }
+}
+
+/// Waits on virtual time until `condition` holds.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came about: {what}");
+}
+
+/// Three voters led by node 1.
+async fn three(network: &TestNetwork) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(Node::start(network, id, Arc::default()).await);
+    }
+    let first = nodes[0].consensus.clone();
+    assert!(!first.is_initialized().await);
+    first.initialize(&address(1)).await.unwrap();
+    until("node 1 leads itself", || first.is_leader()).await;
+    for id in 2..=3 {
+        first.add_learner(id, &address(id)).await.unwrap();
+        until("the learner has the log", || {
+            first.learners().get(&id).is_some_and(|l| l.1.is_some())
+        })
+        .await;
+        first.change_voters((1..=id).collect()).await.unwrap();
+    }
+    nodes
+}
+
+fn leader(nodes: &[Node]) -> Option<&Node> {
+    nodes.iter().find(|node| node.consensus.is_leader())
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledged_writes_are_read_from_any_node() {
+    let network = TestNetwork::default();
+    let nodes = three(&network).await;
+    for count in 1..=20 {
+        let reply = nodes[0].propose(&format!("write {count}")).await.unwrap();
+        assert_eq!(*reply, Reply::Dropped { left: count });
+        for node in &nodes {
+            let index = node.consensus.read_index(DEADLINE).await.unwrap();
+            assert!(node.consensus.applied() >= index);
+            assert_eq!(node.toy.read().commands.len() as u64, count);
+        }
+    }
+    let refused = nodes[1].propose("not here").await.unwrap_err();
+    assert_eq!(refused, ProposeError::NotLeader { leader: Some((1, address(1))) });
+    let two = nodes[0].consensus.change_voters(BTreeSet::from([1])).await;
+    assert!(matches!(two, Err(ChangeError::TooManyAtOnce { .. })));
+    assert!(nodes.iter().all(|node| node.told.all().is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn group_survives_the_loss_of_its_leader() {
+    let network = TestNetwork::default();
+    let mut nodes = three(&network).await;
+    for count in 0..10 {
+        nodes[0].propose(&format!("before {count}")).await.unwrap();
+    }
+    let mut watch = nodes[1].consensus.watch_leadership();
+    assert_eq!(watch.changed().await.leader.map(|(id, _)| id), Some(1));
+
+    let first = nodes.remove(0);
+    network.cut(&address(1));
+    first.consensus.shutdown().await;
+    until("another node leads", || leader(&nodes).is_some()).await;
+    let next = leader(&nodes).unwrap().consensus.leader().unwrap().0;
+    while watch.changed().await.leader.map(|(id, _)| id) != Some(next) {}
+    until("the new leader takes writes", || leader(&nodes).is_some()).await;
+    let mut reply = Err(ProposeError::NotLeader { leader: None });
+    for _ in 0..50 {
+        reply = leader(&nodes).unwrap().propose("after").await;
+        if reply.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(*reply.unwrap(), Reply::Dropped { left: 11 });
+
+    // The old leader comes back on its disk and learns what it missed.
+    let first = Node::start(&network, 1, first.disk).await;
+    first.consensus.read_index(DEADLINE).await.unwrap();
+    assert_eq!(first.toy.read().commands.last().unwrap(), b"after");
+    assert_eq!(first.toy.read().commands.len(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn far_behind_node_is_given_a_snapshot() {
+    let network = TestNetwork::default();
+    let mut nodes = three(&network).await;
+    let last = nodes.pop().unwrap();
+    network.cut(&address(3));
+    last.consensus.shutdown().await;
+    let long = "x".repeat(100_000);
+    for count in 0..40 {
+        nodes[0].propose(&format!("{count} {long}")).await.unwrap();
+    }
+    for node in &nodes {
+        node.consensus.trigger_snapshot().await;
+        until("the log is purged", || node.consensus.status().purged > Some(30)).await;
+    }
+    let last = Node::start(&network, 3, last.disk).await;
+    last.consensus.read_index(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(last.toy.read().commands, nodes[0].toy.read().commands);
+    until("the snapshot is known", || last.consensus.status().snapshot > Some(30)).await;
+    nodes[0].propose("one more").await.unwrap();
+
+    // It starts from the installed snapshot, and a node with a purged log starts from its own.
+    let last = last.restart(&network).await;
+    let first = nodes.remove(0).restart(&network).await;
+    for node in [&last, &first] {
+        node.consensus.read_index(DEADLINE).await.unwrap();
+        assert_eq!(node.toy.read().commands.len(), 41);
+        assert!(node.told.all().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_without_a_quorum_ends_at_its_deadline() {
+    let network = TestNetwork::default();
+    let nodes = three(&network).await;
+    network.cut(&address(2));
+    network.cut(&address(3));
+    let began = tokio::time::Instant::now();
+    let read = nodes[0].consensus.read_index(DEADLINE).await;
+    assert!(matches!(read, Err(ReadError::Unavailable(_))), "{read:?}");
+    assert_eq!(began.elapsed().as_secs(), DEADLINE.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_mean_somebody_else_are_refused() {
+    let network = TestNetwork::default();
+    let node = Node::start(&network, 1, Arc::default()).await;
+    let transport = network.env().dialer.dial(&address(1));
+    let caller = |cluster: u128, lineage: u32, target: u64| wire::RaftCaller {
+        cluster: Bytes::copy_from_slice(&cluster.to_be_bytes()),
+        lineage,
+        target,
+        sender: 2,
+        nonce: Bytes::from_static(&[0; 16]),
+    };
+    for (caller, named) in
+        [(caller(78, 1, 1), "cluster"), (caller(77, 2, 1), "lineage"), (caller(77, 1, 3), "node")]
+    {
+        let request = wire::RaftReadIndexRequest { caller: Some(caller) };
+        let status = RaftClient::new(transport.clone()).read_index(request).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+        assert!(status.message().contains(named), "{}", status.message());
+    }
+    let request = wire::RaftReadIndexRequest { caller: Some(caller(77, 1, 1)) };
+    assert!(RaftClient::new(transport).read_index(request).await.is_ok());
+    drop(node);
+}

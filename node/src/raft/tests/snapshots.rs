@@ -1,0 +1,156 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream;
+use openraft::RaftSnapshotBuilder;
+use openraft::storage::RaftStateMachine;
+use openraft_rt_tokio::TokioRuntime;
+use parking_lot::RwLock;
+
+use super::storage::entry;
+use crate::disk::memory::MemoryDisk;
+use crate::disk::{Disk, Open};
+use crate::raft::SnapshotError;
+use crate::raft::applied::Applied;
+use crate::raft::machine::{SnapshotStore, StateMachine};
+use crate::raft::snapshot_receive::{Key, SnapshotReceiver};
+use crate::raft::testing::{Told, ToyMachine, test_env};
+use crate::raft::types::{LogId, Snapshot, SnapshotMeta, TypeConfig};
+
+type C = TypeConfig<TokioRuntime>;
+const DIR: &str = "snapshots";
+
+async fn store(
+    disk: &Arc<MemoryDisk>,
+    purged: Option<LogId>,
+) -> Result<Arc<SnapshotStore>, SnapshotError> {
+    SnapshotStore::open(test_env(), disk.clone() as Arc<dyn Disk>, DIR, purged).await
+}
+
+struct World {
+    disk: Arc<MemoryDisk>,
+    toy: Arc<RwLock<ToyMachine>>,
+    machine: StateMachine<ToyMachine>,
+    told: Told,
+}
+
+impl World {
+    async fn open(disk: Arc<MemoryDisk>) -> Self {
+        let (toy, told) = (Arc::<RwLock<ToyMachine>>::default(), Told::default());
+        let store = store(&disk, None).await.unwrap();
+        let applied = Arc::new(Applied::default());
+        let machine = StateMachine::new(toy.clone(), store, applied, told.hook());
+        Self { disk, toy, machine, told }
+    }
+
+    async fn apply(&mut self, indexes: std::ops::Range<u64>) {
+        let entries = indexes.map(|index| Ok((entry(1, index, b"command"), None)));
+        RaftStateMachine::<C>::apply(&mut self.machine, stream::iter(entries.collect::<Vec<_>>()))
+            .await
+            .unwrap();
+    }
+
+    async fn build(&mut self) -> Snapshot {
+        let builder = RaftStateMachine::<C>::try_create_snapshot_builder(&mut self.machine, true);
+        let mut builder = builder.await.unwrap();
+        RaftSnapshotBuilder::<C>::build_snapshot(&mut builder).await.unwrap()
+    }
+
+    async fn current(&mut self) -> Option<Snapshot> {
+        RaftStateMachine::<C>::get_current_snapshot(&mut self.machine).await.unwrap()
+    }
+
+    fn files(&self) -> Vec<String> {
+        self.disk.list(DIR).unwrap().into_iter().map(|listed| listed.name).collect()
+    }
+}
+
+fn flip_last_byte(disk: &MemoryDisk, path: &str) {
+    let file = disk.open(path, Open::Write).unwrap();
+    let last = file.len().unwrap() - 1;
+    let mut byte = [0];
+    file.read_at(last, &mut byte).unwrap();
+    file.write_at(last, &[byte[0] ^ 1]).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshot_survives_restart_and_replaces_older_ones() {
+    let mut world = World::open(Arc::default()).await;
+    world.apply(0..10).await;
+    world.build().await;
+    world.apply(10..30).await;
+    let built = world.build().await;
+    assert_eq!(world.files().len(), 1);
+
+    let mut after = World::open(world.disk.clone()).await;
+    let found = after.current().await.unwrap();
+    assert_eq!(found.meta, built.meta);
+    RaftStateMachine::<C>::install_snapshot(&mut after.machine, &found.meta, found.snapshot)
+        .await
+        .unwrap();
+    assert_eq!(after.toy.read().commands, world.toy.read().commands);
+    assert_eq!(after.toy.read().commands.len(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_snapshot_is_used_only_around_what_the_log_still_holds() {
+    let mut world = World::open(Arc::default()).await;
+    world.apply(0..10).await;
+    let older = world.build().await;
+    // Keep the older file, as a crash before its removal would.
+    let file = world.disk.open(&older.snapshot.path, Open::Read).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    world.apply(10..20).await;
+    let newer = world.build().await;
+    world.disk.open(&older.snapshot.path, Open::Create).unwrap().write_at(0, &bytes).unwrap();
+    flip_last_byte(&world.disk, &newer.snapshot.path);
+
+    let covered = Some(LogId::new_term_index(1, 9));
+    assert!(store(&world.disk, covered).await.is_ok());
+    let found = World::open(world.disk.clone()).await.current().await.unwrap();
+    assert_eq!(found.meta, older.meta);
+    match store(&world.disk, Some(LogId::new_term_index(1, 10))).await.map(drop) {
+        Err(SnapshotError::NotCovered { damaged, .. }) => {
+            assert_eq!(damaged, [newer.snapshot.path]);
+        }
+        other => panic!("started without the purged entries: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn undecodable_command_stops_the_node() {
+    let mut world = World::open(Arc::default()).await;
+    let bad = stream::iter([Ok((entry(1, 0, b"undecodable"), None))]);
+    assert!(RaftStateMachine::<C>::apply(&mut world.machine, bad).await.is_err());
+    assert!(world.told.all()[0].contains("entry 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_transfer_continues_where_it_ended() {
+    let disk = Arc::<MemoryDisk>::default();
+    let receiver = SnapshotReceiver::new(store(&disk, None).await.unwrap());
+    let body = Bytes::from_static(b"the whole encoded catalogue");
+    let last_log_id = LogId::new_term_index(2, 40);
+    let meta = SnapshotMeta { last_log_id: Some(last_log_id), ..SnapshotMeta::default() };
+    let digest = *blake3::hash(&body).as_bytes();
+    let key = Key { last_log_id, len: body.len() as u64, digest };
+
+    assert_eq!(receiver.begin(key, meta.clone()).await.unwrap(), Some(0));
+    receiver.write(key, 0, body.slice(..10)).await.unwrap();
+    // The stream breaks; a new one asks, and may not leave a gap.
+    assert_eq!(receiver.begin(key, meta.clone()).await.unwrap(), Some(10));
+    assert!(receiver.write(key, 11, body.slice(11..)).await.is_err());
+    receiver.write(key, 10, body.slice(10..)).await.unwrap();
+    let finished = receiver.finish(key).await.unwrap();
+    assert_eq!((finished.len, finished.digest), (key.len, digest));
+    assert_eq!(receiver.begin(key, meta.clone()).await.unwrap(), None);
+    receiver.end(key).await;
+    assert!(disk.list(DIR).unwrap().is_empty());
+
+    // Wrong bytes are never taken for the snapshot, and the transfer starts over.
+    receiver.begin(key, meta.clone()).await.unwrap();
+    receiver.write(key, 0, Bytes::from(vec![b'x'; body.len()])).await.unwrap();
+    assert_eq!(receiver.finish(key).await.unwrap_err().code(), tonic::Code::DataLoss);
+    assert_eq!(receiver.begin(key, meta).await.unwrap(), Some(0));
+}

@@ -1,0 +1,158 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{EntryPayload, RaftLogReader, StorageError};
+use openraft_rt_tokio::TokioRuntime;
+
+use crate::disk::Disk;
+use crate::disk::memory::MemoryDisk;
+use crate::raft::applied::Applied;
+use crate::raft::log_file::{LogError, damage_record};
+use crate::raft::log_store::{LogClosed, LogStore};
+use crate::raft::machine::{SnapshotStore, StateMachine};
+use crate::raft::testing::{Told, ToyMachine, test_env};
+use crate::raft::types::{Entry, LogCommand, LogId, TypeConfig, Vote};
+
+type C = TypeConfig<TokioRuntime>;
+
+pub fn entry(term: u64, index: u64, command: &'static [u8]) -> Entry {
+    Entry {
+        log_id: LogId::new_term_index(term, index),
+        payload: EntryPayload::Normal(LogCommand(Bytes::from_static(command))),
+    }
+}
+
+async fn open(disk: &Arc<MemoryDisk>, told: &Told) -> Result<(LogStore, LogClosed), LogError> {
+    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook()).await
+}
+
+async fn entries(log: &mut LogStore) -> Vec<Entry> {
+    let mut reader = <LogStore as RaftLogStorage<C>>::get_log_reader(log).await;
+    RaftLogReader::<C>::try_get_log_entries(&mut reader, 0..u64::MAX).await.unwrap()
+}
+
+async fn append(log: &mut LogStore, entries: Vec<Entry>) {
+    RaftLogStorageExt::<C>::blocking_append(log, entries).await.unwrap();
+}
+
+/// A store with a disk of its own, snapshots in one directory per store: the suite carries a
+/// snapshot from one store to another.
+struct Builder {
+    snapshots: Arc<MemoryDisk>,
+    built: AtomicU64,
+}
+
+impl StoreBuilder<C, LogStore, StateMachine<ToyMachine>> for Builder {
+    async fn build(&self) -> Result<((), LogStore, StateMachine<ToyMachine>), StorageError<C>> {
+        let told = Told::default();
+        let (log, _) = open(&Arc::default(), &told).await.unwrap();
+        let dir = format!("snapshots-{}", self.built.fetch_add(1, Ordering::Relaxed));
+        let disk = self.snapshots.clone() as Arc<dyn Disk>;
+        let store = SnapshotStore::open(test_env(), disk, &dir, None).await.unwrap();
+        let machine =
+            StateMachine::new(Arc::default(), store, Arc::new(Applied::default()), told.hook());
+        Ok(((), log, machine))
+    }
+}
+
+#[test]
+fn storage_meets_openrafts_contract() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let builder = Builder { snapshots: Arc::default(), built: AtomicU64::new(0) };
+    runtime.block_on(Suite::test_all(builder)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledged_entries_and_vote_survive_restart() {
+    let (disk, told) = (Arc::default(), Told::default());
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    let vote = Vote::new_committed(3, 7);
+    let written: Vec<Entry> = (0..20).map(|index| entry(3, index, b"some command")).collect();
+    RaftLogStorage::<C>::save_vote(&mut log, &vote).await.unwrap();
+    append(&mut log, written.clone()).await;
+    let committed = Some(LogId::new_term_index(3, 12));
+    RaftLogStorage::<C>::save_committed(&mut log, committed).await.unwrap();
+    RaftLogStorage::<C>::truncate_after(&mut log, Some(LogId::new_term_index(3, 15)))
+        .await
+        .unwrap();
+    RaftLogStorage::<C>::purge(&mut log, LogId::new_term_index(3, 4)).await.unwrap();
+    drop(log);
+    closed.wait().await;
+
+    let (mut log, _) = open(&disk, &told).await.unwrap();
+    assert_eq!(entries(&mut log).await, written[5..=15]);
+    assert_eq!(RaftLogStorage::<C>::read_committed(&mut log).await.unwrap(), committed);
+    assert_eq!(log.purged(), Some(LogId::new_term_index(3, 4)));
+    let mut reader = RaftLogStorage::<C>::get_log_reader(&mut log).await;
+    assert_eq!(RaftLogReader::<C>::read_vote(&mut reader).await.unwrap(), Some(vote));
+    assert!(told.all().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn committed_id_beyond_the_log_is_not_believed() {
+    let (disk, told) = (Arc::default(), Told::default());
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    let ahead = Some(LogId::new_term_index(1, 50));
+    RaftLogStorage::<C>::save_committed(&mut log, ahead).await.unwrap();
+    append(&mut log, vec![entry(1, 0, b"a"), entry(1, 1, b"b")]).await;
+    drop(log);
+    closed.wait().await;
+    let (mut log, _) = open(&disk, &told).await.unwrap();
+    assert_eq!(RaftLogStorage::<C>::read_committed(&mut log).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_record_is_named() {
+    let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    append(&mut log, (0..5).map(|index| entry(1, index, b"x")).collect()).await;
+    drop(log);
+    closed.wait().await;
+    damage_record(&*disk, 3);
+    match open(&disk, &told).await.map(drop) {
+        Err(LogError::Damaged { record, .. }) => assert_eq!(record, "3"),
+        other => panic!("opened a damaged log: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn io_error_stops_the_log_for_good() {
+    let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+    let (mut log, _closed) = open(&disk, &told).await.unwrap();
+    append(&mut log, vec![entry(1, 0, b"good")]).await;
+    disk.break_writes();
+    let bad = RaftLogStorageExt::<C>::blocking_append(&mut log, vec![entry(1, 1, b"bad")]).await;
+    assert!(bad.is_err());
+    assert_eq!(told.all().len(), 1);
+    let vote = RaftLogStorage::<C>::save_vote(&mut log, &Vote::new(9, 9)).await;
+    assert!(vote.unwrap_err().to_string().contains("has stopped"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_left_memory_are_read_from_the_file() {
+    let (disk, told) = (Arc::default(), Told::default());
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    append(&mut log, (0..50).map(|index| entry(1, index, b"cold")).collect()).await;
+    drop(log);
+    closed.wait().await;
+    // After a restart nothing is in memory; what is appended now is.
+    let (mut log, _) = open(&disk, &told).await.unwrap();
+    append(&mut log, (50..60).map(|index| entry(2, index, b"hot")).collect()).await;
+    let all = entries(&mut log).await;
+    let ids: Vec<u64> = all.iter().map(|entry| entry.log_id.index).collect();
+    assert_eq!(ids, (0..60).collect::<Vec<_>>());
+    RaftLogStorage::<C>::truncate_after(&mut log, Some(LogId::new_term_index(1, 30)))
+        .await
+        .unwrap();
+    append(&mut log, vec![entry(3, 31, b"new")]).await;
+    let all = entries(&mut log).await;
+    assert_eq!(all.last().map(|entry| entry.log_id), Some(LogId::new_term_index(3, 31)));
+    assert_eq!(all.len(), 32);
+}
