@@ -1,0 +1,431 @@
+//! One segment's way to its targets.
+//!
+//! All targets are sent to at once. The segment is done for the upload when W of them have
+//! answered, in the racks the policy asks for; the others go on in the background within a
+//! bound, beyond which they are left to the cluster's own catch-up. Where too few targets are
+//! left, the leader is asked for others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_core::command::{Begun, Body, Refusal, Reply, StageSegment, StagedSegment};
+use cairn_core::ids::{Epoch, NodeId, Run, SegmentDigest, SegmentId};
+use cairn_core::limits::BLOCK_BYTES;
+use cairn_core::model::{Isolation, Slot, SlotState};
+use cairn_proto::envelope::Reason;
+use cairn_proto::{convert, wire};
+use futures::future::BoxFuture;
+use futures::stream::{self, FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
+
+use super::progress::Progress;
+use super::unexpected;
+use crate::cluster::{Client, with_identity};
+use crate::error::ClientError;
+
+/// Bytes still on the way to slower targets after the W-th has answered, all segments together
+/// (`lag_bytes_max`): two of the largest. A target further behind is left to catch-up.
+const LAG_KIB_MAX: u32 = 64 << 10;
+/// What a segment takes of that at least, bounding the number of streams.
+const LAG_KIB_MIN: u32 = 1 << 10;
+/// Segments being sent at once: hides the latency of many small ones.
+const SENDS_MAX: usize = 32;
+/// A node that failed is not sent to for this long, if others will do.
+const AVOID: Duration = Duration::from_secs(2);
+/// The same for one whose disk is full.
+const AVOID_FULL: Duration = Duration::from_secs(15);
+/// Pauses before the leader is asked for other targets, and before a node is asked again.
+const ASK_PAUSE: Duration = Duration::from_millis(200);
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(2);
+const NODE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A staged segment to be sent.
+pub(super) struct Outgoing {
+    pub digest: SegmentDigest,
+    pub segment: SegmentId,
+    pub slots: Vec<Slot>,
+    pub bytes: Bytes,
+    pub budget: OwnedSemaphorePermit,
+    /// It was counted as sent before.
+    pub counted: bool,
+}
+
+/// One part's upload, as its sends see it.
+pub(super) struct Upload {
+    pub client: Client,
+    pub run: Run,
+    pub progress: Arc<Progress>,
+    begun: Begun,
+    part: u32,
+    /// Whether any Stage has succeeded yet.
+    staged: AtomicBool,
+    avoid: Mutex<BTreeMap<NodeId, Instant>>,
+    sends: Arc<Semaphore>,
+    lag: Arc<Semaphore>,
+}
+
+/// Why a target did not take a segment.
+struct Trouble {
+    text: String,
+    /// How long to avoid the node; `None` where only this slot is at fault.
+    avoid: Option<Duration>,
+}
+
+type Put = BoxFuture<'static, (NodeId, Result<(), Trouble>)>;
+
+impl Upload {
+    pub fn new(
+        client: &Client,
+        begun: &Begun,
+        part: u32,
+        run: Run,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            run,
+            progress,
+            begun: begun.clone(),
+            part,
+            staged: AtomicBool::new(false),
+            avoid: Mutex::default(),
+            sends: Arc::new(Semaphore::new(SENDS_MAX)),
+            lag: Arc::new(Semaphore::new(LAG_KIB_MAX as usize)),
+        }
+    }
+
+    /// Registers segments; the answers are in the same order.
+    pub async fn stage(
+        &self,
+        segments: &[(SegmentDigest, u32)],
+    ) -> Result<Vec<StagedSegment>, ClientError> {
+        let segment =
+            |(digest, len): &(_, _)| StageSegment { digest: *digest, len: *len, targets: vec![] };
+        let body = Body::Stage {
+            checkpoint: self.begun.checkpoint,
+            attempt: self.begun.attempt,
+            part: self.part,
+            run: self.run,
+            segments: segments.iter().map(segment).collect(),
+        };
+        match self.client.execute(body, Duration::ZERO).await? {
+            Reply::Staged { segments: staged } if staged.len() == segments.len() => {
+                self.staged.store(true, Ordering::Relaxed);
+                Ok(staged)
+            }
+            other => Err(unexpected("stage segments", &other)),
+        }
+    }
+
+    /// Whether the error is a want of nodes that may pass: the cluster took segments before.
+    pub fn may_wait_for_nodes(&self, error: &ClientError, since: Instant) -> bool {
+        let wants_nodes = matches!(
+            error.refusal(),
+            Some(Refusal::NotEnoughHosts { .. } | Refusal::NotEnoughRacks { .. })
+        );
+        wants_nodes && self.staged.load(Ordering::Relaxed) && !self.is_over(since)
+    }
+
+    fn is_over(&self, since: Instant) -> bool {
+        self.client.options().deadline.is_some_and(|limit| since.elapsed() > limit)
+    }
+
+    /// Sends a segment; says when W targets have it, then sees to the others.
+    pub async fn send(
+        self: Arc<Self>,
+        outgoing: Outgoing,
+        say: oneshot::Sender<Result<(), ClientError>>,
+    ) {
+        let Ok(sending) = self.sends.clone().acquire_owned().await else { return };
+        let (len, counted) = (outgoing.bytes.len() as u64, outgoing.counted);
+        let mut send = Send::new(self.clone(), outgoing);
+        let result = send.until_quorum().await;
+        if result.is_ok() && !counted {
+            self.progress.note_acked(len);
+        }
+        let failed = result.is_err();
+        let _ = say.send(result);
+        let Send { mut running, budget, .. } = send;
+        drop((budget, sending));
+        if failed || running.is_empty() {
+            return;
+        }
+        let share = u32::try_from(len.div_ceil(1 << 10)).unwrap_or(LAG_KIB_MAX).max(LAG_KIB_MIN);
+        let Ok(_lag) = self.lag.clone().try_acquire_many_owned(share) else {
+            tracing::debug!(targets = running.len(), "slow targets are left to catch-up");
+            return;
+        };
+        while let Some((node, result)) = running.next().await {
+            if let Err(trouble) = result {
+                tracing::debug!(%node, trouble = trouble.text, "a slower target failed");
+                self.note_trouble(node, &trouble);
+            }
+        }
+    }
+
+    fn note_trouble(&self, node: NodeId, trouble: &Trouble) {
+        if let Some(avoid) = trouble.avoid {
+            let until = Instant::now() + self.client.env().jitter(avoid);
+            self.avoid.lock().insert(node, until);
+        }
+    }
+
+    fn is_avoided(&self, node: NodeId) -> bool {
+        self.avoid.lock().get(&node).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// Streams the bytes to one slot's node.
+    async fn put(
+        self: Arc<Self>,
+        node: NodeId,
+        epoch: Epoch,
+        segment: SegmentId,
+        digest: SegmentDigest,
+        bytes: Bytes,
+    ) -> (NodeId, Result<(), Trouble>) {
+        let stall = self.client.options().stall_deadline;
+        let started = Instant::now();
+        loop {
+            let (mut stub, identity) = match self.client.segments(node).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let text = error.to_string();
+                    return (node, Err(Trouble { text, avoid: Some(AVOID) }));
+                }
+            };
+            let head = wire::PutHead {
+                digest: convert::digest_to_wire(&digest),
+                len: bytes.len() as u32,
+                segment: segment.0,
+                epoch: epoch.0,
+            };
+            let pulled = Arc::new(AtomicU64::new(0));
+            let messages = messages(head, bytes.clone(), pulled.clone(), self.progress.clone());
+            let call = stub.put(with_identity(messages, &identity));
+            let status = match while_moving(call, &pulled, stall).await {
+                Some(Ok(_)) => return (node, Ok(())),
+                Some(Err(status)) => status,
+                None => {
+                    let text = format!("no progress for {stall:?}");
+                    return (node, Err(Trouble { text, avoid: Some(AVOID) }));
+                }
+            };
+            let text = status.message().to_owned();
+            match Reason::of(&status) {
+                Some(Reason::Busy | Reason::NotYet) if started.elapsed() < stall => {
+                    sleep(self.client.env().jitter(NODE_PAUSE)).await;
+                }
+                Some(Reason::NoSpace) => {
+                    return (node, Err(Trouble { text, avoid: Some(AVOID_FULL) }));
+                }
+                Some(Reason::StaleSlot | Reason::WrongBytes) => {
+                    return (node, Err(Trouble { text, avoid: None }));
+                }
+                _ => return (node, Err(Trouble { text, avoid: Some(AVOID) })),
+            }
+        }
+    }
+}
+
+/// One segment while it is being sent.
+struct Send {
+    upload: Arc<Upload>,
+    digest: SegmentDigest,
+    segment: SegmentId,
+    bytes: Bytes,
+    slots: Vec<Slot>,
+    kept: bool,
+    budget: OwnedSemaphorePermit,
+    running: FuturesUnordered<Put>,
+    /// Nodes being sent to, and nodes that have it.
+    busy: BTreeSet<NodeId>,
+    stored: BTreeSet<NodeId>,
+    last: String,
+}
+
+impl Send {
+    fn new(upload: Arc<Upload>, outgoing: Outgoing) -> Self {
+        Self {
+            upload,
+            digest: outgoing.digest,
+            segment: outgoing.segment,
+            bytes: outgoing.bytes,
+            slots: outgoing.slots,
+            kept: false,
+            budget: outgoing.budget,
+            running: FuturesUnordered::new(),
+            busy: BTreeSet::new(),
+            stored: BTreeSet::new(),
+            last: "no target takes it".to_owned(),
+        }
+    }
+
+    async fn until_quorum(&mut self) -> Result<(), ClientError> {
+        let mut since = Instant::now();
+        let mut pause = ASK_PAUSE;
+        let mut asking: Option<BoxFuture<'static, Result<Vec<StagedSegment>, ClientError>>> = None;
+        loop {
+            self.start_targets();
+            if self.kept || self.has_quorum(&self.stored) {
+                return Ok(());
+            }
+            let hoped: BTreeSet<NodeId> = self.stored.union(&self.busy).copied().collect();
+            if asking.is_none() && !self.has_quorum(&hoped) {
+                if self.upload.is_over(since) {
+                    return Err(ClientError::Timeout {
+                        what: format!("storing segment {}", self.digest),
+                        last: std::mem::take(&mut self.last),
+                    });
+                }
+                asking = Some(self.ask_for_targets(pause));
+                pause = (pause * 2).min(ASK_PAUSE_MAX);
+            }
+            let is_asking = asking.is_some();
+            let answer = async {
+                match asking.as_mut() {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((node, result)) = self.running.next(), if !self.running.is_empty() => {
+                    self.busy.remove(&node);
+                    match result {
+                        Ok(()) => {
+                            self.stored.insert(node);
+                            since = Instant::now();
+                        }
+                        Err(trouble) => {
+                            tracing::debug!(%node, trouble = trouble.text, "target dropped");
+                            self.upload.note_trouble(node, &trouble);
+                            // A slot that is at fault itself is not tried again as it is.
+                            if trouble.avoid.is_none() {
+                                self.slots.retain(|slot| slot.node != node);
+                            }
+                            self.last = format!("node {node}: {}", trouble.text);
+                        }
+                    }
+                }
+                answer = answer, if is_asking => {
+                    asking = None;
+                    match answer {
+                        Ok(staged) => self.take_targets(staged),
+                        Err(error) if self.upload.may_wait_for_nodes(&error, since) => {
+                            self.last = error.to_string();
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts a stream to every assigned slot that has none.
+    fn start_targets(&mut self) {
+        for slot in &self.slots {
+            let node = slot.node;
+            let idle = !self.busy.contains(&node) && !self.stored.contains(&node);
+            if slot.state == SlotState::Assigned && idle && !self.upload.is_avoided(node) {
+                self.busy.insert(node);
+                self.running.push(Box::pin(self.upload.clone().put(
+                    node,
+                    slot.epoch,
+                    self.segment,
+                    self.digest,
+                    self.bytes.clone(),
+                )));
+            }
+        }
+    }
+
+    /// Whether these nodes and the replicas that count already are W, in enough racks. The
+    /// catalogue has the last word, at the seal.
+    fn has_quorum(&self, stored: &BTreeSet<NodeId>) -> bool {
+        let policy = &self.upload.begun.policy;
+        let nodes = self.upload.client.nodes();
+        let counts = |slot: &&Slot| {
+            slot.state == SlotState::Durable
+                && nodes.get(&slot.node).is_none_or(|node| node.up && node.inventoried)
+        };
+        let rack = |node: &NodeId| nodes.get(node).map(|node| node.rack.as_str());
+        let mut have = stored.clone();
+        have.extend(self.slots.iter().filter(counts).map(|slot| slot.node));
+        let racks: BTreeSet<_> = have.iter().filter_map(rack).collect();
+        let possible: BTreeSet<_> =
+            nodes.values().filter(|node| !node.removed).map(|node| &node.rack).collect();
+        let racks_wanted = match policy.isolation {
+            Isolation::Soft => 1,
+            Isolation::Hard => policy.min_racks.min(policy.write_quorum) as usize,
+        };
+        have.len() >= policy.write_quorum as usize
+            && racks.len() >= racks_wanted.min(possible.len())
+    }
+
+    fn ask_for_targets(
+        &self,
+        pause: Duration,
+    ) -> BoxFuture<'static, Result<Vec<StagedSegment>, ClientError>> {
+        let upload = self.upload.clone();
+        let segment = (self.digest, self.bytes.len() as u32);
+        Box::pin(async move {
+            sleep(upload.client.env().jitter(pause)).await;
+            // Who is up and where has changed, or there would be enough.
+            upload.client.status().await?;
+            upload.stage(&[segment]).await
+        })
+    }
+
+    fn take_targets(&mut self, staged: Vec<StagedSegment>) {
+        if let Some(staged) = staged.into_iter().next() {
+            self.kept = staged.kept;
+            // What was stored counts as long as its slot is still there.
+            let holds = |node: &NodeId| staged.slots.iter().any(|slot| slot.node == *node);
+            self.stored.retain(holds);
+            self.slots = staged.slots;
+        }
+    }
+}
+
+/// The head, then the bytes in slices of one buffer; counts what the transport takes.
+fn messages(
+    head: wire::PutHead,
+    bytes: Bytes,
+    pulled: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+) -> impl futures::Stream<Item = wire::PutRequest> + std::marker::Send + 'static {
+    let head = wire::PutRequest { message: Some(wire::put_request::Message::Head(head)) };
+    let chunks = (0..bytes.len()).step_by(BLOCK_BYTES as usize).map(move |start| {
+        let chunk = bytes.slice(start..bytes.len().min(start + BLOCK_BYTES as usize));
+        pulled.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        progress.bytes_on_wire.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        wire::PutRequest { message: Some(wire::put_request::Message::Chunk(chunk)) }
+    });
+    stream::iter(std::iter::once(head).chain(chunks))
+}
+
+/// Waits for a call as long as its bytes move; `None` after `stall` without any.
+async fn while_moving<T>(
+    call: impl Future<Output = Result<T, Status>>,
+    pulled: &AtomicU64,
+    stall: Duration,
+) -> Option<Result<T, Status>> {
+    let mut call = std::pin::pin!(call);
+    let mut seen = 0;
+    loop {
+        if let Ok(result) = timeout(stall, call.as_mut()).await {
+            return Some(result);
+        }
+        let now = pulled.load(Ordering::Relaxed);
+        if now == seen {
+            return None;
+        }
+        seen = now;
+    }
+}
