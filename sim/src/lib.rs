@@ -1,1 +1,16 @@
+//! Deterministic simulation of whole clusters, nodes and clients, in one thread on virtual time,
+//! from one 64-bit seed. It replaces the lowest layer and nothing else.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`seed`] | chance: a tree of labelled streams |
+//! | [`trace`] | what happened: lines, rolling hash, counters |
+//! | [`process`] | which tasks belong to which life of a process, and their end |
+//! | [`rt`] | the runtime of consensus |
+//! | [`disk`] | written and durable, crashes, disk faults |
 
+pub mod disk;
+pub mod process;
+pub mod rt;
+pub mod seed;
+pub mod trace;
