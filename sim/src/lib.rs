@@ -8,8 +8,12 @@
 //! | [`process`] | which tasks belong to which life of a process, and their end |
 //! | [`rt`] | the runtime of consensus |
 //! | [`disk`] | written and durable, crashes, disk faults |
+//! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
+//! | [`net`] | links between processes, loss, delay, partitions |
 
 pub mod disk;
+pub mod host;
+pub mod net;
 pub mod process;
 pub mod rt;
 pub mod seed;
