@@ -10,11 +10,17 @@
 //! | [`disk`] | written and durable, crashes, disk faults |
 //! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
 //! | [`net`] | links between processes, loss, delay, partitions |
+//! | [`world`] | processes, their lives and disks, broken promises |
+//! | [`run`] | one run: seed and scenario in, outcome out |
+//! | [`scenario`] | scenarios by name |
 
 pub mod disk;
 pub mod host;
 pub mod net;
 pub mod process;
 pub mod rt;
+pub mod run;
+pub mod scenario;
 pub mod seed;
 pub mod trace;
+pub mod world;

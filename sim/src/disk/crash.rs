@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::content::{Content, SECTOR};
-use super::state::{Did, File, Inode, Seq, Tree, Write, apply_entry, apply_write};
+use super::state::{Did, File, Inode, Running, Seq, Tree, Write, apply_entry, apply_write};
 use crate::seed::Stream;
 use crate::trace;
 
@@ -42,11 +42,10 @@ impl Tree {
     fn cut_jobs(&mut self, chance: &mut Stream) -> BTreeSet<Seq> {
         let mut dropped = BTreeSet::new();
         let mut syncs = BTreeMap::new();
-        for (_, ops) in std::mem::take(&mut self.jobs) {
-            let kept = chance.below(ops.len() as u64 + 1) as usize;
-            if !ops.is_empty() {
-                trace::count("disk.jobs_cut", 1);
-            }
+        for (_, Running { ops, done }) in std::mem::take(&mut self.jobs) {
+            let open = ops.len() - done;
+            let kept = done + chance.below(open as u64 + 1) as usize;
+            trace::count("disk.jobs_cut", u64::from(kept < ops.len()));
             for (place, (seq, did)) in ops.into_iter().enumerate() {
                 match did {
                     Did::Sync(ino) if place < kept => drop(syncs.insert(seq, ino)),
@@ -56,7 +55,7 @@ impl Tree {
             }
         }
         for (seq, ino) in syncs {
-            self.flush(ino, seq, &mut |seq, _| dropped.contains(&seq));
+            self.flush(ino, seq, &dropped);
         }
         dropped
     }
@@ -107,7 +106,7 @@ impl Tree {
             let kept = chance.below(dir.pending.len() as u64 + 1) as usize;
             let last = kept.checked_sub(1).and_then(|place| dir.pending.get(place));
             if let Some(before) = last.map(|pending| pending.seq + 1) {
-                self.flush(*ino, before, &mut |_, _| false);
+                self.flush(*ino, before, &BTreeSet::new());
             }
         }
         for inode in self.inodes.values_mut() {

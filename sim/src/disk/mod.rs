@@ -15,6 +15,7 @@ mod faults;
 mod mount;
 mod state;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +95,7 @@ impl SimDisk {
         let everything: Vec<u64> = tree.inodes.keys().copied().collect();
         let end = tree.next_seq();
         for ino in everything {
-            tree.flush(ino, end, &mut |_, _| false);
+            tree.flush(ino, end, &BTreeSet::new());
         }
         Self::with_tree(name, number, chance, tree)
     }

@@ -6,8 +6,9 @@
 //! the job *settles*: that gives a crash a window between a write and its sync although the code
 //! that makes both cannot be interrupted.
 //!
-//! Jobs of different lanes overlap. A sync never carries over changes of another job that has
-//! not settled, as if that job were still to run: its own order stays whole.
+//! Jobs of different lanes overlap. A sync that comes after changes of another running job to the
+//! same file or directory may have been made because of them: it carries them over, and with
+//! them all that the other job did before, its syncs included. So a job's own order stays whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,9 +58,6 @@ pub(super) struct Dir {
     pub current: BTreeMap<String, Ino>,
     pub durable: BTreeMap<String, Ino>,
     pub pending: Vec<Pending<Entry>>,
-    /// The latest change of each name that is durable, so that overlapping jobs cannot set a
-    /// name back.
-    latest: BTreeMap<String, Seq>,
 }
 
 pub(super) enum Inode {
@@ -71,6 +69,14 @@ pub(super) enum Inode {
 pub(super) enum Did {
     Change,
     Sync(Ino),
+}
+
+/// A job that has not settled.
+#[derive(Default)]
+pub(super) struct Running {
+    pub ops: Vec<(Seq, Did)>,
+    /// So many of them have taken effect for good.
+    pub done: usize,
 }
 
 /// What a job asked of the disk.
@@ -86,7 +92,7 @@ pub struct JobCost {
 
 pub(super) struct Tree {
     pub inodes: BTreeMap<Ino, Inode>,
-    pub jobs: BTreeMap<JobId, Vec<(Seq, Did)>>,
+    pub jobs: BTreeMap<JobId, Running>,
     /// The job whose closure runs just now.
     pub running: Option<JobId>,
     next_ino: Ino,
@@ -112,15 +118,15 @@ impl Tree {
     pub fn begin_job(&mut self) -> JobId {
         let job = self.next_job;
         self.next_job += 1;
-        self.jobs.insert(job, Vec::new());
+        self.jobs.insert(job, Running::default());
         self.running = Some(job);
         job
     }
 
     /// The job's time has passed: its syncs take effect.
     pub fn settle(&mut self, job: JobId) {
-        let Some(done) = self.jobs.remove(&job) else { return };
-        for (seq, did) in done {
+        let Some(running) = self.jobs.remove(&job) else { return };
+        for (seq, did) in running.ops {
             if let Did::Sync(ino) = did {
                 self.sync_now(ino, seq);
             }
@@ -128,23 +134,58 @@ impl Tree {
     }
 
     fn sync_now(&mut self, ino: Ino, before: Seq) {
-        let unsettled: BTreeSet<JobId> = self.jobs.keys().copied().collect();
-        self.flush(ino, before, &mut |_, job| job.is_some_and(|job| unsettled.contains(&job)));
+        let mut todo = vec![(ino, before)];
+        while let Some((ino, before)) = todo.pop() {
+            for (job, last) in self.seen_jobs(ino, before) {
+                self.carry(job, last, &mut todo);
+            }
+            todo.extend(self.flush_one(ino, before, &BTreeSet::new()));
+        }
     }
 
-    /// Moves the pending changes of `ino` before `before` to its durable view, but for those
-    /// that `skip` names.
-    pub fn flush(
-        &mut self,
-        ino: Ino,
-        before: Seq,
-        skip: &mut dyn FnMut(Seq, Option<JobId>) -> bool,
-    ) {
+    /// Running jobs that changed `ino` before `before`, each with its last such change.
+    fn seen_jobs(&self, ino: Ino, before: Seq) -> BTreeMap<JobId, Seq> {
+        let pending: Vec<_> = match self.inodes.get(&ino) {
+            Some(Inode::File(file)) => file.pending.iter().map(|it| (it.job, it.seq)).collect(),
+            Some(Inode::Dir(dir)) => dir.pending.iter().map(|it| (it.job, it.seq)).collect(),
+            None => Vec::new(),
+        };
+        (pending.into_iter())
+            .filter(|(_, seq)| *seq < before)
+            .filter_map(|(job, seq)| Some((job?, seq)))
+            .filter(|(job, _)| self.jobs.contains_key(job))
+            .collect()
+    }
+
+    /// Lets all that `job` did up to `last` have happened; its syncs among that go to `syncs`.
+    fn carry(&mut self, job: JobId, last: Seq, syncs: &mut Vec<(Ino, Seq)>) {
+        let Some(running) = self.jobs.get_mut(&job) else { return };
+        while let Some((seq, did)) = running.ops.get(running.done)
+            && *seq <= last
+        {
+            if let Did::Sync(ino) = did {
+                syncs.push((*ino, *seq));
+            }
+            running.done += 1;
+        }
+    }
+
+    /// Moves the pending changes of `ino` before `before` to its durable view, and with a half
+    /// of a rename the other one, but for the changes in `skip`.
+    pub fn flush(&mut self, ino: Ino, before: Seq, skip: &BTreeSet<Seq>) {
+        let mut todo = vec![(ino, before)];
+        while let Some((ino, before)) = todo.pop() {
+            todo.extend(self.flush_one(ino, before, skip));
+        }
+    }
+
+    /// Returns the other directories of the renames it moved, and up to where to flush them.
+    fn flush_one(&mut self, ino: Ino, before: Seq, skip: &BTreeSet<Seq>) -> Vec<(Ino, Seq)> {
         let mut partners = Vec::new();
         match self.inodes.get_mut(&ino) {
             Some(Inode::File(file)) => {
                 for pending in std::mem::take(&mut file.pending) {
-                    if pending.seq < before && !skip(pending.seq, pending.job) {
+                    if pending.seq < before && !skip.contains(&pending.seq) {
                         apply_write(&mut file.durable, &pending.change);
                     } else {
                         file.pending.push(pending);
@@ -153,9 +194,9 @@ impl Tree {
             }
             Some(Inode::Dir(dir)) => {
                 for pending in std::mem::take(&mut dir.pending) {
-                    if pending.seq < before && !skip(pending.seq, pending.job) {
+                    if pending.seq < before && !skip.contains(&pending.seq) {
                         partners.extend(pending.change.partner.map(|ino| (ino, pending.seq + 1)));
-                        dir.make_durable(pending.seq, pending.change);
+                        apply_entry(&mut dir.durable, &pending.change);
                     } else {
                         dir.pending.push(pending);
                     }
@@ -163,9 +204,7 @@ impl Tree {
             }
             None => {}
         }
-        for (partner, before) in partners {
-            self.flush(partner, before, skip);
-        }
+        partners
     }
 
     pub fn next_seq(&mut self) -> Seq {
@@ -176,9 +215,9 @@ impl Tree {
 
     fn note(&mut self, seq: Seq, did: Did) {
         if let Some(job) = self.running
-            && let Some(ops) = self.jobs.get_mut(&job)
+            && let Some(running) = self.jobs.get_mut(&job)
         {
-            ops.push((seq, did));
+            running.ops.push((seq, did));
         }
     }
 
@@ -288,19 +327,6 @@ impl Tree {
             Inode::Dir(_) => 0,
         };
         self.inodes.values().map(of).sum()
-    }
-}
-
-impl Dir {
-    pub fn make_durable(&mut self, seq: Seq, mut change: Entry) {
-        let latest = &self.latest;
-        let newer = |name: &String| latest.get(name).is_some_and(|done| *done > seq);
-        change.removed = change.removed.filter(|name| !newer(name));
-        change.inserted = change.inserted.filter(|(name, _)| !newer(name));
-        let names = change.removed.iter().chain(change.inserted.iter().map(|(name, _)| name));
-        let names: Vec<String> = names.cloned().collect();
-        apply_entry(&mut self.durable, &change);
-        self.latest.extend(names.into_iter().map(|name| (name, seq)));
     }
 }
 
