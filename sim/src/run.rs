@@ -223,6 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn process_whose_boot_returns_has_exited_and_can_start_again() {
+        let outcome = run(&Options::new(1), |world| async move {
+            let id = world.add(Spec::new("n1", "r1", |seat| async move {
+                seat.env.spawn("left behind", std::future::pending());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }));
+            let life = world.start(id).map(|seat| seat.life);
+            assert!(world.is_up(id));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(!world.is_up(id) && life.is_some_and(|life| life.tasks() == 0));
+            assert!(world.start(id).is_some());
+        });
+        assert_eq!(outcome.unwrap().violations, []);
+    }
+
+    #[test]
     fn crashed_process_is_gone_and_lives_again_with_other_numbers() {
         let outcome = run(&Options::new(1), |world| async move {
             let id = world.add(Spec::new("n1", "r1", |seat| async move {

@@ -4,8 +4,9 @@
 //! A process is defined once, by a boot function, and lives any number of times:
 //!
 //! ```text
-//!   add(Spec) -> ProcessId      start(id)  -> a new life: boot(Seat) runs as its first task
-//!                               crash(id)  -> routes gone, tasks ended, disk cut
+//!   add(Spec) -> ProcessId      start(id)     a new life: boot(Seat) runs as its first task
+//!                               crash(id)     routes gone, disk cut, tasks ended
+//!                               boot returns  the same, of the process's own will
 //! ```
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use crate::process::{Life, ProcessId};
 use crate::seed::Stream;
 use crate::trace;
 
-/// Starts a process: the first task of each of its lives.
+/// A process's `main`: the first task of each of its lives. When it returns, the process exits.
 pub type Boot = Arc<dyn Fn(Seat) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What a process is, life after life.
@@ -133,7 +134,7 @@ impl World {
     pub fn add(&self, spec: Spec) -> ProcessId {
         let mut processes = self.inner.processes.lock();
         let id = ProcessId(processes.len() as u32 + 1);
-        self.inner.net.place(id, &spec.rack);
+        self.inner.net.place(id, &spec.rack, &spec.address);
         let chance = self.inner.chance.fork("disk").fork(&spec.name);
         let disk = SimDisk::new(&spec.name, id.0, &chance);
         processes.insert(id, Process { spec, disk, lives: 0, seat: None });
@@ -159,27 +160,49 @@ impl World {
         let seat = Seat { id, address, rack, env, disk, life, net };
         process.seat = Some(seat.clone());
         drop(processes);
-        seat.life.spawn(boot(seat.clone()));
+        let (booted, world) = (boot(seat.clone()), Arc::downgrade(&self.inner));
+        let number = seat.life.number;
+        seat.life.spawn(async move {
+            booted.await;
+            if let Some(inner) = world.upgrade() {
+                Self { inner }.exited(id, number);
+            }
+        });
         Some(seat)
     }
 
     /// Ends a process against its will; one that is down is left alone.
     pub fn crash(&self, id: ProcessId, how: Crash) {
+        if let Some(in_flight) = self.end(id, how) {
+            trace::count("world.crashes", 1);
+            trace::count("world.crashes_in_job", u64::from(in_flight > 0));
+        }
+    }
+
+    /// The boot function of a life has returned, as `main` of a program does: the process is over,
+    /// of its own will, and the page cache lives on.
+    fn exited(&self, id: ProcessId, number: u32) {
+        if self.seat(id).is_some_and(|seat| seat.life.number == number) {
+            trace::count("world.exits", 1);
+            self.end(id, Crash::Kill);
+        }
+    }
+
+    /// Returns how many jobs were in flight, if the process ran.
+    fn end(&self, id: ProcessId, how: Crash) -> Option<usize> {
         let (seat, disk) = {
             let mut processes = self.inner.processes.lock();
-            let Some(process) = processes.get_mut(&id) else { return };
-            let Some(seat) = process.seat.take() else { return };
-            (seat, process.disk.clone())
+            let process = processes.get_mut(&id)?;
+            (process.seat.take()?, process.disk.clone())
         };
         let in_flight = disk.jobs_in_flight();
         trace::event(&seat.life.name, "crash", format_args!("{how:?}, {in_flight} jobs in flight"));
-        trace::count("world.crashes", 1);
-        trace::count("world.crashes_in_job", u64::from(in_flight > 0));
         // In this order: an ended task is dropped only at its next turn, and must by then be out
         // of everyone's reach and unable to write.
         self.inner.net.silence_process(id);
         disk.crash(how);
         seat.life.end();
+        Some(in_flight)
     }
 
     /// Crashes, then starts again at once.
@@ -225,7 +248,7 @@ impl World {
     pub(crate) async fn tear_down(&self) -> Vec<Violation> {
         let ids: Vec<_> = self.inner.processes.lock().keys().copied().collect();
         for id in ids {
-            self.crash(id, Crash::Kill);
+            self.end(id, Crash::Kill);
         }
         // Ended tasks are dropped at their next turn; those they held then get theirs.
         for _ in 0..16 {

@@ -71,8 +71,10 @@ fn open(disk: &dyn Disk) -> Database {
         write.commit().unwrap();
         drop(database);
         disk.rename(temporary, FILE).unwrap();
-        disk.sync_dir("").unwrap();
     }
+    // The rename may be a killed life's that never got to its sync: without this one, a power cut
+    // later takes the whole database (seed 80).
+    disk.sync_dir("").unwrap();
     let file = disk.open(FILE, Open::Write).unwrap();
     let mut builder = Database::builder();
     builder.set_cache_size(1 << 20);

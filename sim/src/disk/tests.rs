@@ -205,3 +205,17 @@ fn removed_files_are_collected_and_open_ones_stay_readable() {
     assert_eq!(&buf, b"still here");
     assert!(disk.state.lock().tree.inodes.len() < 300);
 }
+
+#[test]
+fn what_a_killed_life_left_unsynced_is_seen_by_the_next_and_lost_by_a_power_cut() {
+    let mut lost = 0;
+    for seed in 0..100 {
+        let disk = disk(seed);
+        put(&disk.mount(), "a", b"x");
+        disk.crash(Crash::Kill);
+        assert!(disk.mount().exists("a").unwrap());
+        disk.crash(Crash::Power);
+        lost += u32::from(disk.paths().is_empty());
+    }
+    assert!((20..80).contains(&lost), "{lost}");
+}

@@ -117,8 +117,11 @@ impl SimNet {
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
 
-    pub(crate) fn place(&self, process: ProcessId, rack: &str) {
-        self.state.lock().racks.insert(process, rack.to_owned());
+    /// Tells where a process is to be found, whether it runs yet or not.
+    pub(crate) fn place(&self, process: ProcessId, rack: &str, address: &str) {
+        let mut state = self.state.lock();
+        state.racks.insert(process, rack.to_owned());
+        state.owners.insert(address.to_owned(), process);
     }
 
     /// Lets `routes` answer at `address` (`host:port`) as tasks of `life`, until it ends.

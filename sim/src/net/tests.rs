@@ -68,8 +68,8 @@ fn pair() -> Pair {
     };
     let (caller, target) = (life(1, "c1"), life(2, "n1"));
     let net = SimNet::new(Stream::new(3));
-    net.place(caller.process, "r1");
-    net.place(target.process, "r2");
+    net.place(caller.process, "r1", "c1:7100");
+    net.place(target.process, "r2", "n1:7100");
     let echo = Arc::new(Echo::default());
     net.serve(&target, "n1:7100", Routes::new(SegmentsServer::from_arc(echo.clone())));
     let client = SegmentsClient::new(net.dialer(&caller).dial("n1:7100"));

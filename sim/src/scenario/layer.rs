@@ -111,13 +111,20 @@ async fn break_things(world: &World, nodes: &[ProcessId]) {
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_millis(chance.range(50..800))).await;
         let Some(node) = chance.pick(nodes).copied() else { return };
-        match chance.below(4) {
+        match chance.below(5) {
             0 => {
                 world.net().isolate(node);
                 tokio::time::sleep(Duration::from_millis(chance.range(100..5_000))).await;
                 world.net().heal();
             }
-            1 => crash(world, node, Crash::Kill, &mut chance).await,
+            1 => {
+                // Slow enough that callers give up on a running handler and come again.
+                let Some(disk) = world.disk(node) else { return };
+                disk.set_slow(1_000.0);
+                tokio::time::sleep(Duration::from_millis(chance.range(100..5_000))).await;
+                disk.heal();
+            }
+            2 => crash(world, node, Crash::Kill, &mut chance).await,
             _ => crash(world, node, Crash::Power, &mut chance).await,
         }
     }
