@@ -181,7 +181,8 @@ impl Cluster {
 
     /// A node that has ended although nobody told it to.
     pub fn fallen(&mut self) -> Option<&mut NodeProcess> {
-        self.nodes.iter_mut().find(|node| node.child.is_some() && !node.is_running())
+        let fallen = |node: &mut NodeProcess| node.child.is_some() && !node.is_running();
+        self.nodes.iter_mut().find_map(|node| if fallen(node) { Some(node) } else { None })
     }
 
     /// SIGTERM to all, then wait.

@@ -132,11 +132,13 @@ impl Client {
     /// The decoded manifests of a checkpoint, one a part.
     pub async fn manifests(&self, info: &CheckpointInfo) -> Result<Vec<Manifest>, ClientError> {
         let reader = Reader::new(self);
-        stream::iter(info.parts.iter().enumerate())
+        // The futures are made outside the stream: a closure over borrowed parts inside it would
+        // make this future one that cannot be spawned.
+        let parts = info.parts.iter().enumerate();
+        let manifests: Vec<_> = parts
             .map(|(part, sealed)| self.manifest(reader.clone(), part, sealed.manifest.clone()))
-            .buffered(MANIFESTS_PARALLEL)
-            .try_collect()
-            .await
+            .collect();
+        stream::iter(manifests).buffered(MANIFESTS_PARALLEL).try_collect().await
     }
 
     async fn manifest(

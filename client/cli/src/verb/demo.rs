@@ -1,0 +1,490 @@
+//! `cairn demo`: the main job in one command. Three real node processes in three racks, a real
+//! checkpoint; the leader is killed while one checkpoint is being put and another restored; both
+//! finish, every bit is compared, and the dead node comes back and catches up.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use cairn_client::{
+    Client, GetProgress, GetOptions, GetReport, LocalSink, LocalSource, Progress, PutOptions,
+    PutReport, Wait,
+};
+use cairn_core::ids::{Address, Namespace, Selector, Step};
+use cairn_core::limits::BLOCK_BYTES;
+use cairn_proto::wire::{NodeStatusReply, StatusReply};
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::children::{Cluster, ClusterPlan};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::generate;
+use crate::output::{Output, bytes, plural, table};
+use crate::session::{Session, interruptible};
+
+/// Bytes of a generated checkpoint.
+const GENERATED_BYTES: u64 = 256 << 20;
+/// Any single step takes less, or the demo has failed.
+const STEP_DEADLINE: Duration = Duration::from_secs(45);
+/// How often progress is looked at for the kill: a put moves a few MiB in that time.
+const AIM_PERIOD: Duration = Duration::from_millis(2);
+const POLL_PERIOD: Duration = Duration::from_millis(100);
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const CAPACITY_BYTES: u64 = 64 << 30;
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Use the files of this directory instead of a generated checkpoint
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Keep nodes' data, logs and restored files here [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+pub fn run(session: &Session, args: DemoArgs) -> Outcome {
+    let temporary;
+    let root = match &args.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+            dir.clone()
+        }
+        None => {
+            temporary = tempfile::Builder::new()
+                .prefix("cairn-demo-")
+                .tempdir()
+                .context("create a temporary directory")?;
+            temporary.path().to_owned()
+        }
+    };
+    let mut demo = Demo::new(session, &args, root)?;
+    let result = session.runtime()?.block_on(async {
+        let client = session.client_of(&demo.cluster.endpoints())?;
+        interruptible(async { demo.play(&client).await.map_err(Failure::from) }).await
+    });
+    demo.report(result.as_ref().err());
+    result.map(|()| Exit::Ok)
+}
+
+/// One line of the account.
+struct Event {
+    at: Duration,
+    text: String,
+}
+
+/// What each node had served and taken at some moment.
+type Served = Vec<Option<NodeStatusReply>>;
+
+struct Demo {
+    output: Output,
+    root: PathBuf,
+    /// The files of the first and of the second checkpoint.
+    sources: [PathBuf; 2],
+    generated: bool,
+    cluster: Cluster,
+    started: Instant,
+    events: Vec<Event>,
+    before: Served,
+    after: Served,
+    killed: Option<usize>,
+}
+
+impl Demo {
+    fn new(session: &Session, args: &DemoArgs, root: PathBuf) -> Result<Self, Failure> {
+        let cluster = Cluster::plan(&ClusterPlan {
+            program: std::env::current_exe().context("find this program")?,
+            directory: root.clone(),
+            nodes: 3,
+            port: None,
+            capacity_bytes: CAPACITY_BYTES,
+            extra: Vec::new(),
+        })?;
+        let generated = args.checkpoint.is_none();
+        let sources = match &args.checkpoint {
+            // The second must be new to the cluster, or there would be nothing to send.
+            Some(directory) => [directory.clone(), root.join("checkpoint-2000")],
+            None => [root.join("checkpoint-1000"), root.join("checkpoint-2000")],
+        };
+        Ok(Self {
+            output: session.output,
+            root,
+            sources,
+            generated,
+            cluster,
+            started: Instant::now(),
+            events: Vec::new(),
+            before: Vec::new(),
+            after: Vec::new(),
+            killed: None,
+        })
+    }
+
+    fn note(&mut self, text: impl Into<String>) {
+        let (at, text) = (self.started.elapsed(), text.into());
+        self.output.say(format!("{:6.2} s  {text}", at.as_secs_f64()));
+        self.events.push(Event { at, text });
+    }
+
+    async fn play(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.prepare()?;
+        self.start(client).await?;
+        let first = self.put_first(client).await?;
+        self.before = self.served(client).await;
+        self.lose_the_leader(client).await?;
+        self.restore_second(client).await?;
+        self.bring_back(client).await?;
+        self.after = self.served(client).await;
+        self.note(format!("stopping; {} and the rest is history", plural(first.files, "file")));
+        self.cluster.stop(STOP_DEADLINE)
+    }
+
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        for (index, source) in self.sources.clone().iter().enumerate() {
+            if index == 0 && !self.generated {
+                continue;
+            }
+            std::fs::create_dir_all(source)
+                .with_context(|| format!("create {}", source.display()))?;
+            let file = source.join("model.safetensors");
+            generate::safetensors(&file, GENERATED_BYTES, index as u64)?;
+            std::fs::write(source.join("config.json"), format!("{{\"step\": {index}}}\n"))
+                .context("write config.json")?;
+        }
+        let count = if self.generated { "two safetensors checkpoints" } else { "a second checkpoint" };
+        self.note(format!("made {count} of {}, from random numbers", bytes(GENERATED_BYTES)));
+        Ok(())
+    }
+
+    async fn start(&mut self, client: &Client) -> anyhow::Result<()> {
+        self.cluster.start()?;
+        let status = until(client, "three nodes vote and are in service", |status| {
+            status.voters == 3 && status.nodes.iter().filter(|node| node.inventoried).count() == 3
+        })
+        .await
+        .map_err(|error| self.with_logs(error))?;
+        self.note(format!(
+            "three node processes in three racks form a cluster; node {} leads",
+            status.leader
+        ));
+        Ok(())
+    }
+
+    /// Explains a failure with the last words of the nodes.
+    fn with_logs(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let fallen = self.cluster.fallen().map(|node| (node.name.clone(), node.log_tail()));
+        match fallen {
+            Some((name, tail)) => error.context(format!("{name} ended:\n{tail}")),
+            None => error,
+        }
+    }
+
+    async fn put_first(&mut self, client: &Client) -> anyhow::Result<PutReport> {
+        let put = start_put(client, &self.sources[0], 1000, Arc::default())?;
+        let report = finish(put, "put of step 1000").await?;
+        self.note(format!(
+            "put demo/run@1000: {} to three replicas in {:.2} s",
+            bytes(report.bytes),
+            report.elapsed.as_secs_f64()
+        ));
+        Ok(report)
+    }
+
+    /// The heart of it: kill the leader between 30 and 70 % of a put and in the middle of a get.
+    async fn lose_the_leader(&mut self, client: &Client) -> anyhow::Result<()> {
+        let progress: Arc<Progress> = Arc::default();
+        let leader = self.leader(client).await?;
+        let put = start_put(client, &self.sources[1], 2000, Arc::clone(&progress))?;
+        let mut get = None;
+        let restored = self.root.join("restored-1000");
+        let aim = Instant::now();
+        let (percent_put, percent_get) = loop {
+            ensure!(aim.elapsed() < STEP_DEADLINE, "the put made no progress");
+            let percent_put = percent(
+                progress.bytes_acked.load(Relaxed) + progress.bytes_kept.load(Relaxed),
+                progress.bytes_total.load(Relaxed),
+            );
+            if percent_put >= 20 && get.is_none() {
+                get = Some(start_get(client, &restored, 1000)?);
+            }
+            if let Some((_, got)) = &get {
+                let percent_get =
+                    percent(got.bytes_done.load(Relaxed), got.bytes_total.load(Relaxed));
+                if (30..=70).contains(&percent_put) && (1..100).contains(&percent_get) {
+                    break (percent_put, percent_get);
+                }
+                if percent_get >= 100 && percent_put < 30 {
+                    // It was too quick: restore once more, so that a get runs at the kill.
+                    remove(&restored)?;
+                    get = Some(start_get(client, &restored, 1000)?);
+                }
+            }
+            ensure!(
+                percent_put <= 70,
+                "the put was past 70 % before a get ran beside it; try a larger --checkpoint"
+            );
+            sleep(AIM_PERIOD).await;
+        };
+        let victim = &mut self.cluster.nodes[leader];
+        let pid = victim.pid().unwrap_or_default();
+        let (name, rack) = (victim.name.clone(), victim.rack.clone());
+        victim.kill()?;
+        self.killed = Some(leader);
+        self.note(format!(
+            "SIGKILL to the leader ({name} in {rack}, pid {pid}) with the put of step 2000 at \
+             {percent_put} % and a get of step 1000 at {percent_get} %"
+        ));
+        let (get, _) = get.context("a get runs")?;
+        let got = finish(get, "get of step 1000").await?;
+        self.note(format!(
+            "the get finished: {} in {:.2} s",
+            bytes(got.bytes),
+            got.elapsed.as_secs_f64()
+        ));
+        let compared = same_files(&self.sources[0], &restored)?;
+        self.note(format!("step 1000 restored and compared bit by bit: {} equal", bytes(compared)));
+        let put = finish(put, "put of step 2000").await?;
+        self.note(format!(
+            "the put finished and is committed: {} in {:.2} s, leader lost and all",
+            bytes(put.bytes),
+            put.elapsed.as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    async fn restore_second(&mut self, client: &Client) -> anyhow::Result<()> {
+        let restored = self.root.join("restored-2000");
+        let (get, _) = start_get(client, &restored, 2000)?;
+        finish(get, "get of step 2000").await?;
+        let compared = same_files(&self.sources[1], &restored)?;
+        let status = client.status().await?;
+        self.note(format!(
+            "step 2000 restored from the two nodes left (node {} leads now): {} equal",
+            status.leader,
+            bytes(compared)
+        ));
+        Ok(())
+    }
+
+    async fn bring_back(&mut self, client: &Client) -> anyhow::Result<()> {
+        let Some(index) = self.killed else { return Ok(()) };
+        let node = &mut self.cluster.nodes[index];
+        node.start()?;
+        let name = node.name.clone();
+        self.note(format!("{name} is started again on its directory"));
+        until(client, "the dead node catches up", |status| {
+            status.segments_below == 0
+                && status.segments_unavailable == 0
+                && status.nodes.iter().all(|node| node.up && node.replicas_assigned == 0)
+        })
+        .await
+        .map_err(|error| self.with_logs(error))?;
+        self.note(format!("{name} has caught up: every segment has three replicas again"));
+        Ok(())
+    }
+
+    /// Index of the node process that leads.
+    async fn leader(&self, client: &Client) -> anyhow::Result<usize> {
+        let status = client.status().await?;
+        self.cluster
+            .nodes
+            .iter()
+            .position(|node| node.address.to_string() == status.leader_address)
+            .with_context(|| format!("no process at the leader's {}", status.leader_address))
+    }
+
+    async fn served(&self, client: &Client) -> Served {
+        let mut served = Vec::new();
+        for node in &self.cluster.nodes {
+            served.push(client.node_status(&node.address.to_string()).await.ok());
+        }
+        served
+    }
+
+    fn report(&self, failure: Option<&Failure>) {
+        let nodes: Vec<Value> = (0..self.cluster.nodes.len()).map(|i| self.node(i)).collect();
+        let events: Vec<Value> = self
+            .events
+            .iter()
+            .map(|event| json!({"seconds": event.at.as_secs_f64(), "event": event.text}))
+            .collect();
+        let document = json!({
+            "ok": failure.is_none(),
+            "seconds": self.started.elapsed().as_secs_f64(),
+            "events": events,
+            "nodes": nodes,
+        });
+        self.output.result(&document, || self.text(failure));
+    }
+
+    fn node(&self, index: usize) -> Value {
+        let node = &self.cluster.nodes[index];
+        let of = |served: &Served, pick: fn(&NodeStatusReply) -> u64| {
+            served.get(index).and_then(Option::as_ref).map(pick)
+        };
+        json!({
+            "name": node.name,
+            "rack": node.rack,
+            "killed": self.killed == Some(index),
+            "received_before": of(&self.before, |status| status.bytes_received),
+            "served_before": of(&self.before, |status| status.bytes_served),
+            "received_after": of(&self.after, |status| status.bytes_received),
+            "served_after": of(&self.after, |status| status.bytes_served),
+            "fetched_after": of(&self.after, |status| status.bytes_fetched),
+        })
+    }
+
+    fn text(&self, failure: Option<&Failure>) -> String {
+        let mut rows = vec![["TIME", "WHAT HAPPENED"].map(str::to_owned).to_vec()];
+        for event in &self.events {
+            rows.push(vec![format!("{:.2} s", event.at.as_secs_f64()), event.text.clone()]);
+        }
+        let mut text = format!("\n{}\n", table(&rows));
+        let heads = ["NODE", "RACK", "TAKEN BEFORE", "AFTER", "SERVED BEFORE", "AFTER", "CAUGHT UP"];
+        let mut rows = vec![heads.map(str::to_owned).to_vec()];
+        let cell = |served: &Served, index: usize, pick: fn(&NodeStatusReply) -> u64| {
+            let status = served.get(index).and_then(Option::as_ref);
+            status.map_or("-".to_owned(), |status| bytes(pick(status)))
+        };
+        for (index, node) in self.cluster.nodes.iter().enumerate() {
+            let mark = if self.killed == Some(index) { " (killed)" } else { "" };
+            rows.push(vec![
+                format!("{}{mark}", node.name),
+                node.rack.clone(),
+                cell(&self.before, index, |status| status.bytes_received),
+                cell(&self.after, index, |status| status.bytes_received),
+                cell(&self.before, index, |status| status.bytes_served),
+                cell(&self.after, index, |status| status.bytes_served),
+                cell(&self.after, index, |status| status.bytes_fetched),
+            ]);
+        }
+        text.push_str(&table(&rows));
+        text.push_str("(the killed node counts from its restart)\n");
+        match failure {
+            None => text.push_str("\nThe leader died in mid-transfer; nothing was lost.\n"),
+            Some(_) => text.push_str("\nThe demo failed.\n"),
+        }
+        text
+    }
+}
+
+fn percent(done: u64, total: u64) -> u64 {
+    if total == 0 { 0 } else { done * 100 / total }
+}
+
+fn namespace() -> anyhow::Result<Namespace> {
+    "demo/run".parse().context("name the demo's namespace")
+}
+
+fn start_put(
+    client: &Client,
+    source: &Path,
+    step: u64,
+    progress: Arc<Progress>,
+) -> anyhow::Result<JoinHandle<anyhow::Result<PutReport>>> {
+    let source = LocalSource::scan(&[source.to_owned()]).context("read the checkpoint")?;
+    let mut options = PutOptions::new(namespace()?, Step(step));
+    options.progress = progress;
+    if step == 1000 {
+        options.wait = Wait::Full { timeout: STEP_DEADLINE };
+    }
+    let client = client.clone();
+    Ok(spawn(async move {
+        client.put(Arc::new(source), options).await.with_context(|| format!("put step {step}"))
+    }))
+}
+
+type Get = (JoinHandle<anyhow::Result<GetReport>>, Arc<GetProgress>);
+
+fn start_get(client: &Client, target: &Path, step: u64) -> anyhow::Result<Get> {
+    std::fs::create_dir_all(target).with_context(|| format!("create {}", target.display()))?;
+    let sink = LocalSink::open(target).context("open the target directory")?;
+    let address = Address { namespace: namespace()?, selector: Selector::Step(Step(step)) };
+    let options = GetOptions::default();
+    let progress = Arc::clone(&options.progress);
+    let client = client.clone();
+    let get = spawn(async move {
+        let report = client.get(&address, Arc::new(sink), options).await;
+        report.with_context(|| format!("get step {step}"))
+    });
+    Ok((get, progress))
+}
+
+#[allow(clippy::disallowed_methods, reason = "a client program's own tasks, not a node's")]
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(work)
+}
+
+async fn finish<T>(task: JoinHandle<anyhow::Result<T>>, what: &str) -> anyhow::Result<T> {
+    let ended = timeout(STEP_DEADLINE, task).await;
+    ended.map_err(|_| anyhow!("{what} took more than {STEP_DEADLINE:?}"))?.context("run a task")?
+}
+
+/// Looks at the status until `reached`.
+async fn until(
+    client: &Client,
+    what: &str,
+    reached: impl Fn(&StatusReply) -> bool,
+) -> anyhow::Result<StatusReply> {
+    let began = Instant::now();
+    let mut last = "no answer yet".to_owned();
+    while began.elapsed() < STEP_DEADLINE {
+        match client.status().await {
+            Ok(status) if reached(&status) => return Ok(status),
+            Ok(status) => {
+                last = format!(
+                    "{} nodes, {} voters, {} segments below",
+                    status.nodes.len(),
+                    status.voters,
+                    status.segments_below
+                );
+            }
+            Err(error) => last = error.to_string(),
+        }
+        sleep(POLL_PERIOD).await;
+    }
+    Err(anyhow!("waited in vain until {what}: {last}"))
+}
+
+fn remove(directory: &Path) -> anyhow::Result<()> {
+    std::fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))
+}
+
+/// Compares two directories of files byte by byte; returns the bytes compared.
+fn same_files(original: &Path, restored: &Path) -> anyhow::Result<u64> {
+    let names = |root: &Path| -> anyhow::Result<Vec<String>> {
+        let source = LocalSource::scan(&[root.to_owned()]).context("list files")?;
+        let entries = cairn_client::Source::entries(&source);
+        Ok(entries.iter().map(|entry| String::from_utf8_lossy(&entry.name).into_owned()).collect())
+    };
+    let (wanted, found) = (names(original)?, names(restored)?);
+    ensure!(wanted == found, "restored files {found:?} are not {wanted:?}");
+    let mut compared = 0;
+    for name in wanted {
+        compared += same_file(&original.join(&name), &restored.join(&name))?;
+    }
+    Ok(compared)
+}
+
+fn same_file(original: &Path, restored: &Path) -> anyhow::Result<u64> {
+    use std::io::Read;
+    let open = |path: &Path| {
+        std::fs::File::open(path).with_context(|| format!("open {}", path.display()))
+    };
+    let (mut a, mut b) = (open(original)?, open(restored)?);
+    let len = a.metadata().context("measure")?.len();
+    ensure!(len == b.metadata().context("measure")?.len(), "{} differs in length", restored.display());
+    let (mut left, mut right) = (vec![0; BLOCK_BYTES as usize], vec![0; BLOCK_BYTES as usize]);
+    let mut done = 0;
+    while done < len {
+        let count = (len - done).min(BLOCK_BYTES) as usize;
+        a.read_exact(&mut left[..count]).context("read the original")?;
+        b.read_exact(&mut right[..count]).context("read the restored file")?;
+        ensure!(left[..count] == right[..count], "{} differs near byte {done}", restored.display());
+        done += count as u64;
+    }
+    Ok(len)
+}
