@@ -144,6 +144,25 @@ impl Client {
         wait: Duration,
         deadline: Option<Duration>,
     ) -> Result<Reply, ClientError> {
+        self.propose(body, wait, deadline, &[]).await
+    }
+
+    /// A Stage planned around nodes that could not be written to of late.
+    pub(crate) async fn execute_around(
+        &self,
+        body: Body,
+        exclude: &[NodeId],
+    ) -> Result<Reply, ClientError> {
+        self.propose(body, Duration::ZERO, self.options.deadline, exclude).await
+    }
+
+    async fn propose(
+        &self,
+        body: Body,
+        wait: Duration,
+        deadline: Option<Duration>,
+        exclude: &[NodeId],
+    ) -> Result<Reply, ClientError> {
         let what = verb(&body);
         let request = RequestId(self.env.random_u128());
         let command = convert::command_to_wire(&Command { request, clock_ms: 0, wall_ms: 0, body });
@@ -155,7 +174,11 @@ impl Client {
             let reply = self
                 .ask(&ask, |transport, identity, wait| {
                     let wait_ms = wait.as_millis() as u64;
-                    let message = wire::ExecuteRequest { command: Some(command.clone()), wait_ms };
+                    let message = wire::ExecuteRequest {
+                        command: Some(command.clone()),
+                        wait_ms,
+                        exclude: exclude.iter().map(|node| node.0).collect(),
+                    };
                     let request = with_identity(message, &identity);
                     Box::pin(async move { catalogue(transport).execute(request).await })
                 })

@@ -139,8 +139,10 @@ pub async fn report_to(
 ) -> Result<Reply, Status> {
     let command =
         cairn_core::command::Command { request, clock_ms: 0, wall_ms: shared.env.wall_ms(), body };
-    let message =
-        wire::ExecuteRequest { command: Some(convert::command_to_wire(&command)), wait_ms: 0 };
+    let message = wire::ExecuteRequest {
+        command: Some(convert::command_to_wire(&command)),
+        ..wire::ExecuteRequest::default()
+    };
     let mut client = AdminClient::new(shared.transport(address));
     let call = client.report(shared.call(None, message));
     let answer = tokio::time::timeout(shared.call_deadline(), call)

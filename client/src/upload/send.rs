@@ -100,10 +100,30 @@ impl Upload {
         }
     }
 
-    /// Registers segments; the answers are in the same order.
+    /// Registers segments; the answers are in the same order. Planned around nodes that failed
+    /// of late, unless the others do not suffice.
     pub async fn stage(
         &self,
         segments: &[(SegmentDigest, u32)],
+    ) -> Result<Vec<StagedSegment>, ClientError> {
+        let avoided: Vec<NodeId> = {
+            let now = Instant::now();
+            let mut avoid = self.avoid.lock();
+            avoid.retain(|_, until| now < *until);
+            avoid.keys().copied().collect()
+        };
+        match self.stage_around(segments, &avoided).await {
+            Err(error) if !avoided.is_empty() && wants_nodes(&error) => {
+                self.stage_around(segments, &[]).await
+            }
+            other => other,
+        }
+    }
+
+    async fn stage_around(
+        &self,
+        segments: &[(SegmentDigest, u32)],
+        exclude: &[NodeId],
     ) -> Result<Vec<StagedSegment>, ClientError> {
         let segment =
             |(digest, len): &(_, _)| StageSegment { digest: *digest, len: *len, targets: vec![] };
@@ -114,7 +134,7 @@ impl Upload {
             run: self.run,
             segments: segments.iter().map(segment).collect(),
         };
-        match self.client.execute(body, Duration::ZERO).await? {
+        match self.client.execute_around(body, exclude).await? {
             Reply::Staged { segments: staged } if staged.len() == segments.len() => {
                 self.staged.store(true, Ordering::Relaxed);
                 Ok(staged)
@@ -125,11 +145,7 @@ impl Upload {
 
     /// Whether the error is a want of nodes that may pass: the cluster took segments before.
     pub fn may_wait_for_nodes(&self, error: &ClientError, since: Instant) -> bool {
-        let wants_nodes = matches!(
-            error.refusal(),
-            Some(Refusal::NotEnoughHosts { .. } | Refusal::NotEnoughRacks { .. })
-        );
-        wants_nodes && self.staged.load(Ordering::Relaxed) && !self.is_over(since)
+        wants_nodes(error) && self.staged.load(Ordering::Relaxed) && !self.is_over(since)
     }
 
     fn is_over(&self, since: Instant) -> bool {
@@ -391,6 +407,11 @@ impl Send {
             self.slots = staged.slots;
         }
     }
+}
+
+fn wants_nodes(error: &ClientError) -> bool {
+    let refusal = error.refusal();
+    matches!(refusal, Some(Refusal::NotEnoughHosts { .. } | Refusal::NotEnoughRacks { .. }))
 }
 
 /// The head, then the bytes in slices of one buffer; counts what the transport takes.

@@ -40,7 +40,11 @@ impl Service {
     }
 
     /// Proposes `command`; fills a Stage's targets and plans again if they went stale.
-    async fn execute_command(&self, mut command: Command) -> Result<Arc<Reply>, Status> {
+    async fn execute_command(
+        &self,
+        mut command: Command,
+        exclude: &BTreeSet<NodeId>,
+    ) -> Result<Arc<Reply>, Status> {
         let shared = &self.shared;
         for _ in 0..PLANS_MAX {
             if let Body::Stage { checkpoint, segments, .. } = &mut command.body {
@@ -52,7 +56,7 @@ impl Service {
                     let mut planned = self.planned.lock();
                     planned.refresh(shared, catalogue);
                     let loads = &mut planned.loads;
-                    placement::plan_stage(catalogue, loads, upload, segments, &BTreeSet::new())
+                    placement::plan_stage(catalogue, loads, upload, segments, exclude)
                 });
                 if let Err(refusal) = planned {
                     return Ok(Arc::new(Reply::Refused(refusal)));
@@ -117,7 +121,7 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        let wire::ExecuteRequest { command, wait_ms } = request.into_inner();
+        let wire::ExecuteRequest { command, wait_ms, exclude } = request.into_inner();
         let command = command.ok_or_else(|| Status::invalid_argument("no command"))?;
         let command = convert::command_from_wire(command)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -132,7 +136,8 @@ impl wire::catalogue_server::Catalogue for Service {
             hold::until_durable(&self.shared, checkpoint, part, Instant::now() + hold).await;
         }
         let rings = matches!(command.body, Body::SealPart { .. } | Body::Delete { .. });
-        let reply = self.execute_command(command).await?;
+        let exclude = exclude.into_iter().map(NodeId).collect();
+        let reply = self.execute_command(command, &exclude).await?;
         if rings {
             self.shared.steward.ring();
         }
