@@ -197,35 +197,29 @@ impl Demo {
     async fn lose_the_leader(&mut self, client: &Client) -> anyhow::Result<()> {
         let progress: Arc<Progress> = Arc::default();
         let leader = self.leader(client).await?;
-        let put = start_put(client, &self.sources[1], 2000, Arc::clone(&progress))?;
-        let mut get = None;
         let restored = self.root.join("restored-1000");
+        let mut get = start_get(client, &restored, 1000)?;
+        let put = start_put(client, &self.sources[1], 2000, Arc::clone(&progress))?;
         let aim = Instant::now();
         let (percent_put, percent_get) = loop {
             ensure!(aim.elapsed() < STEP_DEADLINE, "the put made no progress");
-            let percent_put = percent(
-                progress.bytes_acked.load(Relaxed) + progress.bytes_kept.load(Relaxed),
-                progress.bytes_total.load(Relaxed),
-            );
-            if percent_put >= 20 && get.is_none() {
-                get = Some(start_get(client, &restored, 1000)?);
-            }
-            if let Some((_, got)) = &get {
-                let percent_get =
-                    percent(got.bytes_done.load(Relaxed), got.bytes_total.load(Relaxed));
-                if (30..=70).contains(&percent_put) && (1..100).contains(&percent_get) {
-                    break (percent_put, percent_get);
-                }
-                if percent_get >= 100 && percent_put < 30 {
-                    // It was too quick: restore once more, so that a get runs at the kill.
-                    remove(&restored)?;
-                    get = Some(start_get(client, &restored, 1000)?);
-                }
+            let done = progress.bytes_acked.load(Relaxed) + progress.bytes_kept.load(Relaxed);
+            let percent_put = percent(done, progress.bytes_total.load(Relaxed));
+            let (running, got) = &get;
+            let percent_get = percent(got.bytes_done.load(Relaxed), got.bytes_total.load(Relaxed));
+            if (30..=70).contains(&percent_put) && (1..100).contains(&percent_get) {
+                break (percent_put, percent_get);
             }
             ensure!(
                 percent_put <= 70,
-                "the put was past 70 % before a get ran beside it; try a larger --checkpoint"
+                "the put was past 70 % before the moment to strike came; try again"
             );
+            if running.is_finished() {
+                // It was too quick: restore once more, so that a get runs at the kill.
+                finish(get.0, "get of step 1000").await?;
+                remove(&restored)?;
+                get = start_get(client, &restored, 1000)?;
+            }
             sleep(AIM_PERIOD).await;
         };
         let victim = &mut self.cluster.nodes[leader];
@@ -237,7 +231,7 @@ impl Demo {
             "SIGKILL to the leader ({name} in {rack}, pid {pid}) with the put of step 2000 at \
              {percent_put} % and a get of step 1000 at {percent_get} %"
         ));
-        let (get, _) = get.context("a get runs")?;
+        let (get, _) = get;
         let got = finish(get, "get of step 1000").await?;
         self.note(format!(
             "the get finished: {} in {:.2} s",
