@@ -1,1 +1,26 @@
+//! Deterministic simulation of whole clusters, nodes and clients, in one thread on virtual time,
+//! from one 64-bit seed. It replaces the lowest layer and nothing else.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`seed`] | chance: a tree of labelled streams |
+//! | [`trace`] | what happened: lines, rolling hash, counters |
+//! | [`process`] | which tasks belong to which life of a process, and their end |
+//! | [`rt`] | the runtime of consensus |
+//! | [`disk`] | written and durable, crashes, disk faults |
+//! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
+//! | [`net`] | links between processes, loss, delay, partitions |
+//! | [`world`] | processes, their lives and disks, broken promises |
+//! | [`run`] | one run: seed and scenario in, outcome out |
+//! | [`scenario`] | scenarios by name |
 
+pub mod disk;
+pub mod host;
+pub mod net;
+pub mod process;
+pub mod rt;
+pub mod run;
+pub mod scenario;
+pub mod seed;
+pub mod trace;
+pub mod world;

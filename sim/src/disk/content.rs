@@ -1,0 +1,112 @@
+//! The bytes of one file as pages, so that a copy of a file is a copy of pointers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(super) const PAGE: usize = 4096;
+/// What a device writes whole or not at all.
+pub(super) const SECTOR: u64 = 512;
+
+#[derive(Clone, Default)]
+pub(super) struct Content {
+    /// A missing page below `len` reads as zeros.
+    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
+    len: u64,
+}
+
+impl Content {
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes of disk space this takes.
+    pub fn allocated(&self) -> u64 {
+        self.pages.len() as u64 * PAGE as u64
+    }
+
+    /// Bytes of disk space that a write of `len` bytes at `offset` would add.
+    pub fn growth(&self, offset: u64, len: usize) -> u64 {
+        if len == 0 {
+            return 0;
+        }
+        let (first, last) = (offset / PAGE as u64, (offset + len as u64 - 1) / PAGE as u64);
+        let there = self.pages.range(first..=last).count() as u64;
+        (last - first + 1 - there) * PAGE as u64
+    }
+
+    /// Fills `buf`; false if that would read past the end.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> bool {
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        for (page, start, range) in pieces(offset, buf.len()) {
+            let len = range.len();
+            match self.pages.get(&page) {
+                Some(bytes) => buf[range].copy_from_slice(&bytes[start..start + len]),
+                None => buf[range].fill(0),
+            }
+        }
+        true
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len as usize];
+        self.read(0, &mut bytes);
+        bytes
+    }
+
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        for (page, start, range) in pieces(offset, bytes.len()) {
+            let slot = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
+            let len = range.len();
+            Arc::make_mut(slot)[start..start + len].copy_from_slice(&bytes[range]);
+        }
+        if !bytes.is_empty() {
+            self.len = self.len.max(offset + bytes.len() as u64);
+        }
+    }
+
+    pub fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            self.pages.split_off(&len.div_ceil(PAGE as u64));
+            let tail = (len % PAGE as u64) as usize;
+            if tail > 0
+                && let Some(page) = self.pages.get_mut(&(len / PAGE as u64))
+            {
+                Arc::make_mut(page)[tail..].fill(0);
+            }
+        }
+        self.len = len;
+    }
+}
+
+/// Cuts a span of bytes at page borders: page number, start within it, range of the buffer.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        if done == len {
+            return None;
+        }
+        let at = offset + done as u64;
+        let start = (at % PAGE as u64) as usize;
+        let take = (PAGE - start).min(len - done);
+        done += take;
+        Some((at / PAGE as u64, start, done - take..done))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortened_file_reads_zeros_when_it_grows_again() {
+        let mut content = Content::default();
+        content.write(4000, &[7; 5000]);
+        content.set_len(4100);
+        content.set_len(9000);
+        let bytes = content.bytes();
+        assert_eq!((bytes[4099], bytes[4100], bytes[8999]), (7, 0, 0));
+        assert!(!content.read(8999, &mut [0; 2]));
+    }
+}

@@ -1,0 +1,86 @@
+//! Faults that a scenario switches on: what fails, where, and how often.
+
+use std::io;
+
+use crate::seed::Stream;
+use crate::trace;
+
+/// Which operations a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    Read,
+    /// Bytes and lengths.
+    Write,
+    /// `sync` and `sync_dir`.
+    Sync,
+    /// Create, rename, remove, list.
+    Names,
+    Any,
+}
+
+/// An operation fails with EIO.
+///
+/// A failed sync of a file is the bad kind: the kernel drops the dirty pages, so the bytes are
+/// still read back, a later sync succeeds, and a power cut takes them.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// Paths that begin so; "" is every path.
+    pub prefix: String,
+    pub on: On,
+    pub probability: f64,
+    /// Strikes at most so often.
+    pub times: Option<u32>,
+}
+
+#[derive(Default)]
+pub(super) struct Faults {
+    pub rules: Vec<Fault>,
+    /// Bytes of space; none is plenty.
+    pub capacity: Option<u64>,
+    /// Jobs take so many times longer.
+    pub slow: f64,
+    /// Jobs do not end.
+    pub stuck: bool,
+    /// From this operation on, all fail.
+    pub dead_from: Option<u64>,
+    /// The next write to a path that begins so lands one page further on.
+    pub misdirect: Option<String>,
+}
+
+/// Space of a disk without a set capacity.
+pub(super) const PLENTY: u64 = 1 << 40;
+
+impl Faults {
+    pub fn check(&mut self, op: u64, on: On, path: &str, chance: &mut Stream) -> io::Result<()> {
+        if self.dead_from.is_some_and(|from| op >= from) {
+            trace::count("disk.dead_ops", 1);
+            return Err(eio());
+        }
+        for rule in &mut self.rules {
+            let meant = rule.on == On::Any || rule.on == on;
+            let left = rule.times.is_none_or(|times| times > 0);
+            if meant && left && path.starts_with(&rule.prefix) && chance.chance(rule.probability) {
+                rule.times = rule.times.map(|times| times - 1);
+                trace::count(
+                    match on {
+                        On::Read => "disk.eio_read",
+                        On::Write => "disk.eio_write",
+                        On::Sync => "disk.eio_sync",
+                        _ => "disk.eio_names",
+                    },
+                    1,
+                );
+                return Err(eio());
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+pub(super) fn enospc() -> io::Error {
+    io::Error::from_raw_os_error(28)
+}

@@ -1,0 +1,305 @@
+//! A disk that knows written from durable, and the faults a scenario can put on it.
+//!
+//! It outlives the processes that use it: a process sees it through a [`Mount`], which dies with
+//! the process's life; the scenario and the checkers hold the [`SimDisk`] itself.
+//!
+//! ```text
+//!   job closure --ops--> current view --settled sync--> durable view
+//!                           |  pending bytes, names         ^
+//!                           +------ crash: lost, kept, torn +
+//! ```
+
+mod content;
+mod crash;
+mod faults;
+mod mount;
+mod state;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+pub use self::crash::Crash;
+pub use self::faults::{Fault, On};
+pub use self::mount::Mount;
+pub use self::state::{JobCost, JobId};
+
+use self::faults::Faults;
+use self::state::{File, Inode, ROOT, Tree, Write};
+use crate::seed::Stream;
+use crate::trace;
+
+/// Inode numbers of different disks differ, so that a copied directory can be told.
+const INODES_A_DISK: u64 = 1 << 32;
+
+/// One disk. Cheap to clone; all clones are the same disk.
+#[derive(Clone)]
+pub struct SimDisk {
+    pub name: Arc<str>,
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+struct State {
+    tree: Tree,
+    faults: Faults,
+    generation: u64,
+    /// Operations since the disk was made.
+    ops: u64,
+    /// Of the job that runs just now.
+    cost: JobCost,
+    inode_base: u64,
+    chance_faults: Stream,
+    chance_crash: Stream,
+    chance_time: Stream,
+}
+
+impl SimDisk {
+    /// An empty disk. `number` sets its inode numbers apart from other disks'.
+    pub fn new(name: &str, number: u32, chance: &Stream) -> Self {
+        Self::with_tree(name, number, chance, Tree::new())
+    }
+
+    fn with_tree(name: &str, number: u32, chance: &Stream, tree: Tree) -> Self {
+        let state = State {
+            tree,
+            faults: Faults { slow: 1.0, ..Faults::default() },
+            generation: 1,
+            ops: 0,
+            cost: JobCost::default(),
+            inode_base: u64::from(number) * INODES_A_DISK,
+            chance_faults: chance.fork("faults"),
+            chance_crash: chance.fork("crash"),
+            chance_time: chance.fork("time"),
+        };
+        Self {
+            name: name.into(),
+            state: Arc::new(Mutex::new(state)),
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The disk as the current life of its process sees it.
+    pub fn mount(&self) -> Mount {
+        Mount::new(self)
+    }
+
+    /// What `cp -a` onto another disk gives: the same files under other inode numbers.
+    pub fn copy(&self, name: &str, number: u32, chance: &Stream) -> Self {
+        let state = self.state.lock();
+        let mut tree = Tree::new();
+        copy_dir(&state.tree, ROOT, &mut tree, ROOT);
+        let everything: Vec<u64> = tree.inodes.keys().copied().collect();
+        let end = tree.next_seq();
+        for ino in everything {
+            tree.flush(ino, end, &BTreeSet::new());
+        }
+        Self::with_tree(name, number, chance, tree)
+    }
+
+    /// An empty disk under the old name; mounts of before answer errors.
+    pub fn wipe(&self) {
+        let mut state = self.state.lock();
+        state.tree = Tree::new();
+        state.generation += 1;
+        trace::count("disk.wipes", 1);
+    }
+
+    /// Ends the life that uses the disk. Called by the world after its tasks were told to end.
+    pub fn crash(&self, how: Crash) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.generation += 1;
+        state.tree.crash(how, &mut state.chance_crash);
+        drop(guard);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Faults.
+impl SimDisk {
+    pub fn add_fault(&self, fault: Fault) {
+        self.state.lock().faults.rules.push(fault);
+    }
+
+    /// Ends EIO faults, death, stuckness and slowness; rot and capacity stay.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        let capacity = state.faults.capacity;
+        state.faults = Faults { slow: 1.0, capacity, ..Faults::default() };
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Bytes of space, or plenty.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().faults.capacity = bytes;
+    }
+
+    /// Jobs take `factor` times as long.
+    pub fn set_slow(&self, factor: f64) {
+        self.state.lock().faults.slow = factor;
+    }
+
+    /// Jobs do not end until this is taken back.
+    pub fn set_stuck(&self, stuck: bool) {
+        self.state.lock().faults.stuck = stuck;
+        trace::count("disk.stuck", u64::from(stuck));
+        self.changed.notify_waiters();
+    }
+
+    /// All operations fail after `ops` more.
+    pub fn die_after(&self, ops: u64) {
+        let mut state = self.state.lock();
+        state.faults.dead_from = Some(state.ops + 1 + ops);
+    }
+
+    /// The next write to a path that begins with `prefix` lands one page further on.
+    pub fn misdirect_next(&self, prefix: &str) {
+        self.state.lock().faults.misdirect = Some(prefix.to_owned());
+    }
+
+    /// Flips one bit of a file, in the page cache and on the platter. False if it has no such
+    /// byte.
+    pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> bool {
+        let mut state = self.state.lock();
+        let Some(ino) = state.tree.find(path) else { return false };
+        let Some(Inode::File(file)) = state.tree.inodes.get_mut(&ino) else { return false };
+        let mut byte = [0];
+        if !file.current.read(offset, &mut byte) {
+            return false;
+        }
+        file.current.write(offset, &[byte[0] ^ (1 << (bit % 8))]);
+        if file.durable.read(offset, &mut byte) {
+            file.durable.write(offset, &[byte[0] ^ (1 << (bit % 8))]);
+        }
+        trace::count("disk.flipped_bits", 1);
+        true
+    }
+}
+
+/// What checkers and scenarios may look at; no fault strikes here.
+impl SimDisk {
+    /// A file's bytes as a process would read them.
+    pub fn peek(&self, path: &str) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        match state.tree.inodes.get(&state.tree.find(path)?)? {
+            Inode::File(file) => Some(file.current.bytes()),
+            Inode::Dir(_) => None,
+        }
+    }
+
+    /// A file's bytes as the harshest power cut would leave them, if its name would survive.
+    pub fn peek_durable(&self, path: &str) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        match state.tree.inodes.get(&state.tree.find_durable(path)?)? {
+            Inode::File(file) => Some(file.durable.bytes()),
+            Inode::Dir(_) => None,
+        }
+    }
+
+    /// Paths of all files, sorted.
+    pub fn paths(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let mut paths = Vec::new();
+        list_paths(&state.tree, ROOT, "", &mut paths);
+        paths.sort();
+        paths
+    }
+
+    /// Jobs whose effects are not settled: a crash now cuts into them.
+    pub fn jobs_in_flight(&self) -> usize {
+        self.state.lock().tree.jobs.len()
+    }
+
+    pub fn ops(&self) -> u64 {
+        self.state.lock().ops
+    }
+
+    pub fn bytes_used(&self) -> u64 {
+        self.state.lock().tree.used()
+    }
+}
+
+/// For the host that runs jobs.
+impl SimDisk {
+    pub(crate) fn begin_job(&self) -> JobId {
+        let mut state = self.state.lock();
+        state.cost = JobCost::default();
+        state.tree.begin_job()
+    }
+
+    /// The closure has returned. What it did and the virtual time that takes.
+    pub(crate) fn end_job(&self) -> (JobCost, Duration) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.tree.running = None;
+        let cost = std::mem::take(&mut state.cost);
+        (cost, job_time(&cost, state.faults.slow, &mut state.chance_time))
+    }
+
+    pub(crate) fn settle(&self, job: JobId) {
+        self.state.lock().tree.settle(job);
+    }
+
+    /// Resolves when the disk is not stuck.
+    pub(crate) async fn unstuck(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.state.lock().faults.stuck {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// A fast SSD with moments: a sync takes 0.3 to 4 ms, one of fifty up to 60 ms.
+fn job_time(cost: &JobCost, slow: f64, chance: &mut Stream) -> Duration {
+    let mut us = cost.reads * 80 + cost.writes * 20 + cost.names * 30;
+    us += cost.bytes_read / 2_000 + cost.bytes_written / 1_000;
+    // Beyond a few, syncs of one job find little left to do.
+    for _ in 0..cost.syncs.min(4) {
+        us += chance.range(300..4_000);
+        if chance.chance(0.02) {
+            us += chance.below(56_000);
+        }
+    }
+    Duration::from_micros((us as f64 * slow) as u64)
+}
+
+fn copy_dir(from: &Tree, dir: u64, to: &mut Tree, into: u64) {
+    let Some(Inode::Dir(names)) = from.inodes.get(&dir) else { return };
+    for (name, ino) in &names.current {
+        match from.inodes.get(ino) {
+            Some(Inode::File(file)) => {
+                let copy = to.create(into, name, Inode::File(File::default()));
+                let bytes = file.current.bytes().into();
+                to.write(copy, Write::Bytes { offset: 0, bytes });
+            }
+            Some(Inode::Dir(_)) => {
+                let copy = to.create(into, name, Inode::Dir(Default::default()));
+                copy_dir(from, *ino, to, copy);
+            }
+            None => {}
+        }
+    }
+}
+
+fn list_paths(tree: &Tree, dir: u64, prefix: &str, paths: &mut Vec<String>) {
+    let Some(Inode::Dir(names)) = tree.inodes.get(&dir) else { return };
+    for (name, ino) in &names.current {
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
+        match tree.inodes.get(ino) {
+            Some(Inode::File(_)) => paths.push(path),
+            Some(Inode::Dir(_)) => list_paths(tree, *ino, &path, paths),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

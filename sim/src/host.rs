@@ -1,0 +1,187 @@
+//! The runtime seam of one life of a simulated process: tasks, blocking work, chance, wall time.
+//!
+//! A blocking job runs inline, at once; then its virtual time passes, then its effects on the
+//! disk settle, then its caller goes on. A crash in between cuts the job short
+//! ([`SimDisk`](crate::disk::SimDisk)). A job is a task of its process: a caller that gives up
+//! does not stop it, as it would not stop a disk thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use cairn_proto::seam::{Job, Lane, Runtime};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::disk::SimDisk;
+use crate::process::Life;
+use crate::trace;
+
+/// Wall time at the start of every run: 21 November 2026.
+pub const EPOCH_MS: u64 = 1_795_219_200_000;
+/// Jobs of the data and client lanes that run at a time.
+const LANE_WIDTH: usize = 4;
+
+/// See the module.
+pub struct SimHost {
+    life: Arc<Life>,
+    wall_skew_ms: i64,
+    work: Arc<Work>,
+}
+
+struct Work {
+    life: Arc<Life>,
+    disk: SimDisk,
+    lanes: Mutex<[LaneQueue; 3]>,
+}
+
+#[derive(Default)]
+struct LaneQueue {
+    waiting: VecDeque<(Job, oneshot::Sender<()>)>,
+    running: usize,
+}
+
+impl SimHost {
+    pub fn new(life: Arc<Life>, disk: SimDisk, wall_skew_ms: i64) -> Self {
+        let work = Work { life: life.clone(), disk, lanes: Mutex::default() };
+        Self { life, wall_skew_ms, work: Arc::new(work) }
+    }
+}
+
+impl Runtime for SimHost {
+    fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) -> JoinHandle<()> {
+        self.life.spawn(task)
+    }
+
+    fn run_blocking(&self, lane: Lane, job: Job) -> BoxFuture<'static, ()> {
+        let (done, finished) = oneshot::channel();
+        self.work.lanes.lock()[place(lane)].waiting.push_back((job, done));
+        advance(&self.work, lane);
+        Box::pin(async move {
+            if finished.await.is_err() {
+                // The process is gone, and the task that waits here with it.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.life.random_u64()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        (EPOCH_MS + trace::now_us() / 1000).saturating_add_signed(self.wall_skew_ms)
+    }
+}
+
+fn place(lane: Lane) -> usize {
+    match lane {
+        Lane::Log => 0,
+        Lane::Data => 1,
+        Lane::Client => 2,
+    }
+}
+
+/// Starts waiting jobs, in order, while the lane has room.
+fn advance(work: &Arc<Work>, lane: Lane) {
+    let width = if lane == Lane::Log { 1 } else { LANE_WIDTH };
+    loop {
+        let (job, done) = {
+            let queue = &mut work.lanes.lock()[place(lane)];
+            if queue.running >= width {
+                return;
+            }
+            let Some(next) = queue.waiting.pop_front() else { return };
+            queue.running += 1;
+            next
+        };
+        let inner = work.clone();
+        work.life.spawn(async move {
+            inner.run(lane, job).await;
+            inner.lanes.lock()[place(lane)].running -= 1;
+            let _ = done.send(());
+            advance(&inner, lane);
+        });
+    }
+}
+
+impl Work {
+    async fn run(&self, lane: Lane, job: Job) {
+        let number = self.disk.begin_job();
+        job();
+        let (cost, time) = self.disk.end_job();
+        trace::event(
+            &self.life.name,
+            "job",
+            format_args!(
+                "{lane:?} #{number} reads {}/{} writes {}/{} names {} syncs {} takes {} us",
+                cost.reads,
+                cost.bytes_read,
+                cost.writes,
+                cost.bytes_written,
+                cost.names,
+                cost.syncs,
+                time.as_micros(),
+            ),
+        );
+        trace::count("disk.jobs", 1);
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        self.disk.unstuck().await;
+        self.disk.settle(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cairn_node::disk::{Disk, Open};
+
+    use super::*;
+    use crate::process::tests::life;
+    use crate::seed::Stream;
+
+    fn host() -> (SimHost, SimDisk) {
+        let disk = SimDisk::new("d1", 1, &Stream::new(1));
+        (SimHost::new(life("n1"), disk.clone(), 0), disk)
+    }
+
+    fn note(list: &Arc<Mutex<Vec<u32>>>, number: u32) -> Job {
+        let list = list.clone();
+        Box::new(move || list.lock().push(number))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_jobs_run_one_at_a_time_even_if_their_caller_gave_up() {
+        let (host, disk) = host();
+        let (order, mount) = (Arc::new(Mutex::new(Vec::new())), disk.mount());
+        let write: Job = Box::new(move || {
+            let file = mount.open("a", Open::Create).unwrap();
+            file.write_at(0, b"x").unwrap();
+            file.sync().unwrap();
+        });
+        drop(host.run_blocking(Lane::Log, write));
+        let second = host.run_blocking(Lane::Log, note(&order, 2));
+        let third = host.run_blocking(Lane::Log, note(&order, 3));
+        tokio::task::yield_now().await;
+        assert_eq!((disk.jobs_in_flight(), order.lock().len()), (1, 0));
+        third.await;
+        second.await;
+        assert_eq!(*order.lock(), [2, 3]);
+        assert_eq!(disk.peek("a").unwrap(), b"x");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stuck_disk_holds_jobs_until_it_is_healed() {
+        let (host, disk) = host();
+        disk.set_stuck(true);
+        let job = host.run_blocking(Lane::Data, Box::new(|| {}));
+        tokio::pin!(job);
+        assert!(tokio::time::timeout(Duration::from_secs(60), &mut job).await.is_err());
+        disk.heal();
+        job.await;
+    }
+}

@@ -1,0 +1,156 @@
+//! Who a task belongs to: every task of a simulated process carries its process's current life,
+//! and a crash ends them all at once.
+//!
+//! The life travels as a tokio task-local, so a task that consensus spawns through its own
+//! runtime type ([`crate::rt::SimRt`]) is attributed like one spawned through `Env`.
+
+#![allow(clippy::disallowed_methods, reason = "implements the runtime seam")]
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::seed::Stream;
+
+/// Handles are swept of finished tasks each time their number doubles past this.
+const SWEEP_AT: usize = 64;
+
+/// One simulated operating-system process: a node or a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProcessId(pub u32);
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}", self.0)
+    }
+}
+
+/// One life of a process, from start to crash or stop.
+pub struct Life {
+    pub process: ProcessId,
+    /// 1 for the first start, one more with each.
+    pub number: u32,
+    /// The process's name in traces.
+    pub name: Arc<str>,
+    over: AtomicBool,
+    tasks: Mutex<Tasks>,
+    chance: Mutex<Stream>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    handles: Vec<AbortHandle>,
+    sweep_at: usize,
+}
+
+tokio::task_local! {
+    static LIFE: Arc<Life>;
+}
+
+impl Life {
+    pub(crate) fn new(process: ProcessId, number: u32, name: Arc<str>, chance: Stream) -> Self {
+        Self {
+            process,
+            number,
+            name,
+            over: AtomicBool::new(false),
+            tasks: Mutex::default(),
+            chance: Mutex::new(chance),
+        }
+    }
+
+    /// The life that the running task belongs to, if it is a process's.
+    pub fn current() -> Option<Arc<Self>> {
+        LIFE.try_with(Arc::clone).ok()
+    }
+
+    /// A random number of this life.
+    pub fn random_u64(&self) -> u64 {
+        self.chance.lock().next_u64()
+    }
+
+    /// Whether the process has crashed or stopped.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Starts a task of this life. If the life is over, the task is dropped before it runs.
+    pub fn spawn<T>(self: &Arc<Self>, task: T) -> JoinHandle<T::Output>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        let handle = tokio::spawn(LIFE.scope(self.clone(), task));
+        if self.is_over() {
+            handle.abort();
+        } else {
+            self.tasks.lock().push(handle.abort_handle());
+        }
+        handle
+    }
+
+    /// Ends every task of this life. They are dropped at their next turn: whoever hands them
+    /// messages must have stopped doing so before.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        let handles = std::mem::take(&mut self.tasks.lock().handles);
+        for handle in handles {
+            handle.abort();
+        }
+    }
+
+    /// Tasks that have not finished.
+    pub fn tasks(&self) -> usize {
+        self.tasks.lock().handles.iter().filter(|handle| !handle.is_finished()).count()
+    }
+}
+
+impl Tasks {
+    fn push(&mut self, handle: AbortHandle) {
+        if self.handles.len() >= self.sweep_at.max(SWEEP_AT) {
+            self.handles.retain(|handle| !handle.is_finished());
+            self.sweep_at = self.handles.len() * 2;
+        }
+        self.handles.push(handle);
+    }
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} life {}", self.name, self.number)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn life(name: &str) -> Arc<Life> {
+        Arc::new(Life::new(ProcessId(1), 1, name.into(), Stream::new(1)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ended_life_drops_its_tasks_and_those_they_spawned() {
+        let life = life("n1");
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let outer = life.spawn(async move {
+            let inner = Life::current().map(|life| {
+                life.spawn(async move {
+                    std::future::pending::<()>().await;
+                    drop(sender);
+                })
+            });
+            std::future::pending::<()>().await;
+            drop(inner);
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(life.tasks(), 2);
+        life.end();
+        assert!(outer.await.unwrap_err().is_cancelled());
+        assert!(receiver.await.is_err());
+        assert!(life.spawn(async {}).await.unwrap_err().is_cancelled());
+    }
+}

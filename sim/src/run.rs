@@ -1,0 +1,261 @@
+//! One run: a seed and a scenario in, an outcome out.
+//!
+//! Everything a run touches is made fresh on the thread that runs it, so that a seed gives the
+//! same trace in a sweep as in a process of its own. A panic in any task is a violation, a
+//! scenario that does not end in virtual time is one, and one that does not end in real time
+//! (a deadlock or a busy loop) aborts the process with its last lines.
+
+#![allow(clippy::disallowed_methods, reason = "the watchdog watches real time from outside")]
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Once, mpsc};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::process::Life;
+use crate::trace::{self, Counters, Tail};
+use crate::world::{Violation, World};
+use crate::{rt, seed::Stream};
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub seed: u64,
+    /// Where to write the trace, with the product's log lines between its own.
+    pub trace: Option<PathBuf>,
+    /// Virtual time after which the scenario counts as stuck.
+    pub virtual_limit: Duration,
+    /// Real time after which the process is aborted.
+    pub wall_limit: Duration,
+}
+
+impl Options {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            trace: None,
+            virtual_limit: Duration::from_secs(4 * 3600),
+            wall_limit: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub seed: u64,
+    /// Of all trace lines; equal for equal seeds (S1).
+    pub trace_hash: String,
+    pub lines: u64,
+    pub virtual_ms: u64,
+    pub violations: Vec<Violation>,
+    pub counters: Counters,
+    /// The trace's last lines.
+    pub tail: Vec<String>,
+}
+
+/// Plays `scenario` in a world grown from the seed.
+///
+/// Fails only where the machine does: the trace file cannot be made, no runtime can be built.
+pub fn run<F, Fut>(options: &Options, scenario: F) -> io::Result<Outcome>
+where
+    F: FnOnce(World) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let tail = trace::reset(options.trace.as_deref())?;
+    rt::reset(Stream::new(options.seed).fork("shared").next_u64());
+    watch_panics();
+    let _log = options.trace.is_some().then(log_into_trace);
+    let dog = watch(options, tail);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build()?;
+
+    let world = World::new(options.seed);
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            trace::start_clock();
+            let end = tokio::time::timeout(options.virtual_limit, scenario(world.clone())).await;
+            if end.is_err() {
+                world.violation("end", format!("not over after {:?}", options.virtual_limit));
+            }
+        });
+    }));
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(world.tear_down())));
+    let _guard = runtime.enter();
+    trace::stop_clock();
+    drop(_guard);
+    let virtual_ms = trace::now_us() / 1000;
+    let summary = trace::finish();
+    drop(world);
+    drop(runtime);
+
+    let panics = PANICS.take().unwrap_or_default();
+    let mut violations = ended.unwrap_or_default();
+    violations
+        .extend(panics.into_iter().map(|text| Violation { invariant: "panic".to_owned(), text }));
+    if played.is_err() && violations.is_empty() {
+        let text = "the scenario panicked".to_owned();
+        violations.push(Violation { invariant: "panic".to_owned(), text });
+    }
+    drop(dog);
+    Ok(Outcome {
+        seed: options.seed,
+        trace_hash: summary.hash,
+        lines: summary.lines,
+        virtual_ms,
+        violations,
+        counters: summary.counters,
+        tail: summary.tail,
+    })
+}
+
+thread_local! {
+    /// Panics of the run on this thread, if one is going on.
+    static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// tokio swallows the panic of a spawned task: the hook remembers it.
+fn watch_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let process =
+                Life::current().map_or("scenario".to_owned(), |life| life.name.to_string());
+            let caught = PANICS.try_with(|panics| match panics.try_borrow_mut() {
+                Ok(mut panics) => {
+                    panics.as_mut().map(|list| list.push(format!("{process}: {info}"))).is_some()
+                }
+                Err(_) => false,
+            });
+            if !caught.unwrap_or(false) {
+                previous(info);
+            }
+        }));
+    });
+    PANICS.set(Some(Vec::new()));
+}
+
+/// Dropping it calls the watchdog off.
+struct Dog(#[allow(dead_code, reason = "its drop is the message")] mpsc::Sender<()>);
+
+fn watch(options: &Options, tail: Tail) -> Dog {
+    let (alive, over) = mpsc::channel();
+    let (seed, limit) = (options.seed, options.wall_limit);
+    std::thread::spawn(move || {
+        if over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let mut text =
+                format!("seed {seed}: no end after {limit:?} of real time; last lines:\n");
+            // Where the run hangs inside the trace, there is nothing to show.
+            for line in tail.try_lock().iter().flat_map(|tail| tail.iter()) {
+                text.push_str(line);
+                text.push('\n');
+            }
+            let _ = io::stderr().write_all(text.as_bytes());
+            std::process::abort();
+        }
+    });
+    Dog(alive)
+}
+
+/// Sends the product's log lines of this thread into the trace file.
+fn log_into_trace() -> tracing::subscriber::DefaultGuard {
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(TraceWriter)
+        .without_time()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::DEBUG)
+        .finish();
+    tracing::subscriber::set_default(subscriber)
+}
+
+#[derive(Clone, Copy)]
+struct TraceWriter;
+
+impl<'a> MakeWriter<'a> for TraceWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for TraceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let process = Life::current().map_or("-".to_owned(), |life| life.name.to_string());
+        let line = String::from_utf8_lossy(bytes);
+        trace::remark(&process, "log", format_args!("{}", line.trim_end()));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Spec;
+
+    #[test]
+    fn panic_in_any_task_is_a_violation() {
+        let outcome = run(&Options::new(1), |world| async move {
+            let id = world.add(Spec::new("n1", "r1", |_| async { panic!("boom") }));
+            world.start(id);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+        let violations = outcome.unwrap().violations;
+        assert_eq!(violations.len(), 1);
+        assert!(violations[0].text.contains("n1") && violations[0].text.contains("boom"));
+        let outcome = run(&Options::new(1), |_| async { panic!("root") }).unwrap();
+        assert_eq!(outcome.violations[0].invariant, "panic");
+    }
+
+    #[test]
+    fn scenario_without_an_end_is_a_violation() {
+        let outcome = run(&Options::new(1), |_| std::future::pending()).unwrap();
+        assert_eq!(outcome.violations[0].invariant, "end");
+    }
+
+    #[test]
+    fn process_whose_boot_returns_has_exited_and_can_start_again() {
+        let outcome = run(&Options::new(1), |world| async move {
+            let id = world.add(Spec::new("n1", "r1", |seat| async move {
+                seat.env.spawn("left behind", std::future::pending());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }));
+            let life = world.start(id).map(|seat| seat.life);
+            assert!(world.is_up(id));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(!world.is_up(id) && life.is_some_and(|life| life.tasks() == 0));
+            assert!(world.start(id).is_some());
+        });
+        assert_eq!(outcome.unwrap().violations, []);
+    }
+
+    #[test]
+    fn crashed_process_is_gone_and_lives_again_with_other_numbers() {
+        let outcome = run(&Options::new(1), |world| async move {
+            let id = world.add(Spec::new("n1", "r1", |seat| async move {
+                trace::event("n1", "free", format_args!("{}", seat.env.random_u64()));
+                std::future::pending::<()>().await;
+            }));
+            let first = world.start(id).map(|seat| seat.life);
+            tokio::task::yield_now().await;
+            let second = world.restart(id, crate::disk::Crash::Power).map(|seat| seat.life);
+            tokio::task::yield_now().await;
+            assert!(first.is_some_and(|life| life.is_over() && life.tasks() == 0));
+            assert!(second.is_some_and(|life| !life.is_over() && life.number == 2));
+        });
+        let outcome = outcome.unwrap();
+        assert_eq!(outcome.violations, []);
+        let drawn: Vec<_> = outcome.tail.iter().filter(|line| line.contains("free")).collect();
+        assert_eq!(drawn.len(), 2);
+        assert_ne!(drawn[0].rsplit(' ').next(), drawn[1].rsplit(' ').next());
+    }
+}

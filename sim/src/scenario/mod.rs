@@ -1,0 +1,23 @@
+//! Scenarios by name. A scenario plays in a [`World`], switches faults on and off, and reports
+//! broken promises to it.
+
+pub mod layer;
+
+use futures::future::BoxFuture;
+
+use crate::world::World;
+
+/// Plays one scenario.
+pub type Play = fn(World) -> BoxFuture<'static, ()>;
+
+/// Every scenario: its name, a line about it, and how to play it. The first is the default.
+pub const SCENARIOS: [(&str, &str, Play); 1] = [(
+    "layer",
+    "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
+    layer::play,
+)];
+
+/// The scenario of that name.
+pub fn find(name: &str) -> Option<Play> {
+    SCENARIOS.iter().find(|row| row.0 == name).map(|row| row.2)
+}

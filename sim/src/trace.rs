@@ -1,0 +1,173 @@
+//! What happened in a run: one line an event, a rolling hash over all lines, and counters.
+//!
+//! A line is `virtual ms.us | process | kind | detail`. Two runs of a seed must give the same
+//! hash (S1); where they differ, the first different line of two trace files says where chance
+//! crept in. Everything is thread-local: a run lives on one thread, and several runs may go on
+//! in one process.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Lines kept for the watchdog and for the report of a failure.
+const TAIL_LINES: usize = 40;
+
+/// Counters by name, e.g. `disk.torn_writes`.
+pub type Counters = BTreeMap<&'static str, u64>;
+
+/// The last lines of a run, shared with its watchdog.
+pub(crate) type Tail = Arc<Mutex<VecDeque<String>>>;
+
+#[derive(Default)]
+struct Trace {
+    start: Option<Instant>,
+    /// Virtual microseconds of the latest event: the time of events after the runtime is gone.
+    last_us: u64,
+    hasher: blake3::Hasher,
+    lines: u64,
+    file: Option<BufWriter<File>>,
+    tail: Tail,
+    counters: Counters,
+}
+
+thread_local! {
+    static TRACE: RefCell<Trace> = RefCell::new(Trace::default());
+}
+
+/// What a finished run's trace amounts to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// First 16 hex digits of the BLAKE3 of all lines.
+    pub hash: String,
+    pub lines: u64,
+    pub counters: Counters,
+    pub tail: Vec<String>,
+}
+
+/// Forgets the previous run on this thread.
+pub(crate) fn reset(file: Option<&Path>) -> std::io::Result<Tail> {
+    let file = file.map(File::create).transpose()?.map(BufWriter::new);
+    let tail = Tail::default();
+    let fresh = Trace { file, tail: tail.clone(), ..Trace::default() };
+    TRACE.with_borrow_mut(|trace| *trace = fresh);
+    Ok(tail)
+}
+
+/// Marks virtual time zero; called inside the run's runtime.
+pub(crate) fn start_clock() {
+    TRACE.with_borrow_mut(|trace| trace.start = Some(Instant::now()));
+}
+
+/// Stops reading the clock (outside the runtime it would be the machine's).
+pub(crate) fn stop_clock() {
+    let now = now_us();
+    TRACE.with_borrow_mut(|trace| {
+        trace.last_us = now;
+        trace.start = None;
+    });
+}
+
+/// Closes the run's trace and says what it held.
+pub(crate) fn finish() -> Summary {
+    TRACE.with_borrow_mut(|trace| {
+        if let Some(mut file) = trace.file.take() {
+            let _ = file.flush();
+        }
+        Summary {
+            hash: trace.hasher.finalize().to_hex()[..16].to_owned(),
+            lines: trace.lines,
+            counters: trace.counters.clone(),
+            tail: trace.tail.lock().iter().cloned().collect(),
+        }
+    })
+}
+
+/// Virtual microseconds since the run began.
+pub fn now_us() -> u64 {
+    TRACE.with_borrow(|trace| match trace.start {
+        Some(start) => u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+        None => trace.last_us,
+    })
+}
+
+/// Records an event; it is part of the hash, so `detail` must follow from the seed alone.
+pub fn event(process: &str, kind: &str, detail: fmt::Arguments<'_>) {
+    let line = stamp(process, kind, detail);
+    TRACE.with_borrow_mut(|trace| {
+        trace.hasher.update(line.as_bytes());
+        trace.hasher.update(b"\n");
+        trace.lines += 1;
+        trace.keep(line);
+    });
+}
+
+/// Writes to the trace file and the tail, but not into the hash: log lines, remarks.
+pub fn remark(process: &str, kind: &str, detail: fmt::Arguments<'_>) {
+    let line = stamp(process, kind, detail);
+    TRACE.with_borrow_mut(|trace| trace.keep(line));
+}
+
+/// Adds to a counter of what really happened (S2: faults that never fire prove nothing).
+pub fn count(name: &'static str, more: u64) {
+    if more > 0 {
+        TRACE.with_borrow_mut(|trace| *trace.counters.entry(name).or_default() += more);
+    }
+}
+
+/// A counter's value in the current run.
+pub fn counter(name: &str) -> u64 {
+    TRACE.with_borrow(|trace| trace.counters.get(name).copied().unwrap_or(0))
+}
+
+/// A short fingerprint of bytes for a trace line.
+pub fn fingerprint(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..8].to_owned()
+}
+
+fn stamp(process: &str, kind: &str, detail: fmt::Arguments<'_>) -> String {
+    let us = now_us();
+    format!("{}.{:03} | {process} | {kind} | {detail}", us / 1000, us % 1000)
+}
+
+impl Trace {
+    fn keep(&mut self, line: String) {
+        if let Some(file) = &mut self.file {
+            // A full disk of the developer's machine must not change the run.
+            let _ = writeln!(file, "{line}");
+        }
+        let mut tail = self.tail.lock();
+        if tail.len() == TAIL_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_covers_events_but_not_remarks_and_reset_forgets() {
+        let run = |extra: bool, detail: u32| {
+            reset(None).unwrap();
+            event("n1", "free", format_args!("{detail}"));
+            if extra {
+                remark("n1", "log", format_args!("hello"));
+            }
+            count("faults", 1);
+            finish()
+        };
+        let first = run(false, 1);
+        assert_eq!(first.hash, run(true, 1).hash);
+        assert_ne!(first.hash, run(false, 2).hash);
+        assert_eq!((first.lines, first.counters["faults"]), (1, 1));
+    }
+}

@@ -1,0 +1,261 @@
+//! The world a scenario plays in: processes with their disks and addresses, the network between
+//! them, and the list of broken promises.
+//!
+//! A process is defined once, by a boot function, and lives any number of times:
+//!
+//! ```text
+//!   add(Spec) -> ProcessId      start(id)     a new life: boot(Seat) runs as its first task
+//!                               crash(id)     routes gone, disk cut, tasks ended
+//!                               boot returns  the same, of the process's own will
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cairn_node::disk::Disk;
+use cairn_proto::seam::Env;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tonic::service::Routes;
+
+use crate::disk::{Crash, SimDisk};
+use crate::host::SimHost;
+use crate::net::SimNet;
+use crate::process::{Life, ProcessId};
+use crate::seed::Stream;
+use crate::trace;
+
+/// A process's `main`: the first task of each of its lives. When it returns, the process exits.
+pub type Boot = Arc<dyn Fn(Seat) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// What a process is, life after life.
+#[derive(Clone)]
+pub struct Spec {
+    /// Its name in traces; also its disk's.
+    pub name: String,
+    pub rack: String,
+    /// Where others reach it, `host:port`.
+    pub address: String,
+    /// How far its wall clock is off.
+    pub wall_skew_ms: i64,
+    pub boot: Boot,
+}
+
+impl Spec {
+    pub fn new<F, Fut>(name: &str, rack: &str, boot: F) -> Self
+    where
+        F: Fn(Seat) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        Self {
+            name: name.to_owned(),
+            rack: rack.to_owned(),
+            address: format!("{name}:7100"),
+            wall_skew_ms: 0,
+            boot: Arc::new(move |seat| Box::pin(boot(seat))),
+        }
+    }
+}
+
+/// All that one life of a process is given.
+#[derive(Clone)]
+pub struct Seat {
+    pub id: ProcessId,
+    pub address: String,
+    pub rack: String,
+    pub env: Env,
+    pub disk: Arc<dyn Disk>,
+    pub life: Arc<Life>,
+    net: SimNet,
+}
+
+impl Seat {
+    /// Answers at the process's own address from now on.
+    pub fn serve(&self, routes: Routes) {
+        self.net.serve(&self.life, &self.address, routes);
+    }
+
+    /// Answers at a further address.
+    pub fn serve_at(&self, address: &str, routes: Routes) {
+        self.net.serve(&self.life, address, routes);
+    }
+}
+
+/// A promise that was not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant's name (`D2`), or `panic`, or `end`.
+    pub invariant: String,
+    pub text: String,
+}
+
+/// Cheap to clone; all clones are the same world.
+#[derive(Clone)]
+pub struct World {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    chance: Stream,
+    net: SimNet,
+    processes: Mutex<BTreeMap<ProcessId, Process>>,
+    violations: Mutex<Vec<Violation>>,
+}
+
+struct Process {
+    spec: Spec,
+    disk: SimDisk,
+    lives: u32,
+    seat: Option<Seat>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let chance = Stream::new(seed);
+        let inner = Inner {
+            net: SimNet::new(chance.fork("net")),
+            chance,
+            processes: Mutex::default(),
+            violations: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A stream of this run's chance under its own label.
+    pub fn stream(&self, label: &str) -> Stream {
+        self.inner.chance.fork("scenario").fork(label)
+    }
+
+    pub fn net(&self) -> &SimNet {
+        &self.inner.net
+    }
+
+    /// Defines a process with an empty disk; it does not run yet.
+    pub fn add(&self, spec: Spec) -> ProcessId {
+        let mut processes = self.inner.processes.lock();
+        let id = ProcessId(processes.len() as u32 + 1);
+        self.inner.net.place(id, &spec.rack, &spec.address);
+        let chance = self.inner.chance.fork("disk").fork(&spec.name);
+        let disk = SimDisk::new(&spec.name, id.0, &chance);
+        processes.insert(id, Process { spec, disk, lives: 0, seat: None });
+        id
+    }
+
+    /// Starts a process; one that runs is left alone. Returns what its new life was given.
+    pub fn start(&self, id: ProcessId) -> Option<Seat> {
+        let mut processes = self.inner.processes.lock();
+        let process = processes.get_mut(&id)?;
+        if let Some(seat) = &process.seat {
+            return Some(seat.clone());
+        }
+        process.lives += 1;
+        let Spec { name, rack, address, wall_skew_ms, boot } = process.spec.clone();
+        trace::event(&name, "start", format_args!("{id} life {}", process.lives));
+        let chance = self.inner.chance.fork(&name).fork(&process.lives.to_string());
+        let life = Arc::new(Life::new(id, process.lives, name.into(), chance));
+        let runtime = SimHost::new(life.clone(), process.disk.clone(), wall_skew_ms);
+        let env = Env { runtime: Arc::new(runtime), dialer: self.inner.net.dialer(&life) };
+        let disk = Arc::new(process.disk.mount());
+        let net = self.inner.net.clone();
+        let seat = Seat { id, address, rack, env, disk, life, net };
+        process.seat = Some(seat.clone());
+        drop(processes);
+        let (booted, world) = (boot(seat.clone()), Arc::downgrade(&self.inner));
+        let number = seat.life.number;
+        seat.life.spawn(async move {
+            booted.await;
+            if let Some(inner) = world.upgrade() {
+                Self { inner }.exited(id, number);
+            }
+        });
+        Some(seat)
+    }
+
+    /// Ends a process against its will; one that is down is left alone.
+    pub fn crash(&self, id: ProcessId, how: Crash) {
+        if let Some(in_flight) = self.end(id, how) {
+            trace::count("world.crashes", 1);
+            trace::count("world.crashes_in_job", u64::from(in_flight > 0));
+        }
+    }
+
+    /// The boot function of a life has returned, as `main` of a program does: the process is over,
+    /// of its own will, and the page cache lives on.
+    fn exited(&self, id: ProcessId, number: u32) {
+        if self.seat(id).is_some_and(|seat| seat.life.number == number) {
+            trace::count("world.exits", 1);
+            self.end(id, Crash::Kill);
+        }
+    }
+
+    /// Returns how many jobs were in flight, if the process ran.
+    fn end(&self, id: ProcessId, how: Crash) -> Option<usize> {
+        let (seat, disk) = {
+            let mut processes = self.inner.processes.lock();
+            let process = processes.get_mut(&id)?;
+            (process.seat.take()?, process.disk.clone())
+        };
+        let in_flight = disk.jobs_in_flight();
+        trace::event(&seat.life.name, "crash", format_args!("{how:?}, {in_flight} jobs in flight"));
+        // In this order: an ended task is dropped only at its next turn, and must by then be out
+        // of everyone's reach and unable to write.
+        self.inner.net.silence_process(id);
+        disk.crash(how);
+        seat.life.end();
+        Some(in_flight)
+    }
+
+    /// Crashes, then starts again at once.
+    pub fn restart(&self, id: ProcessId, how: Crash) -> Option<Seat> {
+        self.crash(id, how);
+        self.start(id)
+    }
+
+    pub fn is_up(&self, id: ProcessId) -> bool {
+        self.seat(id).is_some()
+    }
+
+    /// What the current life of a process was given.
+    pub fn seat(&self, id: ProcessId) -> Option<Seat> {
+        self.inner.processes.lock().get(&id)?.seat.clone()
+    }
+
+    pub fn disk(&self, id: ProcessId) -> Option<SimDisk> {
+        self.inner.processes.lock().get(&id).map(|process| process.disk.clone())
+    }
+
+    /// Puts another disk into a process that is down (a swap, a copy). False if it runs.
+    pub fn replace_disk(&self, id: ProcessId, disk: SimDisk) -> bool {
+        let mut processes = self.inner.processes.lock();
+        match processes.get_mut(&id) {
+            Some(process) if process.seat.is_none() => {
+                trace::event(&process.spec.name, "disk", format_args!("now {}", disk.name));
+                process.disk = disk;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Records a broken promise; the run goes on.
+    pub fn violation(&self, invariant: &str, text: impl Into<String>) {
+        let violation = Violation { invariant: invariant.to_owned(), text: text.into() };
+        trace::event("world", "VIOLATION", format_args!("{invariant}: {}", violation.text));
+        self.inner.violations.lock().push(violation);
+    }
+
+    /// Ends all processes and lets go of what their boot functions hold, which may be this world.
+    pub(crate) async fn tear_down(&self) -> Vec<Violation> {
+        let ids: Vec<_> = self.inner.processes.lock().keys().copied().collect();
+        for id in ids {
+            self.end(id, Crash::Kill);
+        }
+        // Ended tasks are dropped at their next turn; those they held then get theirs.
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+        let processes = std::mem::take(&mut *self.inner.processes.lock());
+        drop(processes);
+        std::mem::take(&mut *self.inner.violations.lock())
+    }
+}
