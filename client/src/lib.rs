@@ -11,6 +11,8 @@
 //! | [`sink`], [`local_sink`] | where downloaded files go |
 //! | [`error`] | what can go wrong, with hints |
 
+#![allow(clippy::disallowed_macros, reason = "every select in this crate is biased")]
+
 pub mod catalogue;
 pub mod cluster;
 pub mod cut;
@@ -21,6 +23,7 @@ mod safetensors;
 pub mod sink;
 pub mod source;
 mod task;
+mod tries;
 pub mod upload;
 
 pub use catalogue::{LocatedSegment, Shown};
