@@ -239,9 +239,8 @@ impl TestCluster {
 
     /// A counter summed over the nodes that answer.
     pub fn sum(&self, counter: impl Fn(&NodeStatusReply) -> u64) -> u64 {
-        let ask = |node: &NodeProcess| {
-            self.run(self.client.node_status(&node.address.to_string())).ok()
-        };
+        let ask =
+            |node: &NodeProcess| self.run(self.client.node_status(&node.address.to_string())).ok();
         self.cluster.nodes.iter().filter_map(ask).map(|status| counter(&status)).sum()
     }
 }

@@ -164,7 +164,11 @@ fn a_full_disk_on_one_node_stops_neither_uploads_nor_deletion() {
     assert!(matches!(code, Some(0 | 8)), "status ends with {code:?}");
     cairn.run(["rm", "disk@1", "--now"]).ok();
     cairn.run(["show", "disk@1"]).ends(3);
-    assert!(cluster.node(0).is_running(), "the full node stopped:\n{}", cluster.nodes()[0].log_tail());
+    assert!(
+        cluster.node(0).is_running(),
+        "the full node stopped:\n{}",
+        cluster.nodes()[0].log_tail()
+    );
     assert!(cluster.node_status(0).registered);
     until_true("the full node gives deleted bytes back", DEADLINE, || {
         cluster.node_status(0).bytes_held < 20 * MIB
@@ -198,8 +202,20 @@ fn too_few_hosts_or_racks_are_refused_with_a_hint() {
     let listen = free.expect("a free port").to_string();
     let data = cluster.scratch("node4");
     let _fourth = Cairn::new(program()).start(args(&[
-        &"node", &"start", &"--data", &data, &"--listen", &listen, &"--rack", &"rack1", &"--host",
-        &"host4", &"--capacity", &"1GiB", &"--join", &join,
+        &"node",
+        &"start",
+        &"--data",
+        &data,
+        &"--listen",
+        &listen,
+        &"--rack",
+        &"rack1",
+        &"--host",
+        &"host4",
+        &"--capacity",
+        &"1GiB",
+        &"--join",
+        &join,
     ]));
     cluster.wait_status("the fourth node is in service", |status| {
         status.nodes.iter().any(|node| node.address == listen && node.up && node.inventoried)

@@ -57,7 +57,7 @@ fn a_foreign_http2_server_is_not_a_cluster() {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("listen");
     let address = listener.local_addr().expect("a port").to_string();
     runtime.spawn(async move { axum::serve(listener, axum::Router::new()).await });
-    pointed_at(&address).run(["status"]).fails(5, "is not a cairn node").hints("grpc");
+    pointed_at(&address).run(["status"]).fails(5, "is not a cairn node").hints("gRPC");
     let words = pointed_at(&address).run(["ls", "--json"]).ends(5).stderr;
     let document: serde_json::Value = serde_json::from_str(&words).expect("an error document");
     assert_eq!(document["exit_code"], 5);
@@ -101,11 +101,14 @@ fn garbage_and_oversized_messages_harm_nobody() {
     }
     let address = cluster.nodes()[0].address.to_string();
     let locate = |count: usize| {
-        let transport = cluster.client().env().dialer.dial(&address);
         let digests = (0..count).map(|_| bytes::Bytes::from_static(&[7; 32])).collect();
         let message = wire::LocateRequest { digests, deadline_ms: 1000 };
-        let mut stub = CatalogueClient::new(transport).max_encoding_message_size(usize::MAX);
-        cluster.run(async move { stub.locate(message).await }).expect_err("too much").code()
+        let answer = cluster.run(async {
+            let transport = cluster.client().env().dialer.dial(&address);
+            let stub = CatalogueClient::new(transport);
+            stub.max_encoding_message_size(usize::MAX).locate(message).await
+        });
+        answer.expect_err("too much").code()
     };
     assert_eq!(locate(BATCH_SEGMENTS_MAX + 1), tonic::Code::InvalidArgument);
     assert_eq!(locate(2 * MESSAGE_BYTES_MAX / 32), tonic::Code::OutOfRange);

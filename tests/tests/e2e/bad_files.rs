@@ -47,7 +47,8 @@ fn strange_names_modes_and_sizes_come_back_as_they_were() {
     let cluster = TestCluster::shared(program());
     let source = cluster.scratch_directory("strange");
     let long = "n".repeat(255);
-    for name in ["two words", "ünï/çødé/数据 🪨", "-", "--flag", "a\nb", &long, "..hidden/...x"] {
+    for name in ["two words", "ünï/çødé/数据 🪨", "-", "--flag", "a\nb", &long, "..hidden/...x"]
+    {
         write(&source, name, name.as_bytes());
     }
     write(&source, OsStr::from_bytes(b"not-\xff-utf8"), b"bytes");
@@ -246,8 +247,7 @@ fn hostile_manifests_write_nothing() {
 /// Commits a checkpoint whose manifest holds an empty file of any name: what a client that
 /// checks nothing could do.
 fn commit_manifest(cluster: &TestCluster, step: u64, name: &[u8]) {
-    let file =
-        FileEntry { name: name.to_vec(), mode: 0o644, mtime_ns: 0, len: 0, extents: vec![] };
+    let file = FileEntry { name: name.to_vec(), mode: 0o644, mtime_ns: 0, len: 0, extents: vec![] };
     let manifest = Manifest { files: vec![file], ..Manifest::default() };
     let client = cluster.client();
     let begin = Body::Begin {

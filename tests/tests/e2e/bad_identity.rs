@@ -26,8 +26,20 @@ fn start_on(cluster: &TestCluster, index: usize, data: &Path, listen: &str) -> R
     let host = format!("host{}", index + 1);
     let join = cluster.endpoints().remove((index + 1) % 3);
     Cairn::new(program()).run(args(&[
-        &"node", &"start", &"--data", &data, &"--listen", &listen, &"--rack", &node.rack,
-        &"--host", &host, &"--capacity", &"1GiB", &"--join", &join,
+        &"node",
+        &"start",
+        &"--data",
+        &data,
+        &"--listen",
+        &listen,
+        &"--rack",
+        &node.rack,
+        &"--host",
+        &host,
+        &"--capacity",
+        &"1GiB",
+        &"--join",
+        &join,
     ]))
 }
 

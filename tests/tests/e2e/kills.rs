@@ -111,8 +111,7 @@ impl Story {
         let options = GetOptions::default();
         let progress = options.progress.clone();
         let (client, address) = (self.cluster.client().clone(), self.address(step));
-        let get =
-            async move { client.get(&address, Arc::new(sink), options).await.map(|_| ()) };
+        let get = async move { client.get(&address, Arc::new(sink), options).await.map(|_| ()) };
         (self.cluster.runtime().spawn(get), progress)
     }
 
@@ -192,8 +191,7 @@ fn kill_nodes(name: &str, choose: impl Fn(&TestCluster, &mut Chance) -> usize) {
             let (step, directory) = story.any_committed();
             let target = story.cluster.scratch("restored");
             let (get, progress) = story.start_get(step, &target);
-            let done =
-                || (progress.bytes_done.load(Relaxed), progress.bytes_total.load(Relaxed));
+            let done = || (progress.bytes_done.load(Relaxed), progress.bytes_total.load(Relaxed));
             story.cluster.run(aim(&get, percent, done));
             story.cluster.node(victim).kill().expect("kill a node");
             let in_flight = !get.is_finished() && done().0 < done().1;
@@ -222,11 +220,7 @@ fn killed_followers_lose_nothing() {
 }
 
 /// Waits until a client process has moved this many bytes, by `moved`.
-fn aim_at_process(
-    client: &mut cairn_tests::command::Running,
-    bytes: u64,
-    moved: impl Fn() -> u64,
-) {
+fn aim_at_process(client: &mut cairn_tests::command::Running, bytes: u64, moved: impl Fn() -> u64) {
     let began = Instant::now();
     while client.is_running() && moved() < bytes {
         assert!(began.elapsed() < DEADLINE, "only {} of {bytes} bytes moved", moved());
@@ -275,7 +269,8 @@ fn killed_clients_leave_nothing_half() {
             let unfinished = !target.join("model.safetensors").exists();
             story.note("get", percent, running && unfinished);
             for name in files::list(&target).iter().filter(|name| directory.join(name).exists()) {
-                let same = files::digest(&directory.join(name)) == files::digest(&target.join(name));
+                let same =
+                    files::digest(&directory.join(name)) == files::digest(&target.join(name));
                 assert!(same, "{} has its name before its bytes", name.display());
             }
             cairn.run(&get).ok();

@@ -22,7 +22,14 @@ fn files_ranges_and_streams_are_what_was_put() {
 
     let some = cluster.scratch("read-some");
     let get = cairn.run(args(&[
-        &"get", &"read/run@latest", &some, &"--file", &"shards/1*", &"--file", &"*.json", &"--json",
+        &"get",
+        &"read/run@latest",
+        &some,
+        &"--file",
+        &"shards/1*",
+        &"--file",
+        &"*.json",
+        &"--json",
     ]));
     assert_eq!(get.ok().json()["files"], 2);
     let names: Vec<_> = files::list(&some).iter().map(|name| name.display().to_string()).collect();
@@ -82,7 +89,10 @@ fn only_what_a_checkpoint_owns_is_touched() {
     // What is there already is verified, not fetched.
     let again = [&get[..], &["--json".as_ref()]].concat();
     let report = cairn.run(&again).ok().json();
-    assert_eq!((report["files_kept"].as_u64(), report["bytes_fetched"].as_u64()), (Some(2), Some(0)));
+    assert_eq!(
+        (report["files_kept"].as_u64(), report["bytes_fetched"].as_u64()),
+        (Some(2), Some(0))
+    );
     // A file of the right length with wrong bytes is not taken for the right one.
     let path = target.join("weights.bin");
     let mut bytes = std::fs::read(&path).expect("read");

@@ -40,8 +40,19 @@ fn a_keyed_cluster_serves_those_who_hold_the_key_and_nobody_else() {
     // A node without the key does not get in either.
     let data = cluster.scratch("intruder");
     let join = [
-        "node", "start", "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1:9", "--rack", "r",
-        "--capacity", "1GiB", "--join", &endpoints, "--data",
+        "node",
+        "start",
+        "--listen",
+        "127.0.0.1:0",
+        "--advertise",
+        "127.0.0.1:9",
+        "--rack",
+        "r",
+        "--capacity",
+        "1GiB",
+        "--join",
+        &endpoints,
+        "--data",
     ];
     let mut intruder = cairn.start(join.iter().map(AsRef::as_ref).chain([data.as_os_str()]));
     keyed.run(["status"]).ok();
@@ -56,8 +67,18 @@ fn other_addresses_than_loopback_want_a_key() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
     let start = [
-        "node", "start", "--bootstrap", "--rack", "r", "--capacity", "1GiB", "--listen",
-        "0.0.0.0:0", "--advertise", "somewhere:7400", "--data",
+        "node",
+        "start",
+        "--bootstrap",
+        "--rack",
+        "r",
+        "--capacity",
+        "1GiB",
+        "--listen",
+        "0.0.0.0:0",
+        "--advertise",
+        "somewhere:7400",
+        "--data",
     ];
     let start: Vec<_> = start.iter().map(AsRef::as_ref).chain([data.as_os_str()]).collect();
     cairn.run(&start).fails(2, "without a key");

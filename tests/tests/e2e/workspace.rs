@@ -46,8 +46,10 @@ fn crates_use_only_what_the_design_says() {
     }
     let default = metadata["workspace_default_members"].as_array().expect("default members");
     assert!(
-        default.len() == 1 && default[0].as_str().is_some_and(|id| id.contains("cairn-cli")
-            || id.contains("client/cli")),
+        default.len() == 1
+            && default[0]
+                .as_str()
+                .is_some_and(|id| id.contains("cairn-cli") || id.contains("client/cli")),
         "`cargo run` is not `cairn`: {default:?}"
     );
 }

@@ -59,7 +59,13 @@ fn a_higher_attempt_fences_a_lower_one() {
     let directory = source(&cluster, "fenced", MIB, 3);
     let part = |part: &str, attempt: &str| {
         cairn.run(args(&[
-            &"put", &directory, &"write/fenced@1", &"--part", &part, &"--attempt", &attempt,
+            &"put",
+            &directory,
+            &"write/fenced@1",
+            &"--part",
+            &part,
+            &"--attempt",
+            &attempt,
         ]))
     };
     part("0/2", "10").ok();
@@ -89,7 +95,14 @@ fn two_processes_write_one_checkpoint_in_parts() {
     let start = |rank: usize| {
         let part = format!("{rank}/2");
         cairn.start(args(&[
-            &"put", &ranks[rank], &"write/ranks@1", &"--part", &part, &"--attempt", &"1", &"--json",
+            &"put",
+            &ranks[rank],
+            &"write/ranks@1",
+            &"--part",
+            &part,
+            &"--attempt",
+            &"1",
+            &"--json",
         ]))
     };
     let both = [start(0), start(1)].map(|running| running.finish().ok().json());
@@ -152,11 +165,21 @@ fn a_full_wait_that_runs_out_of_time_has_its_own_exit_code() {
     let cairn = cluster.cairn();
     let directory = source(&cluster, "waiting", 3 * MIB, 6);
     let put = args(&[
-        &"put", &directory, &"write/full@1", &"--wait", &"full", &"--wait-timeout", &"2s", &"--json",
+        &"put",
+        &directory,
+        &"write/full@1",
+        &"--wait",
+        &"full",
+        &"--wait-timeout",
+        &"2s",
+        &"--json",
     ]);
     let ran = cairn.run(&put).ends(6);
     let report = ran.json();
-    assert_eq!((report["outcome"].as_str(), report["full"].as_bool()), (Some("committed"), Some(false)));
+    assert_eq!(
+        (report["outcome"].as_str(), report["full"].as_bool()),
+        (Some("committed"), Some(false))
+    );
     assert_eq!(report["replicas_min"], 2);
     assert!(ran.stderr.contains("not all replicas"), "{}", ran.stderr);
     cairn.run(["get", "write/full@1", "--verify-only"]).ok();
