@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytesize::ByteSize;
-use cairn_client::{
-    Client, GetOptions, LocalSink, LocalSource, MemorySource, PutOptions, Wait,
-};
+use cairn_client::{Client, GetOptions, LocalSink, LocalSource, MemorySource, PutOptions, Wait};
 use cairn_core::ids::{Address, Namespace, Selector, Step};
 use cairn_node::process;
 use clap::{Args, ValueEnum};
@@ -159,10 +157,7 @@ impl Bench<'_> {
         cpu_ms as f64 / 1000.0
     }
 
-    async fn timed(
-        &self,
-        work: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<Run, Failure> {
+    async fn timed(&self, work: impl Future<Output = Result<(), Failure>>) -> Result<Run, Failure> {
         let nodes_before = self.nodes_cpu().await;
         let own_before = process::usage().cpu_ms;
         let began = Instant::now();
@@ -277,7 +272,11 @@ impl Bench<'_> {
         self.output.result(&document, || {
             let rows = [
                 ["", "GiB/s", "seconds"].map(str::to_owned).to_vec(),
-                vec![format!("cairn {what}"), format!("{:.3}", gib / seconds), format!("{seconds:.2}")],
+                vec![
+                    format!("cairn {what}"),
+                    format!("{:.3}", gib / seconds),
+                    format!("{seconds:.2}"),
+                ],
                 vec![limit_name.to_owned(), format!("{:.3}", gib / limit), format!("{limit:.2}")],
                 vec!["ratio".to_owned(), format!("{ratio:.2}"), String::new()],
                 vec!["CPU s/GiB client".to_owned(), format!("{client_cpu:.2}"), String::new()],
@@ -408,7 +407,8 @@ fn touch_memory(count: u64) {
 
 /// `count` fsynced copies of `file`, all at once.
 fn plain_copies(file: &Path, root: &Path, count: usize) -> anyhow::Result<()> {
-    let targets: Vec<PathBuf> = (0..count).map(|index| root.join(format!("copy-{index}"))).collect();
+    let targets: Vec<PathBuf> =
+        (0..count).map(|index| root.join(format!("copy-{index}"))).collect();
     std::thread::scope(|scope| {
         let copies: Vec<_> =
             targets.iter().map(|target| scope.spawn(|| plain_copy(file, target, true))).collect();
