@@ -38,8 +38,8 @@ pub enum Body {
     Register {
         node: NodeId,
         cookie: Cookie,
-        /// The nonces the data directory remembers, at most two: the last one known to be
-        /// registered and one whose registration was never answered.
+        /// The nonces the data directory remembers, at most `NONCES_MAX`: the last one known to be
+        /// registered and those whose registrations were never answered.
         previous: Vec<Nonce>,
         nonce: Nonce,
         host: String,

@@ -3,7 +3,7 @@
 use super::{Catalogue, Tally, check_batch, malformed};
 use crate::command::{Body, Refusal, Reply};
 use crate::ids::{ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label};
-use crate::limits::NODES_MAX;
+use crate::limits::{NODES_MAX, NONCES_MAX};
 use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
 
 /// Longest advertised address, bytes: a DNS name and a port.
@@ -100,7 +100,7 @@ impl Catalogue {
         if *nonce == Nonce(0) {
             return Err(malformed("a process nonce is never zero"));
         }
-        check_batch("previous nonces", previous.len(), 2)?;
+        check_batch("previous nonces", previous.len(), NONCES_MAX)?;
         check_place(host, rack, address)?;
         if record.nonce == *nonce {
             return Ok(Reply::Registered { incarnation: record.incarnation });

@@ -2,6 +2,7 @@
 
 use cairn_core::command::{Body, Refusal, Reply};
 use cairn_core::ids::{Cookie, Incarnation, NodeId};
+use cairn_core::limits::NONCES_MAX;
 use cairn_core::model::Liveness;
 
 use crate::world::{World, new_node, node, registration, reported};
@@ -54,6 +55,18 @@ fn a_copied_or_rolled_back_directory_never_registers() {
         *cookie = Cookie(999);
     }
     assert_eq!(world.refused(other), Refusal::WrongCookie { node: node(1) });
+}
+
+#[test]
+fn a_directory_that_remembers_many_unanswered_registrations_comes_back() {
+    let mut world = World::new(&["a"]);
+    let mut previous: Vec<u128> = (101..132).collect();
+    previous.push(100);
+    assert_eq!(previous.len(), NONCES_MAX);
+    world.done(registration(1, "a", &previous, 200));
+    previous.push(200);
+    let many = registration(1, "a", &previous, 201);
+    assert!(matches!(world.refused(many), Refusal::Malformed(_)));
 }
 
 #[test]
