@@ -175,7 +175,9 @@ impl Draw {
                 Body::Register {
                     node,
                     cookie: new.cookie,
-                    previous: (0..self.below(NONCES_MAX as u32 + 1)).map(|_| Nonce(self.u128())).collect(),
+                    previous: (0..self.below(NONCES_MAX as u32 + 1))
+                        .map(|_| Nonce(self.u128()))
+                        .collect(),
                     nonce: Nonce(self.u128()),
                     host: new.host,
                     rack: new.rack,

@@ -3,7 +3,7 @@
 use super::{Catalogue, Tally, check_batch, malformed};
 use crate::command::{Body, Refusal, Reply};
 use crate::ids::{ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label};
-use crate::limits::{NODES_MAX, NONCES_MAX};
+use crate::limits::{NODES_MAX, NONCES_MAX, SUPERSEDED_MAX};
 use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
 
 /// Longest advertised address, bytes: a DNS name and a port.
@@ -59,6 +59,7 @@ impl Catalogue {
             id,
             cookie: node.cookie,
             nonce: Nonce(0),
+            superseded: Vec::new(),
             host: node.host.clone(),
             rack: node.rack.clone(),
             address: node.address.clone(),
@@ -106,11 +107,18 @@ impl Catalogue {
             return Ok(Reply::Registered { incarnation: record.incarnation });
         }
         let registered_before = record.incarnation != Incarnation(0);
-        if registered_before && !previous.contains(&record.nonce) {
+        let replaced = record.superseded.contains(nonce);
+        if registered_before && (replaced || !previous.contains(&record.nonce)) {
             return Err(Refusal::StaleIdentity { node: *node });
         }
         let incarnation = Incarnation(self.cluster.lineage.mint(self.cluster.next_incarnation));
         self.cluster.next_incarnation += 1;
+        if registered_before {
+            if record.superseded.len() >= SUPERSEDED_MAX {
+                record.superseded.remove(0);
+            }
+            record.superseded.push(record.nonce);
+        }
         record.nonce = *nonce;
         record.host.clone_from(host);
         record.rack.clone_from(rack);

@@ -1,7 +1,7 @@
 //! Nodes come, restart, fall silent and leave.
 
 use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Cookie, Incarnation, NodeId};
+use cairn_core::ids::{Cookie, Incarnation, NodeId, Nonce};
 use cairn_core::limits::NONCES_MAX;
 use cairn_core::model::Liveness;
 
@@ -67,6 +67,25 @@ fn a_directory_that_remembers_many_unanswered_registrations_comes_back() {
     previous.push(200);
     let many = registration(1, "a", &previous, 201);
     assert!(matches!(world.refused(many), Refusal::Malformed(_)));
+}
+
+#[test]
+fn the_last_replaced_processes_are_known_as_such() {
+    let mut world = World::new(&["a"]);
+    let superseded = |world: &World, nonce| world.catalogue.is_superseded(node(1), Nonce(nonce));
+    assert!(!superseded(&world, 0) && !superseded(&world, 100));
+    for nonce in 101..=110 {
+        world.done(registration(1, "a", &[nonce - 1], nonce));
+        world.done(registration(1, "a", &[nonce - 1], nonce));
+    }
+    assert!(!superseded(&world, 110), "it is the current one");
+    assert!((102..110).all(|nonce| superseded(&world, nonce)));
+    assert!(!superseded(&world, 101), "only eight are remembered");
+    let replaced = registration(1, "a", &[110], 105);
+    assert_eq!(world.refused(replaced), Refusal::StaleIdentity { node: node(1) });
+    let before = world.catalogue.digest();
+    world.done(registration(1, "a", &[110], 111));
+    assert_ne!(world.catalogue.digest(), before);
 }
 
 #[test]
