@@ -31,7 +31,8 @@ pub enum Body {
         settings: Settings,
         node: NewNode,
     },
-    /// Mints a node id. Idempotent by cookie.
+    /// Mints a node id. Idempotent by cookie; until the node registers, a repeated one changes
+    /// its place and address.
     AllocateNode(NewNode),
     /// A node process reports for duty. Refused as `StaleIdentity` unless the record's nonce is
     /// among `previous` (or equals `nonce`, a retry).

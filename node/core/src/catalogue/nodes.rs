@@ -40,11 +40,21 @@ impl Catalogue {
 
     pub(super) fn allocate_node(&mut self, node: &NewNode) -> Result<Reply, Refusal> {
         check_place(&node.host, &node.rack, &node.address)?;
-        if let Some(known) = self.nodes.values().find(|known| known.cookie == node.cookie) {
-            return match known.admin {
-                Admin::InService => Ok(Reply::NodeAllocated { node: known.id }),
-                Admin::Removed => Err(Refusal::NodeRemoved(known.id)),
-            };
+        let known = self.nodes.values_mut().find(|known| known.cookie == node.cookie);
+        if let Some(known) = known {
+            if known.admin == Admin::Removed {
+                return Err(Refusal::NodeRemoved(known.id));
+            }
+            if known.incarnation == Incarnation(0) {
+                // A join that was cut short and tried again somewhere else: until the node
+                // registers, what it said last is where it can be reached.
+                known.host.clone_from(&node.host);
+                known.rack.clone_from(&node.rack);
+                known.address.clone_from(&node.address);
+                known.capacity_bytes = node.capacity_bytes;
+                known.feature_level = node.feature_level;
+            }
+            return Ok(Reply::NodeAllocated { node: known.id });
         }
         if self.nodes.len() >= NODES_MAX {
             return Err(malformed(format!("the cluster has had {NODES_MAX} nodes, its limit")));

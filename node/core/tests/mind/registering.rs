@@ -3,7 +3,7 @@
 use cairn_core::command::{Body, Refusal, Reply};
 use cairn_core::ids::{Cookie, Incarnation, NodeId, Nonce};
 use cairn_core::limits::NONCES_MAX;
-use cairn_core::model::Liveness;
+use cairn_core::model::{Liveness, NewNode};
 
 use crate::world::{World, new_node, node, registration, reported};
 
@@ -26,6 +26,21 @@ fn a_node_id_is_allocated_once_for_a_cookie() {
     assert_eq!(world.done(Body::AllocateNode(new_node(2, "b"))), first);
     let bad = new_node(3, "no spaces");
     assert!(matches!(world.refused(Body::AllocateNode(bad)), Refusal::Malformed(_)));
+}
+
+#[test]
+fn a_join_tried_again_from_another_address_is_believed_until_the_node_registers() {
+    let mut world = World::new(&["a"]);
+    world.done(Body::AllocateNode(new_node(2, "b")));
+    let moved = || NewNode { address: "elsewhere:7000".into(), ..new_node(2, "c") };
+    let reply = world.done(Body::AllocateNode(moved()));
+    assert_eq!(reply, Reply::NodeAllocated { node: NodeId(2) });
+    let record = world.catalogue.node(node(2)).unwrap();
+    assert_eq!((&*record.address, &*record.rack), ("elsewhere:7000", "c"));
+    world.done(registration(2, "b", &[], 200));
+    world.done(Body::AllocateNode(moved()));
+    let record = world.catalogue.node(node(2)).unwrap();
+    assert_eq!((&*record.address, &*record.rack), ("host2:7000", "b"));
 }
 
 #[test]
