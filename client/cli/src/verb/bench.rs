@@ -51,7 +51,7 @@ pub struct BenchArgs {
     /// Callers at once (meta)
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     parallel: u64,
-    /// Where nodes' data and copies go [default: a temporary directory]
+    /// Where a temporary directory for nodes' data and copies is made [default: the system's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Measure the cluster at --endpoints instead of three nodes of its own
@@ -67,20 +67,13 @@ enum What {
 }
 
 pub fn run(session: &Session, args: BenchArgs) -> Outcome {
-    let temporary;
-    let root = match &args.dir {
-        Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-            dir.clone()
-        }
-        None => {
-            temporary = tempfile::Builder::new()
-                .prefix("cairn-bench-")
-                .tempdir()
-                .context("create a temporary directory")?;
-            temporary.path().to_owned()
-        }
-    };
+    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&parent).with_context(|| format!("create {}", parent.display()))?;
+    let temporary = tempfile::Builder::new()
+        .prefix("cairn-bench-")
+        .tempdir_in(&parent)
+        .context("create a temporary directory")?;
+    let root = temporary.path().to_owned();
     let mut cluster = None;
     if !args.external {
         let mut own = Cluster::plan(&ClusterPlan {

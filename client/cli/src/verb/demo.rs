@@ -51,6 +51,11 @@ pub fn run(session: &Session, args: DemoArgs) -> Outcome {
     let root = match &args.dir {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+            let mut entries = std::fs::read_dir(dir).context("read the directory")?;
+            if entries.next().is_some() {
+                return Err(Failure::usage(format!("{} is not empty", dir.display()))
+                    .with_hint("the demo keeps everything in a new or empty directory"));
+            }
             dir.clone()
         }
         None => {
