@@ -152,8 +152,10 @@ impl IdentityFile {
             }
             file => file.map_err(io_error("open"))?,
         };
-        // A killed process may have written a slot and not synced it: what is acted on must stay.
+        // A killed process may have written a slot, or renamed the file, and not synced it: what is
+        // acted on must stay.
         file.sync().map_err(IdentityError::Fatal)?;
+        disk.sync_dir("").map_err(IdentityError::Fatal)?;
         let current = match (read_slot(&*file, 0), read_slot(&*file, 1)) {
             (Ok(first), Ok(second)) if first.generation > second.generation => first,
             (_, Ok(second)) => second,
