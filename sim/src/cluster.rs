@@ -283,6 +283,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         fatal: Arc::new(move |reason| {
             let _ = fatal.try_send(reason);
         }),
+        usage: cairn_node::process::Usage::default,
         certificates: false,
     };
     let reason = match node::start::<SimRt>(pieces, config).await {
