@@ -153,10 +153,7 @@ impl LogStore {
             recent_bytes: 0,
             sequence: 0,
             durable_sequence: 0,
-            flushed: Flushed {
-                vote: stored.vote,
-                last: stored.last.map(|last| last.index),
-            },
+            flushed: Flushed { vote: stored.vote, last: stored.last.map(|last| last.index) },
         };
         let shared = Arc::new(Shared { env: env.clone(), memory: Mutex::new(memory), fatal });
         let (queue, changes) = mpsc::channel(QUEUE_MAX);

@@ -19,9 +19,9 @@ pub const SCENARIOS: [(&str, &str, Play); 2] = [
         slice::play,
     ),
     (
-    "layer",
-    "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
-    layer::play,
+        "layer",
+        "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
+        layer::play,
     ),
 ];
 
