@@ -200,6 +200,25 @@ fn a_new_leader_holds_no_silence_against_nodes_it_never_heard() {
 }
 
 #[test]
+fn a_leader_that_leads_again_holds_no_pulse_of_its_earlier_term_against_anybody() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_liveness(2, Liveness::Down);
+    world.pass(1_000_000);
+    let nodes = world.catalogue.nodes();
+    let heartbeats = nodes
+        .map(|node| (node.id, Heartbeat { incarnation: node.incarnation, age_ms: 900_000 }))
+        .collect();
+    let mut seen = Observations { now_ms: world.clock_ms, leading_ms: 4_999, heartbeats };
+    let plan = |seen: &Observations| {
+        steward::plan(&world.catalogue, seen, &mut Loads::default(), &mut Cursor::default())
+    };
+    assert_eq!(plan(&seen), [], "neither does it bring node 2 up");
+    seen.leading_ms = 5_000;
+    let changes = vec![(node(1), world.incarnation(1), Liveness::Down)];
+    assert_eq!(plan(&seen), [Body::SetLiveness { changes }]);
+}
+
+#[test]
 fn a_fresh_process_is_given_time_to_speak() {
     let mut world = World::new(&["a"]);
     world.pass(1_000_000);
