@@ -281,6 +281,23 @@ fn the_least_safe_is_fetched_first_and_uploads_are_left_to_their_clients() {
 }
 
 #[test]
+fn what_nobody_can_give_is_fetched_after_all_that_somebody_can() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.put(1, &["safe"], &[1, 2, 3]);
+    world.put(2, &["gone", "lost"], &[2, 3]);
+    let names = ["safe", "gone", "lost"];
+    let (incarnation, replicas) = (world.incarnation(3), world.replicas(3, &names));
+    world.done(Body::Lost { node: node(3), incarnation, replicas });
+    let (incarnation, replicas) = (world.incarnation(2), world.replicas(2, &["lost"]));
+    world.done(Body::Lost { node: node(2), incarnation, replicas });
+    world.set_liveness(2, Liveness::Down);
+    let fetches = work::for_node(&world.catalogue, node(3), 10).fetches;
+    let order: Vec<SegmentId> = fetches.iter().map(|fetch| fetch.segment).collect();
+    assert_eq!(order, ["safe", "lost", "gone"].map(|name| world.segment(name).id));
+    assert_eq!(work::for_node(&world.catalogue, node(3), 1).fetches, fetches[..1]);
+}
+
+#[test]
 fn from_anywhere_every_referenced_segment_reaches_r_and_every_released_file_goes() {
     for seed in 0..40 {
         let (catalogue, index) = generated::catalogue(seed, 1_500);
