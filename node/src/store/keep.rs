@@ -116,6 +116,17 @@ impl SegmentStore {
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
     /// there is none.
     pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        self.recover_from_quarantine_if(digest, || true).await
+    }
+
+    /// As [`SegmentStore::recover_from_quarantine`], if `condition` holds under the digest's lock,
+    /// asked right before the file becomes visible; else `NotWanted`, and the copy stays where it
+    /// is.
+    pub async fn recover_from_quarantine_if(
+        &self,
+        digest: SegmentDigest,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
         self.inner.check_running()?;
         let inner = Arc::clone(&self.inner);
         let work = async move {
@@ -140,6 +151,9 @@ impl SegmentStore {
                 inner
                     .data(move || {
                         let _guard = guard;
+                        if !condition() {
+                            return Err(StoreError::NotWanted(digest));
+                        }
                         job.bring_back(&copy, digest, len)
                     })
                     .await?;
