@@ -203,6 +203,26 @@ async fn damaged_ends_and_strangers_do_not_count_at_start() {
 }
 
 #[tokio::test]
+async fn a_new_copy_is_not_taken_for_the_damaged_file_it_replaced() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let digests = [put(&store, &data(10)).await, put(&store, &data(20)).await];
+    let [first, second] = digests.map(|stored| stored.unwrap().digest);
+    spoil(&disk, &place(first), 20);
+    spoil(&disk, &place(second), 20);
+    let Opened { store, .. } = open(&disk).await;
+    let damaged = store.damaged();
+    assert_eq!(damaged.len(), 2);
+    // Between the list and its turn a sender brings one again.
+    put(&store, &data(10)).await.unwrap();
+    assert!(!store.quarantine_damaged(first).await.unwrap());
+    assert!(store.quarantine_damaged(second).await.unwrap());
+    assert!(!store.quarantine_damaged(second).await.unwrap());
+    store.verify(first).await.unwrap();
+    assert_eq!(store.quarantined().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn quarantined_segment_is_recovered_only_if_it_verifies() {
     let (_dir, disk) = file_disk();
     let Opened { store, .. } = open(&disk).await;
