@@ -222,7 +222,7 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
 /// Damaged files, and files without any slot, go to quarantine, never to the bin.
 async fn set_unknown_aside(shared: &Arc<Shared>) {
     for digest in shared.store.damaged() {
-        if let Err(error) = set_aside(shared, digest, |_| true).await {
+        if let Err(error) = crate::upkeep::suspect::set_damaged_aside(shared, digest).await {
             tracing::warn!(%digest, %error, "cannot quarantine a damaged file");
         }
     }
