@@ -31,15 +31,16 @@ pub enum Body {
         settings: Settings,
         node: NewNode,
     },
-    /// Mints a node id. Idempotent by cookie.
+    /// Mints a node id. Idempotent by cookie; until the node registers, a repeated one changes
+    /// its place and address.
     AllocateNode(NewNode),
     /// A node process reports for duty. Refused as `StaleIdentity` unless the record's nonce is
     /// among `previous` (or equals `nonce`, a retry).
     Register {
         node: NodeId,
         cookie: Cookie,
-        /// The nonces the data directory remembers, at most two: the last one known to be
-        /// registered and one whose registration was never answered.
+        /// The nonces the data directory remembers, at most `NONCES_MAX`: the last one known to be
+        /// registered and those whose registrations were never answered.
         previous: Vec<Nonce>,
         nonce: Nonce,
         host: String,

@@ -34,7 +34,9 @@ pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchErr
             return Ok(());
         }
         Ok(false) => {}
-        Err(error) => tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine"),
+        Err(error) => {
+            tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine")
+        }
     }
     let mut last = FetchError::NoSource;
     for source in &fetch.sources {
@@ -50,8 +52,7 @@ async fn from(shared: &Arc<Shared>, fetch: &Fetch, source: NodeId) -> Result<(),
     let address = shared
         .address_of(source)
         .ok_or_else(|| Status::not_found(format!("node {source} is not a member")))?;
-    let message =
-        GetRequest { digest: fetch.digest.0.to_vec().into(), first_block: 0, blocks: 0 };
+    let message = GetRequest { digest: fetch.digest.0.to_vec().into(), first_block: 0, blocks: 0 };
     let mut client = SegmentsClient::new(shared.transport(&address))
         .max_decoding_message_size(cairn_core::limits::MESSAGE_BYTES_MAX);
     let call = client.get(shared.call(Some(source), message));

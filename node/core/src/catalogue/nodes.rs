@@ -3,7 +3,7 @@
 use super::{Catalogue, Tally, check_batch, malformed};
 use crate::command::{Body, Refusal, Reply};
 use crate::ids::{ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label};
-use crate::limits::NODES_MAX;
+use crate::limits::{NODES_MAX, NONCES_MAX, SUPERSEDED_MAX};
 use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
 
 /// Longest advertised address, bytes: a DNS name and a port.
@@ -40,11 +40,21 @@ impl Catalogue {
 
     pub(super) fn allocate_node(&mut self, node: &NewNode) -> Result<Reply, Refusal> {
         check_place(&node.host, &node.rack, &node.address)?;
-        if let Some(known) = self.nodes.values().find(|known| known.cookie == node.cookie) {
-            return match known.admin {
-                Admin::InService => Ok(Reply::NodeAllocated { node: known.id }),
-                Admin::Removed => Err(Refusal::NodeRemoved(known.id)),
-            };
+        let known = self.nodes.values_mut().find(|known| known.cookie == node.cookie);
+        if let Some(known) = known {
+            if known.admin == Admin::Removed {
+                return Err(Refusal::NodeRemoved(known.id));
+            }
+            if known.incarnation == Incarnation(0) {
+                // A join that was cut short and tried again somewhere else: until the node
+                // registers, what it said last is where it can be reached.
+                known.host.clone_from(&node.host);
+                known.rack.clone_from(&node.rack);
+                known.address.clone_from(&node.address);
+                known.capacity_bytes = node.capacity_bytes;
+                known.feature_level = node.feature_level;
+            }
+            return Ok(Reply::NodeAllocated { node: known.id });
         }
         if self.nodes.len() >= NODES_MAX {
             return Err(malformed(format!("the cluster has had {NODES_MAX} nodes, its limit")));
@@ -59,6 +69,7 @@ impl Catalogue {
             id,
             cookie: node.cookie,
             nonce: Nonce(0),
+            superseded: Vec::new(),
             host: node.host.clone(),
             rack: node.rack.clone(),
             address: node.address.clone(),
@@ -100,17 +111,24 @@ impl Catalogue {
         if *nonce == Nonce(0) {
             return Err(malformed("a process nonce is never zero"));
         }
-        check_batch("previous nonces", previous.len(), 2)?;
+        check_batch("previous nonces", previous.len(), NONCES_MAX)?;
         check_place(host, rack, address)?;
         if record.nonce == *nonce {
             return Ok(Reply::Registered { incarnation: record.incarnation });
         }
         let registered_before = record.incarnation != Incarnation(0);
-        if registered_before && !previous.contains(&record.nonce) {
+        let replaced = record.superseded.contains(nonce);
+        if registered_before && (replaced || !previous.contains(&record.nonce)) {
             return Err(Refusal::StaleIdentity { node: *node });
         }
         let incarnation = Incarnation(self.cluster.lineage.mint(self.cluster.next_incarnation));
         self.cluster.next_incarnation += 1;
+        if registered_before {
+            if record.superseded.len() >= SUPERSEDED_MAX {
+                record.superseded.remove(0);
+            }
+            record.superseded.push(record.nonce);
+        }
         record.nonce = *nonce;
         record.host.clone_from(host);
         record.rack.clone_from(rack);

@@ -1,8 +1,9 @@
 //! Nodes come, restart, fall silent and leave.
 
 use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Cookie, Incarnation, NodeId};
-use cairn_core::model::Liveness;
+use cairn_core::ids::{Cookie, Incarnation, NodeId, Nonce};
+use cairn_core::limits::NONCES_MAX;
+use cairn_core::model::{Liveness, NewNode};
 
 use crate::world::{World, new_node, node, registration, reported};
 
@@ -25,6 +26,21 @@ fn a_node_id_is_allocated_once_for_a_cookie() {
     assert_eq!(world.done(Body::AllocateNode(new_node(2, "b"))), first);
     let bad = new_node(3, "no spaces");
     assert!(matches!(world.refused(Body::AllocateNode(bad)), Refusal::Malformed(_)));
+}
+
+#[test]
+fn a_join_tried_again_from_another_address_is_believed_until_the_node_registers() {
+    let mut world = World::new(&["a"]);
+    world.done(Body::AllocateNode(new_node(2, "b")));
+    let moved = || NewNode { address: "elsewhere:7000".into(), ..new_node(2, "c") };
+    let reply = world.done(Body::AllocateNode(moved()));
+    assert_eq!(reply, Reply::NodeAllocated { node: NodeId(2) });
+    let record = world.catalogue.node(node(2)).unwrap();
+    assert_eq!((&*record.address, &*record.rack), ("elsewhere:7000", "c"));
+    world.done(registration(2, "b", &[], 200));
+    world.done(Body::AllocateNode(moved()));
+    let record = world.catalogue.node(node(2)).unwrap();
+    assert_eq!((&*record.address, &*record.rack), ("host2:7000", "b"));
 }
 
 #[test]
@@ -54,6 +70,37 @@ fn a_copied_or_rolled_back_directory_never_registers() {
         *cookie = Cookie(999);
     }
     assert_eq!(world.refused(other), Refusal::WrongCookie { node: node(1) });
+}
+
+#[test]
+fn a_directory_that_remembers_many_unanswered_registrations_comes_back() {
+    let mut world = World::new(&["a"]);
+    let mut previous: Vec<u128> = (101..132).collect();
+    previous.push(100);
+    assert_eq!(previous.len(), NONCES_MAX);
+    world.done(registration(1, "a", &previous, 200));
+    previous.push(200);
+    let many = registration(1, "a", &previous, 201);
+    assert!(matches!(world.refused(many), Refusal::Malformed(_)));
+}
+
+#[test]
+fn the_last_replaced_processes_are_known_as_such() {
+    let mut world = World::new(&["a"]);
+    let superseded = |world: &World, nonce| world.catalogue.is_superseded(node(1), Nonce(nonce));
+    assert!(!superseded(&world, 0) && !superseded(&world, 100));
+    for nonce in 101..=110 {
+        world.done(registration(1, "a", &[nonce - 1], nonce));
+        world.done(registration(1, "a", &[nonce - 1], nonce));
+    }
+    assert!(!superseded(&world, 110), "it is the current one");
+    assert!((102..110).all(|nonce| superseded(&world, nonce)));
+    assert!(!superseded(&world, 101), "only eight are remembered");
+    let replaced = registration(1, "a", &[110], 105);
+    assert_eq!(world.refused(replaced), Refusal::StaleIdentity { node: node(1) });
+    let before = world.catalogue.digest();
+    world.done(registration(1, "a", &[110], 111));
+    assert_ne!(world.catalogue.digest(), before);
 }
 
 #[test]
