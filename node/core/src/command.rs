@@ -31,15 +31,16 @@ pub enum Body {
         settings: Settings,
         node: NewNode,
     },
-    /// Mints a node id. Idempotent by cookie.
+    /// Mints a node id. Idempotent by cookie; until the node registers, a repeated one changes
+    /// its place and address.
     AllocateNode(NewNode),
     /// A node process reports for duty. Refused as `StaleIdentity` unless the record's nonce is
     /// among `previous` (or equals `nonce`, a retry).
     Register {
         node: NodeId,
         cookie: Cookie,
-        /// The nonces the data directory remembers, at most two: the last one known to be
-        /// registered and one whose registration was never answered.
+        /// The nonces the data directory remembers, at most `NONCES_MAX`: the last one known to be
+        /// registered and those whose registrations were never answered.
         previous: Vec<Nonce>,
         nonce: Nonce,
         host: String,
@@ -59,6 +60,8 @@ pub enum Body {
     SetLiveness {
         changes: Vec<(NodeId, Incarnation, Liveness)>,
     },
+    /// For good. Refused while the node holds the only durable replica of a referenced segment,
+    /// and for the last node in service.
     RemoveNode {
         node: NodeId,
     },
@@ -280,6 +283,11 @@ pub enum Refusal {
     BadTargets,
     #[error("the newest {keep_last} commits are kept by policy")]
     KeptByPolicy { keep_last: u32 },
+    /// Removing the node would lose data for good.
+    #[error("node {node} holds the only durable replica of {segments} segments")]
+    LastReplicas { node: NodeId, segments: u64 },
+    #[error("node {0} is the last one in service")]
+    LastNode(NodeId),
     #[error("malformed command: {0}")]
     Malformed(String),
 }

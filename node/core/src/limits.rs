@@ -32,6 +32,12 @@ pub const REPLICAS_MAX: u32 = 7;
 pub const REPLIES_MAX: usize = 65_536;
 /// Nodes that one cluster registers over its life.
 pub const NODES_MAX: usize = 4096;
+/// Nonces that a data directory remembers of registrations whose fate it never heard: a node that
+/// fails this often between proposing and hearing needs a person.
+pub const NONCES_MAX: usize = 32;
+/// Replaced nonces that a node's record keeps: a process that is told it was replaced starts no
+/// more than a few times before somebody stops it.
+pub const SUPERSEDED_MAX: usize = 8;
 /// Encoded size of one log command, bytes.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// Largest gRPC message, bytes: one 1 MiB block and its envelope, a full append batch.

@@ -75,6 +75,9 @@ pub struct Node {
     pub cookie: Cookie,
     /// Nonce of the process that registered last; ties the data directory to this record.
     pub nonce: Nonce,
+    /// The last `SUPERSEDED_MAX` nonces that a later registration replaced, oldest first: their
+    /// processes run on a copied directory, or do not know yet that they have ended.
+    pub superseded: Vec<Nonce>,
     pub host: String,
     pub rack: String,
     /// Advertised `host:port`.

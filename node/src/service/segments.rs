@@ -119,7 +119,9 @@ impl wire::segments_server::Segments for Service {
             }
             writer.push(chunk).await.map_err(|error| store_status(&error))?;
         }
-        writer.finish().await.map_err(|error| store_status(&error))?;
+        // The slot may have been given up while the bytes came in.
+        let wanted = crate::upkeep::fetch::wanted(shared, digest);
+        writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
         shared.counters.segments_received.add(1);
         shared.reporter.say(Said::Durable, segment, epoch);
         Ok(Response::new(wire::PutReply { existed: false }))
@@ -212,7 +214,8 @@ async fn serve_blocks(
 }
 
 fn digest(bytes: &[u8]) -> Result<SegmentDigest, Status> {
-    convert::digest_from_wire("digest", bytes).map_err(|error| Status::invalid_argument(error.to_string()))
+    convert::digest_from_wire("digest", bytes)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// What the store says, as a caller elsewhere should take it.
@@ -220,12 +223,13 @@ pub fn store_status(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::NotHeld(_) => refuse(Reason::NotHeld, text),
+        StoreError::NotWanted(_) => refuse(Reason::StaleSlot, text),
         StoreError::NoSpace { .. } => refuse(Reason::NoSpace, text),
         StoreError::Busy { .. } => refuse(Reason::Busy, text),
-        StoreError::WrongDigest(_) | StoreError::Damaged { .. } => {
-            refuse(Reason::WrongBytes, text)
+        StoreError::WrongDigest(_) | StoreError::Damaged { .. } => refuse(Reason::WrongBytes, text),
+        StoreError::WrongLength { .. } | StoreError::SegmentLength { .. } => {
+            Status::invalid_argument(text)
         }
-        StoreError::WrongLength { .. } | StoreError::SegmentLength { .. } => Status::invalid_argument(text),
         _ => Status::internal(text),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cairn_core::ids::SegmentDigest;
 
 use super::error::{Damage, StoreError};
+use super::locks::DigestGuard;
 use super::read::is_damage;
 use super::stats::add;
 use super::{Inner, QUARANTINE, SegmentStore, directory, io_error, place};
@@ -61,14 +62,21 @@ impl SegmentStore {
                 }
                 return Ok(false);
             }
-            let job = Arc::clone(&inner);
-            inner
-                .data(move || {
-                    let _guard = guard;
-                    job.set_aside(digest)
-                })
-                .await
-                .map(|()| true)
+            inner.set_aside_under(guard, digest).await.map(|()| true)
+        };
+        self.inner.to_the_end("segment quarantine", work).await
+    }
+
+    /// Moves a damaged file aside, unless a good copy has taken its place by now. Whether it was
+    /// moved.
+    pub async fn quarantine_damaged(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let work = async move {
+            let guard = inner.locks.lock(digest).await;
+            if inner.books.len_of(digest).is_some() || !inner.books.is_damaged(digest) {
+                return Ok(false);
+            }
+            inner.set_aside_under(guard, digest).await.map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
     }
@@ -116,6 +124,17 @@ impl SegmentStore {
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
     /// there is none.
     pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        self.recover_from_quarantine_if(digest, || true).await
+    }
+
+    /// As [`SegmentStore::recover_from_quarantine`], if `condition` holds under the digest's lock,
+    /// asked right before the file becomes visible; else `NotWanted`, and the copy stays where it
+    /// is.
+    pub async fn recover_from_quarantine_if(
+        &self,
+        digest: SegmentDigest,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
         self.inner.check_running()?;
         let inner = Arc::clone(&self.inner);
         let work = async move {
@@ -137,12 +156,19 @@ impl SegmentStore {
                     Err(_) => continue,
                 };
                 let job = Arc::clone(&inner);
+                let bytes = copy.bytes;
                 inner
                     .data(move || {
-                        let _guard = guard;
+                        if !condition() {
+                            return Err(StoreError::NotWanted(digest));
+                        }
                         job.bring_back(&copy, digest, len)
                     })
                     .await?;
+                // Once the job is over, not in it: whoever finds the digest here may report it.
+                inner.books.leave_quarantine(bytes);
+                inner.books.enter(digest, len);
+                drop(guard);
                 return Ok(true);
             }
             Ok(false)
@@ -154,6 +180,21 @@ impl SegmentStore {
     pub async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
         let inner = Arc::clone(&self.inner);
         self.inner.data(move || inner.list_quarantine()).await
+    }
+}
+
+impl Inner {
+    async fn set_aside_under(
+        self: &Arc<Self>,
+        guard: DigestGuard,
+        digest: SegmentDigest,
+    ) -> Result<(), StoreError> {
+        let job = Arc::clone(self);
+        self.data(move || {
+            let _guard = guard;
+            job.set_aside(digest)
+        })
+        .await
     }
 }
 
@@ -251,8 +292,6 @@ impl Inner {
         file.sync().map_err(|error| self.fatal("sync", &path, error))?;
         self.take_place(&path, digest)?;
         self.sync_dir(QUARANTINE)?;
-        self.books.leave_quarantine(copy.bytes);
-        self.books.enter(digest, len);
         tracing::info!(%digest, len, "segment recovered from quarantine");
         Ok(())
     }

@@ -42,10 +42,28 @@ pub async fn set_aside(
 ) -> Result<(), StoreError> {
     let owner = Arc::clone(shared);
     match shared.store.quarantine_if(digest, move || condition(&owner)).await {
-        Ok(true) => {}
-        Ok(false) | Err(StoreError::NotHeld(_)) => return Ok(()),
+        Ok(true) => give_up(shared, digest),
+        Ok(false) | Err(StoreError::NotHeld(_)) => {}
         Err(error) => return Err(error),
     }
+    Ok(())
+}
+
+/// As [`set_aside`], for a file that was damaged when the store was opened.
+pub async fn set_damaged_aside(
+    shared: &Arc<Shared>,
+    digest: SegmentDigest,
+) -> Result<(), StoreError> {
+    match shared.store.quarantine_damaged(digest).await {
+        Ok(true) => give_up(shared, digest),
+        Ok(false) | Err(StoreError::NotHeld(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The file of `digest` was set aside: its slot needs a new one.
+fn give_up(shared: &Shared, digest: SegmentDigest) {
     shared.counters.segments_quarantined.add(1);
     let node = shared.node;
     let slot = shared.read(|catalogue| {
@@ -56,7 +74,6 @@ pub async fn set_aside(
     if let Some((segment, epoch)) = slot {
         shared.reporter.say(Said::Lost, segment, epoch);
     }
-    Ok(())
 }
 
 /// Starts a check of `digest` by itself.

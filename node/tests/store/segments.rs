@@ -100,6 +100,40 @@ async fn writer_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_not_wanted_when_it_is_complete_leaves_nothing() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(BLOCK + 9);
+    let digest = SegmentDigest::of(&bytes);
+    let begun = store.begin(digest, bytes.len() as u64).await.unwrap();
+    let Begin::Writer(mut writer) = begun else { panic!("not held") };
+    writer.push(bytes.clone()).await.unwrap();
+    // The slot goes while another holds the digest's lock and the writer waits for it.
+    let wanted = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let guard = store.lock(digest).await;
+    let asked = Arc::clone(&wanted);
+    let condition = move || asked.load(std::sync::atomic::Ordering::SeqCst);
+    let finishing = tokio::spawn(writer.finish_if(condition));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    wanted.store(false, std::sync::atomic::Ordering::SeqCst);
+    drop(guard);
+    let refused = finishing.await.unwrap();
+    assert!(matches!(refused, Err(StoreError::NotWanted(named)) if named == digest));
+    assert!(!store.holds(digest) && !disk.exists(&place(digest)).unwrap());
+    assert!(disk.list("tmp").unwrap().is_empty());
+    assert_eq!(store.room().await.unwrap().reserved, 0);
+
+    put(&store, &bytes).await.unwrap();
+    store.quarantine(digest).await.unwrap();
+    let refused = store.recover_from_quarantine_if(digest, || false).await;
+    assert!(matches!(refused, Err(StoreError::NotWanted(_))));
+    assert!(!store.holds(digest) && !disk.exists(&place(digest)).unwrap());
+    assert!(store.recover_from_quarantine_if(digest, || true).await.unwrap());
+}
+
+#[tokio::test]
 async fn writers_of_one_digest_at_a_time_both_succeed() {
     let (_dir, disk) = file_disk();
     let Opened { store, .. } = open(&disk).await;
@@ -166,6 +200,26 @@ async fn damaged_ends_and_strangers_do_not_count_at_start() {
     assert!(again.store.damaged().is_empty());
     assert_eq!(again.store.held().len(), 4);
     assert_eq!(again.store.quarantined().await.unwrap().len(), 3, "evidence is kept");
+}
+
+#[tokio::test]
+async fn a_new_copy_is_not_taken_for_the_damaged_file_it_replaced() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let digests = [put(&store, &data(10)).await, put(&store, &data(20)).await];
+    let [first, second] = digests.map(|stored| stored.unwrap().digest);
+    spoil(&disk, &place(first), 20);
+    spoil(&disk, &place(second), 20);
+    let Opened { store, .. } = open(&disk).await;
+    let damaged = store.damaged();
+    assert_eq!(damaged.len(), 2);
+    // Between the list and its turn a sender brings one again.
+    put(&store, &data(10)).await.unwrap();
+    assert!(!store.quarantine_damaged(first).await.unwrap());
+    assert!(store.quarantine_damaged(second).await.unwrap());
+    assert!(!store.quarantine_damaged(second).await.unwrap());
+    store.verify(first).await.unwrap();
+    assert_eq!(store.quarantined().await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use cairn_core::ids::{
     SegmentId, Step, check_label,
 };
 use cairn_core::limits::{
-    BATCH_SEGMENTS_MAX, COMMAND_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, NODES_MAX, REPLICAS_MAX,
+    BATCH_SEGMENTS_MAX, COMMAND_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, NODES_MAX, NONCES_MAX,
+    REPLICAS_MAX,
 };
 use cairn_core::model::Liveness;
 use prost::Message;
@@ -25,8 +26,6 @@ use crate::wire::{self, command::Body as Form};
 
 /// Feature level that today's commands need. A new command gets its own, higher one.
 const COMMAND_LEVEL: u32 = 1;
-/// Nonces that a data directory remembers.
-const PREVIOUS_NONCES_MAX: usize = 2;
 
 /// The log form of a command. It must be one that [`decode_command`] takes back: every proposer
 /// keeps to the limits that are checked there, else its entry could not be applied anywhere.
@@ -287,7 +286,7 @@ fn register_from_wire(register: wire::RegisterNode) -> Result<Body, ConvertError
     check_label(&register.host)?;
     check_label(&register.rack)?;
     check_address(&register.address)?;
-    at_most("previous nonces", register.previous.len(), PREVIOUS_NONCES_MAX)?;
+    at_most("previous nonces", register.previous.len(), NONCES_MAX)?;
     let nonce = |bytes: &Bytes| id128_from_wire("nonce", bytes).map(Nonce);
     Ok(Body::Register {
         node: NodeId(register.node),

@@ -10,7 +10,7 @@ use cairn_core::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Epoch, Incarnation, Namespace, NodeId, Nonce,
     RequestId, Run, SegmentDigest, SegmentId, Step,
 };
-use cairn_core::limits::{BATCH_SEGMENTS_MAX, SEGMENT_BYTES_MAX};
+use cairn_core::limits::{BATCH_SEGMENTS_MAX, NONCES_MAX, SEGMENT_BYTES_MAX};
 use cairn_core::model::{
     CheckpointInfo, CheckpointState, Commit, Durability, Isolation, Liveness, ManifestPlace,
     NewNode, Policy, PolicyChange, SealedPart, Settings, Slot, SlotState,
@@ -175,7 +175,9 @@ impl Draw {
                 Body::Register {
                     node,
                     cookie: new.cookie,
-                    previous: (0..self.below(3)).map(|_| Nonce(self.u128())).collect(),
+                    previous: (0..self.below(NONCES_MAX as u32 + 1))
+                        .map(|_| Nonce(self.u128()))
+                        .collect(),
                     nonce: Nonce(self.u128()),
                     host: new.host,
                     rack: new.rack,
@@ -279,6 +281,8 @@ impl Draw {
             Refusal::NotEnoughRacks { have, want },
             Refusal::BadTargets,
             Refusal::KeptByPolicy { keep_last: want },
+            Refusal::LastReplicas { node, segments: self.u64() },
+            Refusal::LastNode(node),
             Refusal::Malformed(format!("text {part}")),
         ]
     }

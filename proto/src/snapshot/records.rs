@@ -69,6 +69,7 @@ pub(super) fn node_to_wire(node: &Node) -> wire::SnapshotNode {
         id: node.id.0,
         node: Some(new_node_to_wire(&new)),
         nonce: id128_to_wire(node.nonce.0),
+        superseded: node.superseded.iter().map(|nonce| id128_to_wire(nonce.0)).collect(),
         incarnation: node.incarnation.0,
         inventoried: node.inventoried,
         removed: node.admin == Admin::Removed,
@@ -79,10 +80,12 @@ pub(super) fn node_to_wire(node: &Node) -> wire::SnapshotNode {
 
 pub(super) fn node_from_wire(record: wire::SnapshotNode) -> Result<Node, ConvertError> {
     let new = new_node_from_wire(required("node", record.node)?)?;
+    let nonce = |bytes: &Bytes| id128_from_wire("nonce", bytes).map(Nonce);
     Ok(Node {
         id: NodeId(record.id),
         cookie: new.cookie,
-        nonce: Nonce(id128_from_wire("nonce", &record.nonce)?),
+        nonce: nonce(&record.nonce)?,
+        superseded: record.superseded.iter().map(nonce).collect::<Result<_, _>>()?,
         host: new.host,
         rack: new.rack,
         address: new.address,

@@ -43,17 +43,19 @@ impl World {
             self.apply(Body::AllocateNode(new.clone()));
         }
         let node = NodeId(number);
-        let reply = self.apply(Body::Register {
+        let register = |previous: &[u64], nonce: u64| Body::Register {
             node,
             cookie: new.cookie,
-            previous: vec![],
-            nonce: Nonce(number.into()),
-            host: new.host,
-            rack: new.rack,
-            address: new.address,
+            previous: previous.iter().map(|nonce| Nonce((*nonce).into())).collect(),
+            nonce: Nonce(nonce.into()),
+            host: new.host.clone(),
+            rack: new.rack.clone(),
+            address: new.address.clone(),
             capacity_bytes: new.capacity_bytes,
             feature_level: 1,
-        });
+        };
+        self.apply(register(&[], number));
+        let reply = self.apply(register(&[number], number + 100));
         let Reply::Registered { incarnation } = reply else { panic!("{reply:?}") };
         self.apply(Body::Inventory { node, incarnation, missing: vec![], last: true });
     }
@@ -133,6 +135,7 @@ fn a_catalogue_reads_back_with_the_same_digest() {
         let bytes = encode(&catalogue);
         let back = decode(&bytes).unwrap();
         assert_eq!(back.digest(), catalogue.digest());
+        assert_eq!(back.is_superseded(NodeId(2), Nonce(2)), catalogue.is_initialized());
         assert_eq!(encode(&back), bytes);
         cairn_core::invariants::check(&back).unwrap();
     }

@@ -113,6 +113,8 @@ impl Walk {
         self.number(node.id.0);
         self.wide(node.cookie.0);
         self.wide(node.nonce.0);
+        self.number(node.superseded.len() as u64);
+        node.superseded.iter().for_each(|nonce| self.wide(nonce.0));
         for text in [&node.host, &node.rack, &node.address] {
             self.text(text);
         }

@@ -11,7 +11,7 @@ use crate::command::Reply;
 use crate::ids::{
     CheckpointId, LINEAGE_SHIFT, Namespace, NodeId, RequestId, SegmentDigest, SegmentId,
 };
-use crate::limits::{NODES_MAX, REPLICAS_MAX, REPLIES_MAX, SEGMENT_BYTES_MAX};
+use crate::limits::{NODES_MAX, REPLICAS_MAX, REPLIES_MAX, SEGMENT_BYTES_MAX, SUPERSEDED_MAX};
 use crate::model::{
     Admin, CheckpointState, Cluster, NamespaceRecord, Node, Policy, Segment, SlotState,
 };
@@ -64,6 +64,10 @@ impl Loader {
         let id = node.id;
         let minted = is_minted(id.0, &self.catalogue.cluster, |cluster| cluster.next_node);
         let full = self.catalogue.nodes.len() >= NODES_MAX;
+        let superseded = &node.superseded;
+        if superseded.len() > SUPERSEDED_MAX || superseded.contains(&node.nonce) {
+            return Err(LoadError::Node(id));
+        }
         if !minted || full || self.catalogue.nodes.insert(id, node).is_some() {
             return Err(LoadError::Node(id));
         }

@@ -3,8 +3,8 @@
 use super::{Catalogue, Tally, check_batch, malformed};
 use crate::command::{Body, Refusal, Reply};
 use crate::ids::{ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label};
-use crate::limits::NODES_MAX;
-use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
+use crate::limits::{NODES_MAX, NONCES_MAX, SUPERSEDED_MAX};
+use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings, Slot, SlotState};
 
 /// Longest advertised address, bytes: a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 300;
@@ -40,11 +40,21 @@ impl Catalogue {
 
     pub(super) fn allocate_node(&mut self, node: &NewNode) -> Result<Reply, Refusal> {
         check_place(&node.host, &node.rack, &node.address)?;
-        if let Some(known) = self.nodes.values().find(|known| known.cookie == node.cookie) {
-            return match known.admin {
-                Admin::InService => Ok(Reply::NodeAllocated { node: known.id }),
-                Admin::Removed => Err(Refusal::NodeRemoved(known.id)),
-            };
+        let known = self.nodes.values_mut().find(|known| known.cookie == node.cookie);
+        if let Some(known) = known {
+            if known.admin == Admin::Removed {
+                return Err(Refusal::NodeRemoved(known.id));
+            }
+            if known.incarnation == Incarnation(0) {
+                // A join that was cut short and tried again somewhere else: until the node
+                // registers, what it said last is where it can be reached.
+                known.host.clone_from(&node.host);
+                known.rack.clone_from(&node.rack);
+                known.address.clone_from(&node.address);
+                known.capacity_bytes = node.capacity_bytes;
+                known.feature_level = node.feature_level;
+            }
+            return Ok(Reply::NodeAllocated { node: known.id });
         }
         if self.nodes.len() >= NODES_MAX {
             return Err(malformed(format!("the cluster has had {NODES_MAX} nodes, its limit")));
@@ -59,6 +69,7 @@ impl Catalogue {
             id,
             cookie: node.cookie,
             nonce: Nonce(0),
+            superseded: Vec::new(),
             host: node.host.clone(),
             rack: node.rack.clone(),
             address: node.address.clone(),
@@ -100,17 +111,24 @@ impl Catalogue {
         if *nonce == Nonce(0) {
             return Err(malformed("a process nonce is never zero"));
         }
-        check_batch("previous nonces", previous.len(), 2)?;
+        check_batch("previous nonces", previous.len(), NONCES_MAX)?;
         check_place(host, rack, address)?;
         if record.nonce == *nonce {
             return Ok(Reply::Registered { incarnation: record.incarnation });
         }
         let registered_before = record.incarnation != Incarnation(0);
-        if registered_before && !previous.contains(&record.nonce) {
+        let replaced = record.superseded.contains(nonce);
+        if registered_before && (replaced || !previous.contains(&record.nonce)) {
             return Err(Refusal::StaleIdentity { node: *node });
         }
         let incarnation = Incarnation(self.cluster.lineage.mint(self.cluster.next_incarnation));
         self.cluster.next_incarnation += 1;
+        if registered_before {
+            if record.superseded.len() >= SUPERSEDED_MAX {
+                record.superseded.remove(0);
+            }
+            record.superseded.push(record.nonce);
+        }
         record.nonce = *nonce;
         record.host.clone_from(host);
         record.rack.clone_from(rack);
@@ -150,13 +168,24 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// For good: the node's slots vanish, live and released alike (D4).
+    /// For good: the node's slots vanish, live and released alike (D4). Refused while data would
+    /// go with it.
     pub(super) fn remove_node(&mut self, node: NodeId) -> Result<Reply, Refusal> {
         let clock_ms = self.cluster.clock_ms;
-        let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
+        let record = self.nodes.get(&node).ok_or(Refusal::UnknownNode(node))?;
         if record.admin == Admin::Removed {
             return Ok(Reply::Done);
         }
+        let serves =
+            |other: &&Node| other.admin == Admin::InService && other.incarnation != Incarnation(0);
+        if !self.nodes.values().filter(serves).any(|other| other.id != node) {
+            return Err(Refusal::LastNode(node));
+        }
+        let segments = self.last_replicas(node);
+        if segments > 0 {
+            return Err(Refusal::LastReplicas { node, segments });
+        }
+        let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
         record.admin = Admin::Removed;
         record.inventoried = false;
         if record.liveness == Liveness::Up {
@@ -176,6 +205,24 @@ impl Catalogue {
             self.forget_if_spent(id);
         }
         Ok(Reply::Done)
+    }
+}
+
+impl Catalogue {
+    /// Referenced segments that are Durable on this node and on no other one in service. Costs a
+    /// walk over the node's durable segments.
+    fn last_replicas(&self, node: NodeId) -> u64 {
+        let in_service =
+            |id: &NodeId| self.nodes.get(id).is_some_and(|other| other.admin == Admin::InService);
+        let elsewhere = |slot: &Slot| {
+            slot.node != node && slot.state == SlotState::Durable && in_service(&slot.node)
+        };
+        let durable =
+            self.index.nodes.get(&node).into_iter().flat_map(|slots| slots.durable.iter());
+        let referenced = durable
+            .filter_map(|id| self.segments.get(id))
+            .filter(|segment| segment.is_referenced());
+        referenced.filter(|segment| !segment.slots.iter().any(elsewhere)).count() as u64
     }
 }
 

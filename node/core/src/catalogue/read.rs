@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Catalogue, Checkpoint, NodeSlots};
 use crate::command::{Refusal, Reply};
 use crate::ids::{
-    Address, CheckpointId, Cookie, Namespace, NodeId, RequestId, SegmentDigest, SegmentId,
+    Address, CheckpointId, Cookie, Namespace, NodeId, Nonce, RequestId, SegmentDigest, SegmentId,
     Selector, Step,
 };
 use crate::model::{
@@ -48,6 +48,11 @@ impl Catalogue {
 
     pub fn node_by_cookie(&self, cookie: Cookie) -> Option<&Node> {
         self.nodes.values().find(|node| node.cookie == cookie)
+    }
+
+    /// Whether a later process of this node has registered in place of the one with `nonce`.
+    pub fn is_superseded(&self, node: NodeId, nonce: Nonce) -> bool {
+        self.nodes.get(&node).is_some_and(|record| record.superseded.contains(&nonce))
     }
 
     /// The segments with a slot on this node; `None` where it has none.

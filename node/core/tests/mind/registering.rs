@@ -1,8 +1,9 @@
 //! Nodes come, restart, fall silent and leave.
 
 use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Cookie, Incarnation, NodeId};
-use cairn_core::model::Liveness;
+use cairn_core::ids::{Cookie, Incarnation, NodeId, Nonce};
+use cairn_core::limits::NONCES_MAX;
+use cairn_core::model::{Liveness, NewNode};
 
 use crate::world::{World, new_node, node, registration, reported};
 
@@ -25,6 +26,21 @@ fn a_node_id_is_allocated_once_for_a_cookie() {
     assert_eq!(world.done(Body::AllocateNode(new_node(2, "b"))), first);
     let bad = new_node(3, "no spaces");
     assert!(matches!(world.refused(Body::AllocateNode(bad)), Refusal::Malformed(_)));
+}
+
+#[test]
+fn a_join_tried_again_from_another_address_is_believed_until_the_node_registers() {
+    let mut world = World::new(&["a"]);
+    world.done(Body::AllocateNode(new_node(2, "b")));
+    let moved = || NewNode { address: "elsewhere:7000".into(), ..new_node(2, "c") };
+    let reply = world.done(Body::AllocateNode(moved()));
+    assert_eq!(reply, Reply::NodeAllocated { node: NodeId(2) });
+    let record = world.catalogue.node(node(2)).unwrap();
+    assert_eq!((&*record.address, &*record.rack), ("elsewhere:7000", "c"));
+    world.done(registration(2, "b", &[], 200));
+    world.done(Body::AllocateNode(moved()));
+    let record = world.catalogue.node(node(2)).unwrap();
+    assert_eq!((&*record.address, &*record.rack), ("host2:7000", "b"));
 }
 
 #[test]
@@ -54,6 +70,37 @@ fn a_copied_or_rolled_back_directory_never_registers() {
         *cookie = Cookie(999);
     }
     assert_eq!(world.refused(other), Refusal::WrongCookie { node: node(1) });
+}
+
+#[test]
+fn a_directory_that_remembers_many_unanswered_registrations_comes_back() {
+    let mut world = World::new(&["a"]);
+    let mut previous: Vec<u128> = (101..132).collect();
+    previous.push(100);
+    assert_eq!(previous.len(), NONCES_MAX);
+    world.done(registration(1, "a", &previous, 200));
+    previous.push(200);
+    let many = registration(1, "a", &previous, 201);
+    assert!(matches!(world.refused(many), Refusal::Malformed(_)));
+}
+
+#[test]
+fn the_last_replaced_processes_are_known_as_such() {
+    let mut world = World::new(&["a"]);
+    let superseded = |world: &World, nonce| world.catalogue.is_superseded(node(1), Nonce(nonce));
+    assert!(!superseded(&world, 0) && !superseded(&world, 100));
+    for nonce in 101..=110 {
+        world.done(registration(1, "a", &[nonce - 1], nonce));
+        world.done(registration(1, "a", &[nonce - 1], nonce));
+    }
+    assert!(!superseded(&world, 110), "it is the current one");
+    assert!((102..110).all(|nonce| superseded(&world, nonce)));
+    assert!(!superseded(&world, 101), "only eight are remembered");
+    let replaced = registration(1, "a", &[110], 105);
+    assert_eq!(world.refused(replaced), Refusal::StaleIdentity { node: node(1) });
+    let before = world.catalogue.digest();
+    world.done(registration(1, "a", &[110], 111));
+    assert_ne!(world.catalogue.digest(), before);
 }
 
 #[test]
@@ -103,6 +150,35 @@ fn a_missing_file_is_assigned_again_under_a_new_epoch() {
     assert_eq!(reported(world.done(late)), (0, 1));
     world.durable(2, &["x"]);
     assert_eq!(world.live("x"), [(1, true), (2, true)]);
+}
+
+#[test]
+fn a_node_with_the_only_replica_of_something_stays() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    world.put(1, &["x", "y"], &[1, 2]);
+    let abandoned = world.put(2, &["z"], &[1, 2]);
+    world.done(Body::RemoveNode { node: node(2) });
+    let remove = || Body::RemoveNode { node: node(1) };
+    let refusal = |segments| Refusal::LastReplicas { node: node(1), segments };
+    assert_eq!(world.refused(remove()), refusal(3));
+    let slots = ["x", "y"].map(|name| (world.segment(name).id, node(3))).to_vec();
+    world.done(Body::AssignSlots { slots });
+    assert_eq!(world.refused(remove()), refusal(3), "assigned is not durable");
+    world.durable(3, &["x", "y"]);
+    assert_eq!(world.refused(remove()), refusal(1));
+    world.delete(abandoned, true);
+    world.drop_references(abandoned);
+    world.done(remove());
+    assert_eq!(world.live("x"), [(3, true)]);
+}
+
+#[test]
+fn the_last_node_in_service_stays() {
+    let mut world = World::new(&["a", "b"]);
+    world.done(Body::RemoveNode { node: node(1) });
+    world.done(Body::AllocateNode(new_node(3, "c")));
+    let remove = Body::RemoveNode { node: node(2) };
+    assert_eq!(world.refused(remove), Refusal::LastNode(node(2)), "node 3 never registered");
 }
 
 #[test]
