@@ -12,6 +12,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::wire;
@@ -24,6 +25,7 @@ use redb::{
 use super::codec;
 use super::types::{Entry, LogId, Vote};
 use crate::disk::{Disk, DiskFile, Open};
+use crate::store::ballast::release_ballast;
 
 const FILE: &str = "raft.redb";
 const NEW_FILE: &str = "raft.redb.new";
@@ -88,7 +90,7 @@ pub struct LogSummary {
 
 /// Opens and checks the log on a disk. Repairs what a crash left, as a start does.
 pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
-    let (_, stored) = LogFile::open(disk_seam)?;
+    let (_, stored) = LogFile::open(disk_seam, None)?;
     Ok(LogSummary {
         vote_term: stored.vote.map(|vote| vote.leader_id.term),
         last: stored.last.map(|last| last.index),
@@ -98,8 +100,12 @@ pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
 pub struct LogFile(Database);
 
 impl LogFile {
-    /// Opens the log, creating it if there is none, and checks every record.
-    pub fn open(disk_seam: &dyn Disk) -> Result<(Self, Stored), LogError> {
+    /// Opens the log, creating it if there is none, and checks every record. Where the disk is
+    /// full, the ballast of `ballast` makes room once.
+    pub fn open(
+        disk_seam: &dyn Disk,
+        ballast: Option<Arc<dyn Disk>>,
+    ) -> Result<(Self, Stored), LogError> {
         if !disk_seam.exists(FILE).map_err(disk("lookup"))? {
             create(disk_seam)?;
         }
@@ -107,7 +113,7 @@ impl LogFile {
         // next power cut may still take, with all that would be acknowledged from here on.
         disk_seam.sync_dir("").map_err(disk("directory sync"))?;
         let file = disk_seam.open(FILE, Open::Write).map_err(disk("opening"))?;
-        let log = Self(open_database(file)?);
+        let log = Self(open_database(Backend { file, ballast })?);
         let stored = log.check()?;
         Ok((log, stored))
     }
@@ -236,7 +242,8 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
     if disk_seam.exists(NEW_FILE).map_err(disk(doing))? {
         disk_seam.remove(NEW_FILE).map_err(disk(doing))?;
     }
-    let database = open_database(disk_seam.open(NEW_FILE, Open::Create).map_err(disk(doing))?)?;
+    let file = disk_seam.open(NEW_FILE, Open::Create).map_err(disk(doing))?;
+    let database = open_database(Backend { file, ballast: None })?;
     let mut txn = database.begin_write().map_err(store(doing))?;
     txn.set_durability(Durability::Immediate).map_err(store(doing))?;
     txn.open_table(LOG).map_err(store(doing))?;
@@ -248,10 +255,10 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
     disk_seam.rename(NEW_FILE, FILE).map_err(disk(doing))
 }
 
-fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
+fn open_database(backend: Backend) -> Result<Database, LogError> {
     Database::builder()
         .set_cache_size(CACHE_BYTES)
-        .create_with_backend(Backend(file))
+        .create_with_backend(backend)
         .map_err(store("opening"))
 }
 
@@ -309,7 +316,27 @@ fn decode<M: Message + Default>(record: &str, bytes: Bytes) -> Result<M, LogErro
 }
 
 /// redb's view of a file on the disk seam.
-struct Backend(Box<dyn DiskFile>);
+struct Backend {
+    file: Box<dyn DiskFile>,
+    ballast: Option<Arc<dyn Disk>>,
+}
+
+impl Backend {
+    /// Runs `change`; where the disk is full, gives the ballast up and runs it once more. It must
+    /// happen below redb, which trusts nothing after its first failed write.
+    fn with_room(&self, change: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        match (change(), &self.ballast) {
+            (Err(error), Some(disk)) if error.kind() == io::ErrorKind::StorageFull => {
+                if !release_ballast(&**disk)? {
+                    return Err(error);
+                }
+                tracing::error!("the disk is full: the log lives on the ballast, free some space");
+                change()
+            }
+            (result, _) => result,
+        }
+    }
+}
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -319,19 +346,19 @@ impl fmt::Debug for Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
+        self.file.read_at(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.with_room(|| self.file.set_len(len))
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.file.sync()
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
+        self.with_room(|| self.file.write_at(offset, data))
     }
 }
 
@@ -339,7 +366,7 @@ impl StorageBackend for Backend {
 #[cfg(test)]
 pub(super) fn damage_record(disk_seam: &dyn Disk, index: u64) {
     let file = disk_seam.open(FILE, Open::Write).unwrap();
-    let database = open_database(file).unwrap();
+    let database = open_database(Backend { file, ballast: None }).unwrap();
     let txn = database.begin_write().unwrap();
     {
         let mut log = txn.open_table(LOG).unwrap();

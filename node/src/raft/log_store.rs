@@ -139,7 +139,8 @@ impl LogStore {
         disk: Arc<dyn Disk>,
         fatal: FatalHook,
     ) -> Result<(Self, LogClosed), LogError> {
-        let (file, stored) = env.blocking(Lane::Log, move || LogFile::open(&*disk)).await?;
+        let open = move || LogFile::open(&*disk, Some(Arc::clone(&disk)));
+        let (file, stored) = env.blocking(Lane::Log, open).await?;
         let memory = Memory {
             file: Some(Arc::new(file)),
             failed: None,
