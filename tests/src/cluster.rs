@@ -13,7 +13,7 @@ use cairn_proto::dial::TcpDialer;
 use cairn_proto::host::TokioHost;
 use cairn_proto::seam::Env;
 use cairn_proto::tls::ClusterKey;
-use cairn_proto::wire::{NodeStatusReply, StatusReply};
+use cairn_proto::wire::{NodeInfo, NodeStatusReply, StatusReply};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -187,10 +187,11 @@ impl TestCluster {
         self.run(self.client.status())
     }
 
-    /// All nodes up and inventoried, all of them voters, all replicas there.
+    /// All nodes up and inventoried in their present processes, all of them voters as far as
+    /// wanted, all replicas there. A node that was restarted a moment ago may still be listed as
+    /// up under its last incarnation: each is asked itself.
     pub fn wait_healthy(&mut self) {
-        let voters = self.voters;
-        let nodes = self.cluster.nodes.len();
+        let (voters, nodes) = (self.voters, self.cluster.nodes.len());
         let reached = |status: &StatusReply| {
             let members: Vec<_> = status.nodes.iter().filter(|node| !node.removed).collect();
             status.voters == voters
@@ -199,7 +200,14 @@ impl TestCluster {
                 && members.iter().all(|node| node.replicas_assigned == 0)
                 && status.segments_below == 0
         };
-        self.wait_status("the cluster is healthy", reached);
+        let (client, handle) = (self.client.clone(), self.runtime.handle().clone());
+        let is_itself = |node: &NodeInfo| {
+            let own = handle.block_on(client.node_status(&node.address));
+            own.is_ok_and(|own| own.registered && own.incarnation == node.incarnation)
+        };
+        self.wait_status("the cluster is healthy", |status| {
+            reached(status) && status.nodes.iter().filter(|node| !node.removed).all(is_itself)
+        });
     }
 
     /// Waits for a status; on failure says it, and what fallen nodes said last.

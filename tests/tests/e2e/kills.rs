@@ -25,6 +25,8 @@ use crate::{args, program};
 
 const KILLS: u64 = 20;
 const IN_FLIGHT_MIN: u64 = 10;
+/// Of those, at least so many in a put and so many in a get.
+const IN_FLIGHT_EACH_MIN: u64 = 3;
 /// Kills that missed are repeated up to this many in all.
 const KILLS_MAX: u64 = 30;
 /// One checkpoint, bytes: large enough to be hit in its middle, small enough for sixty.
@@ -42,6 +44,7 @@ struct Story {
     next_step: u64,
     kills: u64,
     in_flight: u64,
+    in_flight_of: BTreeMap<&'static str, u64>,
 }
 
 impl Story {
@@ -54,11 +57,17 @@ impl Story {
             next_step: 1,
             kills: 0,
             in_flight: 0,
+            in_flight_of: BTreeMap::new(),
         }
     }
 
     fn goes_on(&self) -> bool {
-        self.kills < KILLS || (self.in_flight < IN_FLIGHT_MIN && self.kills < KILLS_MAX)
+        self.kills < KILLS || (!self.shows_enough() && self.kills < KILLS_MAX)
+    }
+
+    fn shows_enough(&self) -> bool {
+        let of = |what| self.in_flight_of.get(what).is_some_and(|n| *n >= IN_FLIGHT_EACH_MIN);
+        self.in_flight >= IN_FLIGHT_MIN && of("put") && of("get")
     }
 
     fn address(&self, step: u64) -> Address {
@@ -82,9 +91,10 @@ impl Story {
         (*step, directory.clone())
     }
 
-    fn note(&mut self, what: &str, percent: u64, in_flight: bool) {
+    fn note(&mut self, what: &'static str, percent: u64, in_flight: bool) {
         self.kills += 1;
         self.in_flight += u64::from(in_flight);
+        *self.in_flight_of.entry(what).or_default() += u64::from(in_flight);
         let landed = if in_flight { "in flight" } else { "missed" };
         eprintln!("kill {}: {what}, aimed at {percent} %, {landed}", self.kills);
     }
@@ -118,9 +128,9 @@ impl Story {
     /// Everything committed is whole, and nothing else is there.
     fn audit(&mut self) {
         assert!(
-            self.in_flight >= IN_FLIGHT_MIN,
-            "only {} of {} kills landed with bytes in flight",
-            self.in_flight,
+            self.shows_enough(),
+            "only {:?} of {} kills landed with bytes in flight",
+            self.in_flight_of,
             self.kills
         );
         self.cluster.wait_healthy();
