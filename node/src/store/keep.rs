@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cairn_core::ids::SegmentDigest;
 
+use super::checks::Checking;
 use super::error::{Damage, StoreError};
 use super::locks::DigestGuard;
 use super::read::is_damage;
@@ -65,6 +66,32 @@ impl SegmentStore {
             inner.set_aside_under(guard, digest).await.map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
+    }
+
+    /// Re-reads a held segment as [`SegmentStore::verify`] does, and moves it to quarantine if it
+    /// is bad: one step under the digest's lock, so that what is moved is what was read. Whether
+    /// it was bad.
+    pub async fn quarantine_if_bad(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        let store = self.clone();
+        let work = async move {
+            let inner = &store.inner;
+            let guard = inner.locks.lock(digest).await;
+            match store.verify(digest).await {
+                Ok(()) => return Ok(false),
+                Err(StoreError::Damaged { damage, .. }) => {
+                    tracing::warn!(%digest, %damage, "segment is bad");
+                }
+                Err(error) => return Err(error),
+            }
+            inner.books.leave(digest);
+            inner.set_aside_under(guard, digest).await.map(|()| true)
+        };
+        self.inner.to_the_end("segment check", work).await
+    }
+
+    /// Claims the check of a suspected segment; `None` while one runs, or too many.
+    pub fn begin_check(&self, digest: SegmentDigest) -> Option<Checking> {
+        self.inner.checks.begin(digest)
     }
 
     /// Moves a damaged file aside, unless a good copy has taken its place by now. Whether it was

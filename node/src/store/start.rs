@@ -60,6 +60,7 @@ impl SegmentStore {
             config,
             books: Arc::new(Books::default()),
             locks: Arc::default(),
+            checks: Arc::default(),
             pool: Arc::default(),
             garbage: Arc::default(),
             counters: Default::default(),
