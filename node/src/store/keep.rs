@@ -149,7 +149,7 @@ impl SegmentStore {
     }
 
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
-    /// there is none.
+    /// there is none. What somebody else puts there is seen at the next start.
     pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
         self.recover_from_quarantine_if(digest, || true).await
     }
@@ -168,6 +168,10 @@ impl SegmentStore {
             let guard = inner.locks.lock(digest).await;
             if inner.books.len_of(digest).is_some() {
                 return Ok(true);
+            }
+            if !inner.books.is_quarantined(digest) {
+                // A fetch asks this each time it is tried: without a look at the disk.
+                return Ok(false);
             }
             let job = Arc::clone(&inner);
             let copies = inner.data(move || job.copies(digest)).await?;
@@ -246,7 +250,7 @@ impl Inner {
         self.sync_dir(QUARANTINE)?;
         self.sync_dir(&directory(digest))?;
         self.books.leave_damaged(digest);
-        self.books.enter_quarantine(bytes);
+        self.books.enter_quarantine(Some(digest), bytes);
         add(&self.counters.segments_quarantined, 1);
         tracing::warn!(%digest, to, bytes, "segment file moved to quarantine");
         Ok(())
@@ -315,7 +319,7 @@ impl Inner {
         file.sync().map_err(|error| self.fatal("sync", &path, error))?;
         self.take_place(&path, digest)?;
         self.sync_dir(QUARANTINE)?;
-        self.books.leave_quarantine(copy.bytes);
+        self.books.leave_quarantine(digest, copy.bytes);
         self.books.enter(digest, len);
         tracing::info!(%digest, len, "segment recovered from quarantine");
         Ok(())

@@ -130,7 +130,7 @@ impl Inner {
             tmp::remove(&*self.disk, &format!("{TMP}/{}", entry.name));
         }
         for file in self.list_quarantine()? {
-            self.books.enter_quarantine(file.bytes);
+            self.books.enter_quarantine(file.digest, file.bytes);
         }
         Ok(left.len() as u64)
     }
