@@ -100,13 +100,14 @@ impl LogClosed {
 }
 
 impl LogStore {
-    /// Opens the log and starts its committer.
+    /// Opens the log and starts its committer. See [`LogFile::open`] for `expect_log`.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
         fatal: FatalHook,
+        expect_log: bool,
     ) -> Result<(Self, LogClosed), LogError> {
-        let (file, stored) = env.blocking(Lane::Log, move || LogFile::open(&*disk)).await?;
+        let (file, stored) = env.blocking(Lane::Log, move || LogFile::open(&*disk, expect_log)).await?;
         let memory = Memory {
             file: Some(Arc::new(file)),
             failed: None,

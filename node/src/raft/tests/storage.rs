@@ -26,7 +26,15 @@ pub fn entry(term: u64, index: u64, command: &'static [u8]) -> Entry {
 }
 
 async fn open(disk: &Arc<MemoryDisk>, told: &Told) -> Result<(LogStore, LogClosed), LogError> {
-    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook()).await
+    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook(), false).await
+}
+
+async fn open_expecting(disk: &Arc<MemoryDisk>) -> Result<(), LogError> {
+    let disk = disk.clone() as Arc<dyn Disk>;
+    let (log, closed) = LogStore::open(test_env(), disk, Told::default().hook(), true).await?;
+    drop(log);
+    closed.wait().await;
+    Ok(())
 }
 
 async fn entries(log: &mut LogStore) -> Vec<Entry> {
@@ -120,6 +128,25 @@ async fn damaged_record_is_named() {
         Err(LogError::Damaged { record, .. }) => assert_eq!(record, "3"),
         other => panic!("opened a damaged log: {other:?}"),
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_that_lost_its_content_is_not_taken_for_a_new_one() {
+    let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+    let lost = |opened| matches!(opened, Err(LogError::Lost(_)));
+    assert!(lost(open_expecting(&disk).await), "there is none");
+    let (log, closed) = open(&disk, &told).await.unwrap();
+    drop(log);
+    closed.wait().await;
+    assert!(lost(open_expecting(&disk).await), "it was made anew");
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    RaftLogStorage::<C>::save_vote(&mut log, &Vote::new(1, 1)).await.unwrap();
+    drop(log);
+    closed.wait().await;
+    open_expecting(&disk).await.unwrap();
+    disk.open("raft.redb", crate::disk::Open::Write).unwrap().set_len(0).unwrap();
+    assert!(lost(open(&disk, &told).await.map(drop)), "emptied, whatever is expected");
+    assert!(lost(open_expecting(&disk).await));
 }
 
 #[tokio::test(start_paused = true)]
