@@ -8,6 +8,7 @@ use cairn_core::ids::SegmentDigest;
 use cairn_proto::seam::{Env, Lane};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::ballast::make_ballast_if_room;
 use super::books::Books;
 use super::error::{Damage, StoreError};
 use super::read::{is_damage, read_ends};
@@ -46,7 +47,7 @@ impl SegmentStore {
     }
 
     /// Opens a formatted store: syncs every segment directory, checks header, footer and length
-    /// of every file (not its data), and removes temporary files. `on_fatal` is called once, on
+    /// of every file (not its data), removes temporary files, and makes the ballast. `on_fatal` is called once, on
     /// the error after which the node must stop.
     pub async fn open(
         env: Env,
@@ -68,6 +69,10 @@ impl SegmentStore {
             stopped: AtomicBool::new(false),
             next_tmp: AtomicU64::new(0),
         });
+        let job = Arc::clone(&inner);
+        inner
+            .data(move || make_ballast_if_room(&*job.disk, job.config.reserve_bytes))
+            .await;
         let job = Arc::clone(&inner);
         let tmp_removed = inner.data(move || job.sweep()).await?;
         let firsts = (0..=u8::MAX).step_by(usize::from(JOB_DIRECTORIES));

@@ -14,6 +14,8 @@ use crate::raft::log_file::{LogError, damage_record};
 use crate::raft::log_store::{LogClosed, LogStore};
 use crate::raft::machine::{SnapshotStore, StateMachine};
 use crate::raft::testing::{Told, ToyMachine, test_env};
+use crate::store::RESERVE_BYTES_DEFAULT;
+use crate::store::ballast::{BALLAST_FILE, make_ballast_if_room};
 use crate::raft::types::{Entry, LogCommand, LogId, TypeConfig, Vote};
 
 type C = TypeConfig<TokioRuntime>;
@@ -160,6 +162,40 @@ async fn io_error_stops_the_log_for_good() {
     assert_eq!(told.all().len(), 1);
     let vote = RaftLogStorage::<C>::save_vote(&mut log, &Vote::new(9, 9)).await;
     assert!(vote.unwrap_err().to_string().contains("has stopped"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_goes_on_in_the_ballast_when_the_disk_is_full() {
+    static LARGE: [u8; 1 << 20] = [7; 1 << 20];
+    // Twelve entries of 1 MiB where there is room for ten, with and without a ballast.
+    for (with_ballast, goes_on) in [(true, true), (false, false)] {
+        let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+        if with_ballast {
+            make_ballast_if_room(&*disk, RESERVE_BYTES_DEFAULT);
+            assert!(disk.exists(BALLAST_FILE).unwrap());
+        }
+        let (mut log, _closed) = open(&disk, &told).await.unwrap();
+        append(&mut log, vec![entry(1, 0, b"small")]).await;
+        assert_eq!(disk.exists(BALLAST_FILE).unwrap(), with_ballast, "kept while there is room");
+        disk.leave_room(10 << 20);
+        let mut all = true;
+        for index in 1..=12 {
+            let entries = vec![entry(1, index, &LARGE)];
+            all &= RaftLogStorageExt::<C>::blocking_append(&mut log, entries).await.is_ok();
+        }
+        assert_eq!(all, goes_on);
+        assert_eq!(told.all().is_empty(), goes_on);
+        assert!(!disk.exists(BALLAST_FILE).unwrap());
+    }
+}
+
+#[test]
+fn ballast_is_not_made_where_it_would_be_needed_at_once() {
+    let disk = MemoryDisk::default();
+    make_ballast_if_room(&disk, 0);
+    disk.leave_room(40 << 20);
+    make_ballast_if_room(&disk, RESERVE_BYTES_DEFAULT);
+    assert!(!disk.exists(BALLAST_FILE).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
