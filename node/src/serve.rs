@@ -19,7 +19,6 @@ use crate::config::NodeConfig;
 use crate::disk::files::FileDisk;
 use crate::ledger::SledLedger;
 use crate::node::{self, Pieces, StartError};
-use crate::store::ballast::make_ballast;
 
 /// Flow-control windows: a 32 MiB segment should not wait for window updates on a fast network,
 /// and 48 streams of them stay within memory because handlers read as fast as the disk takes.
@@ -81,10 +80,6 @@ pub async fn serve(
     let data_error = |reason: String| ServeError::Data { path: data.clone(), reason };
     let disk = FileDisk::create(&data).map_err(|error| data_error(error.to_string()))?;
     let _lock = disk.lock().map_err(|error| data_error(error.to_string()))?;
-    if let Err(error) = make_ballast(&disk) {
-        // A disk that is full already must not keep the node from deleting.
-        tracing::warn!(%error, "no ballast: the log has no room of its own when the disk is full");
-    }
     let listen_error = |source| ServeError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
     let bound = listener.local_addr().map_err(listen_error)?;

@@ -12,7 +12,6 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_proto::wire;
@@ -25,7 +24,6 @@ use redb::{
 use super::codec;
 use super::types::{Entry, LogId, Vote};
 use crate::disk::{Disk, DiskFile, Open};
-use crate::store::ballast::release_ballast;
 
 const FILE: &str = "raft.redb";
 const NEW_FILE: &str = "raft.redb.new";
@@ -46,6 +44,9 @@ pub enum LogError {
     Store { doing: &'static str, why: String },
     #[error("raft log record {record} is damaged: {why}")]
     Damaged { record: String, why: String },
+    /// The votes this node gave are forgotten: it may never vote under its id again.
+    #[error("raft log was lost: {0}")]
+    Lost(&'static str),
     #[error("raft log has a hole: record {found} follows where {expected} should be")]
     Hole { expected: u64, found: u64 },
 }
@@ -90,7 +91,7 @@ pub struct LogSummary {
 
 /// Opens and checks the log on a disk. Repairs what a crash left, as a start does.
 pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
-    let (_, stored) = LogFile::open(disk_seam, None)?;
+    let (_, stored) = LogFile::open(disk_seam, false)?;
     Ok(LogSummary {
         vote_term: stored.vote.map(|vote| vote.leader_id.term),
         last: stored.last.map(|last| last.index),
@@ -100,21 +101,30 @@ pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
 pub struct LogFile(Database);
 
 impl LogFile {
-    /// Opens the log, creating it if there is none, and checks every record. Where the disk is
-    /// full, the ballast of `ballast` makes room once.
-    pub fn open(
-        disk_seam: &dyn Disk,
-        ballast: Option<Arc<dyn Disk>>,
-    ) -> Result<(Self, Stored), LogError> {
+    /// Opens the log, creating it if there is none, and checks every record. With `expect_log` the
+    /// node has voted or stored entries before: a log that knows of neither is `Lost`.
+    pub fn open(disk_seam: &dyn Disk, expect_log: bool) -> Result<(Self, Stored), LogError> {
         if !disk_seam.exists(FILE).map_err(disk("lookup"))? {
+            if expect_log {
+                return Err(LogError::Lost("its file is missing"));
+            }
             create(disk_seam)?;
         }
         // Always: a process that was killed between the rename and its sync left a name that the
         // next power cut may still take, with all that would be acknowledged from here on.
         disk_seam.sync_dir("").map_err(disk("directory sync"))?;
         let file = disk_seam.open(FILE, Open::Write).map_err(disk("opening"))?;
-        let log = Self(open_database(Backend { file, ballast })?);
+        // The file gets its name when it has content; redb would take an empty one for a new
+        // database and fill it.
+        if file.len().map_err(disk("lookup"))? == 0 {
+            return Err(LogError::Lost("its file is empty"));
+        }
+        let log = Self(open_database(file)?);
         let stored = log.check()?;
+        let nothing = stored.vote.is_none() && stored.last.is_none() && stored.purged.is_none();
+        if expect_log && nothing {
+            return Err(LogError::Lost("it holds no vote and no entry"));
+        }
         Ok((log, stored))
     }
 
@@ -242,8 +252,7 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
     if disk_seam.exists(NEW_FILE).map_err(disk(doing))? {
         disk_seam.remove(NEW_FILE).map_err(disk(doing))?;
     }
-    let file = disk_seam.open(NEW_FILE, Open::Create).map_err(disk(doing))?;
-    let database = open_database(Backend { file, ballast: None })?;
+    let database = open_database(disk_seam.open(NEW_FILE, Open::Create).map_err(disk(doing))?)?;
     let mut txn = database.begin_write().map_err(store(doing))?;
     txn.set_durability(Durability::Immediate).map_err(store(doing))?;
     txn.open_table(LOG).map_err(store(doing))?;
@@ -255,10 +264,10 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
     disk_seam.rename(NEW_FILE, FILE).map_err(disk(doing))
 }
 
-fn open_database(backend: Backend) -> Result<Database, LogError> {
+fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
     Database::builder()
         .set_cache_size(CACHE_BYTES)
-        .create_with_backend(backend)
+        .create_with_backend(Backend(file))
         .map_err(store("opening"))
 }
 
@@ -316,27 +325,7 @@ fn decode<M: Message + Default>(record: &str, bytes: Bytes) -> Result<M, LogErro
 }
 
 /// redb's view of a file on the disk seam.
-struct Backend {
-    file: Box<dyn DiskFile>,
-    ballast: Option<Arc<dyn Disk>>,
-}
-
-impl Backend {
-    /// Runs `change`; where the disk is full, gives the ballast up and runs it once more. It must
-    /// happen below redb, which trusts nothing after its first failed write.
-    fn with_room(&self, change: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        match (change(), &self.ballast) {
-            (Err(error), Some(disk)) if error.kind() == io::ErrorKind::StorageFull => {
-                if !release_ballast(&**disk)? {
-                    return Err(error);
-                }
-                tracing::error!("the disk is full: the log lives on the ballast, free some space");
-                change()
-            }
-            (result, _) => result,
-        }
-    }
-}
+struct Backend(Box<dyn DiskFile>);
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -346,19 +335,19 @@ impl fmt::Debug for Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.0.len()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
+        self.0.read_at(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with_room(|| self.file.set_len(len))
+        self.0.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync()
+        self.0.sync()
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.with_room(|| self.file.write_at(offset, data))
+        self.0.write_at(offset, data)
     }
 }
 
@@ -366,7 +355,7 @@ impl StorageBackend for Backend {
 #[cfg(test)]
 pub(super) fn damage_record(disk_seam: &dyn Disk, index: u64) {
     let file = disk_seam.open(FILE, Open::Write).unwrap();
-    let database = open_database(Backend { file, ballast: None }).unwrap();
+    let database = open_database(file).unwrap();
     let txn = database.begin_write().unwrap();
     {
         let mut log = txn.open_table(LOG).unwrap();

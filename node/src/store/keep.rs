@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cairn_core::ids::SegmentDigest;
 
+use super::checks::Checking;
 use super::error::{Damage, StoreError};
 use super::locks::DigestGuard;
 use super::read::is_damage;
@@ -67,6 +68,32 @@ impl SegmentStore {
         self.inner.to_the_end("segment quarantine", work).await
     }
 
+    /// Re-reads a held segment as [`SegmentStore::verify`] does, and moves it to quarantine if it
+    /// is bad: one step under the digest's lock, so that what is moved is what was read. Whether
+    /// it was bad.
+    pub async fn quarantine_if_bad(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        let store = self.clone();
+        let work = async move {
+            let inner = &store.inner;
+            let guard = inner.locks.lock(digest).await;
+            match store.verify(digest).await {
+                Ok(()) => return Ok(false),
+                Err(StoreError::Damaged { damage, .. }) => {
+                    tracing::warn!(%digest, %damage, "segment is bad");
+                }
+                Err(error) => return Err(error),
+            }
+            inner.books.leave(digest);
+            inner.set_aside_under(guard, digest).await.map(|()| true)
+        };
+        self.inner.to_the_end("segment check", work).await
+    }
+
+    /// Claims the check of a suspected segment; `None` while one runs, or too many.
+    pub fn begin_check(&self, digest: SegmentDigest) -> Option<Checking> {
+        self.inner.checks.begin(digest)
+    }
+
     /// Moves a damaged file aside, unless a good copy has taken its place by now. Whether it was
     /// moved.
     pub async fn quarantine_damaged(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
@@ -122,7 +149,7 @@ impl SegmentStore {
     }
 
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
-    /// there is none.
+    /// there is none. What somebody else puts there is seen at the next start.
     pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
         self.recover_from_quarantine_if(digest, || true).await
     }
@@ -141,6 +168,10 @@ impl SegmentStore {
             let guard = inner.locks.lock(digest).await;
             if inner.books.len_of(digest).is_some() {
                 return Ok(true);
+            }
+            if !inner.books.is_quarantined(digest) {
+                // A fetch asks this each time it is tried: without a look at the disk.
+                return Ok(false);
             }
             let job = Arc::clone(&inner);
             let copies = inner.data(move || job.copies(digest)).await?;
@@ -166,7 +197,7 @@ impl SegmentStore {
                     })
                     .await?;
                 // Once the job is over, not in it: whoever finds the digest here may report it.
-                inner.books.leave_quarantine(bytes);
+                inner.books.leave_quarantine(digest, bytes);
                 inner.books.enter(digest, len);
                 drop(guard);
                 return Ok(true);
@@ -223,7 +254,7 @@ impl Inner {
         self.sync_dir(QUARANTINE)?;
         self.sync_dir(&directory(digest))?;
         self.books.leave_damaged(digest);
-        self.books.enter_quarantine(bytes);
+        self.books.enter_quarantine(Some(digest), bytes);
         add(&self.counters.segments_quarantined, 1);
         tracing::warn!(%digest, to, bytes, "segment file moved to quarantine");
         Ok(())

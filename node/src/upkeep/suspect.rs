@@ -18,19 +18,19 @@ pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, 
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
     }
-    match shared.store.verify(digest).await {
-        Ok(()) => {
+    match shared.store.quarantine_if_bad(digest).await {
+        Ok(false) => {
             shared.ledger.record_verified(digest, shared.env.wall_ms());
-            return Ok(false);
+            Ok(false)
         }
-        Err(StoreError::NotHeld(_)) => return Ok(false),
-        Err(StoreError::Damaged { .. }) => {}
-        Err(error) => return Err(error),
+        Ok(true) => {
+            shared.counters.suspects_confirmed.add(1);
+            give_up(shared, digest);
+            Ok(true)
+        }
+        Err(StoreError::NotHeld(_)) => Ok(false),
+        Err(error) => Err(error),
     }
-    tracing::warn!(%digest, "replica is bad: setting it aside and asking for a new slot");
-    shared.counters.suspects_confirmed.add(1);
-    set_aside(shared, digest, |_| true).await?;
-    Ok(true)
 }
 
 /// Moves the file of `digest` to quarantine if `condition` holds under its lock, and gives up the
@@ -76,10 +76,12 @@ fn give_up(shared: &Shared, digest: SegmentDigest) {
     }
 }
 
-/// Starts a check of `digest` by itself.
+/// Starts a check of `digest` by itself, unless one runs already.
 pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
+    let Some(checking) = shared.store.begin_check(digest) else { return };
     let owner = Arc::clone(shared);
     shared.env.spawn("check suspect", async move {
+        let _checking = checking;
         if let Err(error) = check(&owner, digest).await {
             tracing::warn!(%digest, %error, "cannot check a suspected replica");
         }

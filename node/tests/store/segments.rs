@@ -203,6 +203,37 @@ async fn damaged_ends_and_strangers_do_not_count_at_start() {
 }
 
 #[tokio::test]
+async fn only_the_bad_file_that_was_read_is_set_aside() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(BLOCK + 9);
+    let digest = put(&store, &bytes).await.unwrap().digest;
+    assert!(!store.quarantine_if_bad(digest).await.unwrap());
+    spoil(&disk, &place(digest), 5000);
+    // Two suspect it; by the second one's turn the bad file is gone and a good one in its place.
+    let guard = store.lock(digest).await;
+    let check = |store: SegmentStore| async move { store.quarantine_if_bad(digest).await };
+    let first = tokio::spawn(check(store.clone()));
+    let finish = {
+        let store = store.clone();
+        async move {
+            while store.holds(digest) {
+                tokio::task::yield_now().await;
+            }
+            put(&store, &bytes).await.unwrap()
+        }
+    };
+    drop(guard);
+    let (first, stored) = tokio::join!(first, finish);
+    assert!(first.unwrap().unwrap() && !stored.existed);
+    assert!(!store.quarantine_if_bad(digest).await.unwrap());
+    assert!(store.holds(digest));
+    assert_eq!(store.quarantined().await.unwrap().len(), 1);
+    let unknown = store.quarantine_if_bad(SegmentDigest([7; 32])).await;
+    assert!(matches!(unknown, Err(StoreError::NotHeld(_))));
+}
+
+#[tokio::test]
 async fn a_new_copy_is_not_taken_for_the_damaged_file_it_replaced() {
     let (_dir, disk) = file_disk();
     let Opened { store, .. } = open(&disk).await;
