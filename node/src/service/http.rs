@@ -21,6 +21,15 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(shared)
 }
 
+/// What nobody serves: each caller is told in its own protocol.
+pub async fn unknown(request: axum::extract::Request) -> axum::response::Response {
+    let content = request.headers().get(CONTENT_TYPE).map(|value| value.as_bytes());
+    if content.is_some_and(|value| value.starts_with(b"application/grpc")) {
+        return Status::unimplemented("no such method").into_http();
+    }
+    (StatusCode::NOT_FOUND, "not found: here are gRPC, /healthz and /metrics\n").into_response()
+}
+
 /// Serving: registered, and a leader is known.
 fn is_healthy(shared: &Shared) -> bool {
     shared.incarnation().is_some() && shared.consensus.leader().is_some()

@@ -44,6 +44,7 @@ pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {
         .into_axum_router();
     let router: Router = grpc
         .merge(http::router(Arc::clone(shared)))
+        .fallback(http::unknown)
         .layer(axum::middleware::from_fn_with_state(guard, guard::layer));
     Routes::from(router)
 }

@@ -164,9 +164,10 @@ impl wire::segments_server::Segments for Service {
         request: Request<wire::SuspectRequest>,
     ) -> Result<Response<wire::SuspectReply>, Status> {
         let digest = digest(&request.into_inner().digest)?;
-        let bad = crate::upkeep::suspect::check(&self.shared, digest)
-            .await
-            .map_err(|error| store_status(&error))?;
+        let checking = crate::upkeep::suspect::begin(&self.shared, digest)
+            .ok_or_else(|| refuse(Reason::Busy, "a check is under way"))?;
+        let checked = checking.await.map_err(|_| Status::unavailable("the node stops"))?;
+        let bad = checked.map_err(|error| store_status(&error))?;
         Ok(Response::new(wire::SuspectReply { bad }))
     }
 }

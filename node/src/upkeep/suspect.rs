@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use cairn_core::ids::SegmentDigest;
+use tokio::sync::oneshot;
 
 use crate::report::Said;
 use crate::shared::Shared;
 use crate::store::StoreError;
 
 /// Re-reads `digest`; true where it was bad and has been given up.
-pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
+async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
     if shared.incarnation().is_none() {
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
@@ -78,12 +79,27 @@ fn give_up(shared: &Shared, digest: SegmentDigest) {
 
 /// Starts a check of `digest` by itself, unless one runs already.
 pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
-    let Some(checking) = shared.store.begin_check(digest) else { return };
+    drop(begin(shared, digest));
+}
+
+/// Starts a check of `digest`, and gives where its result will be; `None` while one runs already,
+/// or too many. The check goes on when nobody waits for it: one that was broken off between
+/// quarantine and report would leave a slot `Durable` with no file behind it.
+pub fn begin(
+    shared: &Arc<Shared>,
+    digest: SegmentDigest,
+) -> Option<oneshot::Receiver<Result<bool, StoreError>>> {
+    let checking = shared.store.begin_check(digest)?;
+    let (done, result) = oneshot::channel();
     let owner = Arc::clone(shared);
     shared.env.spawn("check suspect", async move {
         let _checking = checking;
-        if let Err(error) = check(&owner, digest).await {
+        let checked = check(&owner, digest).await;
+        if let Err(error) = &checked {
             tracing::warn!(%digest, %error, "cannot check a suspected replica");
         }
+        // Whoever asked may have gone.
+        let _ = done.send(checked);
     });
+    Some(result)
 }
