@@ -44,7 +44,7 @@ fn documents_parse_and_carry_the_main_fields() {
     assert_eq!(shown["segment_list"].as_array().map(Vec::len), Some(2), "40 MiB are two segments");
     assert_eq!(shown["replicas_min"], 3);
     let text = cairn.run(["show", "docs/a@2", "--segments"]).ok().text();
-    assert!(text.contains("durability: 3 of 3"), "{text}");
+    assert!(text.contains("3 of 3, 3 racks"), "{text}");
 
     let status = cairn.run(["status", "--json"]).json();
     assert_fields(&status, &["cluster", "leader", "term", "voters", "nodes", "segments"]);
@@ -77,7 +77,7 @@ fn every_node_answers_http_on_its_port() {
         let metrics = get("/metrics");
         assert!(metrics.contains("# TYPE cairn_up gauge"), "{metrics}");
         assert!(metrics.contains("cairn_segments_held{node="), "{metrics}");
-        assert!(get("/nothing").starts_with("HTTP/1.1 4"), "{}", get("/nothing"));
+        assert!(get("/nothing").starts_with("HTTP/1.1 404"), "{}", get("/nothing"));
     }
 }
 
