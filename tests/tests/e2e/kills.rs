@@ -296,8 +296,8 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
     let cluster = TestCluster::start(program());
     let cairn = cluster.cairn();
     let directory = cluster.scratch("source");
-    // A put that ended before it was killed shows nothing: try again with other bytes.
-    for attempt in 1..=5_u64 {
+    // A kill that missed shows nothing: try again with other bytes.
+    for attempt in 1..=8_u64 {
         files::checkpoint(&directory, 160 << 20, attempt);
         let len = files::total_len(&directory);
         let name = format!("kills/again@{attempt}");
@@ -308,8 +308,9 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
         aim_at_process(&mut client, 3 * len * 80 / 100, received);
         let running = client.kill();
         let first = received();
-        if !running || first >= 3 * len {
-            eprintln!("the put was over before the kill");
+        // Too late, it says little; the far side of 80 % is where it may send 30 % again.
+        if !running || !(70..=92).contains(&(first * 100 / (3 * len))) {
+            eprintln!("killed at {} of {} bytes: missed", first, 3 * len);
             continue;
         }
         let again: Value = cairn.run(&put).ok().json();
@@ -327,5 +328,5 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
         files::assert_same(&directory, &restored);
         return;
     }
-    panic!("no kill landed with bytes in flight");
+    panic!("no kill landed near 80 %");
 }
