@@ -30,15 +30,11 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 use crate::error::ClientError;
+use crate::tries::{Next, Tries};
 
-/// First and longest pause after every known address has failed once.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// Pause between two addresses of the first round: enough to keep a refusing one from being
-/// hammered, too little to notice.
-const HOP_PAUSE: Duration = Duration::from_millis(5);
-/// Redirects followed without a pause; more mean that nodes disagree about the leader.
-const REDIRECTS_MAX: u32 = 3;
+/// First and longest pause before a plan that went stale is made again.
+const PLAN_PAUSE_MIN: Duration = Duration::from_millis(50);
+const PLAN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How a client behaves. `ClientOptions::new` gives the defaults.
 #[derive(Debug, Clone)]
@@ -92,19 +88,6 @@ struct Known {
 enum Aim {
     Leader,
     AnyNode,
-}
-
-/// What to do after a try that failed.
-enum Next {
-    /// Somewhere else.
-    Elsewhere(String),
-    /// The leader is said to be there.
-    Redirect(String),
-    /// The same node again, after a pause.
-    Again(String),
-    /// That is no Cairn node; others may be.
-    Foreign(String),
-    Stop(ClientError),
 }
 
 impl Client {
@@ -167,7 +150,7 @@ impl Client {
         let request = RequestId(self.env.random_u128());
         let command = convert::command_to_wire(&Command { request, clock_ms: 0, wall_ms: 0, body });
         let started = Instant::now();
-        let mut pause = BACKOFF_MIN;
+        let mut pause = PLAN_PAUSE_MIN;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
             let ask = Ask { what, aim: Aim::Leader, wait, deadline: left };
@@ -191,7 +174,7 @@ impl Client {
                 // refusals are not remembered: the same request is judged anew.
                 Reply::Refused(Refusal::BadTargets) if left != Some(Duration::ZERO) => {
                     sleep(self.env.jitter(pause)).await;
-                    pause = (pause * 2).min(BACKOFF_MAX);
+                    pause = (pause * 2).min(PLAN_PAUSE_MAX);
                 }
                 Reply::Refused(refusal) => return Err(ClientError::Refused(refusal)),
                 reply => return Ok(reply),
@@ -229,7 +212,7 @@ impl Client {
         ) -> BoxFuture<'static, Result<Response<T>, Status>>,
     ) -> Result<T, ClientError> {
         let started = Instant::now();
-        let mut tries = Tries { address: self.first_address(ask.aim)?, ..Tries::default() };
+        let mut tries = Tries::starting_at(self.first_address(ask.aim)?);
         loop {
             let left = ask.deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
             let longest = self.options.call_deadline + ask.wait;
@@ -458,71 +441,6 @@ struct Ask {
     aim: Aim,
     wait: Duration,
     deadline: Option<Duration>,
-}
-
-/// The state of one call over its tries.
-#[derive(Default)]
-struct Tries {
-    address: String,
-    failures: u32,
-    redirects: u32,
-    /// Whether any node has answered at all.
-    answered: bool,
-    foreign: BTreeMap<String, String>,
-    last: String,
-}
-
-impl Tries {
-    /// Chooses the next address and returns the pause before it.
-    fn advance(&mut self, next: Next, addresses: &[String]) -> Duration {
-        match next {
-            Next::Redirect(leader) => {
-                self.last = format!("{} names {leader} as leader", self.address);
-                self.address = leader;
-                self.redirects += 1;
-                if self.redirects <= REDIRECTS_MAX {
-                    return Duration::ZERO;
-                }
-            }
-            Next::Again(text) => self.last = text,
-            Next::Foreign(text) => {
-                self.foreign.insert(self.address.clone(), text.clone());
-                self.move_on(text, addresses);
-            }
-            Next::Elsewhere(text) => self.move_on(text, addresses),
-            Next::Stop(_) => {}
-        }
-        self.failures += 1;
-        let round = self.failures / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-        match round {
-            0 => HOP_PAUSE,
-            round => BACKOFF_MIN.saturating_mul(1 << (round - 1).min(8)).min(BACKOFF_MAX),
-        }
-    }
-
-    fn move_on(&mut self, text: String, addresses: &[String]) {
-        self.last = text;
-        self.redirects = 0;
-        let at = addresses.iter().position(|address| *address == self.address);
-        let next = at.map_or(0, |at| at + 1) % addresses.len().max(1);
-        if let Some(address) = addresses.get(next) {
-            self.address.clone_from(address);
-        }
-    }
-
-    fn all_foreign(&self, addresses: &[String]) -> bool {
-        !self.answered && addresses.iter().all(|address| self.foreign.contains_key(address))
-    }
-
-    fn give_up(self, what: &str, endpoints: Vec<String>) -> ClientError {
-        if let Some((endpoint, said)) = self.foreign.into_iter().next().filter(|_| !self.answered) {
-            return ClientError::NotACluster { endpoint, what: said };
-        }
-        match self.answered {
-            true => ClientError::Timeout { what: what.to_owned(), last: self.last },
-            false => ClientError::Unreachable { endpoints, last: self.last },
-        }
-    }
 }
 
 fn catalogue(transport: Transport) -> CatalogueClient<Transport> {

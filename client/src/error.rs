@@ -72,7 +72,7 @@ impl ClientError {
             Self::Damaged { .. } => {
                 "bring the nodes that hold it back, or restore another checkpoint"
             }
-            Self::ConflictingParts { .. } => "restore one of the two with --include",
+            Self::ConflictingParts { .. } => "restore one of the two with --file",
             Self::NoSuchFile { .. } => "`cairn show` lists a checkpoint's files",
             Self::Malformed { .. } | Self::TooLarge { .. } | Self::Cancelled => return None,
         };

@@ -21,6 +21,7 @@ mod safetensors;
 pub mod sink;
 pub mod source;
 mod task;
+mod tries;
 pub mod upload;
 
 pub use catalogue::{LocatedSegment, Shown};

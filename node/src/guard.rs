@@ -18,6 +18,8 @@ use tonic::metadata::MetadataMap;
 /// Calls of one kind that run at once; one more is refused as `Busy`, not queued: the caller
 /// backs off and the queue stays bounded.
 const CONTROL_CALLS_MAX: usize = 2048;
+/// Calls between nodes: reports and heartbeats must get through however many clients call.
+const NODE_CALLS_MAX: usize = 512;
 /// Segment streams at once: each holds a few MiB of buffers.
 const STREAMS_MAX: usize = 48;
 /// No control call takes longer, whatever its caller wished.
@@ -30,6 +32,7 @@ pub struct Guard {
     certificates: bool,
     control: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    nodes: Arc<Semaphore>,
 }
 
 impl Guard {
@@ -40,6 +43,7 @@ impl Guard {
             certificates,
             control: Arc::new(Semaphore::new(CONTROL_CALLS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            nodes: Arc::new(Semaphore::new(NODE_CALLS_MAX)),
         }
     }
 
@@ -66,7 +70,11 @@ pub async fn layer(State(guard): State<Guard>, request: Request, next: Next) -> 
         Err(status) => status.into_http(),
         Ok(()) if raft => next.run(request).await,
         Ok(()) => {
-            let lane = if streams { &guard.streams } else { &guard.control };
+            let lane = match path {
+                _ if streams => &guard.streams,
+                path if path.starts_with("/cairn.v1.Admin/") => &guard.nodes,
+                _ => &guard.control,
+            };
             match lane.try_acquire() {
                 Err(_) => refuse(Reason::Busy, "too many calls at once").into_http(),
                 Ok(_permit) if streams => next.run(request).await,

@@ -19,25 +19,31 @@ const IDENTITY_TMP: &str = "identity.tmp";
 
 const MAGIC: [u8; 8] = *b"CAIRN ID";
 const SLOT_VERSION: u32 = 1;
-const SLOT_BYTES: usize = 512;
+const SLOT_BYTES: usize = 1024;
 const CRC_AT: usize = SLOT_BYTES - 4;
 /// The slots stand a page apart: a torn page or sector takes one of them at most.
 const SLOT_STRIDE: u64 = DIRECT_ALIGN as u64;
 const FILE_BYTES: u64 = 2 * SLOT_STRIDE;
 /// Where host, rack and address start, each a length byte and its bytes.
-const NAMES_AT: usize = 112;
+const NAMES_AT: usize = 96;
 
 const HAS_NODE: u8 = 1;
 const HAS_REGISTERED: u8 = 2;
-const HAS_PENDING: u8 = 4;
 
 /// Longest advertised address, bytes: a DNS name and a port would be 259, which nobody has.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 /// Longest host or rack name, bytes (as `cairn_core::ids::check_label`).
 pub const NAME_BYTES_MAX: usize = 64;
 
-// The longest names fit.
-const _: () = assert!(NAMES_AT + 3 + 2 * NAME_BYTES_MAX + ADDRESS_BYTES_MAX <= CRC_AT);
+/// Registrations sent and never answered that are remembered: with the registered one, what
+/// `Register` may name. Each was perhaps applied, so forgetting one could lock the node out; more
+/// in a row than this is a node that dies in the same instant every time.
+pub const PENDING_NONCES_MAX: usize = 31;
+
+// The longest names and all nonces fit.
+const _: () = assert!(
+    NAMES_AT + 3 + 2 * NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 1 + 16 * PENDING_NONCES_MAX <= CRC_AT
+);
 
 /// What a node knows about itself before it has read anything else.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,8 +55,8 @@ pub struct Identity {
     pub cookie: Cookie,
     /// Nonce of the last registration known to be applied.
     pub registered_nonce: Option<Nonce>,
-    /// Nonce of a registration that was proposed and may have been applied.
-    pub pending_nonce: Option<Nonce>,
+    /// Nonces of registrations that were sent since and may have been applied, oldest first.
+    pub pending_nonces: Vec<Nonce>,
     /// Version of the data directory's layout.
     pub data_format: u32,
     /// As last used: `host:port`, host and rack names.
@@ -146,8 +152,10 @@ impl IdentityFile {
             }
             file => file.map_err(io_error("open"))?,
         };
-        // A killed process may have written a slot and not synced it: what is acted on must stay.
+        // A killed process may have written a slot, or renamed the file, and not synced it: what is
+        // acted on must stay.
         file.sync().map_err(IdentityError::Fatal)?;
+        disk.sync_dir("").map_err(IdentityError::Fatal)?;
         let current = match (read_slot(&*file, 0), read_slot(&*file, 1)) {
             (Ok(first), Ok(second)) if first.generation > second.generation => first,
             (_, Ok(second)) => second,
@@ -222,7 +230,6 @@ impl Slot {
         let mut flagged = |flag: u8, present: bool| has |= if present { flag } else { 0 };
         flagged(HAS_NODE, identity.node.is_some());
         flagged(HAS_REGISTERED, identity.registered_nonce.is_some());
-        flagged(HAS_PENDING, identity.pending_nonce.is_some());
 
         let mut bytes = [0; SLOT_BYTES];
         let mut at = 0;
@@ -238,13 +245,18 @@ impl Slot {
         put(&identity.cluster.0.to_le_bytes());
         put(&identity.cookie.0.to_le_bytes());
         put(&identity.registered_nonce.unwrap_or_default().0.to_le_bytes());
-        put(&identity.pending_nonce.unwrap_or_default().0.to_le_bytes());
         put(&identity.node.unwrap_or_default().0.to_le_bytes());
         put(&identity.lineage.0.to_le_bytes());
         put(&[has, 0, 0, 0, 0, 0]);
         for name in [&identity.host, &identity.rack, &identity.address] {
             put(&[name.len() as u8]);
             put(name.as_bytes());
+        }
+        let pending = &identity.pending_nonces;
+        let pending = &pending[pending.len().saturating_sub(PENDING_NONCES_MAX)..];
+        put(&[pending.len() as u8]);
+        for nonce in pending {
+            put(&nonce.0.to_le_bytes());
         }
         let crc = crc32fast::hash(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
@@ -272,21 +284,25 @@ impl Slot {
         let cluster = ClusterId(u128::from_le_bytes(fields.take()?));
         let cookie = Cookie(u128::from_le_bytes(fields.take()?));
         let registered = Nonce(u128::from_le_bytes(fields.take()?));
-        let pending = Nonce(u128::from_le_bytes(fields.take()?));
         let node = NodeId(u64::from_le_bytes(fields.take()?));
         let lineage = Lineage(u16::from_le_bytes(fields.take()?));
         let [has, ..] = fields.take::<6>()?;
+        let (host, rack, address) = (fields.name()?, fields.name()?, fields.name()?);
+        let [pending] = fields.take()?;
+        let pending_nonces = (0..pending)
+            .map(|_| fields.take().map(|bytes| Nonce(u128::from_le_bytes(bytes))))
+            .collect::<Result<_, _>>()?;
         let identity = Identity {
             cluster,
             lineage,
             node: (has & HAS_NODE != 0).then_some(node),
             cookie,
             registered_nonce: (has & HAS_REGISTERED != 0).then_some(registered),
-            pending_nonce: (has & HAS_PENDING != 0).then_some(pending),
+            pending_nonces,
             data_format,
-            host: fields.name()?,
-            rack: fields.name()?,
-            address: fields.name()?,
+            host,
+            rack,
+            address,
         };
         Ok(Self { generation, inode, identity })
     }

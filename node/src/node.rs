@@ -8,6 +8,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cairn_core::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce, check_label};
@@ -28,7 +29,11 @@ use crate::identity::{Identity, IdentityError, IdentityFile};
 use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
 use crate::peers::{self, Peers};
-use crate::raft::{Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, Timings as RaftTimings};
+use crate::process::Usage;
+use crate::raft::{
+    Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, LogError, OpenError,
+    Timings as RaftTimings,
+};
 use crate::report::Reporter;
 use crate::service;
 use crate::shared::{FatalHook, Shared};
@@ -42,6 +47,8 @@ const ASK_DEADLINE: Duration = Duration::from_secs(2);
 const FIRST_NODE: NodeId = NodeId(1);
 /// Raft's log in the data directory.
 const LOG_FILE: &str = "raft.redb";
+/// Work that entries bring is looked for this much later, once for all of a burst.
+const APPLY_GATHER: Duration = Duration::from_millis(20);
 /// Rounds over all join addresses before a join gives up.
 const JOIN_ROUNDS_MAX: u32 = 60;
 
@@ -52,6 +59,8 @@ pub struct Pieces {
     pub ledger: Arc<dyn Ledger>,
     /// Told once that the node must stop, and why.
     pub fatal: FatalHook,
+    /// What the process has used: the same in every simulated run.
+    pub usage: fn() -> Usage,
     /// gRPC calls must come over a connection with a client certificate.
     pub certificates: bool,
 }
@@ -59,7 +68,9 @@ pub struct Pieces {
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("the data directory is empty: start with --bootstrap to make a cluster, or --join ADDR to join one")]
+    #[error(
+        "the data directory is empty: start with --bootstrap to make a cluster, or --join ADDR to join one"
+    )]
     Empty,
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -97,6 +108,11 @@ impl Node {
         self.shared.node
     }
 
+    /// Whether this node stopped because its directory must not come back under its id.
+    pub fn is_banished(&self) -> bool {
+        self.shared.banished.load(Ordering::SeqCst)
+    }
+
     /// Stops taking part in Raft and waits until what was begun there is done. The process then
     /// ends its tasks.
     pub async fn stop(&self) {
@@ -110,7 +126,7 @@ pub async fn start<Rt: AsyncRuntime>(
     pieces: Pieces,
     config: NodeConfig,
 ) -> Result<Node, StartError> {
-    let Pieces { env, disk, ledger, fatal, certificates } = pieces;
+    let Pieces { env, disk, ledger, fatal, usage, certificates } = pieces;
     check_label(&config.rack).map_err(|error| StartError::Config(error.to_string()))?;
     check_label(&config.host).map_err(|error| StartError::Config(error.to_string()))?;
     let nonce = Nonce(env.random_u128());
@@ -118,24 +134,30 @@ pub async fn start<Rt: AsyncRuntime>(
         let disk = Arc::clone(&disk);
         env.blocking(Lane::Data, move || peers::load(&*disk)).await
     };
-    let peers = Peers::new(remembered);
+    let peers = Peers::new(known_peers(remembered, &config));
     let Identified { file, identity, node, previous, fresh } =
-        identify(&env, &disk, &config, &peers, nonce).await?;
+        identify(&env, &disk, &config, &peers).await?;
     let (cluster, lineage) = (identity.cluster, identity.lineage);
 
     let state: Arc<RwLock<CatalogueState>> = Arc::default();
+    // Before Raft: a node that leads must serve, and looking through many files takes a while.
+    let store = open_store(&env, &disk, &config, &fatal).await?;
+    // A node that was registered has a log; one that lost it has forgotten its votes.
+    let expect_log = identity.registered_nonce.is_some();
     let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
     let consensus = Consensus::open::<Rt, CatalogueState>(
         env.clone(),
         Arc::clone(&disk),
-        consensus_config(&config.timings, raft_identity),
+        consensus_config(&config.timings, raft_identity, expect_log),
         Arc::clone(&state),
         hooks(&state, &fatal),
     )
     .await
-    .map_err(|error| StartError::Log(error.to_string()))?;
+    .map_err(|error| match error {
+        OpenError::Log(error @ LogError::Lost(_)) => StartError::Refused(error.to_string()),
+        error => StartError::Log(error.to_string()),
+    })?;
     let raft_routes = consensus.routes();
-    let store = open_store(&env, &disk, &config, &fatal).await?;
 
     let shared = Arc::new(Shared {
         env: env.clone(),
@@ -155,7 +177,11 @@ pub async fn start<Rt: AsyncRuntime>(
         incarnation: Mutex::new(None),
         work: Default::default(),
         steward: Default::default(),
+        members: Default::default(),
         fatal,
+        banished: AtomicBool::new(false),
+        usage,
+        room: Mutex::new((config.capacity_bytes, 0)),
         config,
     });
     let guard = Guard::new(cluster, lineage, node, certificates);
@@ -165,7 +191,23 @@ pub async fn start<Rt: AsyncRuntime>(
     Ok(Node { shared, routes })
 }
 
-fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfig {
+/// Every address that may answer before the catalogue is known here.
+fn known_peers(mut addresses: Vec<String>, config: &NodeConfig) -> Vec<String> {
+    addresses.extend(config.peers.iter().cloned());
+    if let Origin::Join(join) = &config.origin {
+        addresses.extend(join.iter().cloned());
+    }
+    addresses.sort();
+    addresses.dedup();
+    addresses.retain(|address| *address != config.address);
+    addresses
+}
+
+fn consensus_config(
+    timings: &Timings,
+    identity: RaftIdentity,
+    expect_log: bool,
+) -> ConsensusConfig {
     let mut config = ConsensusConfig::new(identity);
     config.timings = RaftTimings {
         heartbeat: Duration::from_millis(timings.raft_heartbeat_ms),
@@ -173,6 +215,7 @@ fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfi
         election_max: Duration::from_millis(timings.election_max_ms),
         ..RaftTimings::default()
     };
+    config.expect_log = expect_log;
     config.snapshot_entries = timings.snapshot_entries;
     config.keep_entries = timings.log_kept_entries;
     config
@@ -182,8 +225,8 @@ fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfi
 fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
     let known = Arc::clone(state);
-    hooks.admit = Arc::new(move |sender, _nonce| {
-        service::admin::admit_raft(&known.read().catalogue, NodeId(sender))
+    hooks.admit = Arc::new(move |sender, nonce| {
+        service::admin::admit_raft(&known.read().catalogue, NodeId(sender), nonce)
     });
     let known = Arc::clone(state);
     hooks.resolve = Arc::new(move |node| {
@@ -228,7 +271,6 @@ async fn identify(
     disk: &Arc<dyn Disk>,
     config: &NodeConfig,
     peers: &Peers,
-    nonce: Nonce,
 ) -> Result<Identified, StartError> {
     let mut file = open_identity(env, disk, config).await?;
     let mut identity = file.identity().clone();
@@ -239,29 +281,18 @@ async fn identify(
         (identity.cluster, identity.lineage) = (joined.cluster, joined.lineage);
         identity.node = Some(joined.node);
     } else if !previous.is_empty() {
-        hello(env, peers, config, &identity, &previous).await?;
+        hello(env, peers, &identity, &previous).await?;
     }
     let node = identity.node.ok_or(StartError::Empty)?;
-    // A node that was registered has a log; one that lost it has forgotten its votes.
-    if identity.registered_nonce.is_some() {
-        let disk = Arc::clone(disk);
-        let has_log = env.blocking(Lane::Log, move || disk.exists(LOG_FILE)).await;
-        if !has_log.map_err(|error| StartError::Log(error.to_string()))? {
-            return Err(StartError::Refused(format!("node {node} lost its log")));
-        }
-    }
-    // The nonce is on disk before anyone hears it: whatever becomes of the registration, the
-    // next process knows both.
-    identity.pending_nonce = Some(nonce);
     identity.address.clone_from(&config.address);
     identity.host.clone_from(&config.host);
     identity.rack.clone_from(&config.rack);
     let stored = identity.clone();
-    let file = env
-        .blocking(Lane::Log, move || file.update(stored).map(|()| file))
-        .await?;
+    let file = env.blocking(Lane::Log, move || file.update(stored).map(|()| file)).await?;
     let fresh = match &config.origin {
-        Origin::Bootstrap(settings) if node == FIRST_NODE => {
+        Origin::Bootstrap(settings)
+            if node == FIRST_NODE && identity.registered_nonce.is_none() =>
+        {
             Some(Fresh { settings: settings.clone(), node: new_node(config, identity.cookie) })
         }
         _ => None,
@@ -270,7 +301,7 @@ async fn identify(
 }
 
 fn nonces(identity: &Identity) -> Vec<Nonce> {
-    identity.registered_nonce.iter().chain(&identity.pending_nonce).copied().collect()
+    identity.registered_nonce.iter().chain(&identity.pending_nonces).copied().collect()
 }
 
 /// Opens the identity file, or makes one where the directory is empty and the configuration
@@ -394,27 +425,16 @@ fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), Stri
 async fn hello(
     env: &Env,
     peers: &Peers,
-    config: &NodeConfig,
     identity: &Identity,
     previous: &[Nonce],
 ) -> Result<(), StartError> {
-    let mut addresses = peers.remembered();
-    addresses.extend(config.peers.iter().cloned());
-    if let Origin::Join(join) = &config.origin {
-        addresses.extend(join.iter().cloned());
-    }
-    addresses.sort();
-    addresses.dedup();
-    addresses.retain(|address| *address != config.address);
+    let addresses = peers.remembered();
     let asks = addresses.iter().map(|address| {
         let message = wire::HelloRequest {
             cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
             node: identity.node.map_or(0, |node| node.0),
             cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
-            nonces: previous
-                .iter()
-                .map(|nonce| nonce.0.to_be_bytes().to_vec().into())
-                .collect(),
+            nonces: previous.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
         };
         let mut client = AdminClient::new(peers.transport(env, address));
         async move {
@@ -422,7 +442,8 @@ async fn hello(
             tokio::time::timeout(ASK_DEADLINE, call).await.ok()?.ok()
         }
     });
-    for answer in futures::future::join_all(asks).await.into_iter().flatten() {
+    let answers = futures::future::join_all(asks).await;
+    for answer in answers.into_iter().flatten() {
         let answer = answer.into_inner();
         let theirs = cluster_of(&answer.cluster, answer.lineage);
         let same = theirs.is_ok_and(|(cluster, _)| cluster == identity.cluster);
@@ -453,11 +474,12 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
     let owner = Arc::clone(shared);
     env.spawn("wake on apply", async move {
         // Whatever an entry changed may be work for this node.
+        let mut seen = 0;
         loop {
-            let next = owner.consensus.applied() + 1;
-            owner.consensus.wait_for_applied(next).await;
+            owner.consensus.wait_for_applied(seen + 1).await;
+            seen = owner.consensus.applied();
             owner.work.ring();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(APPLY_GATHER).await;
         }
     });
 }

@@ -15,17 +15,19 @@ use cairn_proto::envelope::Reason;
 use cairn_proto::wire::admin_client::AdminClient;
 use cairn_proto::{convert, wire};
 use parking_lot::Mutex;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::shared::Shared;
 use crate::wake::Wake;
 
-/// What is said of a replica.
+/// What is said of a replica, most urgent first: a replica that is bad must stop counting even
+/// while uploads keep the queue full. (A Lost moves the slot's epoch, so a Durable of the old one
+/// that is still queued is void, and the new one is derived again.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Said {
-    Durable,
     Lost,
     Removed,
+    Durable,
 }
 
 type Replica = (SegmentId, Epoch);
@@ -112,7 +114,7 @@ async fn send(
         ) => {
             // Another process has registered under this id, or the node was removed: this
             // process has nothing to say any more.
-            (shared.fatal)(refusal.to_string());
+            shared.banish(refusal.to_string());
             Err(Status::failed_precondition(refusal.to_string()))
         }
         other => Err(Status::internal(format!("unexpected reply to a report: {other:?}"))),
@@ -148,13 +150,11 @@ pub async fn report_to(
     let answer = tokio::time::timeout(shared.call_deadline(), call)
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer from {address}")))??;
-    let reply = answer
-        .into_inner()
-        .reply
-        .ok_or_else(|| Status::internal("empty reply"))
-        .and_then(|reply| {
+    let reply = answer.into_inner().reply.ok_or_else(|| Status::internal("empty reply")).and_then(
+        |reply| {
             convert::reply_from_wire(reply).map_err(|error| Status::internal(error.to_string()))
-        })?;
+        },
+    )?;
     Ok(reply)
 }
 
@@ -163,10 +163,10 @@ pub fn is_passing(status: &Status) -> bool {
     !matches!(
         Reason::of(status),
         Some(
-            Reason::StaleIdentity
-                | Reason::OtherCluster
-                | Reason::OtherLineage
-                | Reason::Protocol
+            Reason::StaleIdentity | Reason::OtherCluster | Reason::OtherLineage | Reason::Protocol
         )
+    ) && !matches!(
+        status.code(),
+        Code::Unauthenticated | Code::InvalidArgument | Code::PermissionDenied
     )
 }

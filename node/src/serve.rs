@@ -42,7 +42,9 @@ pub struct ServeConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("listening on {0} without a key would let anyone in: give --cluster-key FILE, or --insecure if you must")]
+    #[error(
+        "listening on {0} without a key would let anyone in: give --cluster-key FILE, or --insecure if you must"
+    )]
     OpenToAll(SocketAddr),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
@@ -59,6 +61,9 @@ pub enum ServeError {
     /// The node found that it must not go on.
     #[error("node stopped: {0}")]
     Fatal(String),
+    /// Its data directory must not come back under its id.
+    #[error("node stopped for good: {0}")]
+    MustNotComeBack(String),
 }
 
 /// Runs a node until `stop` resolves or it must not go on. `ready` is called with the bound
@@ -72,8 +77,7 @@ pub async fn serve(
     if !is_loopback(listen.ip()) && key.is_none() && !insecure {
         return Err(ServeError::OpenToAll(listen));
     }
-    let data_error =
-        |reason: String| ServeError::Data { path: data.clone(), reason };
+    let data_error = |reason: String| ServeError::Data { path: data.clone(), reason };
     let disk = FileDisk::create(&data).map_err(|error| data_error(error.to_string()))?;
     let _lock = disk.lock().map_err(|error| data_error(error.to_string()))?;
     let listen_error = |source| ServeError::Listen { address: listen, source };
@@ -81,10 +85,8 @@ pub async fn serve(
     let bound = listener.local_addr().map_err(listen_error)?;
 
     let host = TokioHost::new(tokio::runtime::Handle::current()).map_err(ServeError::Threads)?;
-    let env = Env {
-        runtime: Arc::clone(&host) as _,
-        dialer: Arc::new(TcpDialer::new(key.clone())),
-    };
+    let env =
+        Env { runtime: Arc::clone(&host) as _, dialer: Arc::new(TcpDialer::new(key.clone())) };
     let ledger = SledLedger::open(&data).map_err(|error| data_error(error.to_string()))?;
     let (fatal, mut fatal_reason) = mpsc::channel::<String>(1);
     let pieces = Pieces {
@@ -96,9 +98,16 @@ pub async fn serve(
             // Only the first reason is wanted.
             let _ = fatal.try_send(reason);
         }),
+        usage: crate::process::usage,
         certificates: key.is_some(),
     };
-    let node = node::start::<TokioRuntime>(pieces, node_config).await?;
+    tokio::pin!(stop);
+    let node = tokio::select! {
+        biased;
+        // A node may wait long for a cluster to join: it can be told to stop meanwhile.
+        () = &mut stop => return Ok(()),
+        node = node::start::<TokioRuntime>(pieces, node_config) => node?,
+    };
 
     let mut server = Server::builder()
         .accept_http1(true)
@@ -119,7 +128,6 @@ pub async fn serve(
         let _ = ended.await;
     });
     tokio::pin!(serving);
-    tokio::pin!(stop);
     tracing::info!(node = %node.id(), address = %bound, "node serves");
     ready(bound);
     let reason = tokio::select! {
@@ -132,11 +140,13 @@ pub async fn serve(
         }
     };
     tracing::info!("node stops");
-    node.stop().await;
+    // A disk that hangs must not keep the process: what is durable stays so.
+    let _ = tokio::time::timeout(STOP_DEADLINE, node.stop()).await;
     let _ = end.send(());
     let _ = tokio::time::timeout(STOP_DEADLINE, serving).await;
-    host.stop().await;
+    let _ = tokio::time::timeout(STOP_DEADLINE, host.stop()).await;
     match reason {
+        Some(reason) if node.is_banished() => Err(ServeError::MustNotComeBack(reason)),
         Some(reason) => Err(ServeError::Fatal(reason)),
         None => Ok(()),
     }

@@ -2,6 +2,7 @@
 //! catalogue, propose a command, call another node.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::heard::Heard;
 use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
 use crate::peers::Peers;
+use crate::process::Usage;
 use crate::raft::{Consensus, ProposeError, ReadError};
 use crate::report::Reporter;
 use crate::store::SegmentStore;
@@ -57,7 +59,13 @@ pub struct Shared {
     /// Wakes this node's own work (fetch, destroy, report) and the leader's.
     pub work: Wake,
     pub steward: Wake,
+    pub members: Wake,
     pub fatal: FatalHook,
+    /// Whether the reason to stop is that this directory must not come back under its id.
+    pub banished: AtomicBool,
+    pub usage: fn() -> Usage,
+    /// What the last look at the disk said; see [`Shared::room`].
+    pub room: Mutex<(u64, u64)>,
 }
 
 impl Shared {
@@ -73,6 +81,27 @@ impl Shared {
 
     pub fn incarnation(&self) -> Option<Incarnation> {
         *self.incarnation.lock()
+    }
+
+    /// Bytes that new segments may take, and bytes on their way: as of now, or of the last time
+    /// the disk answered quickly. A disk with a long queue must not make its node look dead.
+    pub async fn room(&self) -> (u64, u64) {
+        let patience = Duration::from_millis(self.config.timings.heartbeat_ms / 2);
+        match tokio::time::timeout(patience, self.store.room()).await {
+            Ok(Ok(room)) => *self.room.lock() = (room.available, room.reserved),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot tell how much room there is");
+                *self.room.lock() = (0, 0);
+            }
+            Err(_) => {}
+        }
+        *self.room.lock()
+    }
+
+    /// Stops the node for good: removed, replaced by another process, or on an old directory.
+    pub fn banish(&self, reason: String) {
+        self.banished.store(true, Ordering::SeqCst);
+        (self.fatal)(reason);
     }
 
     /// Cluster time, if this node leads.
@@ -127,7 +156,9 @@ impl Shared {
     pub async fn wait_applied(&self, index: u64, deadline: Duration) -> Result<(), Status> {
         match tokio::time::timeout(deadline, self.consensus.wait_for_applied(index)).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(refuse(Reason::NotYet, format!("log entry {index} is not applied here yet"))),
+            Err(_) => {
+                Err(refuse(Reason::NotYet, format!("log entry {index} is not applied here yet")))
+            }
         }
     }
 
@@ -139,8 +170,7 @@ impl Shared {
     /// A request that names this cluster and, where known, the node that is meant.
     pub fn call<T>(&self, node: Option<NodeId>, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        let identity =
-            Identity { cluster: Some(self.cluster), lineage: Some(self.lineage), node };
+        let identity = Identity { cluster: Some(self.cluster), lineage: Some(self.lineage), node };
         identity.write(request.metadata_mut());
         request
     }

@@ -49,7 +49,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> JoinHandle<()>;
 
     /// Runs `job` where blocking is allowed; resolves when it is done *and its effects on a
-    /// simulated disk have been given their time*.
+    /// simulated disk have been given their time*. A job must not itself tell others that
+    /// something is durable: that is for whoever awaits it.
     fn run_blocking(&self, lane: Lane, job: Job) -> BoxFuture<'static, ()>;
 
     /// A random number: OS entropy in production, the seed in simulation.

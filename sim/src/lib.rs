@@ -10,10 +10,16 @@
 //! | [`disk`] | written and durable, crashes, disk faults |
 //! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
 //! | [`net`] | links between processes, loss, delay, partitions |
+//! | [`cluster`] | real nodes and clients in a world |
+//! | [`checkpoint_files`] | what clients upload |
+//! | [`checkers`] | the named promises, watched while a cluster runs |
 //! | [`world`] | processes, their lives and disks, broken promises |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
 
+pub mod checkers;
+pub mod checkpoint_files;
+pub mod cluster;
 pub mod disk;
 pub mod host;
 pub mod net;

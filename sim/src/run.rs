@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::process::Life;
 use crate::trace::{self, Counters, Tail};
@@ -170,7 +172,11 @@ fn log_into_trace() -> tracing::subscriber::DefaultGuard {
         .with_ansi(false)
         .with_max_level(tracing::Level::DEBUG)
         .finish();
-    tracing::subscriber::set_default(subscriber)
+    // Consensus says a page with every tick.
+    let quiet = Targets::new()
+        .with_default(tracing::Level::DEBUG)
+        .with_target("openraft", tracing::Level::INFO);
+    tracing::subscriber::set_default(subscriber.with(quiet))
 }
 
 #[derive(Clone, Copy)]

@@ -67,9 +67,15 @@ pub struct Seat {
     pub disk: Arc<dyn Disk>,
     pub life: Arc<Life>,
     net: SimNet,
+    violations: Arc<Mutex<Vec<Violation>>>,
 }
 
 impl Seat {
+    /// Records a broken promise.
+    pub fn violation(&self, invariant: &str, text: impl Into<String>) {
+        record(&self.violations, invariant, text.into());
+    }
+
     /// Answers at the process's own address from now on.
     pub fn serve(&self, routes: Routes) {
         self.net.serve(&self.life, &self.address, routes);
@@ -89,6 +95,11 @@ pub struct Violation {
     pub text: String,
 }
 
+fn record(violations: &Mutex<Vec<Violation>>, invariant: &str, text: String) {
+    trace::event("world", "VIOLATION", format_args!("{invariant}: {text}"));
+    violations.lock().push(Violation { invariant: invariant.to_owned(), text });
+}
+
 /// Cheap to clone; all clones are the same world.
 #[derive(Clone)]
 pub struct World {
@@ -99,7 +110,7 @@ struct Inner {
     chance: Stream,
     net: SimNet,
     processes: Mutex<BTreeMap<ProcessId, Process>>,
-    violations: Mutex<Vec<Violation>>,
+    violations: Arc<Mutex<Vec<Violation>>>,
 }
 
 struct Process {
@@ -116,7 +127,7 @@ impl World {
             net: SimNet::new(chance.fork("net")),
             chance,
             processes: Mutex::default(),
-            violations: Mutex::default(),
+            violations: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -157,7 +168,8 @@ impl World {
         let env = Env { runtime: Arc::new(runtime), dialer: self.inner.net.dialer(&life) };
         let disk = Arc::new(process.disk.mount());
         let net = self.inner.net.clone();
-        let seat = Seat { id, address, rack, env, disk, life, net };
+        let violations = self.inner.violations.clone();
+        let seat = Seat { id, address, rack, env, disk, life, net, violations };
         process.seat = Some(seat.clone());
         drop(processes);
         let (booted, world) = (boot(seat.clone()), Arc::downgrade(&self.inner));
@@ -239,9 +251,7 @@ impl World {
 
     /// Records a broken promise; the run goes on.
     pub fn violation(&self, invariant: &str, text: impl Into<String>) {
-        let violation = Violation { invariant: invariant.to_owned(), text: text.into() };
-        trace::event("world", "VIOLATION", format_args!("{invariant}: {}", violation.text));
-        self.inner.violations.lock().push(violation);
+        record(&self.inner.violations, invariant, text.into());
     }
 
     /// Ends all processes and lets go of what their boot functions hold, which may be this world.

@@ -38,22 +38,28 @@ pub struct Global {
     #[arg(long, global = true, env = "CAIRN_CLUSTER_KEY", value_name = "FILE")]
     pub cluster_key: Option<PathBuf>,
     /// Allow addresses other than loopback without a cluster key
-    #[arg(long, global = true, env = "CAIRN_INSECURE")]
+    #[arg(long, global = true, env = "CAIRN_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     pub insecure: bool,
     /// How long to look for a leader or a node before giving up
     #[arg(long, global = true, env = "CAIRN_TIMEOUT", value_name = "TIME", default_value = "60s")]
     pub timeout: humantime::Duration,
     /// Print the result as one JSON document
-    #[arg(long, global = true, env = "CAIRN_JSON")]
+    #[arg(long, global = true, env = "CAIRN_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
     /// Print no progress and no words, only results and errors
-    #[arg(long, short = 'q', global = true, env = "CAIRN_QUIET")]
+    #[arg(long, short = 'q', global = true, env = "CAIRN_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
     pub quiet: bool,
     /// What to log to stderr, such as info or cairn_node=debug
     #[arg(long, global = true, env = "CAIRN_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// Form of log lines
-    #[arg(long, global = true, env = "CAIRN_LOG_FORMAT", value_name = "FORM", default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        env = "CAIRN_LOG_FORMAT",
+        value_name = "FORM",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 }
 

@@ -59,11 +59,13 @@ impl NodeProcess {
 
     /// SIGTERM.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        if let Some(pid) = self.pid().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-                .with_context(|| format!("terminate {}", self.name))?;
+        let pid = self.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        let Some(pid) = pid else { return Ok(()) };
+        match rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
+            // It has ended by itself.
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            told => told.with_context(|| format!("terminate {}", self.name)),
         }
-        Ok(())
     }
 
     /// Waits for the end of a process that was told to stop; kills it at the deadline.
@@ -135,8 +137,7 @@ impl Cluster {
             let name = format!("node{}", index + 1);
             let rack = format!("rack{}", index + 1);
             let data = plan.directory.join(&name);
-            std::fs::create_dir_all(&data)
-                .with_context(|| format!("create {}", data.display()))?;
+            std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
             let mut arguments: Vec<String> = ["node", "start", "--data"].map(Into::into).into();
             arguments.push(path_text(&data)?);
             for (flag, value) in [

@@ -45,7 +45,8 @@ impl Session {
     pub fn log_by_default(&self, level: &str) {
         let text = self.global.log.as_deref().unwrap_or(level);
         let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new(level));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let _ = match self.global.log_format {
             LogFormat::Text => builder.with_ansi(false).try_init(),
             LogFormat::Json => builder.json().try_init(),

@@ -182,6 +182,7 @@ impl Fake {
 
 pub struct TestRuntime(pub AtomicU64);
 
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
 impl Runtime for TestRuntime {
     fn spawn(
         &self,

@@ -165,6 +165,9 @@ pub struct RaftStatus {
     pub leader: Option<(u64, String)>,
     pub is_leader: bool,
     pub last_log: Option<u64>,
+    /// Durable here, and so perhaps acknowledged: the term voted in, and the last entry's index.
+    pub flushed_vote_term: Option<u64>,
+    pub flushed_log: Option<u64>,
     pub committed: Option<u64>,
     pub applied: Option<u64>,
     pub snapshot: Option<u64>,

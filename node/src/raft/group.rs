@@ -25,7 +25,7 @@ use super::consensus::{
     ChangeError, ConsensusConfig, GroupApi, Hooks, OpenError, ProposeError, RaftStatus, ReadError,
 };
 use super::leadership::{Leadership, LeadershipBoard};
-use super::log_store::{LogClosed, LogStore};
+use super::log_store::{FlushedWatch, LogClosed, LogStore};
 use super::machine::{CatalogueMachine, SnapshotStore, StateMachine};
 use super::network::Network;
 use super::read_index::{ReadRounds, RoundResult};
@@ -56,6 +56,7 @@ pub struct Group<Rt: AsyncRuntime, M: CatalogueMachine> {
     /// Rounds of this node as a follower: calls to the leader.
     asked_rounds: Arc<ReadRounds>,
     log_closed: Mutex<Option<LogClosed>>,
+    flushed: FlushedWatch,
 }
 
 fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
@@ -103,6 +104,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
                 .await?;
         let store =
             SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
+        let flushed = log.watch();
         let state_machine =
             StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
         let (identity, timings) = (config.identity, config.timings);
@@ -148,6 +150,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             own_rounds,
             asked_rounds,
             log_closed,
+            flushed,
         }))
     }
 
@@ -381,6 +384,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
 
     fn status(&self) -> RaftStatus {
         let metrics = self.metrics();
+        let flushed = self.flushed.get();
         let membership = metrics.membership_config.membership();
         let voter_ids: BTreeSet<u64> = membership.voter_ids().collect();
         let addresses = membership.nodes().map(|(id, node)| (*id, node.addr.clone()));
@@ -393,6 +397,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
             leader,
             is_leader: is_self,
             last_log: metrics.last_log_index,
+            flushed_vote_term: flushed.vote.map(|vote| vote.leader_id.term),
+            flushed_log: flushed.last,
             committed: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),
             snapshot: index(&metrics.snapshot),

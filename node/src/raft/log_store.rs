@@ -73,6 +73,39 @@ struct Memory {
     recent_bytes: usize,
     sequence: u64,
     durable_sequence: u64,
+    flushed: Flushed,
+}
+
+/// What is durable here, and may have been acknowledged to others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushed {
+    pub vote: Option<Vote>,
+    /// Index of the last entry, or of the last purged one.
+    pub last: Option<u64>,
+}
+
+impl Flushed {
+    fn note(&mut self, change: &Change) {
+        match change {
+            Change::Vote(vote) => self.vote = Some(*vote),
+            Change::Append(entries) => {
+                self.last = entries.last().map(|entry| entry.log_id.index).or(self.last);
+            }
+            Change::TruncateFrom(index) => self.last = self.last.min(index.checked_sub(1)),
+            Change::Purge(id) => self.last = self.last.max(Some(id.index)),
+            Change::Committed(_) => {}
+        }
+    }
+}
+
+/// Looks at what a running log store has made durable.
+#[derive(Clone)]
+pub struct FlushedWatch(Arc<Shared>);
+
+impl FlushedWatch {
+    pub fn get(&self) -> Flushed {
+        self.0.memory.lock().flushed
+    }
 }
 
 struct Shared {
@@ -129,6 +162,7 @@ impl LogStore {
             recent_bytes: 0,
             sequence: 0,
             durable_sequence: 0,
+            flushed: Flushed { vote: stored.vote, last: stored.last.map(|last| last.index) },
         };
         let shared = Arc::new(Shared { env: env.clone(), disk, memory: Mutex::new(memory), fatal });
         let (queue, changes) = mpsc::channel(QUEUE_MAX);
@@ -139,6 +173,10 @@ impl LogStore {
             let _ = closed_tx.send(());
         });
         Ok((Self { shared, queue }, LogClosed(closed)))
+    }
+
+    pub fn watch(&self) -> FlushedWatch {
+        FlushedWatch(self.shared.clone())
     }
 
     /// The last purged log id: what a snapshot must cover.
@@ -187,8 +225,10 @@ async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
         let mut changes = Vec::with_capacity(batch.len() + 1);
         let mut callbacks = Vec::with_capacity(batch.len());
         let mut sequence = 0;
+        let mut flushed = shared.memory.lock().flushed;
         for queued in batch.drain(..) {
             sequence = queued.sequence;
+            flushed.note(&queued.change);
             changes.push(queued.change);
             callbacks.push(queued.done);
         }
@@ -207,6 +247,7 @@ async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
         if result.is_ok() {
             let mut memory = shared.memory.lock();
             memory.durable_sequence = sequence;
+            memory.flushed = flushed;
             memory.forget_old();
         }
         for done in callbacks {

@@ -149,6 +149,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
         snapshot: SnapshotFile,
     ) -> io::Result<()> {
         let (store, machine) = (self.store.clone(), self.machine.clone());
+        let (applied, last) = (self.applied.clone(), meta.last_log_id);
         let install = move || -> Result<SnapshotFile, SnapshotError> {
             let body = snapshot_files::read_body(&*store.disk, &snapshot)?;
             // Durable under its name first: from here on the log it covers may be purged.
@@ -157,6 +158,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
                 .write()
                 .restore(&body)
                 .map_err(|why| SnapshotError::Restore { path: adopted.path.clone(), why })?;
+            // At once: who looks at machine and index together sees a pair.
+            if let Some(id) = last {
+                applied.advance(id.index);
+            }
             Ok(adopted)
         };
         let adopted = self
@@ -168,9 +173,6 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
         self.store.set_current(adopted);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        if let Some(id) = meta.last_log_id {
-            self.applied.advance(id.index);
-        }
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub use consensus::{
     Timings,
 };
 pub use leadership::{Leadership, LeadershipWatch};
-pub use log_file::LogError;
+pub use log_file::{LogError, LogSummary, inspect as inspect_log};
 pub use machine::{CatalogueMachine, Encode};
 pub use network::Resolve;
 pub use service::{Admit, Identity, RaftService};

@@ -212,6 +212,9 @@ pub fn load(
 ) -> Result<Option<SnapshotFile>, SnapshotError> {
     disk_seam.create_dir(dir).map_err(disk("creation", dir))?;
     disk_seam.sync_dir("").map_err(disk("directory sync", ""))?;
+    // A name seen here may be one that a killed process never synced, and the log is purged up to
+    // what it holds.
+    disk_seam.sync_dir(dir).map_err(disk("directory sync", dir))?;
     let mut names = Vec::new();
     for listed in disk_seam.list(dir).map_err(disk("listing", dir))? {
         let path = format!("{dir}/{}", listed.name);

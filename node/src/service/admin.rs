@@ -1,10 +1,11 @@
 //! Between nodes: joining, hello, reports, heartbeats; and a node's own status.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::command::{Body, Reply};
-use cairn_core::ids::{Incarnation, NodeId, RequestId};
+use cairn_core::ids::{Incarnation, NodeId, Nonce, RequestId};
 use cairn_core::model::Admin;
 use cairn_proto::envelope::{FEATURE_LEVEL, Reason, refuse};
 use cairn_proto::{convert, wire};
@@ -13,6 +14,9 @@ use tonic::{Request, Response, Status};
 
 use crate::heard::Pulse;
 use crate::shared::Shared;
+
+/// A hello waits this long for a leader's word; less than its caller waits.
+const HELLO_READ: Duration = Duration::from_secs(1);
 
 pub struct Service {
     shared: Arc<Shared>,
@@ -48,7 +52,7 @@ impl wire::admin_server::Admin for Service {
         let reply = self.shared.propose(RequestId(0), Body::AllocateNode(node)).await?;
         match &*reply {
             Reply::NodeAllocated { node } => {
-                self.shared.steward.ring();
+                self.shared.members.ring();
                 Ok(Response::new(wire::JoinReply {
                     cluster: self.shared.cluster.0.to_be_bytes().to_vec().into(),
                     lineage: self.shared.lineage.0.into(),
@@ -66,7 +70,9 @@ impl wire::admin_server::Admin for Service {
     ) -> Result<Response<wire::HelloReply>, Status> {
         let request = request.into_inner();
         let shared = &self.shared;
-        let refused = hello_refusal(shared, &request).unwrap_or_default();
+        // Whether a nonce is old can only be told from a view that is not older still.
+        let fresh = shared.read_index(HELLO_READ).await.is_ok();
+        let refused = hello_refusal(shared, &request, fresh).unwrap_or_default();
         Ok(Response::new(wire::HelloReply {
             cluster: shared.cluster.0.to_be_bytes().to_vec().into(),
             lineage: shared.lineage.0.into(),
@@ -79,16 +85,18 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        let command = request
-            .into_inner()
-            .command
-            .ok_or_else(|| Status::invalid_argument("no command"))?;
+        let command =
+            request.into_inner().command.ok_or_else(|| Status::invalid_argument("no command"))?;
         let command = convert::command_from_wire(command)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if !is_a_nodes_own(&command.body) {
             return Err(Status::permission_denied("not a report"));
         }
+        let registers = matches!(command.body, Body::Register { .. });
         let reply = self.shared.propose(command.request, command.body).await?;
+        if registers {
+            self.shared.members.ring();
+        }
         Ok(Response::new(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&reply)) }))
     }
 
@@ -100,13 +108,19 @@ impl wire::admin_server::Admin for Service {
         let Some(leader_clock_ms) = self.shared.leader_clock_ms() else {
             return Err(self.shared.not_leader());
         };
+        let (node, incarnation) = (NodeId(request.node), Incarnation(request.incarnation));
+        match pulse_standing(&self.shared, node, incarnation) {
+            Standing::Current => {}
+            Standing::NotYet => return Ok(Response::new(wire::HeartbeatReply { leader_clock_ms })),
+            Standing::Void(text) => return Err(refuse(Reason::StaleIdentity, text)),
+        }
         let pulse = Pulse {
-            incarnation: Incarnation(request.incarnation),
+            incarnation,
             at: Instant::now(),
             available_bytes: request.available_bytes,
             bytes_in_flight: request.bytes_in_flight,
         };
-        self.shared.heard.record(NodeId(request.node), pulse);
+        self.shared.heard.record(node, pulse);
         Ok(Response::new(wire::HeartbeatReply { leader_clock_ms }))
     }
 
@@ -118,8 +132,32 @@ impl wire::admin_server::Admin for Service {
     }
 }
 
+/// What a leader makes of a heartbeat.
+enum Standing {
+    Current,
+    /// This leader has not applied that registration yet.
+    NotYet,
+    /// The process must not go on.
+    Void(String),
+}
+
+fn pulse_standing(shared: &Shared, node: NodeId, incarnation: Incarnation) -> Standing {
+    shared.read(|catalogue| match catalogue.node(node) {
+        None => Standing::NotYet,
+        Some(record) if record.admin == Admin::Removed => {
+            Standing::Void(format!("node {node} was removed from the cluster"))
+        }
+        Some(record) if record.incarnation > incarnation => Standing::Void(format!(
+            "another process has registered as node {node} (incarnation {}, not {incarnation})",
+            record.incarnation
+        )),
+        Some(record) if record.incarnation < incarnation => Standing::NotYet,
+        Some(_) => Standing::Current,
+    })
+}
+
 /// Why the directory that says hello must not come back, as far as this node has applied.
-fn hello_refusal(shared: &Shared, request: &wire::HelloRequest) -> Option<String> {
+fn hello_refusal(shared: &Shared, request: &wire::HelloRequest, fresh: bool) -> Option<String> {
     let node = NodeId(request.node);
     shared.read(|catalogue| {
         let record = catalogue.node(node)?;
@@ -131,20 +169,26 @@ fn hello_refusal(shared: &Shared, request: &wire::HelloRequest) -> Option<String
         }
         let nonce = record.nonce.0.to_be_bytes();
         let known = request.nonces.iter().any(|said| *said == nonce.as_slice());
-        if record.incarnation != Incarnation(0) && !known {
-            return Some(format!("the data directory of node {node} is older than its registration"));
+        if fresh && record.incarnation != Incarnation(0) && !known {
+            return Some(format!(
+                "the data directory of node {node} is older than its registration"
+            ));
         }
         None
     })
 }
 
-/// Whether a Raft message from `sender` may be heeded: a node that runs on a copied or rolled
-/// back directory carries a nonce the catalogue does not know. A record older than the sender's
-/// registration proves nothing, so only a removed node is refused on the record alone.
-pub fn admit_raft(catalogue: &Catalogue, sender: NodeId) -> Result<(), Status> {
+/// Whether a Raft message from `sender` may be heeded. Not from a removed node, and not from a
+/// process whose registration another one has replaced: it runs on a copied or rolled back
+/// directory. A nonce that is merely unknown proves nothing: this catalogue may be behind.
+pub fn admit_raft(catalogue: &Catalogue, sender: NodeId, nonce: Nonce) -> Result<(), Status> {
     let record = catalogue.node(sender);
     if record.is_some_and(|record| record.admin == Admin::Removed) {
         let text = format!("node {sender} was removed from the cluster");
+        return Err(refuse(Reason::StaleIdentity, text));
+    }
+    if catalogue.is_superseded(sender, nonce) {
+        let text = format!("another process has registered as node {sender}");
         return Err(refuse(Reason::StaleIdentity, text));
     }
     Ok(())
@@ -153,9 +197,9 @@ pub fn admit_raft(catalogue: &Catalogue, sender: NodeId) -> Result<(), Status> {
 pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
     let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
     let held = shared.store.stats();
-    let available_bytes = shared.store.room().await.map_or(0, |room| room.available);
+    let (available_bytes, _) = shared.room().await;
     let counters = &shared.counters;
-    let usage = crate::process::usage();
+    let usage = (shared.usage)();
     let node = shared.node;
     let fetches_pending = shared.read(|catalogue| catalogue.node_tally(node).assigned);
     wire::NodeStatusReply {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairn_core::catalogue::{Catalogue, ListQuery};
 use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, Step};
+use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest, Step};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::Liveness;
 use cairn_core::placement::{self, Loads};
@@ -128,6 +128,9 @@ impl wire::catalogue_server::Catalogue for Service {
         if !is_clients(&command.body) {
             return Err(Status::permission_denied("this command is the cluster's own"));
         }
+        if command.request == RequestId(0) {
+            return Err(Status::invalid_argument("a client's command carries a request id"));
+        }
         if !self.shared.consensus.is_leader() {
             return Err(self.shared.not_leader());
         }
@@ -205,9 +208,9 @@ impl wire::catalogue_server::Catalogue for Service {
             .collect::<Result<_, _>>()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.linearizable(request.deadline_ms).await?;
-        let segments = self.shared.read(|catalogue| {
-            digests.iter().map(|digest| located(catalogue, *digest)).collect()
-        });
+        let segments = self
+            .shared
+            .read(|catalogue| digests.iter().map(|digest| located(catalogue, *digest)).collect());
         Ok(Response::new(wire::LocateReply { segments }))
     }
 
@@ -218,8 +221,8 @@ impl wire::catalogue_server::Catalogue for Service {
         let index = self.linearizable(request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
         let summary = shared.copy().summary();
-        let (nodes, cluster) = shared
-            .read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
+        let (nodes, cluster) =
+            shared.read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
         let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
         Ok(Response::new(wire::StatusReply {
             cluster: cluster.id.0.to_be_bytes().to_vec().into(),

@@ -12,7 +12,12 @@ use tokio::time::Instant;
 use crate::shared::Shared;
 
 /// Waits until nothing of `checkpoint` lacks replicas, or `deadline`.
-pub async fn until_durable(shared: &Shared, checkpoint: CheckpointId, part: u32, deadline: Instant) {
+pub async fn until_durable(
+    shared: &Shared,
+    checkpoint: CheckpointId,
+    part: u32,
+    deadline: Instant,
+) {
     let mut lacking: Vec<SegmentId> =
         shared.read(|catalogue| catalogue.lacking_if_sealed(checkpoint, part));
     while !lacking.is_empty() && Instant::now() < deadline && shared.consensus.is_leader() {

@@ -18,10 +18,7 @@ use super::admin::node_status;
 use crate::shared::Shared;
 
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
-        .with_state(shared)
+    Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(shared)
 }
 
 /// Serving: registered, and a leader is known.
@@ -63,10 +60,25 @@ async fn render(shared: &Shared) -> String {
         ("segment_bytes_fetched_total", "counter", "bytes by catch-up", status.bytes_fetched),
         ("segments_destroyed_total", "counter", "files removed", counters.segments_destroyed.get()),
         ("segments_quarantined_total", "counter", "files set aside", status.segments_quarantined),
-        ("segments_recovered_total", "counter", "taken back from quarantine", counters.segments_recovered.get()),
-        ("suspects_confirmed_total", "counter", "bad replicas found", counters.suspects_confirmed.get()),
+        (
+            "segments_recovered_total",
+            "counter",
+            "taken back from quarantine",
+            counters.segments_recovered.get(),
+        ),
+        (
+            "suspects_confirmed_total",
+            "counter",
+            "bad replicas found",
+            counters.suspects_confirmed.get(),
+        ),
         ("reports_sent_total", "counter", "report batches", counters.reports_sent.get()),
-        ("reports_refused_total", "counter", "reports with a stale epoch", counters.reports_refused.get()),
+        (
+            "reports_refused_total",
+            "counter",
+            "reports with a stale epoch",
+            counters.reports_refused.get(),
+        ),
         ("available_bytes", "gauge", "room for segment data", status.available_bytes),
         ("capacity_bytes", "gauge", "configured capacity", status.total_bytes),
         ("slots_assigned", "gauge", "slots without a durable file yet", status.fetches_pending),
@@ -75,8 +87,18 @@ async fn render(shared: &Shared) -> String {
         ("checkpoints_committed", "gauge", "committed checkpoints", summary.checkpoints_committed),
         ("checkpoints_open", "gauge", "uploads in progress", summary.checkpoints_open),
         ("cluster_segments", "gauge", "segment records", summary.segments),
-        ("cluster_segments_below_replicas", "gauge", "with fewer than R that count", summary.segments_below),
-        ("cluster_segments_unavailable", "gauge", "with none that counts", summary.segments_unavailable),
+        (
+            "cluster_segments_below_replicas",
+            "gauge",
+            "with fewer than R that count",
+            summary.segments_below,
+        ),
+        (
+            "cluster_segments_unavailable",
+            "gauge",
+            "with none that counts",
+            summary.segments_unavailable,
+        ),
     ];
     let mut text = String::new();
     for (name, kind, help, value) in rows {

@@ -214,7 +214,8 @@ async fn serve_blocks(
 }
 
 fn digest(bytes: &[u8]) -> Result<SegmentDigest, Status> {
-    convert::digest_from_wire("digest", bytes).map_err(|error| Status::invalid_argument(error.to_string()))
+    convert::digest_from_wire("digest", bytes)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// What the store says, as a caller elsewhere should take it.
@@ -225,10 +226,10 @@ pub fn store_status(error: &StoreError) -> Status {
         StoreError::NotWanted(_) => refuse(Reason::StaleSlot, text),
         StoreError::NoSpace { .. } => refuse(Reason::NoSpace, text),
         StoreError::Busy { .. } => refuse(Reason::Busy, text),
-        StoreError::WrongDigest(_) | StoreError::Damaged { .. } => {
-            refuse(Reason::WrongBytes, text)
+        StoreError::WrongDigest(_) | StoreError::Damaged { .. } => refuse(Reason::WrongBytes, text),
+        StoreError::WrongLength { .. } | StoreError::SegmentLength { .. } => {
+            Status::invalid_argument(text)
         }
-        StoreError::WrongLength { .. } | StoreError::SegmentLength { .. } => Status::invalid_argument(text),
         _ => Status::internal(text),
     }
 }

@@ -187,15 +187,19 @@ impl SegmentStore {
                     Err(_) => continue,
                 };
                 let job = Arc::clone(&inner);
+                let bytes = copy.bytes;
                 inner
                     .data(move || {
-                        let _guard = guard;
                         if !condition() {
                             return Err(StoreError::NotWanted(digest));
                         }
                         job.bring_back(&copy, digest, len)
                     })
                     .await?;
+                // Once the job is over, not in it: whoever finds the digest here may report it.
+                inner.books.leave_quarantine(digest, bytes);
+                inner.books.enter(digest, len);
+                drop(guard);
                 return Ok(true);
             }
             Ok(false)
@@ -319,8 +323,6 @@ impl Inner {
         file.sync().map_err(|error| self.fatal("sync", &path, error))?;
         self.take_place(&path, digest)?;
         self.sync_dir(QUARANTINE)?;
-        self.books.leave_quarantine(digest, copy.bytes);
-        self.books.enter(digest, len);
         tracing::info!(%digest, len, "segment recovered from quarantine");
         Ok(())
     }

@@ -233,13 +233,12 @@ impl Writer {
         let guard = inner.locks.lock(digest).await;
         let last = current.map(|buffer| (launched, buffer, filled));
         let job = Arc::clone(&inner);
-        inner
+        let sealed = inner
             .data(move || {
-                let _guard = guard;
                 if job.books.len_of(digest).is_some() {
                     // Someone else stored the same bytes first.
                     tmp.remove(&*job.disk);
-                    return Ok(Stored { digest, len, existed: true });
+                    return Ok(None);
                 }
                 let sealed = job.seal(&tmp, digest, len, values, last).and_then(|()| {
                     if !condition() {
@@ -248,20 +247,24 @@ impl Writer {
                     job.take_place(&tmp.path, digest)
                 });
                 match sealed {
-                    Ok(()) => {
-                        job.books.enter(digest, len);
-                        tmp.renamed();
-                        add(&job.counters.segments_written, 1);
-                        add(&job.counters.bytes_written, len);
-                        Ok(Stored { digest, len, existed: false })
-                    }
+                    Ok(()) => Ok(Some(tmp)),
                     Err(error) => {
                         tmp.remove(&*job.disk);
                         Err(error)
                     }
                 }
             })
-            .await
+            .await?;
+        let existed = sealed.is_none();
+        if let Some(tmp) = sealed {
+            // Once the job is over, not in it: whoever finds the digest here may report it.
+            inner.books.enter(digest, len);
+            tmp.renamed();
+            add(&inner.counters.segments_written, 1);
+            add(&inner.counters.bytes_written, len);
+        }
+        drop(guard);
+        Ok(Stored { digest, len, existed })
     }
 }
 

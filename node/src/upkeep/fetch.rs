@@ -39,7 +39,9 @@ pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchErr
         }
         Ok(false) => {}
         Err(StoreError::NotWanted(_)) => return Err(FetchError::NotWanted),
-        Err(error) => tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine"),
+        Err(error) => {
+            tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine")
+        }
     }
     let mut last = FetchError::NoSource;
     for source in &fetch.sources {
@@ -65,10 +67,7 @@ fn is_wanted(shared: &Shared, digest: &SegmentDigest) -> bool {
 }
 
 /// [`is_wanted`] as the store asks it, under the digest's lock.
-pub fn wanted(
-    shared: &Arc<Shared>,
-    digest: SegmentDigest,
-) -> impl FnOnce() -> bool + Send + use<> {
+pub fn wanted(shared: &Arc<Shared>, digest: SegmentDigest) -> impl FnOnce() -> bool + Send + use<> {
     let shared = Arc::clone(shared);
     move || is_wanted(&shared, &digest)
 }
@@ -77,8 +76,7 @@ async fn from(shared: &Arc<Shared>, fetch: &Fetch, source: NodeId) -> Result<(),
     let address = shared
         .address_of(source)
         .ok_or_else(|| Status::not_found(format!("node {source} is not a member")))?;
-    let message =
-        GetRequest { digest: fetch.digest.0.to_vec().into(), first_block: 0, blocks: 0 };
+    let message = GetRequest { digest: fetch.digest.0.to_vec().into(), first_block: 0, blocks: 0 };
     let mut client = SegmentsClient::new(shared.transport(&address))
         .max_decoding_message_size(cairn_core::limits::MESSAGE_BYTES_MAX);
     let call = client.get(shared.call(Some(source), message));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::ids::{Incarnation, NodeId};
+use cairn_proto::envelope::Reason;
 use cairn_proto::wire::HeartbeatRequest;
 use cairn_proto::wire::admin_client::AdminClient;
 use tokio::time::Instant;
@@ -22,13 +23,7 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 async fn beat(shared: &Shared, incarnation: Incarnation) {
-    let (available_bytes, bytes_in_flight) = match shared.store.room().await {
-        Ok(room) => (room.available, room.reserved),
-        Err(error) => {
-            tracing::warn!(%error, "cannot tell how much room there is");
-            (0, 0)
-        }
-    };
+    let (available_bytes, bytes_in_flight) = shared.room().await;
     match shared.consensus.leader() {
         Some((leader, _)) if leader == shared.node.0 => {
             let at = Instant::now();
@@ -46,6 +41,9 @@ async fn beat(shared: &Shared, incarnation: Incarnation) {
             let call = client.heartbeat(shared.call(Some(NodeId(leader)), message));
             match tokio::time::timeout(shared.call_deadline(), call).await {
                 Ok(Ok(_)) => {}
+                Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
+                    shared.banish(status.message().to_owned());
+                }
                 Ok(Err(status)) => tracing::debug!(leader, %status, "heartbeat refused"),
                 Err(_) => tracing::debug!(leader, "heartbeat not answered"),
             }

@@ -17,12 +17,18 @@ const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
 pub async fn run(shared: Arc<Shared>) {
     loop {
-        tokio::time::sleep(shared.upkeep_period()).await;
+        shared.members.wait(shared.upkeep_period()).await;
         remember_peers(&shared).await;
-        if shared.consensus.is_leader()
-            && let Err(error) = round(&shared).await
-        {
-            tracing::debug!(%error, "membership change not done; tried again later");
+        if !shared.consensus.is_leader() {
+            continue;
+        }
+        match round(&shared).await {
+            Ok(false) => {}
+            // One change at a time, but no pause between them.
+            Ok(true) => shared.members.ring(),
+            Err(error) => {
+                tracing::debug!(%error, "membership change not done; tried again later");
+            }
         }
     }
 }
@@ -42,8 +48,11 @@ async fn remember_peers(shared: &Arc<Shared>) {
     }
 }
 
-/// One change at the most.
-async fn round(shared: &Arc<Shared>) -> Result<(), String> {
+/// One change at the most; whether there was one.
+async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
+    // A leader that has not applied everything may not know a member yet.
+    let fresh = shared.read_index(shared.call_deadline()).await;
+    fresh.map_err(|status| status.message().to_owned())?;
     let status = shared.consensus.status();
     let members: BTreeMap<&u64, &String> = status.voters.iter().chain(&status.learners).collect();
     let text = |error: ChangeError| error.to_string();
@@ -64,32 +73,43 @@ async fn round(shared: &Arc<Shared>) -> Result<(), String> {
             Some(known) if *known == address => {}
             Some(_) => {
                 tracing::info!(node = id, address, "a Raft member has a new address");
-                return shared.consensus.set_address(*id, address).await.map_err(text);
+                return shared
+                    .consensus
+                    .set_address(*id, address)
+                    .await
+                    .map(|()| true)
+                    .map_err(text);
             }
             None => {
                 tracing::info!(node = id, address, "adding a Raft learner");
-                return shared.consensus.add_learner(*id, address).await.map_err(text);
+                return shared
+                    .consensus
+                    .add_learner(*id, address)
+                    .await
+                    .map(|()| true)
+                    .map_err(text);
             }
         }
     }
     if status.joint {
         // A change that a former leader left half done is finished first.
         let voters = status.voters.keys().copied().collect();
-        return shared.consensus.change_voters(voters).await.map_err(text);
+        return shared.consensus.change_voters(voters).await.map(|()| true).map_err(text);
     }
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
     let candidates = candidates(shared, &status);
     if let Some(change) = voters::next_change(&current, &candidates) {
         tracing::info!(?change, "changing Raft voters");
-        return change_voters(shared, &current, change).await.map_err(text);
+        return change_voters(shared, &current, change).await.map(|()| true).map_err(text);
     }
     for id in removed {
         if members.contains_key(&id) && !current.contains(&NodeId(id)) {
             tracing::info!(node = id, "removing a Raft learner");
-            return shared.consensus.remove_learners(BTreeSet::from([id])).await.map_err(text);
+            let gone = shared.consensus.remove_learners(BTreeSet::from([id])).await;
+            return gone.map(|()| true).map_err(text);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// What the pure choice of voters looks at.

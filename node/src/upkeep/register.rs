@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
+use cairn_core::ids::{Cookie, Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::SlotState;
 use cairn_proto::envelope::FEATURE_LEVEL;
 use cairn_proto::seam::Lane;
 use tonic::Status;
 
-use crate::identity::{IdentityError, IdentityFile};
+use crate::identity::{Identity, IdentityError, IdentityFile, PENDING_NONCES_MAX};
 use crate::report::{is_passing, report_to, to_leader};
 use crate::shared::Shared;
 use crate::upkeep::suspect::set_aside;
@@ -26,7 +26,7 @@ use crate::upkeep::suspect::set_aside;
 /// What a starting process knows of its own registration.
 pub struct Registration {
     pub identity: IdentityFile,
-    pub cookie: cairn_core::ids::Cookie,
+    pub cookie: Cookie,
     /// Nonces the directory remembers.
     pub previous: Vec<Nonce>,
     /// This process's own.
@@ -35,11 +35,22 @@ pub struct Registration {
 
 /// Registers, waits until that is applied here, takes inventory. Returns the incarnation.
 pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Incarnation> {
-    let incarnation = register(shared, &registration).await?;
-    if let Err(error) = remember(shared, registration).await {
-        (shared.fatal)(error.to_string());
-        return None;
-    }
+    let Registration { identity, cookie, previous, nonce } = registration;
+    wait_for_somebody(shared).await;
+    // The nonce is on disk before anyone hears it: whatever becomes of the registration, the
+    // next process knows this one too.
+    let announce = update(shared, identity, move |known| {
+        let nonces = &mut known.pending_nonces;
+        nonces.drain(..(nonces.len() + 1).saturating_sub(PENDING_NONCES_MAX));
+        nonces.push(nonce);
+    });
+    let identity = fatal_on_error(shared, announce.await)?;
+    let incarnation = register(shared, cookie, previous, nonce).await?;
+    let settle = update(shared, identity, move |known| {
+        known.registered_nonce = Some(nonce);
+        known.pending_nonces.clear();
+    });
+    fatal_on_error(shared, settle.await)?;
     wait_applied(shared, incarnation).await;
     // From here on this process speaks for the node.
     *shared.incarnation.lock() = Some(incarnation);
@@ -52,22 +63,45 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
     Some(incarnation)
 }
 
-/// Writes down that this process's nonce is the registered one.
-async fn remember(shared: &Arc<Shared>, registration: Registration) -> Result<(), IdentityError> {
-    let Registration { mut identity, nonce, .. } = registration;
-    let mut known = identity.identity().clone();
-    known.registered_nonce = Some(nonce);
-    known.pending_nonce = None;
-    shared.env.blocking(Lane::Log, move || identity.update(known)).await
+/// Waits until there is somebody to register with: a node that starts over and over without a
+/// cluster must not fill its identity with nonces nobody heard.
+async fn wait_for_somebody(shared: &Arc<Shared>) {
+    let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
+    while shared.consensus.leader().is_none() && shared.peers.remembered().is_empty() {
+        tokio::time::sleep(shared.env.jitter(pause)).await;
+    }
 }
 
-async fn register(shared: &Arc<Shared>, registration: &Registration) -> Option<Incarnation> {
+/// Changes the identity file, durably.
+async fn update(
+    shared: &Arc<Shared>,
+    mut file: IdentityFile,
+    change: impl FnOnce(&mut Identity) + Send + 'static,
+) -> Result<IdentityFile, IdentityError> {
+    let write = move || {
+        let mut known = file.identity().clone();
+        change(&mut known);
+        file.update(known).map(|()| file)
+    };
+    shared.env.blocking(Lane::Log, write).await
+}
+
+fn fatal_on_error<T>(shared: &Arc<Shared>, result: Result<T, IdentityError>) -> Option<T> {
+    result.map_err(|error| (shared.fatal)(error.to_string())).ok()
+}
+
+async fn register(
+    shared: &Arc<Shared>,
+    cookie: Cookie,
+    previous: Vec<Nonce>,
+    nonce: Nonce,
+) -> Option<Incarnation> {
     let config = &shared.config;
     let body = Body::Register {
         node: shared.node,
-        cookie: registration.cookie,
-        previous: registration.previous.clone(),
-        nonce: registration.nonce,
+        cookie,
+        previous,
+        nonce,
         host: config.host.clone(),
         rack: config.rack.clone(),
         address: config.address.clone(),
@@ -77,7 +111,7 @@ async fn register(shared: &Arc<Shared>, registration: &Registration) -> Option<I
     match until_answered(shared, body).await {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
         Ok(Reply::Refused(refusal)) => {
-            (shared.fatal)(register_refusal(&refusal));
+            shared.banish(register_refusal(&refusal));
             None
         }
         Ok(other) => {
@@ -96,7 +130,9 @@ fn register_refusal(refusal: &Refusal) -> String {
         Refusal::StaleIdentity { .. } => {
             "; it may be an older copy: start on an empty directory with --join instead"
         }
-        Refusal::NodeRemoved(_) => "; start on an empty directory with --join to come back as a new node",
+        Refusal::NodeRemoved(_) => {
+            "; start on an empty directory with --join to come back as a new node"
+        }
         _ => "",
     };
     format!("{refusal}{hint}")
@@ -138,9 +174,8 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
 async fn wait_applied(shared: &Arc<Shared>, incarnation: Incarnation) {
     loop {
         let applied = shared.consensus.applied();
-        let seen = shared.read(|catalogue| {
-            catalogue.node(shared.node).map(|record| record.incarnation)
-        });
+        let seen =
+            shared.read(|catalogue| catalogue.node(shared.node).map(|record| record.incarnation));
         if seen.is_some_and(|seen| seen >= incarnation) {
             return;
         }

@@ -24,7 +24,7 @@ fn registered() -> Identity {
     Identity {
         node: Some(NodeId(0)),
         registered_nonce: Some(Nonce(9)),
-        pending_nonce: Some(Nonce(10)),
+        pending_nonces: vec![Nonce(10), Nonce(11)],
         ..identity()
     }
 }
@@ -47,7 +47,7 @@ fn identity_is_read_back_after_every_update() {
 
 #[test]
 fn torn_slot_falls_back_to_the_one_before_and_is_written_next() {
-    for spot in 0..512 {
+    for spot in 0..1024 {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
         IdentityFile::create(&disk, identity()).unwrap().update(registered()).unwrap();
         // Generation 2 stands in slot 0.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use cairn_core::ids::SegmentDigest;
 use cairn_node::disk::Disk;
 use cairn_node::disk::files::FileDisk;
-use cairn_proto::host::TokioHost;
 use cairn_node::store::{Begin, Found, SegmentStore, StoreConfig, StoreError, Stored};
+use cairn_proto::host::TokioHost;
 use cairn_proto::seam::{Dialer, Env, Transport};
 use parking_lot::Mutex;
 

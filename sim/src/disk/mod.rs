@@ -210,6 +210,16 @@ impl SimDisk {
         paths
     }
 
+    /// Identity of the file at a path: the same as long as nobody replaces it.
+    pub fn file_id(&self, path: &str) -> Option<u64> {
+        self.state.lock().tree.find(path)
+    }
+
+    /// How often a process that used this disk has ended.
+    pub fn crashes(&self) -> u64 {
+        self.state.lock().generation
+    }
+
     /// Jobs whose effects are not settled: a crash now cuts into them.
     pub fn jobs_in_flight(&self) -> usize {
         self.state.lock().tree.jobs.len()

@@ -2,6 +2,7 @@
 //! broken promises to it.
 
 pub mod layer;
+pub mod slice;
 
 use futures::future::BoxFuture;
 
@@ -11,11 +12,18 @@ use crate::world::World;
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
 /// Every scenario: its name, a line about it, and how to play it. The first is the default.
-pub const SCENARIOS: [(&str, &str, Play); 1] = [(
-    "layer",
-    "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
-    layer::play,
-)];
+pub const SCENARIOS: [(&str, &str, Play); 2] = [
+    (
+        "slice",
+        "three real nodes and a client; the leader loses power in the middle of a put",
+        slice::play,
+    ),
+    (
+        "layer",
+        "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
+        layer::play,
+    ),
+];
 
 /// The scenario of that name.
 pub fn find(name: &str) -> Option<Play> {

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytesize::ByteSize;
-use cairn_client::{
-    Client, GetOptions, LocalSink, LocalSource, MemorySource, PutOptions, Wait,
-};
+use cairn_client::{Client, GetOptions, LocalSink, LocalSource, MemorySource, PutOptions, Wait};
 use cairn_core::ids::{Address, Namespace, Selector, Step};
 use cairn_node::process;
 use clap::{Args, ValueEnum};
@@ -53,7 +51,7 @@ pub struct BenchArgs {
     /// Callers at once (meta)
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     parallel: u64,
-    /// Where nodes' data and copies go [default: a temporary directory]
+    /// Where a temporary directory for nodes' data and copies is made [default: the system's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Measure the cluster at --endpoints instead of three nodes of its own
@@ -69,20 +67,13 @@ enum What {
 }
 
 pub fn run(session: &Session, args: BenchArgs) -> Outcome {
-    let temporary;
-    let root = match &args.dir {
-        Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-            dir.clone()
-        }
-        None => {
-            temporary = tempfile::Builder::new()
-                .prefix("cairn-bench-")
-                .tempdir()
-                .context("create a temporary directory")?;
-            temporary.path().to_owned()
-        }
-    };
+    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&parent).with_context(|| format!("create {}", parent.display()))?;
+    let temporary = tempfile::Builder::new()
+        .prefix("cairn-bench-")
+        .tempdir_in(&parent)
+        .context("create a temporary directory")?;
+    let root = temporary.path().to_owned();
     let mut cluster = None;
     if !args.external {
         let mut own = Cluster::plan(&ClusterPlan {
@@ -159,10 +150,7 @@ impl Bench<'_> {
         cpu_ms as f64 / 1000.0
     }
 
-    async fn timed(
-        &self,
-        work: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<Run, Failure> {
+    async fn timed(&self, work: impl Future<Output = Result<(), Failure>>) -> Result<Run, Failure> {
         let nodes_before = self.nodes_cpu().await;
         let own_before = process::usage().cpu_ms;
         let began = Instant::now();
@@ -277,7 +265,11 @@ impl Bench<'_> {
         self.output.result(&document, || {
             let rows = [
                 ["", "GiB/s", "seconds"].map(str::to_owned).to_vec(),
-                vec![format!("cairn {what}"), format!("{:.3}", gib / seconds), format!("{seconds:.2}")],
+                vec![
+                    format!("cairn {what}"),
+                    format!("{:.3}", gib / seconds),
+                    format!("{seconds:.2}"),
+                ],
                 vec![limit_name.to_owned(), format!("{:.3}", gib / limit), format!("{limit:.2}")],
                 vec!["ratio".to_owned(), format!("{ratio:.2}"), String::new()],
                 vec!["CPU s/GiB client".to_owned(), format!("{client_cpu:.2}"), String::new()],
@@ -408,7 +400,8 @@ fn touch_memory(count: u64) {
 
 /// `count` fsynced copies of `file`, all at once.
 fn plain_copies(file: &Path, root: &Path, count: usize) -> anyhow::Result<()> {
-    let targets: Vec<PathBuf> = (0..count).map(|index| root.join(format!("copy-{index}"))).collect();
+    let targets: Vec<PathBuf> =
+        (0..count).map(|index| root.join(format!("copy-{index}"))).collect();
     std::thread::scope(|scope| {
         let copies: Vec<_> =
             targets.iter().map(|target| scope.spawn(|| plain_copy(file, target, true))).collect();

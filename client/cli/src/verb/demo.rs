@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use cairn_client::{
-    Client, GetProgress, GetOptions, GetReport, LocalSink, LocalSource, Progress, PutOptions,
+    Client, GetOptions, GetProgress, GetReport, LocalSink, LocalSource, Progress, PutOptions,
     PutReport, Wait,
 };
 use cairn_core::ids::{Address, Namespace, Selector, Step};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::children::{Cluster, ClusterPlan};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::generate;
-use crate::output::{Output, bytes, plural, table};
+use crate::output::{Output, bytes, table};
 use crate::session::{Session, interruptible};
 
 /// Bytes of a generated checkpoint.
@@ -51,6 +51,11 @@ pub fn run(session: &Session, args: DemoArgs) -> Outcome {
     let root = match &args.dir {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+            let mut entries = std::fs::read_dir(dir).context("read the directory")?;
+            if entries.next().is_some() {
+                return Err(Failure::usage(format!("{} is not empty", dir.display()))
+                    .with_hint("the demo keeps everything in a new or empty directory"));
+            }
             dir.clone()
         }
         None => {
@@ -138,11 +143,12 @@ impl Demo {
         self.restore_second(client).await?;
         self.bring_back(client).await?;
         self.after = self.served(client).await;
-        self.note(format!("stopping; {} and the rest is history", plural(first.files, "file")));
+        ensure!(first.full == Some(true), "step 1000 did not reach all replicas in time");
         self.cluster.stop(STOP_DEADLINE)
     }
 
     fn prepare(&mut self) -> anyhow::Result<()> {
+        let mut made = 0;
         for (index, source) in self.sources.clone().iter().enumerate() {
             if index == 0 && !self.generated {
                 continue;
@@ -150,12 +156,13 @@ impl Demo {
             std::fs::create_dir_all(source)
                 .with_context(|| format!("create {}", source.display()))?;
             let file = source.join("model.safetensors");
-            generate::safetensors(&file, GENERATED_BYTES, index as u64)?;
+            made = generate::safetensors(&file, GENERATED_BYTES, index as u64)?;
             std::fs::write(source.join("config.json"), format!("{{\"step\": {index}}}\n"))
                 .context("write config.json")?;
         }
-        let count = if self.generated { "two safetensors checkpoints" } else { "a second checkpoint" };
-        self.note(format!("made {count} of {}, from random numbers", bytes(GENERATED_BYTES)));
+        let count =
+            if self.generated { "two safetensors checkpoints" } else { "a second checkpoint" };
+        self.note(format!("made {count} of {}, from random numbers", bytes(made)));
         Ok(())
     }
 
@@ -337,7 +344,8 @@ impl Demo {
             rows.push(vec![format!("{:.2} s", event.at.as_secs_f64()), event.text.clone()]);
         }
         let mut text = format!("\n{}\n", table(&rows));
-        let heads = ["NODE", "RACK", "TAKEN BEFORE", "AFTER", "SERVED BEFORE", "AFTER", "CAUGHT UP"];
+        let heads =
+            ["NODE", "RACK", "TAKEN BEFORE", "AFTER", "SERVED BEFORE", "AFTER", "CAUGHT UP"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         let cell = |served: &Served, index: usize, pick: fn(&NodeStatusReply) -> u64| {
             let status = served.get(index).and_then(Option::as_ref);
@@ -366,7 +374,7 @@ impl Demo {
 }
 
 fn percent(done: u64, total: u64) -> u64 {
-    if total == 0 { 0 } else { done * 100 / total }
+    (done * 100).checked_div(total).unwrap_or(0)
 }
 
 fn namespace() -> anyhow::Result<Namespace> {
@@ -465,12 +473,15 @@ fn same_files(original: &Path, restored: &Path) -> anyhow::Result<u64> {
 
 fn same_file(original: &Path, restored: &Path) -> anyhow::Result<u64> {
     use std::io::Read;
-    let open = |path: &Path| {
-        std::fs::File::open(path).with_context(|| format!("open {}", path.display()))
-    };
+    let open =
+        |path: &Path| std::fs::File::open(path).with_context(|| format!("open {}", path.display()));
     let (mut a, mut b) = (open(original)?, open(restored)?);
     let len = a.metadata().context("measure")?.len();
-    ensure!(len == b.metadata().context("measure")?.len(), "{} differs in length", restored.display());
+    ensure!(
+        len == b.metadata().context("measure")?.len(),
+        "{} differs in length",
+        restored.display()
+    );
     let (mut left, mut right) = (vec![0; BLOCK_BYTES as usize], vec![0; BLOCK_BYTES as usize]);
     let mut done = 0;
     while done < len {

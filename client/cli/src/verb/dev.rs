@@ -32,8 +32,7 @@ pub struct DevArgs {
 }
 
 pub fn run(session: &Session, args: DevArgs) -> Outcome {
-    std::fs::create_dir_all(&args.dir)
-        .with_context(|| format!("create {}", args.dir.display()))?;
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let mut cluster = Cluster::plan(&ClusterPlan {
         program: std::env::current_exe().context("find this program")?,
         directory: args.dir.clone(),
@@ -50,7 +49,15 @@ pub fn run(session: &Session, args: DevArgs) -> Outcome {
         let client = session.client_of(&endpoints)?;
         tokio::pin!(stop);
         let ready = async {
-            let status = client.status().await.map_err(client_failure)?;
+            let status = loop {
+                let status = client.status().await.map_err(client_failure)?;
+                let voters = [1, 1, 3, 3, 5][usize::from(args.nodes.min(5)) - 1];
+                let in_service = status.nodes.iter().filter(|node| node.inventoried).count();
+                if in_service == usize::from(args.nodes) && status.voters >= voters {
+                    break status;
+                }
+                tokio::time::sleep(LOOK_PERIOD).await;
+            };
             output.say(format!(
                 "cluster of {} is up; data in {}",
                 crate::output::plural(status.nodes.len() as u64, "node"),

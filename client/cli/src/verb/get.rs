@@ -154,10 +154,8 @@ fn stream(session: &Session, address: &Address, args: &GetArgs) -> Outcome {
         let client = session.client()?;
         crate::session::interruptible(async {
             let name = only_file(&client, address, include).await?;
-            let mut pieces = client
-                .read_range(address, &name, start, len)
-                .await
-                .map_err(client_failure)?;
+            let mut pieces =
+                client.read_range(address, &name, start, len).await.map_err(client_failure)?;
             let mut out = std::io::stdout().lock();
             while let Some(piece) = pieces.next().await {
                 match out.write_all(&piece.map_err(client_failure)?) {

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use cairn_core::ids::NodeId;
 use cairn_core::model::Settings;
 use cairn_node::config::{NodeConfig, Origin, Timings};
+use cairn_node::identity::IdentityError;
 use cairn_node::node::StartError;
 use cairn_node::serve::{ServeConfig, ServeError, serve};
 use cairn_proto::wire::NodeInfo;
@@ -62,7 +63,7 @@ struct StartArgs {
     #[arg(long, env = "CAIRN_CAPACITY", value_name = "BYTES")]
     capacity: Option<ByteSize>,
     /// Make a new cluster if the data directory is empty
-    #[arg(long, env = "CAIRN_BOOTSTRAP", conflicts_with = "join")]
+    #[arg(long, env = "CAIRN_BOOTSTRAP", conflicts_with = "join", value_parser = clap::builder::BoolishValueParser::new())]
     bootstrap: bool,
     /// Join the cluster of these nodes if the data directory is empty
     #[arg(long, env = "CAIRN_JOIN", value_name = "HOST:PORT,...", value_delimiter = ',')]
@@ -98,8 +99,8 @@ impl StartArgs {
     /// Fills what flags and environment left open from the configuration file.
     fn with_file(mut self) -> Result<Self, Failure> {
         let Some(path) = self.config.take() else { return Ok(self) };
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let file: Self = toml::from_str(&text)
             .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
         Ok(Self {
@@ -174,7 +175,8 @@ pub fn run(session: &Session, args: NodeArgs) -> Outcome {
 
 fn start(session: &Session, args: StartArgs) -> Outcome {
     cairn_proto::host::abort_on_panic();
-    session.log_by_default("info");
+    // openraft tells every step in long lines; its warnings are enough.
+    session.log_by_default("info,openraft=warn");
     let config = args.with_file()?.checked(session)?;
     let output = session.output;
     let served = session.runtime()?.block_on(async {
@@ -191,11 +193,14 @@ fn serve_failure(error: ServeError) -> Failure {
             Exit::Usage
         }
         ServeError::Start(StartError::Join(_)) => Exit::Unreachable,
+        ServeError::Start(StartError::Identity(IdentityError::Io { .. })) => Exit::Failed,
         ServeError::Start(StartError::Identity(_) | StartError::Refused(_)) => Exit::Refused,
+        ServeError::MustNotComeBack(_) => Exit::Refused,
         _ => Exit::Failed,
     };
     let hint = match &error {
-        ServeError::Start(StartError::Identity(_) | StartError::Refused(_)) => {
+        ServeError::Start(StartError::Identity(_) | StartError::Refused(_))
+        | ServeError::MustNotComeBack(_) => {
             Some("start on an empty directory with --join to come in as a new node")
         }
         ServeError::Listen { .. } => Some("another process may be using the port"),
@@ -250,7 +255,8 @@ fn role(node: &NodeInfo, leader: u64) -> &'static str {
 }
 
 pub fn node_table(nodes: &[NodeInfo], leader: u64) -> String {
-    let heads = ["NODE", "STATE", "ROLE", "RACK", "HOST", "ADDRESS", "REPLICAS", "DATA", "CAPACITY"];
+    let heads =
+        ["NODE", "STATE", "ROLE", "RACK", "HOST", "ADDRESS", "REPLICAS", "DATA", "CAPACITY"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for node in nodes {
         let pending = match node.replicas_assigned {
@@ -273,12 +279,12 @@ pub fn node_table(nodes: &[NodeInfo], leader: u64) -> String {
 }
 
 fn remove(session: &Session, node: u64) -> Outcome {
-    session
-        .with_client(async |client| client.remove_node(NodeId(node)).await)
-        .map_err(|failure| match failure.exit {
+    session.with_client(async |client| client.remove_node(NodeId(node)).await).map_err(
+        |failure| match failure.exit {
             Exit::Refused => client_failure_not_found(failure),
             _ => failure,
-        })?;
+        },
+    )?;
     session.output.result(&json!({"removed": node}), || {
         format!("node {node} is removed; its replicas are being made elsewhere\n")
     });
@@ -288,4 +294,3 @@ fn remove(session: &Session, node: u64) -> Outcome {
 fn client_failure_not_found(failure: Failure) -> Failure {
     Failure { exit: Exit::NotFound, ..failure }.with_hint("`cairn node ls` lists the nodes")
 }
-

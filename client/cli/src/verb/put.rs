@@ -144,7 +144,8 @@ pub fn run(session: &Session, args: PutArgs) -> Outcome {
                     return result;
                 }
                 Err(_) => {
-                    let done = counters.bytes_acked.load(Relaxed) + counters.bytes_kept.load(Relaxed);
+                    let done =
+                        counters.bytes_acked.load(Relaxed) + counters.bytes_kept.load(Relaxed);
                     progress.show(done, counters.bytes_total.load(Relaxed));
                 }
             }

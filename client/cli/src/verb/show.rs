@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::ls;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::output::{bytes, table, wall_time};
+use crate::output::{bytes, plural, table, wall_time};
 use crate::session::Session;
 
 #[derive(Debug, Args)]
@@ -84,14 +84,14 @@ fn text(shown: &Shown, segments: bool) -> String {
         text.push_str(&format!("  {}  log index {}", wall_time(commit.wall_ms), commit.index));
     }
     text.push_str(&format!(
-        "\nattempt {}, {} parts, {} files, {} in {} segments\n",
+        "\nattempt {}, {}, {}, {} in {}\n",
         info.attempt,
-        info.parts.len(),
-        info.files,
+        plural(info.parts.len() as u64, "part"),
+        plural(info.files, "file"),
         bytes(info.bytes),
-        info.segments
+        plural(info.segments, "segment")
     ));
-    text.push_str(&format!("durability: {} replicas\n", ls::durability(info)));
+    text.push_str(&format!("replicas: {}\n", ls::durability(info)));
     for (key, value) in &info.labels {
         text.push_str(&format!("label {key}={value}\n"));
     }
@@ -119,11 +119,7 @@ fn text(shown: &Shown, segments: bool) -> String {
                 .filter(|slot| slot.state == SlotState::Durable)
                 .map(|slot| slot.node.to_string())
                 .collect();
-            rows.push(vec![
-                segment.digest.to_string(),
-                bytes(segment.len.into()),
-                on.join(" "),
-            ]);
+            rows.push(vec![segment.digest.to_string(), bytes(segment.len.into()), on.join(" ")]);
         }
         text.push('\n');
         text.push_str(&table(&rows));

@@ -19,9 +19,10 @@ pub fn run(session: &Session, _args: StatusArgs) -> Outcome {
     Ok(if problems(&status).is_empty() { Exit::Ok } else { Exit::BelowPolicy })
 }
 
-/// Voters that may be lost with the catalogue still writable.
+/// Voters that may still be lost with the catalogue writable: those that are down already count.
 fn voters_can_be_lost(status: &StatusReply) -> u32 {
-    status.voters.saturating_sub(1) / 2
+    let down = status.nodes.iter().filter(|node| node.voter && !node.up).count();
+    (status.voters.saturating_sub(1) / 2).saturating_sub(u32::try_from(down).unwrap_or(u32::MAX))
 }
 
 /// What is not as policy wants it, in words.
@@ -104,21 +105,18 @@ fn text(status: &StatusReply) -> String {
     if status.checkpoints_open > 0 {
         lines.push(format!("uploads    {} in progress", status.checkpoints_open));
     }
-    let data = if status.checkpoints_committed == 0 {
-        "nothing stored yet".to_owned()
-    } else {
-        format!(
-            "any {} or any {}",
+    if status.checkpoints_committed > 0 {
+        lines.push(format!(
+            "can lose   any {}, or any {}, without losing data",
             plural(u64::from(status.nodes_can_be_lost), "node"),
             plural(u64::from(status.racks_can_be_lost), "rack")
-        )
+        ));
+    }
+    let writes = match voters_can_be_lost(status) {
+        0 => "no further voter".to_owned(),
+        count => format!("any {}", plural(u64::from(count), "voter")),
     };
-    lines.push(format!("can lose   {data} without losing data"));
-    lines.push(format!(
-        "           any {} of {} without stopping writes",
-        plural(u64::from(voters_can_be_lost(status)), "voter"),
-        status.voters
-    ));
+    lines.push(format!("can lose   {writes} of {} without stopping writes", status.voters));
     let problems = problems(status);
     if problems.is_empty() {
         lines.push("health     everything is as policy wants it".to_owned());

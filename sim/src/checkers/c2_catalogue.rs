@@ -1,0 +1,30 @@
+//! C2, D4, D6: what a catalogue alone can show, on every newest one that is seen; and what the
+//! step between two of them may do (D3, D4).
+
+use cairn_core::catalogue::Catalogue;
+use cairn_core::invariants;
+
+use crate::cluster::Cluster;
+use crate::trace;
+
+#[derive(Default)]
+pub struct Checker {
+    last: (u64, Catalogue),
+    reports: u32,
+}
+
+impl Checker {
+    pub fn look(&mut self, cluster: &Cluster) {
+        let (index, catalogue) = cluster.newest();
+        if index == self.last.0 || self.reports >= super::REPORTS_MAX {
+            return;
+        }
+        trace::count("checked.catalogues", 1);
+        if let Err(text) = invariants::check(&catalogue) {
+            self.reports += 1;
+            let (name, text) = text.split_once(": ").unwrap_or(("C2", &text));
+            cluster.world().violation(name, format!("at entry {index}: {text}"));
+        }
+        self.last = (index, catalogue);
+    }
+}

@@ -1,0 +1,46 @@
+//! C3: equal applied index, equal catalogue digest on every node.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::Cluster;
+use crate::trace;
+
+/// Indexes remembered; nodes that are further apart meet again when the one behind has caught up.
+const INDEXES_MAX: usize = 20_000;
+
+#[derive(Default)]
+pub struct Checker {
+    /// The digest first seen at an applied index, and where.
+    seen: BTreeMap<u64, ([u8; 32], String)>,
+    reports: u32,
+}
+
+impl Checker {
+    pub fn look(&mut self, cluster: &Cluster) {
+        for node in cluster.running() {
+            let index = node.shared.consensus.applied();
+            if index == 0 {
+                continue;
+            }
+            let who = format!("{} life {}", node.name, node.life());
+            let digest = node.shared.read(|catalogue| catalogue.digest());
+            let (first, other) = self.seen.entry(index).or_insert_with(|| {
+                let text = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
+                let text: String = text.collect();
+                trace::event(&node.name, "applied", format_args!("{index} digest {text}"));
+                (digest, who.clone())
+            });
+            if *other != who {
+                trace::count("checked.equal_digests", 1);
+            }
+            if *first != digest && self.reports < super::REPORTS_MAX {
+                self.reports += 1;
+                let text = format!("at entry {index} {who} differs from {other}");
+                cluster.world().violation("C3", text);
+            }
+        }
+        while self.seen.len() > INDEXES_MAX {
+            self.seen.pop_first();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! D1: every `Durable` replica of an inventoried node is a sound file with the right bytes on its
+//! disk, whether its process runs or not, unless a fault was put there.
+//!
+//! A file is parsed and hashed once in each life of its process, and once more at the end.
+
+use std::collections::BTreeSet;
+
+use cairn_core::ids::SegmentDigest;
+use cairn_core::model::{Admin, SlotState};
+use cairn_node::store::format::{Footer, Header, PAGE_BYTES};
+
+use crate::cluster::{Cluster, node_id};
+use crate::disk::SimDisk;
+use crate::process::ProcessId;
+use crate::trace;
+
+#[derive(Default)]
+pub struct Checker {
+    /// Process, crashes of its disk, file.
+    sound: BTreeSet<(ProcessId, u64, u64)>,
+    hurt: BTreeSet<(ProcessId, SegmentDigest)>,
+    distrusted: BTreeSet<ProcessId>,
+    reports: u32,
+}
+
+impl Checker {
+    pub fn hurt(&mut self, process: ProcessId, digest: SegmentDigest) {
+        self.hurt.insert((process, digest));
+    }
+
+    pub fn distrust(&mut self, process: ProcessId) {
+        self.distrusted.insert(process);
+    }
+
+    pub fn look(&mut self, cluster: &Cluster) {
+        let (index, catalogue) = cluster.newest();
+        for process in cluster.nodes() {
+            let Some(disk) = cluster.disk(process) else { continue };
+            let Some(id) = node_id(&catalogue, &disk.name) else { continue };
+            let speaks = catalogue
+                .node(id)
+                .is_some_and(|node| node.inventoried && node.admin == Admin::InService);
+            if !speaks || self.distrusted.contains(&process) {
+                continue;
+            }
+            for (segment, slot) in catalogue.slots_on(id, SlotState::Durable) {
+                if self.hurt.contains(&(process, segment.digest)) {
+                    continue;
+                }
+                trace::count("checked.replicas", 1);
+                if let Err(text) = self.check(process, &disk, segment.digest)
+                    && self.reports < super::REPORTS_MAX
+                {
+                    self.reports += 1;
+                    let text = format!(
+                        "at entry {index} {} has segment {} {} as {slot:?}: {text}",
+                        disk.name, segment.id, segment.digest,
+                    );
+                    cluster.world().violation("D1", text);
+                }
+            }
+        }
+    }
+
+    fn check(
+        &mut self,
+        process: ProcessId,
+        disk: &SimDisk,
+        digest: SegmentDigest,
+    ) -> Result<(), String> {
+        let path = path_of(digest);
+        let file = disk.file_id(&path).ok_or("no such file")?;
+        let key = (process, disk.crashes(), file);
+        if !self.sound.contains(&key) {
+            // What a power cut would leave, not what the page cache holds.
+            let bytes = disk.peek_durable(&path).ok_or("its name is not durable")?;
+            verify(&bytes, digest)?;
+            self.sound.insert(key);
+            trace::count("checked.files_hashed", 1);
+        }
+        Ok(())
+    }
+}
+
+pub fn path_of(digest: SegmentDigest) -> String {
+    format!("segments/{:02x}/{digest}", digest.0[0])
+}
+
+fn verify(file: &[u8], digest: SegmentDigest) -> Result<(), String> {
+    let text = |error: cairn_node::store::format::FormatError| error.to_string();
+    if file.len() < 2 * PAGE_BYTES {
+        return Err(format!("file of {} bytes", file.len()));
+    }
+    let (header, rest) = file.split_at(PAGE_BYTES);
+    let (blocks, footer) = rest.split_at(rest.len() - PAGE_BYTES);
+    let header = Header::parse(header).map_err(text)?;
+    header.check(digest, file.len() as u64).map_err(text)?;
+    Footer::parse(footer, digest, header.raw_len).map_err(text)?;
+    let raw = blocks.get(..header.raw_len as usize).ok_or("blocks cut short")?;
+    if SegmentDigest::of(raw) != digest {
+        return Err("bytes do not match the digest".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! D3: a segment file leaves its place only when the catalogue had released the slot, or for
+//! quarantine.
+//!
+//! Compared are two looks: a file that is gone while its slot is live under the same epoch in
+//! both catalogues, or that no catalogue knew, must be in quarantine. A power cut may take names
+//! that were never synced; D1 watches over those that were reported.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_core::catalogue::Catalogue;
+use cairn_core::ids::{NodeId, SegmentDigest};
+use cairn_core::model::Slot;
+
+use crate::cluster::{Cluster, node_id};
+use crate::process::ProcessId;
+use crate::trace;
+
+#[derive(Default)]
+pub struct Checker {
+    files: BTreeMap<ProcessId, BTreeSet<SegmentDigest>>,
+    catalogue: Catalogue,
+    reports: u32,
+}
+
+impl Checker {
+    /// What the next look finds is the beginning.
+    pub fn forget(&mut self, process: ProcessId) {
+        self.files.remove(&process);
+    }
+
+    pub fn look(&mut self, cluster: &Cluster) {
+        let (index, catalogue) = cluster.newest();
+        for process in cluster.nodes() {
+            let Some(disk) = cluster.disk(process) else { continue };
+            let paths = disk.paths();
+            let in_place = paths.iter().filter_map(|path| path.strip_prefix("segments/"));
+            let files: BTreeSet<SegmentDigest> =
+                in_place.filter_map(|path| path.get(3..)?.parse().ok()).collect();
+            let old = self.files.remove(&process).unwrap_or_default();
+            for gone in old.difference(&files) {
+                trace::count("checked.vanished_files", 1);
+                let Some(id) = node_id(&catalogue, &disk.name) else { continue };
+                let aside = format!("quarantine/{gone}.");
+                let allowed = paths.iter().any(|path| path.starts_with(&aside))
+                    || was_released(&self.catalogue, &catalogue, id, gone);
+                if !allowed && self.reports < super::REPORTS_MAX {
+                    self.reports += 1;
+                    let text = format!(
+                        "at entry {index} the file of {gone} is gone from {}, slot not released",
+                        disk.name
+                    );
+                    cluster.world().violation("D3", text);
+                }
+            }
+            self.files.insert(process, files);
+        }
+        self.catalogue = catalogue;
+    }
+}
+
+fn was_released(
+    before: &Catalogue,
+    after: &Catalogue,
+    node: NodeId,
+    digest: &SegmentDigest,
+) -> bool {
+    let live = |catalogue: &Catalogue| -> Option<Slot> {
+        catalogue.segment_by_digest(digest)?.live_slot_on(node).copied()
+    };
+    match (live(before), live(after)) {
+        (Some(old), Some(new)) => old.epoch != new.epoch,
+        (None, Some(_)) => true,
+        (_, None) => {
+            before.segment_by_digest(digest).is_some() || after.segment_by_digest(digest).is_some()
+        }
+    }
+}

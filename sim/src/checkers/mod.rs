@@ -1,0 +1,97 @@
+//! The named promises (DESIGN section 9), watched from outside while a cluster runs and checked
+//! once more when it has settled. One file each; a checker looks, and tells the world what is
+//! broken.
+
+mod c2_catalogue;
+mod c3_digests;
+mod d1_replicas;
+mod d2_log;
+mod d3_files;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::cluster::Cluster;
+use crate::process::ProcessId;
+
+/// How often running nodes are compared.
+const PERIOD: Duration = Duration::from_millis(50);
+/// Looks between two that go through every file.
+const FILES_EVERY: u64 = 20;
+/// A checker that has reported so often has said enough.
+const REPORTS_MAX: u32 = 5;
+
+/// All checkers of one cluster.
+#[derive(Clone)]
+pub struct Checkers {
+    cluster: Cluster,
+    all: Arc<Mutex<All>>,
+}
+
+#[derive(Default)]
+struct All {
+    c2: c2_catalogue::Checker,
+    c3: c3_digests::Checker,
+    d1: d1_replicas::Checker,
+    d2: d2_log::Checker,
+    d3: d3_files::Checker,
+}
+
+impl Checkers {
+    /// Looks at the cluster from now on, until the run ends.
+    pub fn watch(cluster: &Cluster) -> Self {
+        let checkers = Self { cluster: cluster.clone(), all: Arc::default() };
+        let watching = checkers.clone();
+        #[allow(clippy::disallowed_methods, reason = "belongs to the run, not to a process")]
+        tokio::spawn(async move {
+            let mut looks = 0;
+            loop {
+                tokio::time::sleep(PERIOD).await;
+                looks += 1;
+                watching.look(looks % FILES_EVERY == 0);
+            }
+        });
+        checkers
+    }
+
+    fn look(&self, files: bool) {
+        let mut all = self.all.lock();
+        let cluster = &self.cluster;
+        all.c3.look(cluster);
+        all.c2.look(cluster);
+        all.d3.look(cluster);
+        if files {
+            all.d1.look(cluster);
+        }
+    }
+
+    /// To be called between the crash of a node and its start.
+    pub fn crashed(&self, process: ProcessId) {
+        let mut all = self.all.lock();
+        all.d2.look(&self.cluster, process);
+        all.d3.forget(process);
+        all.d1.look(&self.cluster);
+    }
+
+    /// The file of a segment on this node was hurt on purpose.
+    pub fn hurt(&self, process: ProcessId, digest: cairn_core::ids::SegmentDigest) {
+        self.all.lock().d1.hurt(process, digest);
+    }
+
+    /// Reads on this node fail on purpose: it may take good files for bad.
+    pub fn distrust(&self, process: ProcessId) {
+        self.all.lock().d1.distrust(process);
+    }
+
+    /// The last look, at a cluster that has settled: no excuses, every byte.
+    pub async fn finish(&self) {
+        let mut all = self.all.lock();
+        all.c3.look(&self.cluster);
+        all.c2.look(&self.cluster);
+        all.d3.look(&self.cluster);
+        all.d1 = d1_replicas::Checker::default();
+        all.d1.look(&self.cluster);
+    }
+}

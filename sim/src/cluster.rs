@@ -1,0 +1,314 @@
+//! A cluster of real nodes and real clients in a [`World`], and what a scenario does to it in
+//! words: start, crash, who leads, has it converged.
+//!
+//! A simulated node's `main` is [`run_node`], as short as the real one: pieces in, routes out,
+//! wait for the reason to end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_client::{Client, ClientOptions};
+use cairn_core::catalogue::Catalogue;
+use cairn_core::ids::NodeId;
+use cairn_core::model::{Liveness, Settings, SlotState};
+use cairn_node::config::{NodeConfig, Origin, Timings};
+use cairn_node::ledger::MemoryLedger;
+use cairn_node::node::{self, Node, Pieces};
+use cairn_node::raft::LogSummary;
+use cairn_node::shared::Shared;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::disk::{Crash, SimDisk};
+use crate::process::{Life, ProcessId};
+use crate::rt::SimRt;
+use crate::trace;
+use crate::world::{Seat, Spec, World};
+
+/// How often a scenario looks whether something has come about.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A running node, for scenarios and checkers to look into.
+#[derive(Clone)]
+pub struct Running {
+    pub process: ProcessId,
+    pub name: Arc<str>,
+    pub shared: Arc<Shared>,
+    life: Arc<Life>,
+    /// Keeps the assembly alive.
+    _node: Arc<Node>,
+}
+
+impl Running {
+    pub fn catalogue(&self) -> Catalogue {
+        self.shared.copy()
+    }
+
+    /// Which life of its process this is.
+    pub fn life(&self) -> u32 {
+        self.life.number
+    }
+}
+
+/// Cheap to clone; all clones are the same cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    world: World,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    nodes: Vec<ProcessId>,
+    addresses: Vec<String>,
+    running: BTreeMap<ProcessId, Running>,
+    /// Nodes on whose disks a fault was put that may well end them.
+    excused: BTreeSet<ProcessId>,
+    /// Of each node, when it was last cleanly up; for what the checkers want to know.
+    acknowledged: BTreeMap<ProcessId, Acknowledged>,
+    /// The catalogue of the highest applied index that was seen.
+    newest: (u64, Catalogue),
+}
+
+/// What consensus on a node had flushed, and may have acknowledged, when its process ended.
+pub type Acknowledged = LogSummary;
+
+/// Cluster times that let minutes of upkeep happen in seconds.
+pub fn settings() -> Settings {
+    Settings { lease_ms: 10_000, grace_ms: 20_000, down_after_ms: 3_000, replace_after_ms: 30_000 }
+}
+
+fn timings() -> Timings {
+    Timings { snapshot_entries: 150, log_kept_entries: 50, ..Timings::default() }
+}
+
+impl Cluster {
+    /// Defines one node a rack name; the first makes the cluster, the others join it. None runs
+    /// yet.
+    pub fn define(world: &World, racks: &[&str]) -> Self {
+        let cluster = Self { world: world.clone(), inner: Arc::default() };
+        let first = "n1:7100".to_owned();
+        for (place, rack) in racks.iter().enumerate() {
+            let name = format!("n{}", place + 1);
+            let origin = match place {
+                0 => Origin::Bootstrap(settings()),
+                _ => Origin::Join(vec![first.clone()]),
+            };
+            let address = format!("{name}:7100");
+            let config = NodeConfig {
+                address: address.clone(),
+                host: name.clone(),
+                rack: (*rack).to_owned(),
+                capacity_bytes: 64 << 30,
+                origin,
+                peers: Vec::new(),
+                timings: timings(),
+            };
+            let owner = Arc::downgrade(&cluster.inner);
+            let boot = move |seat: Seat| {
+                let (config, owner) = (config.clone(), owner.clone());
+                async move {
+                    let Some(inner) = owner.upgrade() else { return };
+                    run_node(seat, config, inner).await;
+                }
+            };
+            let process = world.add(Spec::new(&name, rack, boot));
+            let mut inner = cluster.inner.lock();
+            inner.nodes.push(process);
+            inner.addresses.push(address);
+        }
+        cluster
+    }
+
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    pub fn nodes(&self) -> Vec<ProcessId> {
+        self.inner.lock().nodes.clone()
+    }
+
+    pub fn start(&self) {
+        for process in self.nodes() {
+            self.world.start(process);
+        }
+    }
+
+    pub fn start_node(&self, process: ProcessId) {
+        self.world.start(process);
+    }
+
+    /// Ends a node, and notes what it had acknowledged.
+    pub fn crash(&self, process: ProcessId, how: Crash) {
+        if let Some(running) = self.running_node(process) {
+            if running.shared.consensus.is_leader() {
+                trace::count("cluster.leader_crashes", 1);
+            }
+            let status = running.shared.consensus.status();
+            let said =
+                Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log };
+            let mut inner = self.inner.lock();
+            inner.acknowledged.insert(process, said);
+            drop(inner);
+            self.see(&running);
+        }
+        self.world.crash(process, how);
+        self.inner.lock().running.remove(&process);
+    }
+
+    /// A fault was put on this node's disk: that it stops, or does not start, is no surprise.
+    pub fn excuse(&self, process: ProcessId) {
+        self.inner.lock().excused.insert(process);
+    }
+
+    pub fn disk(&self, process: ProcessId) -> Option<SimDisk> {
+        self.world.disk(process)
+    }
+
+    /// Nodes whose assembly is complete and whose process lives.
+    pub fn running(&self) -> Vec<Running> {
+        let inner = self.inner.lock();
+        inner.running.values().filter(|running| !running.life.is_over()).cloned().collect()
+    }
+
+    pub fn running_node(&self, process: ProcessId) -> Option<Running> {
+        let running = self.inner.lock().running.get(&process).cloned();
+        running.filter(|running| !running.life.is_over())
+    }
+
+    /// Remembers a node's catalogue if it is the newest.
+    fn see(&self, running: &Running) {
+        let applied = running.shared.consensus.applied();
+        let mut inner = self.inner.lock();
+        if applied > inner.newest.0 {
+            inner.newest = (applied, running.catalogue());
+        }
+    }
+
+    /// The newest catalogue that any node has applied, and its index.
+    pub fn newest(&self) -> (u64, Catalogue) {
+        self.running().iter().for_each(|running| self.see(running));
+        self.inner.lock().newest.clone()
+    }
+
+    /// What the node's previous life had acknowledged, once.
+    pub fn take_acknowledged(&self, process: ProcessId) -> Option<Acknowledged> {
+        self.inner.lock().acknowledged.remove(&process)
+    }
+
+    /// The node that leads, of the highest term if several think so.
+    pub fn leader(&self) -> Option<Running> {
+        let running = self.running().into_iter();
+        let leaders = running.filter(|running| running.shared.consensus.is_leader());
+        leaders.max_by_key(|running| running.shared.consensus.term())
+    }
+
+    /// Defines and starts a client's process; its tasks are spawned on the seat's life.
+    pub fn client(&self, name: &str, rack: &str) -> ProcessId {
+        let idle = |_| std::future::pending::<()>();
+        let process = self.world.add(Spec::new(name, rack, idle));
+        self.world.start(process);
+        process
+    }
+
+    /// The SDK in the current life of a client's process.
+    pub fn sdk(&self, process: ProcessId) -> Option<(Seat, Client)> {
+        let seat = self.world.seat(process)?;
+        let mut options = ClientOptions::new(self.inner.lock().addresses.clone());
+        options.rack = Some(seat.rack.clone());
+        let client = Client::new(seat.env.clone(), options);
+        Some((seat, client))
+    }
+
+    /// Waits until `holds` says nothing is amiss; else what was amiss last.
+    pub async fn wait(
+        &self,
+        limit: Duration,
+        mut amiss: impl FnMut(&Self) -> Option<String>,
+    ) -> Result<(), String> {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let Some(text) = amiss(self) else { return Ok(()) };
+            if tokio::time::Instant::now() >= end {
+                return Err(text);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// All nodes in service, voting where they should, nothing left to be copied, dropped or
+    /// destroyed (L1). `None` if so.
+    pub fn unsettled(&self) -> Option<String> {
+        let nodes = self.nodes();
+        let Some(leader) = self.leader() else { return Some("no leader".to_owned()) };
+        let catalogue = leader.catalogue();
+        let in_service =
+            catalogue.nodes().filter(|node| node.inventoried && node.liveness == Liveness::Up);
+        let count = in_service.count();
+        if count < nodes.len() {
+            return Some(format!("{count} of {} nodes in service", nodes.len()));
+        }
+        let voters = leader.shared.consensus.voters().len();
+        if voters < nodes.len().min(3) {
+            return Some(format!("{voters} voters"));
+        }
+        for segment in catalogue.segments().iter() {
+            if let Some(slot) = segment.slots.iter().find(|slot| slot.state != SlotState::Durable) {
+                return Some(format!("segment {} has {slot:?}", segment.id));
+            }
+            let counting = catalogue.counting(segment).replicas;
+            if counting != segment.replicas_wanted() {
+                let wanted = segment.replicas_wanted();
+                return Some(format!("segment {}: {counting} of {wanted}", segment.id));
+            }
+        }
+        let applied = leader.shared.consensus.applied();
+        let behind =
+            self.running().into_iter().find(|node| node.shared.consensus.applied() + 5 < applied);
+        behind.map(|node| format!("{} has applied less than {applied}", node.name))
+    }
+}
+
+/// The `main` of a simulated node.
+async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
+    let (fatal, mut reasons) = mpsc::channel::<String>(1);
+    let pieces = Pieces {
+        env: seat.env.clone(),
+        disk: seat.disk.clone(),
+        ledger: Arc::new(MemoryLedger::default()),
+        fatal: Arc::new(move |reason| {
+            let _ = fatal.try_send(reason);
+        }),
+        usage: cairn_node::process::Usage::default,
+        certificates: false,
+    };
+    let reason = match node::start::<SimRt>(pieces, config).await {
+        Ok(node) => {
+            seat.serve(node.routes());
+            let running = Running {
+                process: seat.id,
+                name: seat.life.name.clone(),
+                shared: node.shared().clone(),
+                life: seat.life.clone(),
+                _node: Arc::new(node),
+            };
+            cluster.lock().running.insert(seat.id, running);
+            reasons.recv().await.unwrap_or_default()
+        }
+        Err(error) => error.to_string(),
+    };
+    trace::event(&seat.life.name, "ends", format_args!("{reason}"));
+    trace::count("cluster.fatal_ends", 1);
+    let mut inner = cluster.lock();
+    inner.running.remove(&seat.id);
+    if !inner.excused.contains(&seat.id) {
+        seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
+    }
+}
+
+/// The node id of a process's catalogue record, by its address.
+pub fn node_id(catalogue: &Catalogue, name: &str) -> Option<NodeId> {
+    let address = format!("{name}:7100");
+    catalogue.nodes().find(|node| node.address == address).map(|node| node.id)
+}
