@@ -217,10 +217,13 @@ impl Cluster {
     /// The SDK in the current life of a client's process.
     pub fn sdk(&self, process: ProcessId) -> Option<(Seat, Client)> {
         let seat = self.world.seat(process)?;
-        let mut options = ClientOptions::new(self.inner.lock().addresses.clone());
-        options.rack = Some(seat.rack.clone());
-        let client = Client::new(seat.env.clone(), options);
+        let client = sdk(&seat, &self.addresses());
         Some((seat, client))
+    }
+
+    /// Of all nodes, running or not.
+    pub fn addresses(&self) -> Vec<String> {
+        self.inner.lock().addresses.clone()
     }
 
     /// Waits until `holds` says nothing is amiss; else what was amiss last.
@@ -273,6 +276,13 @@ impl Cluster {
     }
 }
 
+/// The SDK in a client's process.
+pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
+    let mut options = ClientOptions::new(addresses.iter().cloned());
+    options.rack = Some(seat.rack.clone());
+    Client::new(seat.env.clone(), options)
+}
+
 /// The `main` of a simulated node.
 async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     let (fatal, mut reasons) = mpsc::channel::<String>(1);
@@ -283,6 +293,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         fatal: Arc::new(move |reason| {
             let _ = fatal.try_send(reason);
         }),
+        usage: Default::default,
         certificates: false,
     };
     let reason = match node::start::<SimRt>(pieces, config).await {
