@@ -268,6 +268,10 @@ impl Cluster {
                 return Some(format!("segment {}: {counting} of {wanted}", segment.id));
             }
         }
+        let reports = self.running().into_iter().find(|node| node.shared.reporter.pending() > 0);
+        if let Some(node) = reports {
+            return Some(format!("{} has something to report", node.name));
+        }
         let applied = leader.shared.consensus.applied();
         let behind = self.running().into_iter().find(|node| {
             node.shared.consensus.applied() + 5 < applied

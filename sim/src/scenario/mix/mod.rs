@@ -82,8 +82,12 @@ async fn story(world: &World) -> Result<(), String> {
     if let Err(text) = cluster.wait(SETTLE_LIMIT, Cluster::unsettled).await {
         world.violation("L1", text);
     }
-    if let Some(text) = leftovers(&cluster) {
+    // An upload nobody came back to is open until lease and grace are over.
+    if let Err(text) = cluster.wait(SETTLE_LIMIT, leftovers).await {
         world.violation("L2", text);
+    }
+    if let Err(text) = cluster.wait(SETTLE_LIMIT, Cluster::unsettled).await {
+        world.violation("L1", format!("once more: {text}"));
     }
     checkers.finish().await;
     let scan = clients::scan(world, &cluster, &shared);
