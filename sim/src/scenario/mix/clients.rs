@@ -28,7 +28,7 @@ const TOGETHER: &str = "together";
 /// Its steps.
 const TOGETHER_STEPS: u64 = 3;
 /// What a client does under faults, at the most.
-const MOVES_MAX: u32 = 14;
+const MOVES_MAX: u32 = 24;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
 
@@ -109,7 +109,7 @@ impl Acting {
     async fn go(&self) {
         while !self.shared.is_calm() && self.script.state.lock().moves < MOVES_MAX {
             self.script.state.lock().moves += 1;
-            let pause = self.script.draw(|chance| chance.below(1_500));
+            let pause = self.script.draw(|chance| chance.below(600));
             sleep(Duration::from_millis(pause)).await;
             self.random_move().await;
         }

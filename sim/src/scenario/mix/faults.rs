@@ -24,6 +24,8 @@ pub struct Faults {
     cluster: Cluster,
     checkers: Checkers,
     clients: Vec<ProcessId>,
+    /// Of the links on a good day.
+    pace: LinkPolicy,
     chance: Stream,
     /// The one node whose bytes are hurt.
     fragile: ProcessId,
@@ -46,6 +48,7 @@ impl Faults {
         cluster: &Cluster,
         checkers: &Checkers,
         clients: &[ProcessId],
+        pace: &LinkPolicy,
         mut chance: Stream,
     ) -> Self {
         let nodes = cluster.nodes();
@@ -54,6 +57,7 @@ impl Faults {
             cluster: cluster.clone(),
             checkers: checkers.clone(),
             clients: clients.to_vec(),
+            pace: pace.clone(),
             chance,
             fragile,
             rotten: BTreeSet::new(),
@@ -64,7 +68,7 @@ impl Faults {
     pub async fn rage(&mut self, long: Duration) {
         let end = Instant::now() + long;
         while Instant::now() < end {
-            let pause = self.chance.range(50..2_500);
+            let pause = self.chance.range(20..1_500);
             sleep(Duration::from_millis(pause)).await;
             self.put_right(Instant::now());
             self.bring_back();
@@ -76,7 +80,6 @@ impl Faults {
     pub fn cease(&mut self) {
         let world = self.cluster.world();
         world.net().heal();
-        world.net().set_policy(LinkPolicy::default());
         for node in self.cluster.nodes() {
             if let Some(disk) = self.cluster.disk(node) {
                 disk.heal();
@@ -126,7 +129,10 @@ impl Faults {
                 self.after(6_000, Later::MendAll);
             }
             59..69 => {
-                world.net().set_policy(LinkPolicy::rough());
+                world.net().set_policy(LinkPolicy {
+                    bytes_per_s: self.pace.bytes_per_s,
+                    ..LinkPolicy::rough()
+                });
                 self.after(8_000, Later::Calm);
             }
             69..76 => {
@@ -165,7 +171,7 @@ impl Faults {
                 Later::Start(process) => drop(world.start(process)),
                 Later::Mend(from, to) => world.net().mend(from, to),
                 Later::MendAll => world.net().heal(),
-                Later::Calm => world.net().set_policy(LinkPolicy::default()),
+                Later::Calm => world.net().set_policy(self.pace.clone()),
                 Later::HealDisk(node) => {
                     if let Some(disk) = self.cluster.disk(node) {
                         disk.heal();

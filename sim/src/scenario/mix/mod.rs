@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::checkers::Checkers;
 use crate::checkers::c1_history::History;
 use crate::cluster::Cluster;
+use crate::net::LinkPolicy;
 use crate::process::ProcessId;
 use crate::trace;
 use crate::world::{Spec, World};
@@ -56,6 +57,9 @@ async fn story(world: &World) -> Result<(), String> {
     let cluster = Cluster::define(world, &RACKS[..nodes]);
     let checkers = Checkers::watch(&cluster);
     world.net().set_silence(Duration::from_secs(chance.range(2..15)));
+    // Slow enough that faults find bytes on the way.
+    let pace = LinkPolicy { bytes_per_s: chance.range(1..40) * 1_000_000, ..LinkPolicy::default() };
+    world.net().set_policy(pace.clone());
     cluster.start();
     cluster.wait(START_LIMIT, Cluster::unsettled).await.map_err(|text| format!("start: {text}"))?;
 
@@ -67,9 +71,10 @@ async fn story(world: &World) -> Result<(), String> {
         scripts.iter().map(|script| add_client(world, script, &shared)).collect();
     clients.iter().for_each(|client| drop(world.start(*client)));
 
-    let mut faults = Faults::new(&cluster, &checkers, &clients, chance.fork("faults"));
+    let mut faults = Faults::new(&cluster, &checkers, &clients, &pace, chance.fork("faults"));
     faults.rage(Duration::from_secs(chance.range(8..40))).await;
     faults.cease();
+    world.net().set_policy(pace);
     trace::event("world", "calm", format_args!("no more faults"));
     *shared.calm.lock() = true;
 
