@@ -45,6 +45,11 @@ impl Reporter {
         self.wake.ring();
     }
 
+    /// Reports not answered yet.
+    pub fn pending(&self) -> usize {
+        self.pending.lock().len()
+    }
+
     /// The next batch of one kind, left in the queue until it is answered.
     fn next_batch(&self) -> Option<(Said, Vec<Replica>)> {
         let pending = self.pending.lock();

@@ -9,6 +9,7 @@ use cairn_proto::dial::TcpDialer;
 use cairn_proto::host::TokioHost;
 use cairn_proto::seam::Env;
 use cairn_proto::tls::ClusterKey;
+use futures::future::BoxFuture;
 use openraft_rt_tokio::TokioRuntime;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -68,10 +69,13 @@ pub enum ServeError {
 
 /// Runs a node until `stop` resolves or it must not go on. `ready` is called with the bound
 /// address once the node serves.
+///
+/// Not generic, so that openraft's instances for production are compiled with this crate and not
+/// with every binary that uses it.
 pub async fn serve(
     config: ServeConfig,
-    stop: impl Future<Output = ()> + Send + 'static,
-    ready: impl FnOnce(SocketAddr) + Send,
+    stop: BoxFuture<'static, ()>,
+    ready: Box<dyn FnOnce(SocketAddr) + Send>,
 ) -> Result<(), ServeError> {
     let ServeConfig { data, listen, key, insecure, node: node_config } = config;
     if !is_loopback(listen.ip()) && key.is_none() && !insecure {

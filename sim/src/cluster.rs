@@ -215,10 +215,13 @@ impl Cluster {
     /// The SDK in the current life of a client's process.
     pub fn sdk(&self, process: ProcessId) -> Option<(Seat, Client)> {
         let seat = self.world.seat(process)?;
-        let mut options = ClientOptions::new(self.inner.lock().addresses.clone());
-        options.rack = Some(seat.rack.clone());
-        let client = Client::new(seat.env.clone(), options);
+        let client = sdk(&seat, &self.addresses());
         Some((seat, client))
+    }
+
+    /// Of all nodes, running or not.
+    pub fn addresses(&self) -> Vec<String> {
+        self.inner.lock().addresses.clone()
     }
 
     /// Waits until `holds` says nothing is amiss; else what was amiss last.
@@ -263,11 +266,22 @@ impl Cluster {
                 return Some(format!("segment {}: {counting} of {wanted}", segment.id));
             }
         }
+        let reports = self.running().into_iter().find(|node| node.shared.reporter.pending() > 0);
+        if let Some(node) = reports {
+            return Some(format!("{} has something to report", node.name));
+        }
         let applied = leader.shared.consensus.applied();
         let behind =
             self.running().into_iter().find(|node| node.shared.consensus.applied() + 5 < applied);
         behind.map(|node| format!("{} has applied less than {applied}", node.name))
     }
+}
+
+/// The SDK in a client's process.
+pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
+    let mut options = ClientOptions::new(addresses.iter().cloned());
+    options.rack = Some(seat.rack.clone());
+    Client::new(seat.env.clone(), options)
 }
 
 /// The `main` of a simulated node.
@@ -280,7 +294,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         fatal: Arc::new(move |reason| {
             let _ = fatal.try_send(reason);
         }),
-        usage: cairn_node::process::Usage::default,
+        usage: Default::default,
         certificates: false,
     };
     let reason = match node::start::<SimRt>(pieces, config).await {

@@ -24,6 +24,7 @@ use redb::{
 use super::codec;
 use super::types::{Entry, LogId, Vote};
 use crate::disk::{Disk, DiskFile, Open};
+use crate::store::ballast::release_ballast_if_short;
 
 const FILE: &str = "raft.redb";
 const NEW_FILE: &str = "raft.redb.new";
@@ -211,6 +212,11 @@ impl LogFile {
     pub fn read(&self) -> Result<ReadTransaction, LogError> {
         self.0.begin_read().map_err(store("read"))
     }
+}
+
+/// Sees to room for a commit of `bytes` bytes, giving the ballast up for it.
+pub fn keep_room(disk_seam: &dyn Disk, bytes: u64) -> Result<(), LogError> {
+    release_ballast_if_short(disk_seam, bytes).map_err(disk("making of room"))
 }
 
 /// Entries of `range`, in order, without a hole; stops after the entry that reaches `bytes_max`.

@@ -29,7 +29,6 @@ use super::log_file::{self, Change, LogError, LogFile};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::{FatalHook, entry_bytes};
 use crate::disk::Disk;
-use crate::store::ballast::release_ballast_if_short;
 
 /// Changes in one transaction. openraft batches appends itself, so this bounds the rest.
 const COMMIT_CHANGES_MAX: usize = 256;
@@ -146,7 +145,7 @@ impl LogStore {
         let files = Arc::clone(&disk);
         let (file, stored) = env
             .blocking(Lane::Log, move || {
-                release_ballast_if_short(&*files, 0);
+                log_file::keep_room(&*files, 0)?;
                 LogFile::open(&*files, expect_log)
             })
             .await?;
@@ -238,7 +237,7 @@ async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
             (Ok(()), Some(file)) => {
                 let disk = Arc::clone(&shared.disk);
                 let commit = move || {
-                    release_ballast_if_short(&*disk, changes.iter().map(change_bytes).sum());
+                    log_file::keep_room(&*disk, changes.iter().map(change_bytes).sum())?;
                     file.commit(&changes)
                 };
                 shared.env.blocking(Lane::Log, commit).await.map_err(|error| shared.fail(error))

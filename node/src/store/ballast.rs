@@ -9,6 +9,7 @@
 
 use std::io;
 
+use super::error::is_full;
 use crate::disk::{Disk, Open};
 
 pub const BALLAST_FILE: &str = "ballast";
@@ -22,32 +23,37 @@ const MAKE_BYTES_MIN: u64 = 4 * BALLAST_BYTES;
 /// The log gives the ballast up below this, beside what the commit itself may take.
 pub const RELEASE_BYTES_BELOW: u64 = 8 << 20;
 
-/// Makes the ballast if there is room for it within a reserve of `reserve` bytes. Without it the
-/// node does no worse than before, so a failure is only told.
-pub fn make_ballast_if_room(disk: &dyn Disk, reserve: u64) {
-    let room = disk.space().map_or(0, |space| space.available);
-    if reserve < BALLAST_BYTES || room < MAKE_BYTES_MIN {
-        return;
+/// Makes the ballast if there is room for it, on the disk and within a reserve of `reserve`
+/// bytes. That there is none in the end is not an error: the node does no worse than before.
+pub fn make_ballast_if_room(disk: &dyn Disk, reserve: u64) -> io::Result<()> {
+    if reserve < BALLAST_BYTES || disk.space()?.available < MAKE_BYTES_MIN {
+        return Ok(());
     }
-    if let Err(error) = make_ballast(disk) {
-        tracing::warn!(%error, "cannot make the ballast: a full disk may stop the log");
+    match make_ballast(disk) {
+        Err(error) if is_full(&error) => {
+            tracing::warn!(%error, "no ballast: a full disk may stop the log");
+            Ok(())
+        }
+        made => made,
     }
 }
 
-/// Releases the ballast if less than a commit of `bytes` bytes needs is left. A failure is only
-/// told: the commit decides.
-pub fn release_ballast_if_short(disk: &dyn Disk, bytes: u64) {
+/// Releases the ballast if less than a commit of `bytes` bytes needs is left. Where even that
+/// needs room that is not there, the commit decides.
+pub fn release_ballast_if_short(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     // A copy-on-write tree writes more than it is given.
     let needed = RELEASE_BYTES_BELOW.saturating_add(bytes.saturating_mul(2));
-    let Ok(space) = disk.space() else { return };
-    if space.available >= needed {
-        return;
+    let available = disk.space()?.available;
+    if available >= needed {
+        return Ok(());
     }
     match release_ballast(disk) {
-        Ok(true) => tracing::warn!(available = space.available, "disk is full: ballast released"),
+        Ok(true) => tracing::warn!(available, "disk is nearly full: ballast released"),
         Ok(false) => {}
-        Err(error) => tracing::warn!(%error, "cannot release the ballast"),
+        Err(error) if is_full(&error) => tracing::warn!(%error, "cannot release the ballast"),
+        Err(error) => return Err(error),
     }
+    Ok(())
 }
 
 /// Makes the ballast where it is missing or short. Its bytes do not compress, so that any file

@@ -8,7 +8,7 @@ use cairn_core::ids::SegmentDigest;
 use cairn_proto::seam::{Env, Lane};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::ballast::make_ballast_if_room;
+use super::ballast::{BALLAST_FILE, make_ballast_if_room};
 use super::books::Books;
 use super::error::{Damage, StoreError};
 use super::read::{is_damage, read_ends};
@@ -70,7 +70,11 @@ impl SegmentStore {
             next_tmp: AtomicU64::new(0),
         });
         let job = Arc::clone(&inner);
-        inner.data(move || make_ballast_if_room(&*job.disk, job.config.reserve_bytes)).await;
+        let reserve = job.config.reserve_bytes;
+        inner
+            .data(move || make_ballast_if_room(&*job.disk, reserve))
+            .await
+            .map_err(|error| io_error("make", BALLAST_FILE, error))?;
         let job = Arc::clone(&inner);
         let tmp_removed = inner.data(move || job.sweep()).await?;
         let firsts = (0..=u8::MAX).step_by(usize::from(JOB_DIRECTORIES));

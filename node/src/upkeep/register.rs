@@ -46,12 +46,13 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
     });
     let identity = fatal_on_error(shared, announce.await)?;
     let incarnation = register(shared, cookie, previous, nonce).await?;
+    wait_applied(shared, incarnation).await;
+    // Only now: a directory that says it was registered must have a log that knows of a vote.
     let settle = update(shared, identity, move |known| {
         known.registered_nonce = Some(nonce);
         known.pending_nonces.clear();
     });
     fatal_on_error(shared, settle.await)?;
-    wait_applied(shared, incarnation).await;
     // From here on this process speaks for the node.
     *shared.incarnation.lock() = Some(incarnation);
     if let Err(refusal) = take_inventory(shared, incarnation).await {

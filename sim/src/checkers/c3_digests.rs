@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
+use crate::process::ProcessId;
 use crate::trace;
 
 /// Indexes remembered; nodes that are further apart meet again when the one behind has caught up.
@@ -12,6 +13,8 @@ const INDEXES_MAX: usize = 20_000;
 pub struct Checker {
     /// The digest first seen at an applied index, and where.
     seen: BTreeMap<u64, ([u8; 32], String)>,
+    /// Process, life and applied index that were looked at already.
+    done: BTreeMap<ProcessId, (u32, u64)>,
     reports: u32,
 }
 
@@ -19,7 +22,8 @@ impl Checker {
     pub fn look(&mut self, cluster: &Cluster) {
         for node in cluster.running() {
             let index = node.shared.consensus.applied();
-            if index == 0 {
+            let now = (node.life(), index);
+            if index == 0 || self.done.insert(node.process, now) == Some(now) {
                 continue;
             }
             let who = format!("{} life {}", node.name, node.life());

@@ -2,6 +2,7 @@
 //! once more when it has settled. One file each; a checker looks, and tells the world what is
 //! broken.
 
+pub mod c1_history;
 mod c2_catalogue;
 mod c3_digests;
 mod d1_replicas;

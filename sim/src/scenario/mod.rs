@@ -2,6 +2,7 @@
 //! broken promises to it.
 
 pub mod layer;
+pub mod mix;
 pub mod slice;
 
 use futures::future::BoxFuture;
@@ -12,11 +13,16 @@ use crate::world::World;
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
 /// Every scenario: its name, a line about it, and how to play it. The first is the default.
-pub const SCENARIOS: [(&str, &str, Play); 2] = [
+pub const SCENARIOS: [(&str, &str, Play); 3] = [
     (
         "slice",
         "three real nodes and a client; the leader loses power in the middle of a put",
         slice::play,
+    ),
+    (
+        "mix",
+        "three to five nodes, several clients with everything they can do, and every fault",
+        mix::play,
     ),
     (
         "layer",

@@ -9,6 +9,7 @@
 //! | [`memory`] | memory does not grow with the checkpoint |
 //! | [`workspace`] | arrows between crates, and what no file may name |
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,

@@ -104,3 +104,35 @@ fn starts_there(line: &str, at: usize, word: &str) -> bool {
     let before = line[..at].chars().next_back();
     !word.starts_with('/') || !before.is_some_and(|c| c.is_alphanumeric() || "._-/}".contains(c))
 }
+
+/// tokio's `select!` polls its branches in random order unless it is biased, which would make a
+/// simulated run differ from its replay. Clippy cannot tell the two apart.
+#[test]
+fn every_select_is_biased() {
+    let mut found = Vec::new();
+    for folder in ["node", "client", "proto", "sim"] {
+        look_for_selects(&root().join(folder), &mut found);
+    }
+    assert!(found.is_empty(), "select! without `biased;`:\n{}", found.join("\n"));
+}
+
+fn look_for_selects(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("read a folder") {
+        let path = entry.expect("read an entry").path();
+        if path.is_dir() {
+            look_for_selects(&path, found);
+            continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("read a source file");
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let next = lines.get(number + 1).map_or("", |next| next.trim());
+            if line.contains("select! {") && next != "biased;" {
+                found.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+}

@@ -181,7 +181,8 @@ fn start(session: &Session, args: StartArgs) -> Outcome {
     let output = session.output;
     let served = session.runtime()?.block_on(async {
         let stop = crate::session::stop_signal()?;
-        Ok(serve(config, stop, |address| output.say(format!("node serves at {address}"))).await)
+        let ready = move |address| output.say(format!("node serves at {address}"));
+        Ok(serve(config, Box::pin(stop), Box::new(ready)).await)
     });
     let served: Result<(), ServeError> = served.map_err(|error: std::io::Error| anyhow!(error))?;
     served.map(|()| Exit::Ok).map_err(serve_failure)

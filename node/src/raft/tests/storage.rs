@@ -171,7 +171,7 @@ async fn log_goes_on_in_the_ballast_when_the_disk_is_full() {
     for (with_ballast, goes_on) in [(true, true), (false, false)] {
         let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
         if with_ballast {
-            make_ballast_if_room(&*disk, RESERVE_BYTES_DEFAULT);
+            make_ballast_if_room(&*disk, RESERVE_BYTES_DEFAULT).unwrap();
             assert!(disk.exists(BALLAST_FILE).unwrap());
         }
         let (mut log, _closed) = open(&disk, &told).await.unwrap();
@@ -192,9 +192,9 @@ async fn log_goes_on_in_the_ballast_when_the_disk_is_full() {
 #[test]
 fn ballast_is_not_made_where_it_would_be_needed_at_once() {
     let disk = MemoryDisk::default();
-    make_ballast_if_room(&disk, 0);
+    make_ballast_if_room(&disk, 0).unwrap();
     disk.leave_room(40 << 20);
-    make_ballast_if_room(&disk, RESERVE_BYTES_DEFAULT);
+    make_ballast_if_room(&disk, RESERVE_BYTES_DEFAULT).unwrap();
     assert!(!disk.exists(BALLAST_FILE).unwrap());
 }
 

@@ -1,0 +1,123 @@
+//! Three to five nodes and two or three clients do everything they can while everything goes
+//! wrong that the fault model allows (`sim/README.md`): safety first, then the faults stop and
+//! all must converge (L1, L2), then every committed checkpoint is read and compared (D2).
+
+mod clients;
+mod faults;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use crate::checkers::Checkers;
+use crate::checkers::c1_history::History;
+use crate::cluster::Cluster;
+use crate::net::LinkPolicy;
+use crate::process::ProcessId;
+use crate::trace;
+use crate::world::{Spec, World};
+
+use self::clients::Script;
+use self::faults::Faults;
+
+const RACKS: [&str; 5] = ["r1", "r2", "r3", "r1", "r2"];
+/// The cluster comes up within this, and settles within that, once nothing is wrong.
+const START_LIMIT: Duration = Duration::from_secs(60);
+const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+
+/// What the clients of one run share.
+struct Shared {
+    history: Mutex<History>,
+    /// The faults are over: whatever fails from now on is a broken promise (L2).
+    calm: Mutex<bool>,
+    addresses: Vec<String>,
+}
+
+impl Shared {
+    fn is_calm(&self) -> bool {
+        *self.calm.lock()
+    }
+}
+
+pub fn play(world: World) -> BoxFuture<'static, ()> {
+    async move {
+        if let Err(text) = story(&world).await {
+            world.violation("L2", text);
+        }
+    }
+    .boxed()
+}
+
+async fn story(world: &World) -> Result<(), String> {
+    let mut chance = world.stream("mix");
+    let nodes = chance.range(3..6) as usize;
+    let cluster = Cluster::define(world, &RACKS[..nodes]);
+    let checkers = Checkers::watch(&cluster);
+    world.net().set_silence(Duration::from_secs(chance.range(2..15)));
+    // Slow enough that faults find bytes on the way.
+    let pace = LinkPolicy { bytes_per_s: chance.range(1..40) * 1_000_000, ..LinkPolicy::default() };
+    world.net().set_policy(pace.clone());
+    cluster.start();
+    cluster.wait(START_LIMIT, Cluster::unsettled).await.map_err(|text| format!("start: {text}"))?;
+
+    let addresses = cluster.addresses();
+    let shared = Arc::new(Shared { history: Mutex::default(), calm: Mutex::new(false), addresses });
+    let count = chance.range(2..4);
+    let scripts: Vec<_> = (0..count).map(|number| Script::new(world, number, count)).collect();
+    let clients: Vec<ProcessId> =
+        scripts.iter().map(|script| add_client(world, script, &shared)).collect();
+    clients.iter().for_each(|client| drop(world.start(*client)));
+
+    let mut faults = Faults::new(&cluster, &checkers, &clients, &pace, chance.fork("faults"));
+    faults.rage(Duration::from_secs(chance.range(8..40))).await;
+    faults.cease();
+    world.net().set_policy(pace);
+    trace::event("world", "calm", format_args!("no more faults"));
+    *shared.calm.lock() = true;
+
+    let done = |_: &Cluster| {
+        let busy = scripts.iter().find(|script| !script.is_done())?;
+        Some(format!("client {} is not done: {}", busy.name, busy.doing()))
+    };
+    cluster.wait(SETTLE_LIMIT, done).await.map_err(|text| format!("in calm: {text}"))?;
+    faults.mend_replicas().await;
+    if let Err(text) = cluster.wait(SETTLE_LIMIT, Cluster::unsettled).await {
+        world.violation("L1", text);
+    }
+    // An upload nobody came back to is open until lease and grace are over.
+    if let Err(text) = cluster.wait(SETTLE_LIMIT, leftovers).await {
+        world.violation("L2", text);
+    }
+    if let Err(text) = cluster.wait(SETTLE_LIMIT, Cluster::unsettled).await {
+        world.violation("L1", format!("once more: {text}"));
+    }
+    checkers.finish().await;
+    let scan = clients::scan(world, &cluster, &shared);
+    match tokio::time::timeout(SETTLE_LIMIT, scan).await {
+        Ok(result) => result,
+        Err(_) => Err("the durability scan does not end".to_owned()),
+    }
+}
+
+fn add_client(world: &World, script: &Arc<Script>, shared: &Arc<Shared>) -> ProcessId {
+    let (name, rack) = (script.name.clone(), script.rack.clone());
+    let (script, shared) = (script.clone(), shared.clone());
+    let boot = move |seat| clients::run(seat, script.clone(), shared.clone());
+    world.add(Spec::new(&name, &rack, boot))
+}
+
+/// What should not be there once all is done: open uploads that have expired, half files.
+fn leftovers(cluster: &Cluster) -> Option<String> {
+    let (_, catalogue) = cluster.newest();
+    if let Some(open) = catalogue.open_uploads().next() {
+        return Some(format!("upload {} of {} is still open", open.id, open.namespace));
+    }
+    cluster.nodes().into_iter().find_map(|process| {
+        let disk = cluster.disk(process)?;
+        let left = disk.paths().into_iter().find(|path| path.starts_with("tmp/"))?;
+        Some(format!("{} has {left}", disk.name))
+    })
+}
