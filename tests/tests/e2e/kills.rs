@@ -6,7 +6,7 @@
 //! and nothing else is visible (C2).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ impl Story {
     fn start_get(
         &self,
         step: u64,
-        target: &PathBuf,
+        target: &Path,
     ) -> (JoinHandle<Result<(), ClientError>>, Arc<cairn_client::GetProgress>) {
         let sink = LocalSink::open(target).expect("open a directory");
         let options = GetOptions::default();
@@ -182,7 +182,7 @@ fn kill_nodes(name: &str, choose: impl Fn(&TestCluster, &mut Chance) -> usize) {
     while story.goes_on() {
         let victim = choose(&story.cluster, &mut story.chance);
         let percent = story.chance.within(5..95);
-        let putting = story.committed.is_empty() || story.kills % 2 == 0;
+        let putting = story.committed.is_empty() || story.kills.is_multiple_of(2);
         if putting {
             let (step, directory) = story.make();
             let (put, progress) = story.start_put(step, &directory);
@@ -244,7 +244,7 @@ fn killed_clients_leave_nothing_half() {
     let cairn = story.cluster.cairn();
     while story.goes_on() {
         let percent = story.chance.within(5..95);
-        let putting = story.committed.is_empty() || story.kills % 2 == 0;
+        let putting = story.committed.is_empty() || story.kills.is_multiple_of(2);
         if putting {
             let (step, directory) = story.make();
             let address = story.address(step);
@@ -297,7 +297,8 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
     let cairn = cluster.cairn();
     let directory = cluster.scratch("source");
     // A kill that missed shows nothing: try again with other bytes.
-    for attempt in 1..=8_u64 {
+    let mut aim = 80;
+    for attempt in 1..=16_u64 {
         files::checkpoint(&directory, 160 << 20, attempt);
         let len = files::total_len(&directory);
         let name = format!("kills/again@{attempt}");
@@ -305,12 +306,14 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
         let before = cluster.sum(|node| node.bytes_received);
         let received = || cluster.sum(|node| node.bytes_received) - before;
         let mut client = cairn.start(&put);
-        aim_at_process(&mut client, 3 * len * 80 / 100, received);
+        aim_at_process(&mut client, 3 * len * aim / 100, received);
         let running = client.kill();
         let first = received();
         // Too late, it says little; the far side of 80 % is where it may send 30 % again.
         if !running || !(70..=92).contains(&(first * 100 / (3 * len))) {
             eprintln!("killed at {} of {} bytes: missed", first, 3 * len);
+            // Bytes move between the look and the kill, more of them on a busy machine.
+            aim = if first < 3 * len * 70 / 100 { aim + 3 } else { (aim - 4).max(30) };
             continue;
         }
         let again: Value = cairn.run(&put).ok().json();
