@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use cairn_core::command::{Body, Command, Refusal, Reply};
 use cairn_core::ids::{ClusterId, Lineage, NodeId, RequestId};
-use cairn_core::limits::MESSAGE_BYTES_MAX;
+use cairn_core::limits::{CATALOGUE_REPLY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use cairn_proto::envelope::{self, Identity, Reason};
 use cairn_proto::seam::{Env, Transport};
 use cairn_proto::wire::admin_client::AdminClient;
@@ -445,7 +445,7 @@ struct Ask {
 
 fn catalogue(transport: Transport) -> CatalogueClient<Transport> {
     CatalogueClient::new(transport)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(CATALOGUE_REPLY_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 

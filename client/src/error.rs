@@ -109,6 +109,10 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
             "start nodes in other racks, or allow fewer with --isolation soft or --min-racks"
         }
         Refusal::KeptByPolicy { .. } => "lower keep_last of the namespace first",
+        Refusal::LastReplicas { .. } => {
+            "bring back or start other nodes and wait until `cairn status` shows full replication"
+        }
+        Refusal::LastNode(_) => "a cluster keeps at least one node; join another one first",
         _ => return None,
     };
     Some(hint.to_owned())

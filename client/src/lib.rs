@@ -11,8 +11,6 @@
 //! | [`sink`], [`local_sink`] | where downloaded files go |
 //! | [`error`] | what can go wrong, with hints |
 
-#![allow(clippy::disallowed_macros, reason = "every select in this crate is biased")]
-
 pub mod catalogue;
 pub mod cluster;
 pub mod cut;

@@ -1,5 +1,7 @@
 //! The SDK against a small cluster in this process, on paused time.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 mod fake;
 
 use std::collections::BTreeMap;

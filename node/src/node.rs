@@ -31,7 +31,8 @@ use crate::machine::CatalogueState;
 use crate::peers::{self, Peers};
 use crate::process::Usage;
 use crate::raft::{
-    Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, Timings as RaftTimings,
+    Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, LogError, OpenError,
+    Timings as RaftTimings,
 };
 use crate::report::Reporter;
 use crate::service;
@@ -141,16 +142,21 @@ pub async fn start<Rt: AsyncRuntime>(
     let state: Arc<RwLock<CatalogueState>> = Arc::default();
     // Before Raft: a node that leads must serve, and looking through many files takes a while.
     let store = open_store(&env, &disk, &config, &fatal).await?;
+    // A node that was registered has a log; one that lost it has forgotten its votes.
+    let expect_log = identity.registered_nonce.is_some();
     let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
     let consensus = Consensus::open::<Rt, CatalogueState>(
         env.clone(),
         Arc::clone(&disk),
-        consensus_config(&config.timings, raft_identity),
+        consensus_config(&config.timings, raft_identity, expect_log),
         Arc::clone(&state),
         hooks(&state, &fatal),
     )
     .await
-    .map_err(|error| StartError::Log(error.to_string()))?;
+    .map_err(|error| match error {
+        OpenError::Log(error @ LogError::Lost(_)) => StartError::Refused(error.to_string()),
+        error => StartError::Log(error.to_string()),
+    })?;
     let raft_routes = consensus.routes();
 
     let shared = Arc::new(Shared {
@@ -197,7 +203,11 @@ fn known_peers(mut addresses: Vec<String>, config: &NodeConfig) -> Vec<String> {
     addresses
 }
 
-fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfig {
+fn consensus_config(
+    timings: &Timings,
+    identity: RaftIdentity,
+    expect_log: bool,
+) -> ConsensusConfig {
     let mut config = ConsensusConfig::new(identity);
     config.timings = RaftTimings {
         heartbeat: Duration::from_millis(timings.raft_heartbeat_ms),
@@ -205,6 +215,7 @@ fn consensus_config(timings: &Timings, identity: RaftIdentity) -> ConsensusConfi
         election_max: Duration::from_millis(timings.election_max_ms),
         ..RaftTimings::default()
     };
+    config.expect_log = expect_log;
     config.snapshot_entries = timings.snapshot_entries;
     config.keep_entries = timings.log_kept_entries;
     config
@@ -273,14 +284,6 @@ async fn identify(
         hello(env, peers, &identity, &previous).await?;
     }
     let node = identity.node.ok_or(StartError::Empty)?;
-    // A node that was registered has a log; one that lost it has forgotten its votes.
-    if identity.registered_nonce.is_some() {
-        let disk = Arc::clone(disk);
-        let has_log = env.blocking(Lane::Log, move || disk.exists(LOG_FILE)).await;
-        if !has_log.map_err(|error| StartError::Log(error.to_string()))? {
-            return Err(StartError::Refused(format!("node {node} lost its log")));
-        }
-    }
     identity.address.clone_from(&config.address);
     identity.host.clone_from(&config.host);
     identity.rack.clone_from(&config.rack);

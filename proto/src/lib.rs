@@ -21,7 +21,13 @@ pub mod snapshot;
 pub mod tls;
 
 /// Generated from `proto/cairn/v1/*.proto`.
-#[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated code"
+)]
 pub mod wire {
     tonic::include_proto!("cairn.v1");
 }

@@ -146,10 +146,8 @@ impl Cluster {
                 trace::count("cluster.leader_crashes", 1);
             }
             let status = running.shared.consensus.status();
-            let said = Acknowledged {
-                vote_term: status.flushed_vote_term,
-                last: status.flushed_log,
-            };
+            let said =
+                Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log };
             let mut inner = self.inner.lock();
             inner.acknowledged.insert(process, said);
             drop(inner);
@@ -273,9 +271,8 @@ impl Cluster {
             return Some(format!("{} has something to report", node.name));
         }
         let applied = leader.shared.consensus.applied();
-        let behind = self.running().into_iter().find(|node| {
-            node.shared.consensus.applied() + 5 < applied
-        });
+        let behind =
+            self.running().into_iter().find(|node| node.shared.consensus.applied() + 5 < applied);
         behind.map(|node| format!("{} has applied less than {applied}", node.name))
     }
 }

@@ -1,6 +1,8 @@
 //! S1 to S3 for the simulator's own layer: a seed gives one trace, its faults really happen, and
 //! a planted mistake is found.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 use cairn_sim::run::{Options, Outcome, run};
 use cairn_sim::scenario::layer::{self, Bug};
 use cairn_sim::trace::Counters;

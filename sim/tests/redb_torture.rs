@@ -1,6 +1,8 @@
 //! A real database on the simulated disk: after any crash its content is the state before the
 //! commit in flight, or the one after it.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;

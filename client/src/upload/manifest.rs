@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cairn_core::catalogue::set_digest;
 use cairn_core::ids::SegmentDigest;
 use cairn_core::limits::{
-    BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX, SEGMENT_BYTES_MAX,
+    BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX, manifest_inline_bytes_max,
 };
 use cairn_core::model::ManifestPlace;
 use cairn_proto::manifest::{DirectoryEntry, Extent, FileEntry, Manifest};
@@ -27,8 +27,8 @@ pub(super) struct Described {
 }
 
 impl Described {
-    /// `digests` are those of the planned segments, in order.
-    pub fn of(feed: &Feed, digests: &[SegmentDigest]) -> Result<Self, ClientError> {
+    /// `digests` are those of the planned segments, in order; `parts` those of the checkpoint.
+    pub fn of(feed: &Feed, digests: &[SegmentDigest], parts: u32) -> Result<Self, ClientError> {
         let manifest = build(feed, digests);
         let malformed = |problem: String| ClientError::Malformed {
             what: "the source's list of files".to_owned(),
@@ -45,7 +45,7 @@ impl Described {
         }
         let mut set: BTreeMap<SegmentDigest, u32> = manifest.segments.iter().copied().collect();
         let mut manifest_segments = Vec::new();
-        let place = if encoded.len() <= MANIFEST_INLINE_BYTES_MAX {
+        let place = if encoded.len() <= manifest_inline_bytes_max(parts) {
             ManifestPlace::Inline(encoded)
         } else {
             let mut named = Vec::new();

@@ -202,7 +202,7 @@ impl Put<'_> {
             return self.finish(begun.checkpoint, outcome, &described).await;
         }
         pipeline.transfer(self.feed.planned(), false).await?;
-        let described = Described::of(&self.feed, pipeline.digests())?;
+        let described = Described::of(&self.feed, pipeline.digests(), self.options.parts)?;
         pipeline.set_manifest(described.manifest_segments.clone());
         let items = (0..described.manifest_segments.len()).map(Item::Manifest).collect();
         pipeline.transfer(items, false).await?;
@@ -249,7 +249,7 @@ impl Put<'_> {
     async fn describe(&self) -> Result<Described, ClientError> {
         let digests =
             pipeline::hash_all(&self.client.env, &self.feed, &self.options.progress).await?;
-        Described::of(&self.feed, &digests)
+        Described::of(&self.feed, &digests, self.options.parts)
     }
 
     async fn seal(

@@ -60,6 +60,8 @@ pub enum Body {
     SetLiveness {
         changes: Vec<(NodeId, Incarnation, Liveness)>,
     },
+    /// For good. Refused while the node holds the only durable replica of a referenced segment,
+    /// and for the last node in service.
     RemoveNode {
         node: NodeId,
     },
@@ -281,6 +283,11 @@ pub enum Refusal {
     BadTargets,
     #[error("the newest {keep_last} commits are kept by policy")]
     KeptByPolicy { keep_last: u32 },
+    /// Removing the node would lose data for good.
+    #[error("node {node} holds the only durable replica of {segments} segments")]
+    LastReplicas { node: NodeId, segments: u64 },
+    #[error("node {0} is the last one in service")]
+    LastNode(NodeId),
     #[error("malformed command: {0}")]
     Malformed(String),
 }

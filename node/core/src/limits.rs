@@ -38,8 +38,18 @@ pub const NONCES_MAX: usize = 32;
 /// Replaced nonces that a node's record keeps: a process that is told it was replaced starts no
 /// more than a few times before somebody stops it.
 pub const SUPERSEDED_MAX: usize = 8;
+/// Inline manifests of all parts of one checkpoint together, bytes: with many parts each keeps
+/// less inline, so that a checkpoint of thousands of ranks resolves in one answer.
+pub const MANIFESTS_INLINE_BYTES_MAX: usize = 4 << 20;
+/// Largest answer of the catalogue, bytes: a checkpoint of the most parts takes about 12 MiB.
+pub const CATALOGUE_REPLY_BYTES_MAX: usize = 32 << 20;
 /// Encoded size of one log command, bytes.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Largest manifest that a part of a checkpoint of `parts` parts keeps inline, bytes.
+pub fn manifest_inline_bytes_max(parts: u32) -> usize {
+    MANIFEST_INLINE_BYTES_MAX.min(MANIFESTS_INLINE_BYTES_MAX / (parts as usize).max(1))
+}
+
 /// Largest gRPC message, bytes: one 1 MiB block and its envelope, a full append batch.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// One forward step of the cluster clock at apply, milliseconds: one skewed leader cannot expire
@@ -48,3 +58,20 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 /// Longest path of a file within a checkpoint, and of one of its components, bytes.
 pub const PATH_BYTES_MAX: usize = 4096;
 pub const PATH_COMPONENT_BYTES_MAX: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SegmentDigest;
+
+    #[test]
+    fn a_checkpoint_of_the_most_parts_resolves_in_one_answer() {
+        // Two digests and the numbers of a sealed part, with room for tags and lengths.
+        let part_bytes = 2 * size_of::<SegmentDigest>() + 64;
+        for parts in [1, 1000, PARTS_MAX] {
+            let inline = manifest_inline_bytes_max(parts);
+            assert!(parts as usize * (part_bytes + inline) < CATALOGUE_REPLY_BYTES_MAX, "{parts}");
+        }
+        assert_eq!(manifest_inline_bytes_max(1), MANIFEST_INLINE_BYTES_MAX);
+    }
+}

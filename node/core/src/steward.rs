@@ -74,12 +74,11 @@ fn liveness(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
         .nodes()
         .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0))
         .filter_map(|node| {
-            let silent_ms = silent_ms(node, seen);
-            let heard =
-                seen.heartbeats.get(&node.id).is_some_and(|h| h.incarnation == node.incarnation);
+            // Real age: what only spares a node from going down does not bring one up.
+            let heard = heartbeat(node, seen).is_some_and(|h| h.age_ms < down_after_ms);
             let liveness = match node.liveness {
-                Liveness::Up if silent_ms >= down_after_ms => Liveness::Down,
-                Liveness::Down if heard && silent_ms < down_after_ms => Liveness::Up,
+                Liveness::Up if silent_ms(node, seen) >= down_after_ms => Liveness::Down,
+                Liveness::Down if heard => Liveness::Up,
                 _ => return None,
             };
             Some((node.id, node.incarnation, liveness))
@@ -89,12 +88,19 @@ fn liveness(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
 }
 
 /// How long a node has been silent as far as this leader can tell. Without a heartbeat of this
-/// process: since it registered, or since this leader began.
+/// process: since it registered. Never longer than this leader has been leading: what it heard in
+/// an earlier term of its own is as old as that term, and says nothing of the time between.
 fn silent_ms(node: &Node, seen: &Observations) -> u64 {
-    match seen.heartbeats.get(&node.id) {
-        Some(heartbeat) if heartbeat.incarnation == node.incarnation => heartbeat.age_ms,
-        _ => seen.leading_ms.min(seen.now_ms.saturating_sub(node.liveness_since_ms)),
-    }
+    let since_ms = match heartbeat(node, seen) {
+        Some(heartbeat) => heartbeat.age_ms,
+        None => seen.now_ms.saturating_sub(node.liveness_since_ms),
+    };
+    since_ms.min(seen.leading_ms)
+}
+
+/// The last heartbeat of the node's current process.
+fn heartbeat<'a>(node: &Node, seen: &'a Observations) -> Option<&'a Heartbeat> {
+    seen.heartbeats.get(&node.id).filter(|heartbeat| heartbeat.incarnation == node.incarnation)
 }
 
 fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {

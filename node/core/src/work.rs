@@ -43,7 +43,8 @@ pub struct Destroy {
 ///
 /// Fetched are Assigned replicas of segments that a committed checkpoint names (an upload's are
 /// sent by its client): fewest counting replicas first, then those registered last, which are
-/// those of the newest checkpoints.
+/// those of the newest checkpoints. What no node that is up can give comes after all that can be
+/// fetched, so that however much of it there is, it never keeps repair from going on.
 pub fn for_node(catalogue: &Catalogue, node: NodeId, max: usize) -> NodeWork {
     let in_service = catalogue.node(node).is_some_and(|node| node.admin == Admin::InService);
     match catalogue.node_slots(node) {
@@ -73,16 +74,17 @@ fn fetches(
     max: usize,
 ) -> Vec<Fetch> {
     let wanted = assigned.filter(|id| catalogue.is_committed(*id)).filter_map(|id| {
-        let counting = catalogue.counting(catalogue.segment(id)?).replicas;
-        Some((counting, Reverse(id)))
+        let segment = catalogue.segment(id)?;
+        let counting = catalogue.counting(segment).replicas;
+        Some((!has_source(catalogue, segment, node), counting, Reverse(id)))
     });
-    let mut wanted: Vec<(u32, Reverse<SegmentId>)> = wanted.collect();
+    let mut wanted: Vec<(bool, u32, Reverse<SegmentId>)> = wanted.collect();
     if wanted.len() > max && max > 0 {
         wanted.select_nth_unstable(max - 1);
     }
     wanted.truncate(max);
     wanted.sort_unstable();
-    let fetch = |(counting, Reverse(id))| {
+    let fetch = |(_, counting, Reverse(id))| {
         let segment = catalogue.segment(id)?;
         Some(Fetch {
             segment: id,
@@ -107,6 +109,15 @@ pub fn sources(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<
         .collect();
     ranked.sort_unstable();
     ranked.into_iter().map(|(.., node)| node).collect()
+}
+
+/// Whether a node that is up has a replica to read.
+fn has_source(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> bool {
+    segment.slots.iter().any(|slot| {
+        slot.state == SlotState::Durable
+            && slot.node != reader
+            && catalogue.node(slot.node).is_some_and(|node| node.liveness == Liveness::Up)
+    })
 }
 
 fn destroy(segment: &Segment, node: NodeId) -> Option<Destroy> {

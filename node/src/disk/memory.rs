@@ -1,9 +1,9 @@
 //! A disk in memory for tests: everything is durable at once, nothing fails unless asked to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -14,12 +14,54 @@ pub struct MemoryDisk {
     /// Paths; `None` is a directory.
     entries: Mutex<BTreeMap<String, Option<Arc<MemoryFile>>>>,
     broken: Arc<AtomicBool>,
+    space: Arc<MemorySpace>,
 }
 
 #[derive(Default)]
 struct MemoryFile {
     bytes: Mutex<Vec<u8>>,
+    /// Pages ever written: what a sparse file takes.
+    pages: Mutex<BTreeSet<u64>>,
     broken: Arc<AtomicBool>,
+    space: Arc<MemorySpace>,
+}
+
+struct MemorySpace {
+    total: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Default for MemorySpace {
+    fn default() -> Self {
+        Self { total: AtomicU64::new(1 << 40), used: AtomicU64::new(0) }
+    }
+}
+
+const PAGE: u64 = 4096;
+
+impl MemoryFile {
+    /// Takes space for a write.
+    fn charge(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut pages = self.pages.lock();
+        for page in offset / PAGE..(offset + len).div_ceil(PAGE) {
+            if !pages.contains(&page) {
+                let used = self.space.used.load(Ordering::Relaxed);
+                if used + PAGE > self.space.total.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                self.space.used.store(used + PAGE, Ordering::Relaxed);
+                pages.insert(page);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        let bytes = self.pages.lock().len() as u64 * PAGE;
+        self.space.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 struct Handle(Arc<MemoryFile>);
@@ -40,6 +82,12 @@ impl MemoryDisk {
     pub fn break_writes(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
+
+    /// From now on only `bytes` more can be written.
+    pub fn leave_room(&self, bytes: u64) {
+        let used = self.space.used.load(Ordering::Relaxed);
+        self.space.total.store(used + bytes, Ordering::Relaxed);
+    }
 }
 
 impl Disk for MemoryDisk {
@@ -51,8 +99,12 @@ impl Disk for MemoryDisk {
                 if entries.contains_key(path) {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
-                let file =
-                    Arc::new(MemoryFile { broken: self.broken.clone(), ..MemoryFile::default() });
+                let file = Arc::new(MemoryFile {
+                    bytes: Mutex::default(),
+                    pages: Mutex::default(),
+                    broken: self.broken.clone(),
+                    space: self.space.clone(),
+                });
                 entries.insert(path.into(), Some(file.clone()));
                 file
             }
@@ -94,7 +146,9 @@ impl Disk for MemoryDisk {
         Ok(self.entries.lock().contains_key(path))
     }
     fn space(&self) -> io::Result<Space> {
-        Ok(Space { total: 1 << 40, available: 1 << 40 })
+        let total = self.space.total.load(Ordering::Relaxed);
+        let used = self.space.used.load(Ordering::Relaxed);
+        Ok(Space { total, available: total.saturating_sub(used) })
     }
     fn inode(&self, path: &str) -> io::Result<u64> {
         let entries = self.entries.lock();
@@ -116,6 +170,7 @@ impl DiskFile for Handle {
     }
     fn write_at(&self, offset: u64, source: &[u8]) -> io::Result<()> {
         check(&self.0.broken)?;
+        self.0.charge(offset, source.len() as u64)?;
         let mut bytes = self.0.bytes.lock();
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start + source.len();

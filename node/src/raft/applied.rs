@@ -66,6 +66,7 @@ impl Applied {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
 mod tests {
     use std::sync::Arc;
 

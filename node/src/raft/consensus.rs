@@ -62,12 +62,22 @@ pub struct ConsensusConfig {
     /// Entries kept though a snapshot covers them: more than are written during a snapshot
     /// transfer, or a follower that just received one needs the next at once.
     pub keep_entries: u64,
+    /// This node has taken part before, so its log holds at least a vote. One that holds nothing
+    /// was lost or emptied: opening fails with [`LogError::Lost`] rather than let the node vote
+    /// twice in one term, or begin a second cluster.
+    pub expect_log: bool,
 }
 
 impl ConsensusConfig {
     pub fn new(identity: Identity) -> Self {
         let timings = Timings::default();
-        Self { identity, timings, snapshot_entries: 20_000, keep_entries: 10_000 }
+        Self {
+            identity,
+            timings,
+            snapshot_entries: 20_000,
+            keep_entries: 10_000,
+            expect_log: false,
+        }
     }
 }
 

@@ -100,7 +100,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
     ) -> Result<Arc<dyn GroupApi>, OpenError> {
         let settings = settings(&config)?;
         let (log, log_closed) =
-            LogStore::open(env.clone(), disk.clone(), hooks.fatal.clone()).await?;
+            LogStore::open(env.clone(), disk.clone(), hooks.fatal.clone(), config.expect_log)
+                .await?;
         let store =
             SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
         let flushed = log.watch();

@@ -24,6 +24,7 @@ use redb::{
 use super::codec;
 use super::types::{Entry, LogId, Vote};
 use crate::disk::{Disk, DiskFile, Open};
+use crate::store::ballast::release_ballast_if_short;
 
 const FILE: &str = "raft.redb";
 const NEW_FILE: &str = "raft.redb.new";
@@ -44,6 +45,9 @@ pub enum LogError {
     Store { doing: &'static str, why: String },
     #[error("raft log record {record} is damaged: {why}")]
     Damaged { record: String, why: String },
+    /// The votes this node gave are forgotten: it may never vote under its id again.
+    #[error("raft log was lost: {0}")]
+    Lost(&'static str),
     #[error("raft log has a hole: record {found} follows where {expected} should be")]
     Hole { expected: u64, found: u64 },
 }
@@ -88,7 +92,7 @@ pub struct LogSummary {
 
 /// Opens and checks the log on a disk. Repairs what a crash left, as a start does.
 pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
-    let (_, stored) = LogFile::open(disk_seam)?;
+    let (_, stored) = LogFile::open(disk_seam, false)?;
     Ok(LogSummary {
         vote_term: stored.vote.map(|vote| vote.leader_id.term),
         last: stored.last.map(|last| last.index),
@@ -98,17 +102,30 @@ pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
 pub struct LogFile(Database);
 
 impl LogFile {
-    /// Opens the log, creating it if there is none, and checks every record.
-    pub fn open(disk_seam: &dyn Disk) -> Result<(Self, Stored), LogError> {
+    /// Opens the log, creating it if there is none, and checks every record. With `expect_log` the
+    /// node has voted or stored entries before: a log that knows of neither is `Lost`.
+    pub fn open(disk_seam: &dyn Disk, expect_log: bool) -> Result<(Self, Stored), LogError> {
         if !disk_seam.exists(FILE).map_err(disk("lookup"))? {
+            if expect_log {
+                return Err(LogError::Lost("its file is missing"));
+            }
             create(disk_seam)?;
         }
         // Always: a process that was killed between the rename and its sync left a name that the
         // next power cut may still take, with all that would be acknowledged from here on.
         disk_seam.sync_dir("").map_err(disk("directory sync"))?;
         let file = disk_seam.open(FILE, Open::Write).map_err(disk("opening"))?;
+        // The file gets its name when it has content; redb would take an empty one for a new
+        // database and fill it.
+        if file.len().map_err(disk("lookup"))? == 0 {
+            return Err(LogError::Lost("its file is empty"));
+        }
         let log = Self(open_database(file)?);
         let stored = log.check()?;
+        let nothing = stored.vote.is_none() && stored.last.is_none() && stored.purged.is_none();
+        if expect_log && nothing {
+            return Err(LogError::Lost("it holds no vote and no entry"));
+        }
         Ok((log, stored))
     }
 
@@ -195,6 +212,11 @@ impl LogFile {
     pub fn read(&self) -> Result<ReadTransaction, LogError> {
         self.0.begin_read().map_err(store("read"))
     }
+}
+
+/// Sees to room for a commit of `bytes` bytes, giving the ballast up for it.
+pub fn keep_room(disk_seam: &dyn Disk, bytes: u64) -> Result<(), LogError> {
+    release_ballast_if_short(disk_seam, bytes).map_err(disk("making of room"))
 }
 
 /// Entries of `range`, in order, without a hole; stops after the entry that reaches `bytes_max`.

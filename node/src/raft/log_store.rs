@@ -8,7 +8,8 @@
 //! Changes enter memory and the queue in the same order, and one committer makes them durable in
 //! that order, as many as have gathered in one transaction. `save_vote`, `truncate_after` and
 //! `purge` return once durable; `append` returns once readable and calls back once durable. The
-//! committed log id rides along with the next transaction. Any error stops the store for good:
+//! committed log id rides along with the next transaction. On a disk that is nearly full the
+//! committer gives up the ballast first. Any error stops the store for good:
 //! it tells the node's fatal hook, and refuses every later call.
 
 use std::collections::BTreeMap;
@@ -109,6 +110,7 @@ impl FlushedWatch {
 
 struct Shared {
     env: Env,
+    disk: Arc<dyn Disk>,
     memory: Mutex<Memory>,
     fatal: FatalHook,
 }
@@ -133,13 +135,20 @@ impl LogClosed {
 }
 
 impl LogStore {
-    /// Opens the log and starts its committer.
+    /// Opens the log and starts its committer. See [`LogFile::open`] for `expect_log`.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
         fatal: FatalHook,
+        expect_log: bool,
     ) -> Result<(Self, LogClosed), LogError> {
-        let (file, stored) = env.blocking(Lane::Log, move || LogFile::open(&*disk)).await?;
+        let files = Arc::clone(&disk);
+        let (file, stored) = env
+            .blocking(Lane::Log, move || {
+                log_file::keep_room(&*files, 0)?;
+                LogFile::open(&*files, expect_log)
+            })
+            .await?;
         let memory = Memory {
             file: Some(Arc::new(file)),
             failed: None,
@@ -153,12 +162,9 @@ impl LogStore {
             recent_bytes: 0,
             sequence: 0,
             durable_sequence: 0,
-            flushed: Flushed {
-                vote: stored.vote,
-                last: stored.last.map(|last| last.index),
-            },
+            flushed: Flushed { vote: stored.vote, last: stored.last.map(|last| last.index) },
         };
-        let shared = Arc::new(Shared { env: env.clone(), memory: Mutex::new(memory), fatal });
+        let shared = Arc::new(Shared { env: env.clone(), disk, memory: Mutex::new(memory), fatal });
         let (queue, changes) = mpsc::channel(QUEUE_MAX);
         let (closed_tx, closed) = oneshot::channel();
         let committer = commit_queued(shared.clone(), changes);
@@ -229,7 +235,11 @@ async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
         changes.extend(committed.map(Change::Committed));
         let result = match (refused, file) {
             (Ok(()), Some(file)) => {
-                let commit = move || file.commit(&changes);
+                let disk = Arc::clone(&shared.disk);
+                let commit = move || {
+                    log_file::keep_room(&*disk, changes.iter().map(change_bytes).sum())?;
+                    file.commit(&changes)
+                };
                 shared.env.blocking(Lane::Log, commit).await.map_err(|error| shared.fail(error))
             }
             (refused, _) => refused.and(Err(io::Error::other("raft log closed"))),
@@ -253,6 +263,14 @@ async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
         memory.file.take()
     };
     shared.env.blocking(Lane::Log, move || drop(file)).await;
+}
+
+/// Bytes a change brings into the log, roughly.
+fn change_bytes(change: &Change) -> u64 {
+    match change {
+        Change::Append(entries) => entries.iter().map(entry_bytes).sum::<usize>() as u64,
+        Change::Vote(_) | Change::TruncateFrom(_) | Change::Purge(_) | Change::Committed(_) => 0,
+    }
 }
 
 impl Shared {

@@ -71,6 +71,7 @@ impl ReadRounds {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;

@@ -1,6 +1,8 @@
 //! A small world for this module's tests: jobs run inline, links stay in the process, disks in
 //! memory.
 
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::catalogue::{Catalogue, ListQuery};
+use cairn_core::catalogue::{Catalogue, Checkpoint, ListQuery};
 use cairn_core::command::{Body, Command, Refusal, Reply};
 use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest, Step};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
@@ -185,8 +185,13 @@ impl wire::catalogue_server::Catalogue for Service {
         let mut found = catalogue.list(&query);
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
-        let checkpoints =
-            found.iter().map(|record| convert::info_to_wire(&catalogue.info(record))).collect();
+        let entry = |record: &Arc<Checkpoint>| {
+            let mut info = catalogue.info(record);
+            // A listing is about checkpoints; `Resolve` gives the parts of one.
+            info.parts.clear();
+            convert::info_to_wire(&info)
+        };
+        let checkpoints = found.iter().map(entry).collect();
         Ok(Response::new(wire::ListReply { checkpoints, more }))
     }
 

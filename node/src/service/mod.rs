@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use cairn_core::limits::MESSAGE_BYTES_MAX;
+use cairn_core::limits::{CATALOGUE_REPLY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use cairn_proto::wire::admin_server::AdminServer;
 use cairn_proto::wire::catalogue_server::CatalogueServer;
 use cairn_proto::wire::segments_server::SegmentsServer;
@@ -29,7 +29,7 @@ pub mod segments;
 pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {
     let catalogue = CatalogueServer::new(catalogue::Service::new(Arc::clone(shared)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        .max_encoding_message_size(CATALOGUE_REPLY_BYTES_MAX);
     let segments = SegmentsServer::new(segments::Service::new(Arc::clone(shared)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);

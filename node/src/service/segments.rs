@@ -119,7 +119,9 @@ impl wire::segments_server::Segments for Service {
             }
             writer.push(chunk).await.map_err(|error| store_status(&error))?;
         }
-        writer.finish().await.map_err(|error| store_status(&error))?;
+        // The slot may have been given up while the bytes came in.
+        let wanted = crate::upkeep::fetch::wanted(shared, digest);
+        writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
         shared.counters.segments_received.add(1);
         shared.reporter.say(Said::Durable, segment, epoch);
         Ok(Response::new(wire::PutReply { existed: false }))
@@ -221,6 +223,7 @@ pub fn store_status(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::NotHeld(_) => refuse(Reason::NotHeld, text),
+        StoreError::NotWanted(_) => refuse(Reason::StaleSlot, text),
         StoreError::NoSpace { .. } => refuse(Reason::NoSpace, text),
         StoreError::Busy { .. } => refuse(Reason::Busy, text),
         StoreError::WrongDigest(_) | StoreError::Damaged { .. } => refuse(Reason::WrongBytes, text),

@@ -1,10 +1,15 @@
 //! The ballast: a file inside the reserve that gives the log room when the disk is full to the
 //! last byte, so that deletions can still be agreed on.
 //!
+//! The store makes it when it opens. The log gives it up before a commit for which too little
+//! room is left, not after one that failed: redb takes no more commits after an error of the
+//! disk. It is made again by the next process that finds room.
+//!
 //! All functions block.
 
 use std::io;
 
+use super::error::is_full;
 use crate::disk::{Disk, Open};
 
 pub const BALLAST_FILE: &str = "ballast";
@@ -12,6 +17,44 @@ const BALLAST_TMP: &str = "ballast.tmp";
 /// Room for about a hundred thousand log entries of a deletion, or some minutes of a busy log.
 pub const BALLAST_BYTES: u64 = 16 << 20;
 const PIECE_BYTES: usize = 1 << 20;
+/// The ballast is made only while this much is left: far enough from where it is released that
+/// one start does not undo what the last process needed.
+const MAKE_BYTES_MIN: u64 = 4 * BALLAST_BYTES;
+/// The log gives the ballast up below this, beside what the commit itself may take.
+pub const RELEASE_BYTES_BELOW: u64 = 8 << 20;
+
+/// Makes the ballast if there is room for it, on the disk and within a reserve of `reserve`
+/// bytes. That there is none in the end is not an error: the node does no worse than before.
+pub fn make_ballast_if_room(disk: &dyn Disk, reserve: u64) -> io::Result<()> {
+    if reserve < BALLAST_BYTES || disk.space()?.available < MAKE_BYTES_MIN {
+        return Ok(());
+    }
+    match make_ballast(disk) {
+        Err(error) if is_full(&error) => {
+            tracing::warn!(%error, "no ballast: a full disk may stop the log");
+            Ok(())
+        }
+        made => made,
+    }
+}
+
+/// Releases the ballast if less than a commit of `bytes` bytes needs is left. Where even that
+/// needs room that is not there, the commit decides.
+pub fn release_ballast_if_short(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+    // A copy-on-write tree writes more than it is given.
+    let needed = RELEASE_BYTES_BELOW.saturating_add(bytes.saturating_mul(2));
+    let available = disk.space()?.available;
+    if available >= needed {
+        return Ok(());
+    }
+    match release_ballast(disk) {
+        Ok(true) => tracing::warn!(available, "disk is nearly full: ballast released"),
+        Ok(false) => {}
+        Err(error) if is_full(&error) => tracing::warn!(%error, "cannot release the ballast"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
 
 /// Makes the ballast where it is missing or short. Its bytes do not compress, so that any file
 /// system really sets the space aside. Fails on a full disk, which then is no worse than before.
@@ -46,8 +89,9 @@ fn write(disk: &dyn Disk) -> io::Result<()> {
     let file = disk.open(BALLAST_TMP, Open::Create)?;
     let mut noise = blake3::Hasher::new().update(b"cairn ballast").finalize_xof();
     let mut piece = vec![0; PIECE_BYTES];
+    // One piece again and again: far apart enough for any compressing file system.
+    noise.fill(&mut piece);
     for offset in (0..BALLAST_BYTES).step_by(PIECE_BYTES) {
-        noise.fill(&mut piece);
         file.write_at(offset, &piece)?;
     }
     file.sync()?;

@@ -31,6 +31,8 @@ struct State {
     /// at start, or could not be moved aside.
     damaged: BTreeMap<SegmentDigest, u64>,
     damaged_bytes: u64,
+    /// How many files of a digest are in quarantine.
+    quarantined: BTreeMap<SegmentDigest, usize>,
     quarantine_bytes: u64,
     /// File bytes promised to writers.
     reserved_bytes: u64,
@@ -120,13 +122,28 @@ impl Books {
         self.state.lock().damaged.keys().copied().collect()
     }
 
-    pub(super) fn enter_quarantine(&self, file_bytes: u64) {
-        self.state.lock().quarantine_bytes += file_bytes;
+    /// `None` for a file whose name is not one of ours.
+    pub(super) fn enter_quarantine(&self, digest: Option<SegmentDigest>, file_bytes: u64) {
+        let mut state = self.state.lock();
+        state.quarantine_bytes += file_bytes;
+        if let Some(digest) = digest {
+            *state.quarantined.entry(digest).or_default() += 1;
+        }
     }
 
-    pub(super) fn leave_quarantine(&self, file_bytes: u64) {
+    pub(super) fn leave_quarantine(&self, digest: SegmentDigest, file_bytes: u64) {
         let mut state = self.state.lock();
         state.quarantine_bytes = state.quarantine_bytes.saturating_sub(file_bytes);
+        if let Some(count) = state.quarantined.get_mut(&digest) {
+            *count -= 1;
+            if *count == 0 {
+                state.quarantined.remove(&digest);
+            }
+        }
+    }
+
+    pub(super) fn is_quarantined(&self, digest: SegmentDigest) -> bool {
+        self.state.lock().quarantined.contains_key(&digest)
     }
 
     pub(super) fn room(&self, capacity: u64, reserve: u64, disk: Space) -> Room {

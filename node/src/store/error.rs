@@ -19,6 +19,9 @@ pub enum StoreError {
     WrongDigest(SegmentDigest),
     #[error("segment {digest} has {want} bytes, received {got}")]
     WrongLength { digest: SegmentDigest, want: u64, got: u64 },
+    /// The caller's condition did not hold when the file was about to become visible; it is gone.
+    #[error("segment {0} is not wanted here any more")]
+    NotWanted(SegmentDigest),
     /// Data is refused below the reserve, so that log and deletions go on.
     #[error("no space for {needed} bytes: {available} available above a reserve of {reserve}")]
     NoSpace { needed: u64, available: u64, reserve: u64 },

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use cairn_core::ids::SegmentDigest;
 
+use super::checks::Checking;
 use super::error::{Damage, StoreError};
+use super::locks::DigestGuard;
 use super::read::is_damage;
 use super::stats::add;
 use super::{Inner, QUARANTINE, SegmentStore, directory, io_error, place};
@@ -61,14 +63,47 @@ impl SegmentStore {
                 }
                 return Ok(false);
             }
-            let job = Arc::clone(&inner);
-            inner
-                .data(move || {
-                    let _guard = guard;
-                    job.set_aside(digest)
-                })
-                .await
-                .map(|()| true)
+            inner.set_aside_under(guard, digest).await.map(|()| true)
+        };
+        self.inner.to_the_end("segment quarantine", work).await
+    }
+
+    /// Re-reads a held segment as [`SegmentStore::verify`] does, and moves it to quarantine if it
+    /// is bad: one step under the digest's lock, so that what is moved is what was read. Whether
+    /// it was bad.
+    pub async fn quarantine_if_bad(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        let store = self.clone();
+        let work = async move {
+            let inner = &store.inner;
+            let guard = inner.locks.lock(digest).await;
+            match store.verify(digest).await {
+                Ok(()) => return Ok(false),
+                Err(StoreError::Damaged { damage, .. }) => {
+                    tracing::warn!(%digest, %damage, "segment is bad");
+                }
+                Err(error) => return Err(error),
+            }
+            inner.books.leave(digest);
+            inner.set_aside_under(guard, digest).await.map(|()| true)
+        };
+        self.inner.to_the_end("segment check", work).await
+    }
+
+    /// Claims the check of a suspected segment; `None` while one runs, or too many.
+    pub fn begin_check(&self, digest: SegmentDigest) -> Option<Checking> {
+        self.inner.checks.begin(digest)
+    }
+
+    /// Moves a damaged file aside, unless a good copy has taken its place by now. Whether it was
+    /// moved.
+    pub async fn quarantine_damaged(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let work = async move {
+            let guard = inner.locks.lock(digest).await;
+            if inner.books.len_of(digest).is_some() || !inner.books.is_damaged(digest) {
+                return Ok(false);
+            }
+            inner.set_aside_under(guard, digest).await.map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
     }
@@ -114,14 +149,29 @@ impl SegmentStore {
     }
 
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
-    /// there is none.
+    /// there is none. What somebody else puts there is seen at the next start.
     pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        self.recover_from_quarantine_if(digest, || true).await
+    }
+
+    /// As [`SegmentStore::recover_from_quarantine`], if `condition` holds under the digest's lock,
+    /// asked right before the file becomes visible; else `NotWanted`, and the copy stays where it
+    /// is.
+    pub async fn recover_from_quarantine_if(
+        &self,
+        digest: SegmentDigest,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
         self.inner.check_running()?;
         let inner = Arc::clone(&self.inner);
         let work = async move {
             let guard = inner.locks.lock(digest).await;
             if inner.books.len_of(digest).is_some() {
                 return Ok(true);
+            }
+            if !inner.books.is_quarantined(digest) {
+                // A fetch asks this each time it is tried: without a look at the disk.
+                return Ok(false);
             }
             let job = Arc::clone(&inner);
             let copies = inner.data(move || job.copies(digest)).await?;
@@ -138,9 +188,16 @@ impl SegmentStore {
                 };
                 let job = Arc::clone(&inner);
                 let bytes = copy.bytes;
-                inner.data(move || job.bring_back(&copy, digest, len)).await?;
+                inner
+                    .data(move || {
+                        if !condition() {
+                            return Err(StoreError::NotWanted(digest));
+                        }
+                        job.bring_back(&copy, digest, len)
+                    })
+                    .await?;
                 // Once the job is over, not in it: whoever finds the digest here may report it.
-                inner.books.leave_quarantine(bytes);
+                inner.books.leave_quarantine(digest, bytes);
                 inner.books.enter(digest, len);
                 drop(guard);
                 return Ok(true);
@@ -154,6 +211,21 @@ impl SegmentStore {
     pub async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
         let inner = Arc::clone(&self.inner);
         self.inner.data(move || inner.list_quarantine()).await
+    }
+}
+
+impl Inner {
+    async fn set_aside_under(
+        self: &Arc<Self>,
+        guard: DigestGuard,
+        digest: SegmentDigest,
+    ) -> Result<(), StoreError> {
+        let job = Arc::clone(self);
+        self.data(move || {
+            let _guard = guard;
+            job.set_aside(digest)
+        })
+        .await
     }
 }
 
@@ -182,7 +254,7 @@ impl Inner {
         self.sync_dir(QUARANTINE)?;
         self.sync_dir(&directory(digest))?;
         self.books.leave_damaged(digest);
-        self.books.enter_quarantine(bytes);
+        self.books.enter_quarantine(Some(digest), bytes);
         add(&self.counters.segments_quarantined, 1);
         tracing::warn!(%digest, to, bytes, "segment file moved to quarantine");
         Ok(())

@@ -19,6 +19,7 @@
 //! Methods may be dropped at any await: what must not stop half-way runs as a task of its own.
 
 mod books;
+mod checks;
 mod error;
 pub mod format;
 mod keep;
@@ -43,6 +44,7 @@ use crate::disk::Disk;
 use crate::disk::buffers::BufferPool;
 
 pub use books::{Room, WRITERS_MAX};
+pub use checks::{CHECKS_MAX, Checking};
 pub use error::{Damage, StoreError};
 pub use keep::{Destroyed, Quarantined};
 pub use locks::DigestGuard;
@@ -52,6 +54,7 @@ pub use stats::StoreStats;
 pub use write::{Begin, Stored, Writer};
 
 use books::Books;
+use checks::Checks;
 use error::is_full;
 use locks::DigestLocks;
 use stats::Counters;
@@ -94,6 +97,7 @@ struct Inner {
     config: StoreConfig,
     books: Arc<Books>,
     locks: Arc<DigestLocks>,
+    checks: Arc<Checks>,
     pool: Arc<BufferPool>,
     garbage: Arc<Garbage>,
     counters: Counters,
@@ -139,8 +143,7 @@ impl SegmentStore {
     }
 
     /// Waits for the digest's lock, under which segments become visible and are destroyed. Do not
-    /// call `finish`, `quarantine`, `destroy` or `recover_from_quarantine` of the same digest
-    /// while holding it.
+    /// call what finishes, quarantines, destroys or recovers the same digest while holding it.
     pub async fn lock(&self, digest: SegmentDigest) -> DigestGuard {
         self.inner.locks.lock(digest).await
     }

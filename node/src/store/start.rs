@@ -8,6 +8,7 @@ use cairn_core::ids::SegmentDigest;
 use cairn_proto::seam::{Env, Lane};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::ballast::{BALLAST_FILE, make_ballast_if_room};
 use super::books::Books;
 use super::error::{Damage, StoreError};
 use super::read::{is_damage, read_ends};
@@ -46,7 +47,7 @@ impl SegmentStore {
     }
 
     /// Opens a formatted store: syncs every segment directory, checks header, footer and length
-    /// of every file (not its data), and removes temporary files. `on_fatal` is called once, on
+    /// of every file (not its data), removes temporary files, and makes the ballast. `on_fatal` is called once, on
     /// the error after which the node must stop.
     pub async fn open(
         env: Env,
@@ -60,6 +61,7 @@ impl SegmentStore {
             config,
             books: Arc::new(Books::default()),
             locks: Arc::default(),
+            checks: Arc::default(),
             pool: Arc::default(),
             garbage: Arc::default(),
             counters: Default::default(),
@@ -67,6 +69,12 @@ impl SegmentStore {
             stopped: AtomicBool::new(false),
             next_tmp: AtomicU64::new(0),
         });
+        let job = Arc::clone(&inner);
+        let reserve = job.config.reserve_bytes;
+        inner
+            .data(move || make_ballast_if_room(&*job.disk, reserve))
+            .await
+            .map_err(|error| io_error("make", BALLAST_FILE, error))?;
         let job = Arc::clone(&inner);
         let tmp_removed = inner.data(move || job.sweep()).await?;
         let firsts = (0..=u8::MAX).step_by(usize::from(JOB_DIRECTORIES));
@@ -129,7 +137,7 @@ impl Inner {
             tmp::remove(&*self.disk, &format!("{TMP}/{}", entry.name));
         }
         for file in self.list_quarantine()? {
-            self.books.enter_quarantine(file.bytes);
+            self.books.enter_quarantine(file.digest, file.bytes);
         }
         Ok(left.len() as u64)
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! push ──► 1 MiB buffer ──► Data lane: hash, write      (two in flight)
-//! finish ──► Data lane: last block, digest, footer, header, sync, rename, sync directory
+//! finish ──► Data lane: last block, digest, footer, header, sync, wanted?, rename, sync directory
 //! ```
 
 use std::collections::VecDeque;
@@ -127,7 +127,19 @@ impl Writer {
 
     /// Checks length and digest and makes the segment durable and visible, in this order. An
     /// error leaves nothing behind.
-    pub async fn finish(mut self) -> Result<Stored, StoreError> {
+    pub async fn finish(self) -> Result<Stored, StoreError> {
+        self.finish_if(|| true).await
+    }
+
+    /// As [`Writer::finish`], if `condition` holds under the digest's lock, asked right before the
+    /// file becomes visible; else `NotWanted`. Whoever destroys files waits for the same lock, so
+    /// a file that its slot did not outlive is either refused here or found there.
+    ///
+    /// The condition must not block for long, nor call this store.
+    pub async fn finish_if(
+        mut self,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<Stored, StoreError> {
         if self.failed {
             return Err(StoreError::WriterFailed(self.digest));
         }
@@ -139,7 +151,7 @@ impl Writer {
             self.reap().await?;
         }
         let inner = Arc::clone(&self.inner);
-        inner.to_the_end("segment finish", self.finish_under_lock()).await
+        inner.to_the_end("segment finish", self.finish_under_lock(condition)).await
     }
 
     /// Gives up and waits until the temporary file is gone.
@@ -213,7 +225,10 @@ impl Writer {
         Ok(())
     }
 
-    async fn finish_under_lock(self) -> Result<Stored, StoreError> {
+    async fn finish_under_lock(
+        self,
+        condition: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<Stored, StoreError> {
         let Self { inner, digest, len, current, filled, values, launched, tmp, .. } = self;
         let guard = inner.locks.lock(digest).await;
         let last = current.map(|buffer| (launched, buffer, filled));
@@ -225,7 +240,13 @@ impl Writer {
                     tmp.remove(&*job.disk);
                     return Ok(None);
                 }
-                match job.seal(&tmp, digest, len, values, last) {
+                let sealed = job.seal(&tmp, digest, len, values, last).and_then(|()| {
+                    if !condition() {
+                        return Err(StoreError::NotWanted(digest));
+                    }
+                    job.take_place(&tmp.path, digest)
+                });
+                match sealed {
                     Ok(()) => Ok(Some(tmp)),
                     Err(error) => {
                         tmp.remove(&*job.disk);
@@ -305,8 +326,8 @@ impl Inner {
             .map_err(|error| self.write_error("write", path, end as u64, error))
     }
 
-    /// Completes a temporary file and gives it its name. The digest is checked before anything
-    /// becomes visible; the name is durable when this returns.
+    /// Completes a temporary file: its digest is right and its bytes are durable when this
+    /// returns.
     fn seal(
         &self,
         tmp: &TmpFile,
@@ -336,8 +357,7 @@ impl Inner {
         write(footer_offset(len), &|page| footer.encode(page))?;
         let header = Header::raw(digest, len);
         write(0, &|page| header.encode(page))?;
-        file.sync().map_err(|error| self.fatal("sync", path, error))?;
-        self.take_place(path, digest)
+        file.sync().map_err(|error| self.fatal("sync", path, error))
     }
 
     /// Renames a synced file to its final place, durably. What stood there was not in the durable

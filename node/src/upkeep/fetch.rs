@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::blocks::{BlockTable, block_count, block_len};
-use cairn_core::ids::NodeId;
+use cairn_core::ids::{NodeId, SegmentDigest};
 use cairn_core::work::Fetch;
 use cairn_proto::wire::get_reply::Message;
 use cairn_proto::wire::segments_client::SegmentsClient;
@@ -15,37 +15,61 @@ use tonic::{Status, Streaming};
 
 use crate::service::segments::store_status;
 use crate::shared::Shared;
-use crate::store::Begin;
+use crate::store::{Begin, StoreError};
 
 /// Why a fetch did not succeed this time.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("no node has a durable replica to fetch from")]
     NoSource,
+    /// Its slot was given up while the bytes were on their way.
+    #[error("the replica is not wanted here any more")]
+    NotWanted,
     #[error("last source, node {node}: {status}")]
     Source { node: NodeId, status: Status },
 }
 
 /// Fetches one segment from the first source that gives all of it.
 pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchError> {
-    match shared.store.recover_from_quarantine(fetch.digest).await {
+    let wanted = wanted(shared, fetch.digest);
+    match shared.store.recover_from_quarantine_if(fetch.digest, wanted).await {
         Ok(true) => {
             shared.counters.segments_recovered.add(1);
             return Ok(());
         }
         Ok(false) => {}
+        Err(StoreError::NotWanted(_)) => return Err(FetchError::NotWanted),
         Err(error) => {
             tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine")
         }
     }
     let mut last = FetchError::NoSource;
     for source in &fetch.sources {
+        if !is_wanted(shared, &fetch.digest) {
+            return Err(FetchError::NotWanted);
+        }
         match from(shared, fetch, *source).await {
             Ok(()) => return Ok(()),
             Err(status) => last = FetchError::Source { node: *source, status },
         }
     }
     Err(last)
+}
+
+/// Whether this node's applied catalogue gives it a live slot of `digest`. Nothing else may make
+/// a file here: one without a slot would never be destroyed.
+fn is_wanted(shared: &Shared, digest: &SegmentDigest) -> bool {
+    shared.read(|catalogue| {
+        catalogue
+            .segment_by_digest(digest)
+            .is_some_and(|segment| segment.live_slot_on(shared.node).is_some())
+    })
+}
+
+/// [`is_wanted`] as the store asks it, under the digest's lock.
+pub fn wanted(shared: &Arc<Shared>, digest: SegmentDigest) -> impl FnOnce() -> bool + Send + use<> {
+    let shared = Arc::clone(shared);
+    move || is_wanted(&shared, &digest)
 }
 
 async fn from(shared: &Arc<Shared>, fetch: &Fetch, source: NodeId) -> Result<(), Status> {
@@ -84,7 +108,8 @@ async fn from(shared: &Arc<Shared>, fetch: &Fetch, source: NodeId) -> Result<(),
         // The writer hashes every block and refuses the whole at its end if one is wrong.
         writer.push(block).await.map_err(|error| store_status(&error))?;
     }
-    writer.finish().await.map_err(|error| store_status(&error))?;
+    let wanted = wanted(shared, fetch.digest);
+    writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
     shared.counters.segments_fetched.add(1);
     Ok(())
 }

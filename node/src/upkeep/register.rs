@@ -46,12 +46,13 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
     });
     let identity = fatal_on_error(shared, announce.await)?;
     let incarnation = register(shared, cookie, previous, nonce).await?;
+    wait_applied(shared, incarnation).await;
+    // Only now: a directory that says it was registered must have a log that knows of a vote.
     let settle = update(shared, identity, move |known| {
         known.registered_nonce = Some(nonce);
         known.pending_nonces.clear();
     });
     fatal_on_error(shared, settle.await)?;
-    wait_applied(shared, incarnation).await;
     // From here on this process speaks for the node.
     *shared.incarnation.lock() = Some(incarnation);
     if let Err(refusal) = take_inventory(shared, incarnation).await {
@@ -222,7 +223,7 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
 /// Damaged files, and files without any slot, go to quarantine, never to the bin.
 async fn set_unknown_aside(shared: &Arc<Shared>) {
     for digest in shared.store.damaged() {
-        if let Err(error) = set_aside(shared, digest, |_| true).await {
+        if let Err(error) = crate::upkeep::suspect::set_damaged_aside(shared, digest).await {
             tracing::warn!(%digest, %error, "cannot quarantine a damaged file");
         }
     }

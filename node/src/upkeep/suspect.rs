@@ -18,19 +18,19 @@ pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, 
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
     }
-    match shared.store.verify(digest).await {
-        Ok(()) => {
+    match shared.store.quarantine_if_bad(digest).await {
+        Ok(false) => {
             shared.ledger.record_verified(digest, shared.env.wall_ms());
-            return Ok(false);
+            Ok(false)
         }
-        Err(StoreError::NotHeld(_)) => return Ok(false),
-        Err(StoreError::Damaged { .. }) => {}
-        Err(error) => return Err(error),
+        Ok(true) => {
+            shared.counters.suspects_confirmed.add(1);
+            give_up(shared, digest);
+            Ok(true)
+        }
+        Err(StoreError::NotHeld(_)) => Ok(false),
+        Err(error) => Err(error),
     }
-    tracing::warn!(%digest, "replica is bad: setting it aside and asking for a new slot");
-    shared.counters.suspects_confirmed.add(1);
-    set_aside(shared, digest, |_| true).await?;
-    Ok(true)
 }
 
 /// Moves the file of `digest` to quarantine if `condition` holds under its lock, and gives up the
@@ -42,10 +42,28 @@ pub async fn set_aside(
 ) -> Result<(), StoreError> {
     let owner = Arc::clone(shared);
     match shared.store.quarantine_if(digest, move || condition(&owner)).await {
-        Ok(true) => {}
-        Ok(false) | Err(StoreError::NotHeld(_)) => return Ok(()),
+        Ok(true) => give_up(shared, digest),
+        Ok(false) | Err(StoreError::NotHeld(_)) => {}
         Err(error) => return Err(error),
     }
+    Ok(())
+}
+
+/// As [`set_aside`], for a file that was damaged when the store was opened.
+pub async fn set_damaged_aside(
+    shared: &Arc<Shared>,
+    digest: SegmentDigest,
+) -> Result<(), StoreError> {
+    match shared.store.quarantine_damaged(digest).await {
+        Ok(true) => give_up(shared, digest),
+        Ok(false) | Err(StoreError::NotHeld(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The file of `digest` was set aside: its slot needs a new one.
+fn give_up(shared: &Shared, digest: SegmentDigest) {
     shared.counters.segments_quarantined.add(1);
     let node = shared.node;
     let slot = shared.read(|catalogue| {
@@ -56,13 +74,14 @@ pub async fn set_aside(
     if let Some((segment, epoch)) = slot {
         shared.reporter.say(Said::Lost, segment, epoch);
     }
-    Ok(())
 }
 
-/// Starts a check of `digest` by itself.
+/// Starts a check of `digest` by itself, unless one runs already.
 pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
+    let Some(checking) = shared.store.begin_check(digest) else { return };
     let owner = Arc::clone(shared);
     shared.env.spawn("check suspect", async move {
+        let _checking = checking;
         if let Err(error) = check(&owner, digest).await {
             tracing::warn!(%digest, %error, "cannot check a suspected replica");
         }

@@ -136,6 +136,22 @@ async fn failed_destruction_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn quarantine_is_listed_only_for_what_is_in_it() {
+    let (disk, seam, Opened { store, .. }) = open_memory().await;
+    let digest = put(&store, &data(3000)).await.unwrap().digest;
+    store.quarantine(digest).await.unwrap();
+    let Opened { store, .. } = open(&seam).await;
+    disk.fail_on("list", "quarantine", EIO);
+    assert!(!store.recover_from_quarantine(SegmentDigest([1; 32])).await.unwrap());
+    store.recover_from_quarantine(digest).await.unwrap_err();
+    disk.heal();
+    assert!(store.recover_from_quarantine(digest).await.unwrap());
+    store.destroy(digest, || true).await.unwrap();
+    disk.fail_on("list", "quarantine", EIO);
+    assert!(!store.recover_from_quarantine(digest).await.unwrap());
+}
+
+#[tokio::test]
 async fn failed_quarantine_never_counts_and_may_be_tried_again() {
     let (disk, _, Opened { store, .. }) = open_memory().await;
     let digest = put(&store, &data(3000)).await.unwrap().digest;

@@ -1,6 +1,9 @@
 //! The segment store, identity file and production disk, over real files and over a small disk
 //! in memory that fails on command.
 
+#![allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 mod faults;
 mod files;
 mod identity;

@@ -100,6 +100,40 @@ async fn writer_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_not_wanted_when_it_is_complete_leaves_nothing() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(BLOCK + 9);
+    let digest = SegmentDigest::of(&bytes);
+    let begun = store.begin(digest, bytes.len() as u64).await.unwrap();
+    let Begin::Writer(mut writer) = begun else { panic!("not held") };
+    writer.push(bytes.clone()).await.unwrap();
+    // The slot goes while another holds the digest's lock and the writer waits for it.
+    let wanted = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let guard = store.lock(digest).await;
+    let asked = Arc::clone(&wanted);
+    let condition = move || asked.load(std::sync::atomic::Ordering::SeqCst);
+    let finishing = tokio::spawn(writer.finish_if(condition));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    wanted.store(false, std::sync::atomic::Ordering::SeqCst);
+    drop(guard);
+    let refused = finishing.await.unwrap();
+    assert!(matches!(refused, Err(StoreError::NotWanted(named)) if named == digest));
+    assert!(!store.holds(digest) && !disk.exists(&place(digest)).unwrap());
+    assert!(disk.list("tmp").unwrap().is_empty());
+    assert_eq!(store.room().await.unwrap().reserved, 0);
+
+    put(&store, &bytes).await.unwrap();
+    store.quarantine(digest).await.unwrap();
+    let refused = store.recover_from_quarantine_if(digest, || false).await;
+    assert!(matches!(refused, Err(StoreError::NotWanted(_))));
+    assert!(!store.holds(digest) && !disk.exists(&place(digest)).unwrap());
+    assert!(store.recover_from_quarantine_if(digest, || true).await.unwrap());
+}
+
+#[tokio::test]
 async fn writers_of_one_digest_at_a_time_both_succeed() {
     let (_dir, disk) = file_disk();
     let Opened { store, .. } = open(&disk).await;
@@ -166,6 +200,57 @@ async fn damaged_ends_and_strangers_do_not_count_at_start() {
     assert!(again.store.damaged().is_empty());
     assert_eq!(again.store.held().len(), 4);
     assert_eq!(again.store.quarantined().await.unwrap().len(), 3, "evidence is kept");
+}
+
+#[tokio::test]
+async fn only_the_bad_file_that_was_read_is_set_aside() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(BLOCK + 9);
+    let digest = put(&store, &bytes).await.unwrap().digest;
+    assert!(!store.quarantine_if_bad(digest).await.unwrap());
+    spoil(&disk, &place(digest), 5000);
+    // Two suspect it; by the second one's turn the bad file is gone and a good one in its place.
+    let guard = store.lock(digest).await;
+    let check = |store: SegmentStore| async move { store.quarantine_if_bad(digest).await };
+    let first = tokio::spawn(check(store.clone()));
+    let finish = {
+        let store = store.clone();
+        async move {
+            while store.holds(digest) {
+                tokio::task::yield_now().await;
+            }
+            put(&store, &bytes).await.unwrap()
+        }
+    };
+    drop(guard);
+    let (first, stored) = tokio::join!(first, finish);
+    assert!(first.unwrap().unwrap() && !stored.existed);
+    assert!(!store.quarantine_if_bad(digest).await.unwrap());
+    assert!(store.holds(digest));
+    assert_eq!(store.quarantined().await.unwrap().len(), 1);
+    let unknown = store.quarantine_if_bad(SegmentDigest([7; 32])).await;
+    assert!(matches!(unknown, Err(StoreError::NotHeld(_))));
+}
+
+#[tokio::test]
+async fn a_new_copy_is_not_taken_for_the_damaged_file_it_replaced() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let digests = [put(&store, &data(10)).await, put(&store, &data(20)).await];
+    let [first, second] = digests.map(|stored| stored.unwrap().digest);
+    spoil(&disk, &place(first), 20);
+    spoil(&disk, &place(second), 20);
+    let Opened { store, .. } = open(&disk).await;
+    let damaged = store.damaged();
+    assert_eq!(damaged.len(), 2);
+    // Between the list and its turn a sender brings one again.
+    put(&store, &data(10)).await.unwrap();
+    assert!(!store.quarantine_damaged(first).await.unwrap());
+    assert!(store.quarantine_damaged(second).await.unwrap());
+    assert!(!store.quarantine_damaged(second).await.unwrap());
+    store.verify(first).await.unwrap();
+    assert_eq!(store.quarantined().await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
         Refusal::NotEnoughRacks { have, want } => (Kind::NotEnoughRacks, pair(*have, *want)),
         Refusal::BadTargets => (Kind::BadTargets, vec![]),
         Refusal::KeptByPolicy { keep_last } => (Kind::KeptByPolicy, vec![(*keep_last).into()]),
+        Refusal::LastReplicas { node, segments } => (Kind::LastReplicas, vec![node.0, *segments]),
+        Refusal::LastNode(node) => (Kind::LastNode, vec![node.0]),
         Refusal::Malformed(text) => {
             message.first.clone_from(text);
             (Kind::Malformed, vec![])
@@ -108,6 +110,8 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
         }
         Kind::BadTargets => Refusal::BadTargets,
         Kind::KeptByPolicy => Refusal::KeptByPolicy { keep_last: numbers.small(0)? },
+        Kind::LastReplicas => Refusal::LastReplicas { node: node()?, segments: numbers.at(1)? },
+        Kind::LastNode => Refusal::LastNode(node()?),
         Kind::Malformed => Refusal::Malformed(message.first),
     };
     Ok(refusal)

@@ -281,6 +281,8 @@ impl Draw {
             Refusal::NotEnoughRacks { have, want },
             Refusal::BadTargets,
             Refusal::KeptByPolicy { keep_last: want },
+            Refusal::LastReplicas { node, segments: self.u64() },
+            Refusal::LastNode(node),
             Refusal::Malformed(format!("text {part}")),
         ]
     }

@@ -1,5 +1,7 @@
 //! Real handshakes over loopback.
 
+#![allow(clippy::disallowed_methods, reason = "a test of the production dialer on real sockets")]
+
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;

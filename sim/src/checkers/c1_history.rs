@@ -134,9 +134,10 @@ impl History {
         if asked == Asked::Latest
             && let Some(visible) = version.visible
         {
-            let newer = namespace.versions.iter().enumerate().find(|(place, it)| {
-                it.invoked > visible && namespace.must_be_there(*place, began)
-            });
+            let newer =
+                namespace.versions.iter().enumerate().find(|(place, it)| {
+                    it.invoked > visible && namespace.must_be_there(*place, began)
+                });
             if let Some((_, newer)) = newer {
                 let text = format!("latest is {what}, older than {}@{}", newer.step, newer.attempt);
                 return Err(("C1", text));
@@ -151,9 +152,10 @@ impl History {
         trace::count("checked.reads", 1);
         let Some(namespace) = self.namespaces.get(name) else { return Ok(()) };
         let meant = |step: u64| asked == Asked::Latest || asked == Asked::Step(step);
-        let lost = namespace.versions.iter().enumerate().find(|(place, version)| {
-            meant(version.step) && namespace.must_be_there(*place, began)
-        });
+        let lost =
+            namespace.versions.iter().enumerate().find(|(place, version)| {
+                meant(version.step) && namespace.must_be_there(*place, began)
+            });
         match lost {
             Some((_, version)) => Err(format!(
                 "{name}@{} attempt {} was committed and is not found",

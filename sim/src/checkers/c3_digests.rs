@@ -28,13 +28,12 @@ impl Checker {
             }
             let who = format!("{} life {}", node.name, node.life());
             let digest = node.shared.read(|catalogue| catalogue.digest());
-            let (first, other) =
-                self.seen.entry(index).or_insert_with(|| {
-                    let text = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
-                    let text: String = text.collect();
-                    trace::event(&node.name, "applied", format_args!("{index} digest {text}"));
-                    (digest, who.clone())
-                });
+            let (first, other) = self.seen.entry(index).or_insert_with(|| {
+                let text = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
+                let text: String = text.collect();
+                trace::event(&node.name, "applied", format_args!("{index} digest {text}"));
+                (digest, who.clone())
+            });
             if *other != who {
                 trace::count("checked.equal_digests", 1);
             }

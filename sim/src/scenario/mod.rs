@@ -25,9 +25,9 @@ pub const SCENARIOS: [(&str, &str, Play); 3] = [
         mix::play,
     ),
     (
-    "layer",
-    "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
-    layer::play,
+        "layer",
+        "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
+        layer::play,
     ),
 ];
 

@@ -58,7 +58,10 @@ async fn story(world: &World) -> Result<(), String> {
     for (step, files) in [(1000, &first), (2000, &second)] {
         compare(&cluster, client, step, files).await?;
     }
-    cluster.wait(STEP_LIMIT, Cluster::unsettled).await.map_err(|text| format!("catch up: {text}"))?;
+    cluster
+        .wait(STEP_LIMIT, Cluster::unsettled)
+        .await
+        .map_err(|text| format!("catch up: {text}"))?;
     checkers.finish().await;
     for (step, files) in [(1000, &first), (2000, &second)] {
         compare(&cluster, client, step, files).await?;

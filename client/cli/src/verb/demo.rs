@@ -374,7 +374,7 @@ impl Demo {
 }
 
 fn percent(done: u64, total: u64) -> u64 {
-    if total == 0 { 0 } else { done * 100 / total }
+    (done * 100).checked_div(total).unwrap_or(0)
 }
 
 fn namespace() -> anyhow::Result<Namespace> {

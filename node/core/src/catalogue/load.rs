@@ -11,9 +11,7 @@ use crate::command::Reply;
 use crate::ids::{
     CheckpointId, LINEAGE_SHIFT, Namespace, NodeId, RequestId, SegmentDigest, SegmentId,
 };
-use crate::limits::{
-    NODES_MAX, REPLICAS_MAX, REPLIES_MAX, SEGMENT_BYTES_MAX, SUPERSEDED_MAX,
-};
+use crate::limits::{NODES_MAX, REPLICAS_MAX, REPLIES_MAX, SEGMENT_BYTES_MAX, SUPERSEDED_MAX};
 use crate::model::{
     Admin, CheckpointState, Cluster, NamespaceRecord, Node, Policy, Segment, SlotState,
 };

@@ -4,7 +4,7 @@ use super::{Catalogue, Tally, check_batch, malformed};
 use crate::command::{Body, Refusal, Reply};
 use crate::ids::{ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label};
 use crate::limits::{NODES_MAX, NONCES_MAX, SUPERSEDED_MAX};
-use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
+use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings, Slot, SlotState};
 
 /// Longest advertised address, bytes: a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 300;
@@ -168,13 +168,24 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// For good: the node's slots vanish, live and released alike (D4).
+    /// For good: the node's slots vanish, live and released alike (D4). Refused while data would
+    /// go with it.
     pub(super) fn remove_node(&mut self, node: NodeId) -> Result<Reply, Refusal> {
         let clock_ms = self.cluster.clock_ms;
-        let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
+        let record = self.nodes.get(&node).ok_or(Refusal::UnknownNode(node))?;
         if record.admin == Admin::Removed {
             return Ok(Reply::Done);
         }
+        let serves =
+            |other: &&Node| other.admin == Admin::InService && other.incarnation != Incarnation(0);
+        if !self.nodes.values().filter(serves).any(|other| other.id != node) {
+            return Err(Refusal::LastNode(node));
+        }
+        let segments = self.last_replicas(node);
+        if segments > 0 {
+            return Err(Refusal::LastReplicas { node, segments });
+        }
+        let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
         record.admin = Admin::Removed;
         record.inventoried = false;
         if record.liveness == Liveness::Up {
@@ -194,6 +205,24 @@ impl Catalogue {
             self.forget_if_spent(id);
         }
         Ok(Reply::Done)
+    }
+}
+
+impl Catalogue {
+    /// Referenced segments that are Durable on this node and on no other one in service. Costs a
+    /// walk over the node's durable segments.
+    fn last_replicas(&self, node: NodeId) -> u64 {
+        let in_service =
+            |id: &NodeId| self.nodes.get(id).is_some_and(|other| other.admin == Admin::InService);
+        let elsewhere = |slot: &Slot| {
+            slot.node != node && slot.state == SlotState::Durable && in_service(&slot.node)
+        };
+        let durable =
+            self.index.nodes.get(&node).into_iter().flat_map(|slots| slots.durable.iter());
+        let referenced = durable
+            .filter_map(|id| self.segments.get(id))
+            .filter(|segment| segment.is_referenced());
+        referenced.filter(|segment| !segment.slots.iter().any(elsewhere)).count() as u64
     }
 }
 

@@ -48,7 +48,7 @@ impl Catalogue {
         let parts = record.parts_wanted;
         let parts_sealed = record.sealed_parts().len() as u32 + 1;
         let last = parts_sealed == parts;
-        if last && let Some(lacking) = self.lacking(record, upload, &staged) {
+        if last && let Some(lacking) = self.lacking(record, upload) {
             self.renew_lease(checkpoint);
             return Ok(lacking);
         }
@@ -133,34 +133,43 @@ impl Catalogue {
     }
 
     /// Names the segments that keep the upload from committing, if there are any.
-    fn lacking(
-        &self,
-        record: &Checkpoint,
-        upload: &Upload,
-        last_part: &SegmentSet,
-    ) -> Option<Reply> {
-        let mut all = union(upload);
-        all.extend(last_part.iter());
-        let (segments, total) = self.below_quorum(record, &all);
+    fn lacking(&self, record: &Checkpoint, upload: &Upload) -> Option<Reply> {
+        let all = union(upload);
+        let mut lacking = self.below_quorum(record, all.iter());
+        let segments: Vec<SegmentId> = lacking.by_ref().take(BATCH_SEGMENTS_MAX).collect();
+        let total = segments.len() as u64 + lacking.count() as u64;
         (total > 0).then_some(Reply::Lacking { segments, total })
     }
 
-    /// Of the segments an open upload's parts have staged, those that would keep it from
-    /// committing now: at most `BATCH_SEGMENTS_MAX`, and how many there are.
-    pub fn upload_lacks(&self, record: &Checkpoint) -> (Vec<SegmentId>, u64) {
-        let all = record.open.as_ref().map(union).unwrap_or_default();
-        self.below_quorum(record, &all)
+    /// What would keep `checkpoint` from committing if `part` were sealed now; empty also where
+    /// other parts are still to come.
+    pub fn lacking_if_sealed(&self, checkpoint: CheckpointId, part: u32) -> Vec<SegmentId> {
+        let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
+        let Some(upload) = &record.open else { return Vec::new() };
+        let others = record.sealed_parts().into_iter().filter(|sealed| *sealed != part);
+        if others.count() as u32 + 1 < record.parts_wanted {
+            return Vec::new();
+        }
+        self.below_quorum(record, union(upload).iter()).collect()
     }
 
-    fn below_quorum(&self, record: &Checkpoint, all: &SegmentSet) -> (Vec<SegmentId>, u64) {
+    /// Which of `lacking` still lack what `checkpoint`'s policy asks for.
+    pub fn still_lacking(&self, checkpoint: CheckpointId, lacking: &[SegmentId]) -> Vec<SegmentId> {
+        let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
+        self.below_quorum(record, lacking.iter().copied()).collect()
+    }
+
+    /// Of `segments`, those without the replicas that count and the racks that the checkpoint's
+    /// policy asks for: the one place where a commit's quorum is decided.
+    fn below_quorum(
+        &self,
+        record: &Checkpoint,
+        segments: impl Iterator<Item = SegmentId>,
+    ) -> impl Iterator<Item = SegmentId> {
         let quorum = self.quorum(&record.policy);
-        let lacks = |id: &SegmentId| {
+        segments.filter(move |id| {
             !self.segments.get(*id).is_some_and(|segment| self.meets(segment, quorum))
-        };
-        let mut lacking = all.iter().filter(lacks);
-        let named: Vec<SegmentId> = lacking.by_ref().take(BATCH_SEGMENTS_MAX).collect();
-        let total = named.len() as u64 + lacking.count() as u64;
-        (named, total)
+        })
     }
 
     /// Makes an upload whose parts are all sealed visible, in place of what it replaces.

@@ -1,9 +1,7 @@
-//! The catalogue at a glance: what `status` and the metrics show, and what a seal waits for.
-
-use std::collections::BTreeSet;
+//! The catalogue at a glance: what `status` and the metrics show.
 
 use super::{Catalogue, policy};
-use crate::ids::{CheckpointId, NodeId, SegmentId};
+use crate::ids::NodeId;
 use crate::model::{CheckpointState, Liveness, Segment, Slot, SlotState};
 use crate::segment_set::SegmentSet;
 
@@ -114,31 +112,6 @@ impl Catalogue {
             let wanted = |slot: &&Slot| slot.node == node && slot.state == state;
             segment.slots.iter().find(wanted).map(|slot| (segment, slot))
         })
-    }
-
-    /// What would keep `checkpoint` from committing if `part` were sealed now; empty also where
-    /// other parts are still to come.
-    pub fn lacking_if_sealed(&self, checkpoint: CheckpointId, part: u32) -> Vec<SegmentId> {
-        let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
-        let Some(upload) = &record.open else { return Vec::new() };
-        let sealed: BTreeSet<u32> = record.sealed_parts().into_iter().collect();
-        let others = (0..record.parts_wanted).filter(|other| *other != part);
-        if others.into_iter().any(|other| !sealed.contains(&other)) {
-            return Vec::new();
-        }
-        let quorum = self.quorum(&record.policy);
-        let mut all: Vec<SegmentId> = super::uploads::union(upload).iter().collect();
-        all.retain(|id| !self.segment(*id).is_some_and(|segment| self.meets(segment, quorum)));
-        all
-    }
-
-    /// Which of `lacking` still lack what `checkpoint`'s policy asks for.
-    pub fn still_lacking(&self, checkpoint: CheckpointId, lacking: &[SegmentId]) -> Vec<SegmentId> {
-        let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
-        let quorum = self.quorum(&record.policy);
-        let lacks =
-            |id: &SegmentId| !self.segment(*id).is_some_and(|segment| self.meets(segment, quorum));
-        lacking.iter().copied().filter(lacks).collect()
     }
 
     /// Racks with a node that is up and in service.

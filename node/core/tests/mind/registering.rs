@@ -153,6 +153,35 @@ fn a_missing_file_is_assigned_again_under_a_new_epoch() {
 }
 
 #[test]
+fn a_node_with_the_only_replica_of_something_stays() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    world.put(1, &["x", "y"], &[1, 2]);
+    let abandoned = world.put(2, &["z"], &[1, 2]);
+    world.done(Body::RemoveNode { node: node(2) });
+    let remove = || Body::RemoveNode { node: node(1) };
+    let refusal = |segments| Refusal::LastReplicas { node: node(1), segments };
+    assert_eq!(world.refused(remove()), refusal(3));
+    let slots = ["x", "y"].map(|name| (world.segment(name).id, node(3))).to_vec();
+    world.done(Body::AssignSlots { slots });
+    assert_eq!(world.refused(remove()), refusal(3), "assigned is not durable");
+    world.durable(3, &["x", "y"]);
+    assert_eq!(world.refused(remove()), refusal(1));
+    world.delete(abandoned, true);
+    world.drop_references(abandoned);
+    world.done(remove());
+    assert_eq!(world.live("x"), [(3, true)]);
+}
+
+#[test]
+fn the_last_node_in_service_stays() {
+    let mut world = World::new(&["a", "b"]);
+    world.done(Body::RemoveNode { node: node(1) });
+    world.done(Body::AllocateNode(new_node(3, "c")));
+    let remove = Body::RemoveNode { node: node(2) };
+    assert_eq!(world.refused(remove), Refusal::LastNode(node(2)), "node 3 never registered");
+}
+
+#[test]
 fn a_removed_node_never_counts_again() {
     let mut world = World::new(&["a", "b"]);
     world.put(1, &["x"], &[1, 2]);

@@ -200,6 +200,25 @@ fn a_new_leader_holds_no_silence_against_nodes_it_never_heard() {
 }
 
 #[test]
+fn a_leader_that_leads_again_holds_no_pulse_of_its_earlier_term_against_anybody() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_liveness(2, Liveness::Down);
+    world.pass(1_000_000);
+    let nodes = world.catalogue.nodes();
+    let heartbeats = nodes
+        .map(|node| (node.id, Heartbeat { incarnation: node.incarnation, age_ms: 900_000 }))
+        .collect();
+    let mut seen = Observations { now_ms: world.clock_ms, leading_ms: 4_999, heartbeats };
+    let plan = |seen: &Observations| {
+        steward::plan(&world.catalogue, seen, &mut Loads::default(), &mut Cursor::default())
+    };
+    assert_eq!(plan(&seen), [], "neither does it bring node 2 up");
+    seen.leading_ms = 5_000;
+    let changes = vec![(node(1), world.incarnation(1), Liveness::Down)];
+    assert_eq!(plan(&seen), [Body::SetLiveness { changes }]);
+}
+
+#[test]
 fn a_fresh_process_is_given_time_to_speak() {
     let mut world = World::new(&["a"]);
     world.pass(1_000_000);
@@ -259,6 +278,23 @@ fn the_least_safe_is_fetched_first_and_uploads_are_left_to_their_clients() {
     assert_eq!(order, ids);
     assert_eq!(fetches[0].sources, [node(1)]);
     assert_eq!(work::for_node(&world.catalogue, node(3), 2).fetches, fetches[..2]);
+}
+
+#[test]
+fn what_nobody_can_give_is_fetched_after_all_that_somebody_can() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.put(1, &["safe"], &[1, 2, 3]);
+    world.put(2, &["gone", "lost"], &[2, 3]);
+    let names = ["safe", "gone", "lost"];
+    let (incarnation, replicas) = (world.incarnation(3), world.replicas(3, &names));
+    world.done(Body::Lost { node: node(3), incarnation, replicas });
+    let (incarnation, replicas) = (world.incarnation(2), world.replicas(2, &["lost"]));
+    world.done(Body::Lost { node: node(2), incarnation, replicas });
+    world.set_liveness(2, Liveness::Down);
+    let fetches = work::for_node(&world.catalogue, node(3), 10).fetches;
+    let order: Vec<SegmentId> = fetches.iter().map(|fetch| fetch.segment).collect();
+    assert_eq!(order, ["safe", "lost", "gone"].map(|name| world.segment(name).id));
+    assert_eq!(work::for_node(&world.catalogue, node(3), 1).fetches, fetches[..1]);
 }
 
 #[test]

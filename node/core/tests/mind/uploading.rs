@@ -127,6 +127,27 @@ fn a_commit_without_its_quorum_names_what_lacks_and_seals_nothing() {
 }
 
 #[test]
+fn a_leader_holds_the_last_seal_back_for_what_apply_would_name() {
+    let mut world = World::new(&["a", "b"]);
+    let id = world.begin(1, 5, 2);
+    world.stage((id, 5), 0, &["x"], &[1, 2]);
+    world.stage((id, 5), 1, &["y", "z"], &[1, 2]);
+    assert!(world.catalogue.lacking_if_sealed(id, 0).is_empty(), "another part is to come");
+    assert!(matches!(world.seal((id, 5), 0, &["x"]), Reply::Sealed { .. }));
+    world.durable(1, &["x", "y", "z"]);
+    world.durable(2, &["y"]);
+    let held = world.catalogue.lacking_if_sealed(id, 1);
+    let lacking = Reply::Lacking { segments: held.clone(), total: 2 };
+    assert_eq!(world.seal((id, 5), 1, &["y", "z"]), lacking);
+    world.durable(2, &["z"]);
+    let left = world.catalogue.still_lacking(id, &held);
+    assert_eq!(left, [world.segment("x").id]);
+    world.durable(2, &["x"]);
+    assert!(world.catalogue.still_lacking(id, &left).is_empty());
+    assert!(matches!(world.seal((id, 5), 1, &["y", "z"]), Reply::Committed { .. }));
+}
+
+#[test]
 fn a_seal_must_name_what_its_run_staged() {
     let mut world = World::new(&["a", "b"]);
     let id = world.begin(1, 5, 1);

@@ -15,6 +15,8 @@ use crate::raft::log_store::{LogClosed, LogStore};
 use crate::raft::machine::{SnapshotStore, StateMachine};
 use crate::raft::testing::{Told, ToyMachine, test_env};
 use crate::raft::types::{Entry, LogCommand, LogId, TypeConfig, Vote};
+use crate::store::RESERVE_BYTES_DEFAULT;
+use crate::store::ballast::{BALLAST_FILE, make_ballast_if_room};
 
 type C = TypeConfig<TokioRuntime>;
 
@@ -26,7 +28,15 @@ pub fn entry(term: u64, index: u64, command: &'static [u8]) -> Entry {
 }
 
 async fn open(disk: &Arc<MemoryDisk>, told: &Told) -> Result<(LogStore, LogClosed), LogError> {
-    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook()).await
+    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook(), false).await
+}
+
+async fn open_expecting(disk: &Arc<MemoryDisk>) -> Result<(), LogError> {
+    let disk = disk.clone() as Arc<dyn Disk>;
+    let (log, closed) = LogStore::open(test_env(), disk, Told::default().hook(), true).await?;
+    drop(log);
+    closed.wait().await;
+    Ok(())
 }
 
 async fn entries(log: &mut LogStore) -> Vec<Entry> {
@@ -123,6 +133,25 @@ async fn damaged_record_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn log_that_lost_its_content_is_not_taken_for_a_new_one() {
+    let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+    let lost = |opened| matches!(opened, Err(LogError::Lost(_)));
+    assert!(lost(open_expecting(&disk).await), "there is none");
+    let (log, closed) = open(&disk, &told).await.unwrap();
+    drop(log);
+    closed.wait().await;
+    assert!(lost(open_expecting(&disk).await), "it was made anew");
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    RaftLogStorage::<C>::save_vote(&mut log, &Vote::new(1, 1)).await.unwrap();
+    drop(log);
+    closed.wait().await;
+    open_expecting(&disk).await.unwrap();
+    disk.open("raft.redb", crate::disk::Open::Write).unwrap().set_len(0).unwrap();
+    assert!(lost(open(&disk, &told).await.map(drop)), "emptied, whatever is expected");
+    assert!(lost(open_expecting(&disk).await));
+}
+
+#[tokio::test(start_paused = true)]
 async fn io_error_stops_the_log_for_good() {
     let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
     let (mut log, _closed) = open(&disk, &told).await.unwrap();
@@ -133,6 +162,40 @@ async fn io_error_stops_the_log_for_good() {
     assert_eq!(told.all().len(), 1);
     let vote = RaftLogStorage::<C>::save_vote(&mut log, &Vote::new(9, 9)).await;
     assert!(vote.unwrap_err().to_string().contains("has stopped"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_goes_on_in_the_ballast_when_the_disk_is_full() {
+    static LARGE: [u8; 1 << 20] = [7; 1 << 20];
+    // Twelve entries of 1 MiB where there is room for ten, with and without a ballast.
+    for (with_ballast, goes_on) in [(true, true), (false, false)] {
+        let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+        if with_ballast {
+            make_ballast_if_room(&*disk, RESERVE_BYTES_DEFAULT).unwrap();
+            assert!(disk.exists(BALLAST_FILE).unwrap());
+        }
+        let (mut log, _closed) = open(&disk, &told).await.unwrap();
+        append(&mut log, vec![entry(1, 0, b"small")]).await;
+        assert_eq!(disk.exists(BALLAST_FILE).unwrap(), with_ballast, "kept while there is room");
+        disk.leave_room(10 << 20);
+        let mut all = true;
+        for index in 1..=12 {
+            let entries = vec![entry(1, index, &LARGE)];
+            all &= RaftLogStorageExt::<C>::blocking_append(&mut log, entries).await.is_ok();
+        }
+        assert_eq!(all, goes_on);
+        assert_eq!(told.all().is_empty(), goes_on);
+        assert!(!disk.exists(BALLAST_FILE).unwrap());
+    }
+}
+
+#[test]
+fn ballast_is_not_made_where_it_would_be_needed_at_once() {
+    let disk = MemoryDisk::default();
+    make_ballast_if_room(&disk, 0).unwrap();
+    disk.leave_room(40 << 20);
+    make_ballast_if_room(&disk, RESERVE_BYTES_DEFAULT).unwrap();
+    assert!(!disk.exists(BALLAST_FILE).unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,7 +123,8 @@ impl Acting {
                 self.script.state.lock().done = true;
             }
             Err(_) => {
-                let text = format!("{} in calm: stuck in {}", self.script.name, self.script.doing());
+                let text =
+                    format!("{} in calm: stuck in {}", self.script.name, self.script.doing());
                 self.seat.violation("L2", text);
                 self.script.state.lock().done = true;
             }

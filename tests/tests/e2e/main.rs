@@ -1,0 +1,42 @@
+//! End to end: real node processes, sockets and disks, and the binary as users run it.
+//!
+//! | module | shows |
+//! |---|---|
+//! | [`model`] | a real model survives its leader, and costs nothing to store twice |
+//! | [`kills`] | leader, follower and client die with bytes in flight, and nothing is lost |
+//! | [`bad_endpoints`], [`bad_identity`], [`bad_files`], [`bad_disk`] | bad input ends in clear errors |
+//! | [`reading`], [`writing`], [`operating`], [`secured`] | what each verb promises |
+//! | [`memory`] | memory does not grow with the checkpoint |
+//! | [`workspace`] | arrows between crates, and what no file may name |
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "drives real processes from outside; nothing here runs in the simulator"
+)]
+
+mod bad_disk;
+mod bad_endpoints;
+mod bad_files;
+mod bad_identity;
+mod kills;
+mod memory;
+mod model;
+mod operating;
+mod reading;
+mod secured;
+mod workspace;
+mod writing;
+
+use std::path::Path;
+
+/// The binary, built together with these tests.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_cairn-under-test"))
+}
+
+/// Path arguments beside flags.
+pub fn args<'a>(arguments: &[&'a (dyn AsRef<std::ffi::OsStr> + 'a)]) -> Vec<&'a std::ffi::OsStr> {
+    arguments.iter().map(|argument| (**argument).as_ref()).collect()
+}

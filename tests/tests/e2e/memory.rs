@@ -1,0 +1,61 @@
+//! Memory is bounded however large the checkpoint. 256 MiB beside 1 GiB by default; 1 GiB beside
+//! 4 GiB with `CAIRN_TEST_LARGE=1`.
+
+use cairn_tests::cluster::TestCluster;
+use cairn_tests::command::Running;
+use cairn_tests::files;
+
+use crate::{args, program};
+
+const MIB: u64 = 1 << 20;
+const CLIENT_BYTES_MAX: u64 = 300 * MIB;
+const NODE_BYTES_MAX: u64 = 400 * MIB;
+
+/// Peak resident bytes of client (put, get) and of the largest node.
+#[derive(Debug)]
+struct Peaks {
+    put: u64,
+    get: u64,
+    node: u64,
+}
+
+#[test]
+fn peak_memory_does_not_grow_with_the_checkpoint() {
+    let large = std::env::var_os("CAIRN_TEST_LARGE").is_some();
+    let (small, large) = if large { (1024, 4096) } else { (256, 1024) };
+    let (less, more) = (peaks(small * MIB), peaks(large * MIB));
+    eprintln!("at {small} MiB {less:?}; at {large} MiB {more:?}");
+    for (what, less, more) in
+        [("put", less.put, more.put), ("get", less.get, more.get), ("node", less.node, more.node)]
+    {
+        assert!(more * 100 <= less * 120, "{what}: {less} bytes at first, then {more}");
+    }
+    assert!(more.put < CLIENT_BYTES_MAX && more.get < CLIENT_BYTES_MAX, "{more:?}");
+    assert!(more.node < NODE_BYTES_MAX, "{more:?}");
+}
+
+fn peaks(bytes: u64) -> Peaks {
+    let cluster = TestCluster::start(program());
+    let cairn = cluster.cairn();
+    let source = cluster.scratch_directory("source");
+    files::random_file(&source.join("weights.bin"), bytes, bytes);
+    let put = peak(cairn.start(args(&[&"put", &source, &"memory@1", &"--wait", &"full"])));
+    let get = peak(cairn.start(["get", "memory@1", "--verify-only"]));
+    let nodes = (0..3).map(|index| cluster.node_status(index).rss_peak_bytes);
+    Peaks { put, get, node: nodes.max().unwrap_or_default() }
+}
+
+/// Runs to the end; the largest `VmHWM` seen on the way.
+fn peak(mut running: Running) -> u64 {
+    let path = format!("/proc/{}/status", running.pid());
+    let mut peak = 0;
+    while running.is_running() {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    running.finish().ok();
+    peak
+}
