@@ -107,7 +107,10 @@ async fn story(world: &World) -> Result<(), String> {
 fn say_what_lacks(cluster: &Cluster) {
     let (index, catalogue) = cluster.newest();
     for upload in catalogue.open_uploads() {
-        let (lacking, total) = catalogue.upload_lacks(upload);
+        let sealed = upload.sealed_parts();
+        let open = (0..upload.parts_wanted).find(|part| !sealed.contains(part)).unwrap_or(0);
+        let lacking = catalogue.lacking_if_sealed(upload.id, open);
+        let total = lacking.len();
         let first = lacking.first().and_then(|id| catalogue.segment(*id));
         if let Some(segment) = first {
             trace::remark(
