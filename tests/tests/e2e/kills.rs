@@ -6,7 +6,7 @@
 //! and nothing else is visible (C2).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ impl Story {
     fn start_get(
         &self,
         step: u64,
-        target: &PathBuf,
+        target: &Path,
     ) -> (JoinHandle<Result<(), ClientError>>, Arc<cairn_client::GetProgress>) {
         let sink = LocalSink::open(target).expect("open a directory");
         let options = GetOptions::default();
@@ -182,7 +182,7 @@ fn kill_nodes(name: &str, choose: impl Fn(&TestCluster, &mut Chance) -> usize) {
     while story.goes_on() {
         let victim = choose(&story.cluster, &mut story.chance);
         let percent = story.chance.within(5..95);
-        let putting = story.committed.is_empty() || story.kills % 2 == 0;
+        let putting = story.committed.is_empty() || story.kills.is_multiple_of(2);
         if putting {
             let (step, directory) = story.make();
             let (put, progress) = story.start_put(step, &directory);
@@ -244,7 +244,7 @@ fn killed_clients_leave_nothing_half() {
     let cairn = story.cluster.cairn();
     while story.goes_on() {
         let percent = story.chance.within(5..95);
-        let putting = story.committed.is_empty() || story.kills % 2 == 0;
+        let putting = story.committed.is_empty() || story.kills.is_multiple_of(2);
         if putting {
             let (step, directory) = story.make();
             let address = story.address(step);
