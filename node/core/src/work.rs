@@ -5,8 +5,9 @@
 //! what it has applied by then (D3).
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Checkpoint};
 use crate::ids::{Epoch, NodeId, SegmentDigest, SegmentId};
 use crate::model::{Admin, Liveness, Segment, SlotState};
 
@@ -41,8 +42,8 @@ pub struct Destroy {
 
 /// At most `max` of each kind.
 ///
-/// Fetched are Assigned replicas of segments that a committed checkpoint names (an upload's are
-/// sent by its client): fewest counting replicas first, then those registered last, which are
+/// Fetched are Assigned replicas of segments that a committed checkpoint names, or that a sealed
+/// part of an upload that is about to commit does (others are sent by their client): fewest counting replicas first, then those registered last, which are
 /// those of the newest checkpoints. What no node that is up can give comes after all that can be
 /// fetched, so that however much of it there is, it never keeps repair from going on.
 pub fn for_node(catalogue: &Catalogue, node: NodeId, max: usize) -> NodeWork {
@@ -73,7 +74,11 @@ fn fetches(
     assigned: impl Iterator<Item = SegmentId>,
     max: usize,
 ) -> Vec<Fetch> {
-    let wanted = assigned.filter(|id| catalogue.is_committed(*id)).filter_map(|id| {
+    let closing = closing(catalogue);
+    let wanted = assigned.filter(|id| {
+        catalogue.is_committed(*id) || closing.iter().any(|upload| sealed_in(upload, *id))
+    });
+    let wanted = wanted.filter_map(|id| {
         let segment = catalogue.segment(id)?;
         let counting = catalogue.counting(segment).replicas;
         Some((!has_source(catalogue, segment, node), counting, Reverse(id)))
@@ -96,6 +101,24 @@ fn fetches(
         })
     };
     wanted.into_iter().filter_map(fetch).collect()
+}
+
+/// Open uploads of which at most one part is not sealed. A replica that a sealed part lost is the
+/// nodes' to make: its writer has gone, and the last part's cannot send it.
+fn closing(catalogue: &Catalogue) -> Vec<&Checkpoint> {
+    let uploads = catalogue.open_uploads().map(Arc::as_ref);
+    uploads
+        .filter(|upload| {
+            let sealed = upload.sealed_parts().len();
+            sealed > 0 && sealed + 1 >= upload.parts_wanted as usize
+        })
+        .collect()
+}
+
+fn sealed_in(upload: &Checkpoint, id: SegmentId) -> bool {
+    let parts = upload.open.iter().flat_map(|open| open.parts.values());
+    upload.loose.contains(id)
+        && parts.into_iter().any(|part| part.part.sealed.is_some() && part.staged.contains(id))
 }
 
 /// Where a replica for this node can be read from, best first.

@@ -14,7 +14,7 @@ use crate::shared::Shared;
 use crate::store::StoreError;
 
 /// Re-reads `digest`; true where it was bad and has been given up.
-async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
+pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
     if shared.incarnation().is_none() {
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);

@@ -78,7 +78,8 @@ async fn story(world: &World) -> Result<(), String> {
     trace::event("world", "calm", format_args!("no more faults"));
     *shared.calm.lock() = true;
 
-    let done = |_: &Cluster| {
+    let done = |cluster: &Cluster| {
+        say_what_lacks(cluster);
         let busy = scripts.iter().find(|script| !script.is_done())?;
         Some(format!("client {} is not done: {}", busy.name, busy.doing()))
     };
@@ -99,6 +100,28 @@ async fn story(world: &World) -> Result<(), String> {
     match tokio::time::timeout(SETTLE_LIMIT, scan).await {
         Ok(result) => result,
         Err(_) => Err("the durability scan does not end".to_owned()),
+    }
+}
+
+/// For the reader of a trace: why an upload does not commit.
+fn say_what_lacks(cluster: &Cluster) {
+    let (index, catalogue) = cluster.newest();
+    for upload in catalogue.open_uploads() {
+        let sealed = upload.sealed_parts();
+        let open = (0..upload.parts_wanted).find(|part| !sealed.contains(part)).unwrap_or(0);
+        let lacking = catalogue.lacking_if_sealed(upload.id, open);
+        let total = lacking.len();
+        let first = lacking.first().and_then(|id| catalogue.segment(*id));
+        if let Some(segment) = first {
+            trace::remark(
+                "world",
+                "lacks",
+                format_args!(
+                    "{}@{} {total} segments at entry {index}, first {} {:?}",
+                    upload.namespace, upload.step, segment.digest, segment.slots
+                ),
+            );
+        }
     }
 }
 
