@@ -240,9 +240,8 @@ impl Cluster {
         }
     }
 
-    /// All nodes in service, voting where they should, nothing left to be copied, dropped or
-    /// destroyed (L1). `None` if so.
-    pub fn unsettled(&self) -> Option<String> {
+    /// All nodes up and in service, in their leader's eyes. `None` if so.
+    pub fn out_of_service(&self) -> Option<String> {
         let nodes = self.nodes();
         let Some(leader) = self.leader() else { return Some("no leader".to_owned()) };
         let catalogue = leader.catalogue();
@@ -252,6 +251,18 @@ impl Cluster {
         if count < nodes.len() {
             return Some(format!("{count} of {} nodes in service", nodes.len()));
         }
+        None
+    }
+
+    /// All nodes in service, voting where they should, nothing left to be copied, dropped or
+    /// destroyed (L1). `None` if so.
+    pub fn unsettled(&self) -> Option<String> {
+        if let Some(text) = self.out_of_service() {
+            return Some(text);
+        }
+        let nodes = self.nodes();
+        let leader = self.leader()?;
+        let catalogue = leader.catalogue();
         let voters = leader.shared.consensus.voters().len();
         if voters < nodes.len().min(3) {
             return Some(format!("{voters} voters"));

@@ -126,6 +126,8 @@ fn sweep(seeds: Range<u64>, name: &str, jobs: u64) -> anyhow::Result<bool> {
     let scenario = find(name)?;
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let counters = Mutex::new(BTreeMap::<&str, u64>::new());
+    let virtual_ms = AtomicU64::new(0);
+    let started = std::time::Instant::now();
     let work = || -> anyhow::Result<()> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -140,6 +142,7 @@ fn sweep(seeds: Range<u64>, name: &str, jobs: u64) -> anyhow::Result<bool> {
                 failed.fetch_add(1, Ordering::Relaxed);
                 println!("  replay: sim run --scenario {name} --seed {seed} --trace FILE");
             }
+            virtual_ms.fetch_add(outcome.virtual_ms, Ordering::Relaxed);
             if let Ok(mut counters) = counters.lock() {
                 for (name, count) in outcome.counters {
                     *counters.entry(name).or_default() += count;
@@ -155,11 +158,22 @@ fn sweep(seeds: Range<u64>, name: &str, jobs: u64) -> anyhow::Result<bool> {
         })
     })?;
     let failed = failed.into_inner();
-    println!("{} seeds, {failed} failed", seeds.end.saturating_sub(seeds.start));
-    for (name, count) in counters.into_inner().unwrap_or_default() {
+    let count = seeds.end.saturating_sub(seeds.start);
+    let simulated_s = virtual_ms.into_inner() as f64 / 1e3;
+    let pace = simulated_s / started.elapsed().as_secs_f64().max(1e-3);
+    println!(
+        "{count} seeds, {failed} failed; {simulated_s:.0} simulated seconds, {pace:.0} in a real one"
+    );
+    let counters = counters.into_inner().unwrap_or_default();
+    for (name, count) in &counters {
         println!("  {name}  {count}");
     }
-    Ok(failed == 0)
+    // A handful of seeds may well miss some fault.
+    let lacking = if count >= 20 { scenario::lacking(name, count, &counters) } else { Vec::new() };
+    for text in &lacking {
+        println!("VACUOUS: {text}");
+    }
+    Ok(failed == 0 && lacking.is_empty())
 }
 
 /// S1: two fresh processes, and this one after other seeds went before.

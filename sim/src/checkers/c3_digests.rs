@@ -15,12 +15,20 @@ pub struct Checker {
     seen: BTreeMap<u64, ([u8; 32], String)>,
     /// Process, life and applied index that were looked at already.
     done: BTreeMap<ProcessId, (u32, u64)>,
+    /// Of the newest leader seen.
+    term: u64,
     reports: u32,
 }
 
 impl Checker {
     pub fn look(&mut self, cluster: &Cluster) {
         for node in cluster.running() {
+            let term = node.shared.consensus.term();
+            if node.shared.consensus.is_leader() && term > self.term {
+                self.term = term;
+                trace::event(&node.name, "leads", format_args!("term {term}"));
+                trace::count("cluster.elections", 1);
+            }
             let index = node.shared.consensus.applied();
             let now = (node.life(), index);
             if index == 0 || self.done.insert(node.process, now) == Some(now) {

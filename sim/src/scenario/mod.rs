@@ -7,6 +7,8 @@ pub mod slice;
 
 use futures::future::BoxFuture;
 
+use crate::trace::Counters;
+
 use crate::world::World;
 
 /// Plays one scenario.
@@ -34,4 +36,42 @@ pub const SCENARIOS: [(&str, &str, Play); 3] = [
 /// The scenario of that name.
 pub fn find(name: &str) -> Option<Play> {
     SCENARIOS.iter().find(|row| row.0 == name).map(|row| row.2)
+}
+
+/// What must have happened so often in a hundred seeds of a scenario for their passing to mean
+/// anything (S2).
+const MINIMUMS: [(&str, &str, u64); 22] = [
+    ("slice", "cluster.leader_crashes", 100),
+    ("slice", "disk.jobs_cut", 50),
+    ("slice", "client.gets", 400),
+    ("mix", "checked.checkpoints_restored", 400),
+    ("mix", "checked.equal_digests", 5_000),
+    ("mix", "checked.logs_after_crash", 300),
+    ("mix", "checked.reads", 1_500),
+    ("mix", "checked.vanished_files", 1_000),
+    ("mix", "client.deletes", 50),
+    ("mix", "client.puts", 500),
+    ("mix", "client.puts_again", 10),
+    ("mix", "client.ranges", 25),
+    ("mix", "client.segments_kept", 500),
+    ("mix", "cluster.elections", 200),
+    ("mix", "cluster.leader_crashes", 150),
+    ("mix", "disk.eio_read", 100),
+    ("mix", "disk.jobs_cut", 80),
+    ("mix", "disk.lost_names", 5),
+    ("mix", "faults.all_crashed", 15),
+    ("mix", "faults.client_deaths", 120),
+    ("mix", "faults.rot", 80),
+    ("mix", "net.met_cut", 2_000),
+];
+
+/// Which minimums a sweep of so many seeds has missed.
+pub fn lacking(name: &str, seeds: u64, counters: &Counters) -> Vec<String> {
+    let wanted = MINIMUMS.iter().filter(|row| row.0 == name);
+    wanted
+        .filter_map(|(_, counter, minimum)| {
+            let (got, minimum) = (counters.get(counter).copied().unwrap_or(0), minimum * seeds / 100);
+            (got < minimum).then(|| format!("{counter} {got}, wants {minimum}"))
+        })
+        .collect()
 }

@@ -1,0 +1,56 @@
+//! The real cluster in the simulator: a seed gives one trace here and in a fresh process (S1),
+//! promises hold on a first stretch of seeds, and the faults really happened (S2).
+
+#![allow(clippy::disallowed_methods, reason = "drives runs from outside of them")]
+
+use std::process::Command;
+
+use cairn_sim::run::{Options, Outcome, run};
+use cairn_sim::scenario;
+use cairn_sim::trace::Counters;
+
+fn play(name: &str, seed: u64) -> Outcome {
+    run(&Options::new(seed), scenario::find(name).unwrap()).unwrap()
+}
+
+fn fresh(name: &str, seed: u64) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["run", "--brief", "--scenario", name, "--seed", &seed.to_string()])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn real_cluster_gives_the_same_trace_here_again_and_in_a_fresh_process() {
+    for name in ["slice", "mix"] {
+        let first = play(name, 7);
+        assert_eq!(first, play(name, 7), "{name}");
+        let brief = format!("7 {} {}", first.trace_hash, first.violations.len());
+        assert_eq!(brief, fresh(name, 7), "{name}");
+    }
+}
+
+#[test]
+fn promises_hold_under_every_fault_and_the_faults_happen() {
+    let mut counters = Counters::new();
+    for seed in 1000..1020 {
+        let outcome = play("mix", seed);
+        assert_eq!(outcome.violations, [], "sim run --scenario mix --seed {seed}");
+        for (name, count) in outcome.counters {
+            *counters.entry(name).or_default() += count;
+        }
+    }
+    let lacking = scenario::lacking("mix", 20, &counters);
+    assert_eq!(lacking, Vec::<String>::new(), "{counters:?}");
+}
+
+#[test]
+fn seeds_that_found_bugs_pass() {
+    for line in include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#')) {
+        let mut fields = line.split('|').map(str::trim);
+        let seed = fields.next().unwrap().parse().unwrap();
+        let name = fields.next().unwrap();
+        assert_eq!(play(name, seed).violations, [], "{line}");
+    }
+}
