@@ -83,6 +83,11 @@ impl NodeProcess {
         Ok(None)
     }
 
+    /// Takes note that the process has ended.
+    pub fn forget(&mut self) {
+        self.child = None;
+    }
+
     /// The last lines of its log, for an error report.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -78,11 +78,15 @@ pub fn run(session: &Session, args: DevArgs) -> Outcome {
         let watch = async {
             loop {
                 tokio::time::sleep(LOOK_PERIOD).await;
-                if let Some(node) = cluster.fallen() {
-                    let tail = node.log_tail();
-                    return Failure::new(Exit::Failed, anyhow!("{} ended:\n{tail}", node.name))
-                        .with_hint(format!("its whole log is {}", node.log.display()));
+                let Some(node) = cluster.fallen() else { continue };
+                let tail = node.log_tail();
+                let (name, log) = (node.name.clone(), node.log.display().to_string());
+                node.forget();
+                if cluster.nodes.iter_mut().all(|node| !node.is_running()) {
+                    return Failure::new(Exit::Failed, anyhow!("{name} ended:\n{tail}"))
+                        .with_hint(format!("its whole log is {log}"));
                 }
+                output.say(format!("{name} ended; the others go on (its log is {log})"));
             }
         };
         let fallen = tokio::select! {
