@@ -70,7 +70,8 @@ pub fn lacking(name: &str, seeds: u64, counters: &Counters) -> Vec<String> {
     let wanted = MINIMUMS.iter().filter(|row| row.0 == name);
     wanted
         .filter_map(|(_, counter, minimum)| {
-            let (got, minimum) = (counters.get(counter).copied().unwrap_or(0), minimum * seeds / 100);
+            let (got, minimum) =
+                (counters.get(counter).copied().unwrap_or(0), minimum * seeds / 100);
             (got < minimum).then(|| format!("{counter} {got}, wants {minimum}"))
         })
         .collect()
