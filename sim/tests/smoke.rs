@@ -1,7 +1,11 @@
 //! The real cluster in the simulator: a seed gives one trace here and in a fresh process (S1),
 //! promises hold on a first stretch of seeds, and the faults really happened (S2).
 
-#![allow(clippy::disallowed_methods, reason = "drives runs from outside of them")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "drives runs from outside of them, and is a test in all of its functions"
+)]
 
 use std::process::Command;
 

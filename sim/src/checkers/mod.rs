@@ -92,7 +92,7 @@ impl Checkers {
         all.c3.look(&self.cluster);
         all.c2.look(&self.cluster);
         all.d3.look(&self.cluster);
-        all.d1 = d1_replicas::Checker::default();
+        all.d1.start_over();
         all.d1.look(&self.cluster);
     }
 }
