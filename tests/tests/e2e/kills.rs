@@ -291,6 +291,11 @@ fn killed_clients_leave_nothing_half() {
     story.audit();
 }
 
+/// Several times what a client has in flight at most (128 MiB): of a checkpoint that is all in
+/// flight at once, little is durable at 80 %.
+const AGAIN_BYTES: u64 = 512 << 20;
+const NEAR_80: std::ops::RangeInclusive<u64> = 78..=88;
+
 #[test]
 fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
     let cluster = TestCluster::start(program());
@@ -299,7 +304,7 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
     // A kill that missed shows nothing: try again with other bytes.
     let mut aim = 80;
     for attempt in 1..=16_u64 {
-        files::checkpoint(&directory, 160 << 20, attempt);
+        files::checkpoint(&directory, AGAIN_BYTES, attempt);
         let len = files::total_len(&directory);
         let name = format!("kills/again@{attempt}");
         let put = args(&[&"put", &directory, &name, &"--attempt", &"7", &"--json"]);
@@ -309,11 +314,13 @@ fn a_put_killed_at_80_percent_sends_less_than_30_when_run_again() {
         aim_at_process(&mut client, 3 * len * aim / 100, received);
         let running = client.kill();
         let first = received();
-        // Too late, it says little; the far side of 80 % is where it may send 30 % again.
-        if !running || !(70..=92).contains(&(first * 100 / (3 * len))) {
-            eprintln!("killed at {} of {} bytes: missed", first, 3 * len);
+        // Received bytes include those of segments that are not durable yet, which a second run
+        // must send again: this is a harder 80 % than the one that `put` shows.
+        let percent_first = first * 100 / (3 * len);
+        if !running || !NEAR_80.contains(&percent_first) {
+            eprintln!("killed at {percent_first} %: missed");
             // Bytes move between the look and the kill, more of them on a busy machine.
-            aim = if first < 3 * len * 70 / 100 { aim + 3 } else { (aim - 4).max(30) };
+            aim = if percent_first < 80 { aim + 2 } else { (aim - 3).max(50) };
             continue;
         }
         let again: Value = cairn.run(&put).ok().json();
