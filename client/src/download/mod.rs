@@ -39,6 +39,8 @@ use crate::task::Task;
 
 /// Manifests read at once.
 const MANIFESTS_PARALLEL: usize = 8;
+/// Jobs that finish the files of one segment.
+const FINISH_PARALLEL: usize = 4;
 
 /// Which files, by name.
 pub type Include = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -431,9 +433,20 @@ impl Get {
         if files.is_empty() {
             return Ok(());
         }
-        let get = self.clone();
-        let finish = move || files.into_iter().try_for_each(|file| get.finish_file(file));
-        self.client.env.blocking(Lane::Client, finish).await.map_err(ClientError::Sink)
+        // Each file is synced, and syncs that run at once share the journal's commits.
+        let share = files.len().div_ceil(FINISH_PARALLEL);
+        let jobs: Vec<_> = files
+            .chunks(share)
+            .map(|files| {
+                let (get, files) = (self.clone(), files.to_vec());
+                let finish = move || files.into_iter().try_for_each(|file| get.finish_file(file));
+                self.client.env.blocking(Lane::Client, finish)
+            })
+            .collect();
+        for finished in futures::future::join_all(jobs).await {
+            finished?;
+        }
+        Ok(())
     }
 
     fn finish_file(&self, file: usize) -> Result<(), SinkError> {
