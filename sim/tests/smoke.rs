@@ -38,9 +38,13 @@ fn real_cluster_gives_the_same_trace_here_again_and_in_a_fresh_process() {
 #[test]
 fn promises_hold_under_every_fault_and_the_faults_happen() {
     let mut counters = Counters::new();
-    for seed in 1000..1020 {
-        let outcome = play("mix", seed);
-        assert_eq!(outcome.violations, [], "sim run --scenario mix --seed {seed}");
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let halves = [1000..1010, 1010..1020]
+            .map(|seeds| scope.spawn(|| seeds.map(|seed| play("mix", seed)).collect::<Vec<_>>()));
+        halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
+    });
+    for outcome in outcomes {
+        assert_eq!(outcome.violations, [], "sim run --scenario mix --seed {}", outcome.seed);
         for (name, count) in outcome.counters {
             *counters.entry(name).or_default() += count;
         }
