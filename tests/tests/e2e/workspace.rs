@@ -99,7 +99,7 @@ fn no_tracked_file_names_a_machine_path_or_a_package_host() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// An absolute path begins after no name: `target/work/x` is relative.
+/// An absolute path begins after no name: `target/home/x` is relative.
 fn starts_there(line: &str, at: usize, word: &str) -> bool {
     let before = line[..at].chars().next_back();
     !word.starts_with('/') || !before.is_some_and(|c| c.is_alphanumeric() || "._-/}".contains(c))

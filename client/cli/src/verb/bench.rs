@@ -249,11 +249,15 @@ impl Bench<'_> {
         let client_cpu = median(runs.iter().map(|run| run.client_cpu).collect()) / gib;
         let nodes_cpu = median(runs.iter().map(|run| run.nodes_cpu).collect()) / gib;
         let ratio = limit / seconds;
+        let elapsed = runs.iter().map(|run| run.seconds).sum();
+        let each_ms = runs.iter().map(|run| run.seconds * 1000.0).collect();
+        let latencies = Latencies::new(each_ms, Duration::from_secs_f64(elapsed));
         let document = json!({
             "what": what,
             "bytes": self.args.size.as_u64(),
             "rounds": runs.len(),
             "seconds": seconds,
+            "latencies": latencies.document(),
             "gib_per_second": gib / seconds,
             "limit": limit_name,
             "limit_seconds": limit,
@@ -272,6 +276,12 @@ impl Bench<'_> {
                 ],
                 vec![limit_name.to_owned(), format!("{:.3}", gib / limit), format!("{limit:.2}")],
                 vec!["ratio".to_owned(), format!("{ratio:.2}"), String::new()],
+                vec![
+                    "seconds p50, p99, max".to_owned(),
+                    format!("{:.2}", latencies.at(50) / 1000.0),
+                    format!("{:.2}", latencies.at(99) / 1000.0),
+                    format!("{:.2}", latencies.at(100) / 1000.0),
+                ],
                 vec!["CPU s/GiB client".to_owned(), format!("{client_cpu:.2}"), String::new()],
                 vec!["CPU s/GiB nodes".to_owned(), format!("{nodes_cpu:.2}"), String::new()],
             ];
