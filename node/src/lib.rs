@@ -27,6 +27,7 @@ pub mod identity;
 pub mod ledger;
 pub mod machine;
 pub mod node;
+mod origin;
 pub mod peers;
 pub mod process;
 pub mod raft;

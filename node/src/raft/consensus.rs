@@ -20,6 +20,7 @@ use super::leadership::{Leadership, LeadershipBoard, LeadershipWatch};
 use super::log_file::LogError;
 use super::machine::CatalogueMachine;
 use super::network::Resolve;
+use super::promises::Promise;
 use super::service::{Admit, Identity};
 use super::snapshot_files::SnapshotError;
 use crate::disk::Disk;
@@ -66,6 +67,9 @@ pub struct ConsensusConfig {
     /// was lost or emptied: opening fails with [`LogError::Lost`] rather than let the node vote
     /// twice in one term, or begin a second cluster.
     pub expect_log: bool,
+    /// What other members have heard from this node. A log that holds less was set back: opening
+    /// fails with [`LogError::SetBack`].
+    pub promised: Vec<Promise>,
 }
 
 impl ConsensusConfig {
@@ -77,6 +81,7 @@ impl ConsensusConfig {
             snapshot_entries: 20_000,
             keep_entries: 10_000,
             expect_log: false,
+            promised: Vec::new(),
         }
     }
 }
@@ -198,6 +203,7 @@ pub(super) trait GroupApi: Send + Sync {
     fn transfer_leader(&self, to: u64) -> BoxFuture<'_, ()>;
     fn trigger_snapshot(&self) -> BoxFuture<'_, ()>;
     fn status(&self) -> RaftStatus;
+    fn promise_of(&self, node: u64) -> Option<Promise>;
     fn routes(&self) -> Routes;
     fn add_routes(&self, builder: &mut RoutesBuilder);
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -299,6 +305,11 @@ impl Consensus {
 
     pub fn status(&self) -> RaftStatus {
         self.group.status()
+    }
+
+    /// The most that member has told this process it holds durable.
+    pub fn promise_of(&self, node: u64) -> Option<Promise> {
+        self.group.promise_of(node)
     }
 
     /// Node and address of every voter.

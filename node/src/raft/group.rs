@@ -28,6 +28,7 @@ use super::leadership::{Leadership, LeadershipBoard};
 use super::log_store::{FlushedWatch, LogClosed, LogStore};
 use super::machine::{CatalogueMachine, SnapshotStore, StateMachine};
 use super::network::Network;
+use super::promises::{Promise, Promises};
 use super::read_index::{ReadRounds, RoundResult};
 use super::service::{RaftOf, RaftService};
 use super::snapshot_receive::SnapshotReceiver;
@@ -57,6 +58,7 @@ pub struct Group<Rt: AsyncRuntime, M: CatalogueMachine> {
     asked_rounds: Arc<ReadRounds>,
     log_closed: Mutex<Option<LogClosed>>,
     flushed: FlushedWatch,
+    promises: Promises,
 }
 
 fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
@@ -99,23 +101,28 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
         board: LeadershipBoard,
     ) -> Result<Arc<dyn GroupApi>, OpenError> {
         let settings = settings(&config)?;
-        let (log, log_closed) =
-            LogStore::open(env.clone(), disk.clone(), hooks.fatal.clone(), config.expect_log)
-                .await?;
+        let (log, log_closed) = LogStore::open(
+            env.clone(),
+            disk.clone(),
+            hooks.fatal.clone(),
+            config.expect_log,
+            &config.promised,
+        )
+        .await?;
         let store =
             SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
         let flushed = log.watch();
         let state_machine =
             StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
         let (identity, timings) = (config.identity, config.timings);
+        let promises = Promises::default();
         let network = Network::new(
             env.clone(),
             disk,
             identity,
             hooks.resolve.clone(),
-            timings.append_timeout,
-            timings.snapshot_idle,
-            timings.snapshot_install,
+            (flushed.clone(), promises.clone()),
+            &timings,
         );
         let raft =
             RaftOf::<Rt, M>::new(identity.node, settings, network.clone(), log, state_machine)
@@ -135,6 +142,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             raft.clone(),
             identity,
             hooks.admit,
+            (flushed.clone(), promises.clone()),
             SnapshotReceiver::new(store),
             own_rounds.clone(),
             timings.snapshot_idle,
@@ -151,6 +159,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             asked_rounds,
             log_closed,
             flushed,
+            promises,
         }))
     }
 
@@ -413,6 +422,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
                 .map(|(node, matched)| (node, index(&matched)))
                 .collect(),
         }
+    }
+
+    fn promise_of(&self, node: u64) -> Option<Promise> {
+        self.promises.of(node)
     }
 
     fn routes(&self) -> Routes {

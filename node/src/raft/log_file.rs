@@ -22,6 +22,7 @@ use redb::{
 };
 
 use super::codec;
+use super::promises::Promise;
 use super::types::{Entry, LogId, Vote};
 use crate::disk::{Disk, DiskFile, Open};
 use crate::store::ballast::release_ballast_if_short;
@@ -48,6 +49,9 @@ pub enum LogError {
     /// The votes this node gave are forgotten: it may never vote under its id again.
     #[error("raft log was lost: {0}")]
     Lost(&'static str),
+    /// The directory is an earlier state of itself: it has forgotten what it acknowledged.
+    #[error("the data directory is older than what this node has told others it holds: {0}")]
+    SetBack(Promise),
     #[error("raft log has a hole: record {found} follows where {expected} should be")]
     Hole { expected: u64, found: u64 },
 }

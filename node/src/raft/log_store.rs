@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::log_file::{self, Change, LogError, LogFile};
+use super::promises::{self, Promise};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::{FatalHook, entry_bytes};
 use crate::disk::Disk;
@@ -82,17 +83,32 @@ pub struct Flushed {
     pub vote: Option<Vote>,
     /// Index of the last entry, or of the last purged one.
     pub last: Option<u64>,
+    /// The last entry, unless it was cut off since.
+    pub tail: Option<LogId>,
 }
 
 impl Flushed {
+    /// What this node may never be without again.
+    pub fn promise(&self) -> Option<Promise> {
+        self.vote.map(|vote| Promise::new(vote, self.tail))
+    }
+
     fn note(&mut self, change: &Change) {
         match change {
             Change::Vote(vote) => self.vote = Some(*vote),
             Change::Append(entries) => {
-                self.last = entries.last().map(|entry| entry.log_id.index).or(self.last);
+                let last = entries.last().map(|entry| entry.log_id);
+                self.last = last.map(|last| last.index).or(self.last);
+                self.tail = last.or(self.tail);
             }
-            Change::TruncateFrom(index) => self.last = self.last.min(index.checked_sub(1)),
-            Change::Purge(id) => self.last = self.last.max(Some(id.index)),
+            Change::TruncateFrom(index) => {
+                self.last = self.last.min(index.checked_sub(1));
+                self.tail = self.tail.filter(|tail| tail.index < *index);
+            }
+            Change::Purge(id) => {
+                self.last = self.last.max(Some(id.index));
+                self.tail = self.tail.max(Some(*id));
+            }
             Change::Committed(_) => {}
         }
     }
@@ -135,12 +151,14 @@ impl LogClosed {
 }
 
 impl LogStore {
-    /// Opens the log and starts its committer. See [`LogFile::open`] for `expect_log`.
+    /// Opens the log and starts its committer. See [`LogFile::open`] for `expect_log`; `promised`
+    /// is what others have heard from this node.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
         fatal: FatalHook,
         expect_log: bool,
+        promised: &[Promise],
     ) -> Result<(Self, LogClosed), LogError> {
         let files = Arc::clone(&disk);
         let (file, stored) = env
@@ -149,6 +167,9 @@ impl LogStore {
                 LogFile::open(&*files, expect_log)
             })
             .await?;
+        if let Some(promise) = promises::broken(promised, stored.vote, stored.last) {
+            return Err(LogError::SetBack(*promise));
+        }
         let memory = Memory {
             file: Some(Arc::new(file)),
             failed: None,
@@ -162,7 +183,11 @@ impl LogStore {
             recent_bytes: 0,
             sequence: 0,
             durable_sequence: 0,
-            flushed: Flushed { vote: stored.vote, last: stored.last.map(|last| last.index) },
+            flushed: Flushed {
+                vote: stored.vote,
+                last: stored.last.map(|last| last.index),
+                tail: stored.last,
+            },
         };
         let shared = Arc::new(Shared { env: env.clone(), disk, memory: Mutex::new(memory), fatal });
         let (queue, changes) = mpsc::channel(QUEUE_MAX);

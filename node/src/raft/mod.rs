@@ -21,6 +21,7 @@ mod log_file;
 mod log_store;
 mod machine;
 mod network;
+mod promises;
 mod read_index;
 mod service;
 mod snapshot_files;
@@ -38,6 +39,7 @@ pub use leadership::{Leadership, LeadershipWatch};
 pub use log_file::{LogError, LogSummary, inspect as inspect_log};
 pub use machine::{CatalogueMachine, Encode};
 pub use network::Resolve;
+pub use promises::Promise;
 pub use service::{Admit, Identity, RaftService};
 pub use snapshot_files::SnapshotError;
 

@@ -25,6 +25,9 @@ use parking_lot::Mutex;
 use tonic::{Code, Response, Status};
 
 use super::codec::{self, Malformed};
+use super::consensus::Timings;
+use super::log_store::FlushedWatch;
+use super::promises::Promises;
 use super::service::Identity;
 use super::snapshot_files::SnapshotFile;
 use super::types::{LogId, Node, Snapshot, TypeConfig, Vote};
@@ -52,6 +55,8 @@ pub struct Network {
     pub(super) disk: Arc<dyn Disk>,
     identity: Identity,
     resolve: Resolve,
+    flushed: FlushedWatch,
+    promises: Promises,
     /// For a message with entries: the receiver answers after its disk has.
     append_timeout: Duration,
     /// A snapshot transfer without progress for this long is broken off.
@@ -89,12 +94,21 @@ impl Network {
         disk: Arc<dyn Disk>,
         identity: Identity,
         resolve: Resolve,
-        append_timeout: Duration,
-        snapshot_idle: Duration,
-        snapshot_install: Duration,
+        (flushed, promises): (FlushedWatch, Promises),
+        timings: &Timings,
     ) -> Self {
-        let pool = Arc::default();
-        Self { env, disk, identity, resolve, append_timeout, snapshot_idle, snapshot_install, pool }
+        Self {
+            env,
+            disk,
+            identity,
+            resolve,
+            flushed,
+            promises,
+            append_timeout: timings.append_timeout,
+            snapshot_idle: timings.snapshot_idle,
+            snapshot_install: timings.snapshot_install,
+            pool: Arc::default(),
+        }
     }
 
     fn link(&self, target: u64, node: &Node, purpose: Purpose) -> Link {
@@ -137,6 +151,7 @@ impl Link {
             target: self.target,
             sender: own.node,
             nonce: Bytes::copy_from_slice(&own.nonce.0.to_be_bytes()),
+            promise: self.network.flushed.get().promise().map(|promise| promise.to_wire()),
         }
     }
 
@@ -225,6 +240,7 @@ impl Link {
             if pre { client.pre_vote(request).await } else { client.vote(request).await }
         };
         let reply = self.call(timeout, ask).await?;
+        self.network.promises.heard(self.target, reply.promise);
         let vote = codec::required_vote(reply.vote)?;
         Ok((vote, reply.granted, reply.last_log_id.map(codec::log_id_from_wire)))
     }
@@ -269,6 +285,7 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
         let send = |mut client: RaftClient<Transport>| async move { client.append(request).await };
         let reply = self.call(timeout, send).await;
         let outcome = reply.and_then(|reply| {
+            self.network.promises.heard(self.target, reply.promise);
             reply.result.ok_or_else(|| Malformed("append reply is empty".into()).into())
         });
         match outcome.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries))? {

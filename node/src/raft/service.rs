@@ -19,7 +19,9 @@ use openraft::{AsyncRuntime, Raft};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::codec::{self, Malformed};
+use super::log_store::FlushedWatch;
 use super::machine::{CatalogueMachine, StateMachine};
+use super::promises::Promises;
 use super::read_index::ReadRounds;
 use super::snapshot_receive::{Key, SnapshotReceiver};
 use super::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
@@ -50,6 +52,8 @@ struct Inner<Rt: AsyncRuntime, M: CatalogueMachine> {
     raft: RaftOf<Rt, M>,
     identity: Identity,
     admit: Admit,
+    flushed: FlushedWatch,
+    promises: Promises,
     receiver: SnapshotReceiver,
     reads: Arc<ReadRounds>,
     /// A snapshot stream that brings nothing for this long is over.
@@ -79,11 +83,13 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftService<Rt, M> {
         raft: RaftOf<Rt, M>,
         identity: Identity,
         admit: Admit,
+        (flushed, promises): (FlushedWatch, Promises),
         receiver: SnapshotReceiver,
         reads: Arc<ReadRounds>,
         idle: Duration,
     ) -> Self {
-        Self(Arc::new(Inner { raft, identity, admit, receiver, reads, idle }))
+        let inner = Inner { raft, identity, admit, flushed, promises, receiver, reads, idle };
+        Self(Arc::new(inner))
     }
 
     /// The service with this node's message limits.
@@ -123,7 +129,13 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
                 own.node
             )));
         }
-        (self.admit)(caller.sender, Nonce(sixteen(&caller.nonce, "nonce")?))
+        (self.admit)(caller.sender, Nonce(sixteen(&caller.nonce, "nonce")?))?;
+        self.promises.heard(caller.sender, caller.promise);
+        Ok(())
+    }
+
+    fn promise(&self) -> Option<wire::RaftPromise> {
+        self.flushed.get().promise().map(|promise| promise.to_wire())
     }
 
     async fn append(
@@ -150,7 +162,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
                 Outcome::HigherVote(codec::vote_to_wire(&vote))
             }
         };
-        Ok(wire::RaftAppendReply { result: Some(outcome) })
+        Ok(wire::RaftAppendReply { result: Some(outcome), promise: self.promise() })
     }
 
     async fn vote(
@@ -168,6 +180,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
             vote: Some(codec::vote_to_wire(&vote)),
             granted: vote_granted,
             last_log_id: codec::opt_log_id_to_wire(last_log_id.as_ref()),
+            promise: self.promise(),
         })
     }
 

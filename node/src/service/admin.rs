@@ -78,6 +78,7 @@ impl wire::admin_server::Admin for Service {
             lineage: shared.lineage.0.into(),
             node: shared.node.0,
             refused,
+            promise: shared.consensus.promise_of(request.node).map(|promise| promise.to_wire()),
         }))
     }
 

@@ -156,3 +156,34 @@ fn a_cold_cluster_refuses_a_directory_of_an_earlier_day() {
         cluster.cairn().run(["get", &format!("identity@{step}"), "--verify-only"]).ok();
     }
 }
+
+/// A machine's disk set back to a snapshot that was taken while the node ran: the identity file
+/// is the right one, only the log has forgotten what it acknowledged.
+#[test]
+fn a_directory_set_back_within_one_registration_is_refused() {
+    let mut cluster = TestCluster::start(program());
+    put_something(&cluster, 1);
+    let index = 1;
+    let data = cluster.nodes()[index].data.clone();
+    let archive = cluster.scratch_directory("archive").join("node2.tar");
+    let pid = cluster.nodes()[index].pid().expect("the node runs").to_string();
+    shell("kill", &[&"-STOP", &pid]);
+    shell("tar", &[&"-C", &data, &"-cf", &archive, &"."]);
+    shell("kill", &[&"-CONT", &pid]);
+    put_something(&cluster, 2);
+    cluster.wait_healthy();
+    stop(&mut cluster, index);
+
+    let before = std::fs::read(data.join("identity")).expect("read the identity file");
+    shell("tar", &[&"-C", &data, &"--overwrite", &"-xf", &archive]);
+    let after = std::fs::read(data.join("identity")).expect("read the identity file");
+    assert_eq!(before, after, "another registration came between");
+    let port = cluster.nodes()[index].address.to_string();
+    start_on(&cluster, index, &data, &port)
+        .fails(4, "older than what this node has told others")
+        .hints("--join");
+    put_something(&cluster, 3);
+    for step in 1..=3 {
+        cluster.cairn().run(["get", &format!("identity@{step}"), "--verify-only"]).ok();
+    }
+}

@@ -13,6 +13,7 @@ use crate::raft::applied::Applied;
 use crate::raft::log_file::{LogError, damage_record};
 use crate::raft::log_store::{LogClosed, LogStore};
 use crate::raft::machine::{SnapshotStore, StateMachine};
+use crate::raft::promises::Promise;
 use crate::raft::testing::{Told, ToyMachine, test_env};
 use crate::raft::types::{Entry, LogCommand, LogId, TypeConfig, Vote};
 use crate::store::RESERVE_BYTES_DEFAULT;
@@ -28,12 +29,12 @@ pub fn entry(term: u64, index: u64, command: &'static [u8]) -> Entry {
 }
 
 async fn open(disk: &Arc<MemoryDisk>, told: &Told) -> Result<(LogStore, LogClosed), LogError> {
-    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook(), false).await
+    LogStore::open(test_env(), disk.clone() as Arc<dyn Disk>, told.hook(), false, &[]).await
 }
 
 async fn open_expecting(disk: &Arc<MemoryDisk>) -> Result<(), LogError> {
     let disk = disk.clone() as Arc<dyn Disk>;
-    let (log, closed) = LogStore::open(test_env(), disk, Told::default().hook(), true).await?;
+    let (log, closed) = LogStore::open(test_env(), disk, Told::default().hook(), true, &[]).await?;
     drop(log);
     closed.wait().await;
     Ok(())
@@ -103,6 +104,28 @@ async fn acknowledged_entries_and_vote_survive_restart() {
     let mut reader = RaftLogStorage::<C>::get_log_reader(&mut log).await;
     assert_eq!(RaftLogReader::<C>::read_vote(&mut reader).await.unwrap(), Some(vote));
     assert!(told.all().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_holds_less_than_was_promised_is_refused() {
+    let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+    let (mut log, closed) = open(&disk, &told).await.unwrap();
+    RaftLogStorage::<C>::save_vote(&mut log, &Vote::new_committed(3, 7)).await.unwrap();
+    append(&mut log, (0..5).map(|index| entry(3, index, b"one")).collect()).await;
+    let early = log.watch().get().promise().unwrap();
+    append(&mut log, (5..9).map(|index| entry(3, index, b"more")).collect()).await;
+    let late = log.watch().get().promise().unwrap();
+    RaftLogStorage::<C>::truncate_after(&mut log, Some(LogId::new_term_index(3, 6))).await.unwrap();
+    drop(log);
+    closed.wait().await;
+    let open = |promised: Promise| {
+        let disk = disk.clone() as Arc<dyn Disk>;
+        async move { LogStore::open(test_env(), disk, Told::default().hook(), true, &[promised]).await }
+    };
+    assert!(matches!(open(late).await.map(drop), Err(LogError::SetBack(_))));
+    let (log, closed) = open(early).await.unwrap();
+    drop(log);
+    closed.wait().await;
 }
 
 #[tokio::test(start_paused = true)]

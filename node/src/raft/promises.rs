@@ -1,0 +1,146 @@
+//! What members have told each other they hold durable, so that a data directory that was set
+//! back is known when it starts again, even to a moment after its last registration.
+//!
+//! Every Raft request, and every reply to a vote or an append, carries its sender's [`Promise`].
+//! Whoever hears it remembers it in memory, and repeats it when the node says hello.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use cairn_proto::wire;
+use parking_lot::Mutex;
+
+use super::codec;
+use super::types::{LogId, Vote};
+
+/// A vote that is durable, and the last durable entry of the log if it is of the vote's own term.
+/// Entries of older terms may still be replaced by the leader of this one, so nothing is promised
+/// of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promise {
+    vote: Vote,
+    log: Option<LogId>,
+}
+
+impl Promise {
+    pub(super) fn new(vote: Vote, last: Option<LogId>) -> Self {
+        let log = last.filter(|last| last.leader_id.term == vote.leader_id.term);
+        Self { vote, log }
+    }
+
+    /// Whether a directory that holds `self` cannot be one that has held `promised`.
+    fn is_behind(&self, promised: &Self) -> bool {
+        if self.vote.leader_id != promised.vote.leader_id {
+            return self.vote < promised.vote;
+        }
+        self.vote < promised.vote || self.log < promised.log
+    }
+
+    pub fn to_wire(&self) -> wire::RaftPromise {
+        wire::RaftPromise {
+            vote: Some(codec::vote_to_wire(&self.vote)),
+            log: codec::opt_log_id_to_wire(self.log.as_ref()),
+        }
+    }
+
+    /// `None` from a peer that has promised nothing.
+    pub fn from_wire(promise: Option<wire::RaftPromise>) -> Option<Self> {
+        let promise = promise?;
+        let vote = codec::vote_from_wire(promise.vote?);
+        Some(Self::new(vote, promise.log.map(codec::log_id_from_wire)))
+    }
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vote = &self.vote.leader_id;
+        write!(f, "a vote for node {} in term {}", vote.voted_for, vote.term)?;
+        match &self.log {
+            Some(log) => write!(f, " and its log up to entry {}", log.index),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The greatest promise heard from each member: a handful of bytes a node.
+#[derive(Clone, Default)]
+pub struct Promises(Arc<Mutex<BTreeMap<u64, Promise>>>);
+
+impl Promises {
+    pub(super) fn heard(&self, from: u64, promise: Option<wire::RaftPromise>) {
+        let Some(promise) = Promise::from_wire(promise) else { return };
+        let mut known = self.0.lock();
+        let greatest = known.entry(from).or_insert(promise);
+        // Messages overtake each other: an older promise says nothing new.
+        if greatest.is_behind(&promise) {
+            *greatest = promise;
+        }
+    }
+
+    pub fn of(&self, node: u64) -> Option<Promise> {
+        self.0.lock().get(&node).copied()
+    }
+}
+
+/// The first of `promised` that a log with this vote and last entry cannot have made.
+pub(super) fn broken<'a>(
+    promised: &'a [Promise],
+    vote: Option<Vote>,
+    last: Option<LogId>,
+) -> Option<&'a Promise> {
+    let held = vote.map(|vote| Promise::new(vote, last));
+    promised.iter().find(|promise| held.is_none_or(|held| held.is_behind(promise)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new_term_index(term, index))
+    }
+
+    fn promise(vote: Vote, last: Option<LogId>) -> Promise {
+        Promise::new(vote, last)
+    }
+
+    #[test]
+    fn an_older_vote_or_a_shorter_log_of_one_term_is_behind() {
+        let promised = [promise(Vote::new_committed(5, 2), id(5, 40))];
+        let broken = |vote, last| super::broken(&promised, vote, last).is_some();
+        assert!(broken(None, None));
+        assert!(broken(Some(Vote::new_committed(4, 1)), id(4, 90)));
+        assert!(broken(Some(Vote::new(5, 2)), id(5, 40)), "the leader was accepted");
+        assert!(broken(Some(Vote::new_committed(5, 2)), id(5, 39)));
+        assert!(broken(Some(Vote::new_committed(5, 2)), id(4, 90)));
+        assert!(!broken(Some(Vote::new_committed(5, 2)), id(5, 40)));
+    }
+
+    #[test]
+    fn a_newer_leader_may_have_cut_the_log() {
+        let promised = [promise(Vote::new_committed(5, 2), id(5, 40))];
+        let newer = Some(Vote::new_committed(6, 3));
+        assert!(broken(&promised, newer, id(4, 12)).is_none());
+        assert!(broken(&promised, Some(Vote::new(6, 1)), id(4, 12)).is_none());
+    }
+
+    #[test]
+    fn entries_of_older_terms_are_no_promise() {
+        let promised = [promise(Vote::new_committed(5, 2), id(4, 40))];
+        assert!(broken(&promised, Some(Vote::new_committed(5, 2)), id(3, 7)).is_none());
+    }
+
+    #[test]
+    fn the_greatest_promise_is_remembered() {
+        let promises = Promises::default();
+        let say = |vote, last| promises.heard(3, Some(promise(vote, last).to_wire()));
+        say(Vote::new_committed(5, 2), id(5, 40));
+        say(Vote::new_committed(5, 2), id(5, 12));
+        say(Vote::new_committed(4, 2), id(4, 99));
+        assert_eq!(promises.of(3), Some(promise(Vote::new_committed(5, 2), id(5, 40))));
+        say(Vote::new_committed(6, 1), id(6, 13));
+        assert_eq!(promises.of(3), Some(promise(Vote::new_committed(6, 1), id(6, 13))));
+        assert_eq!(promises.of(4), None);
+    }
+}
