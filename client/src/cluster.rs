@@ -251,7 +251,10 @@ impl Client {
 
     /// What a failed try means.
     fn judge(&self, address: &str, status: &Status) -> Next {
-        let text = format!("{address}: {}", status.message());
+        let text = match status.message() {
+            named if named.starts_with(address) => named.to_owned(),
+            text => format!("{address}: {text}"),
+        };
         let other_cluster = |what: &str| {
             Next::Stop(ClientError::OtherCluster {
                 endpoint: address.to_owned(),

@@ -80,12 +80,15 @@ impl Dialer for TcpDialer {
     }
 }
 
-/// An error and what caused it; tonic's own text is only "transport error".
+/// An error and what caused it, each text once; tonic's own is only "transport error".
 fn chain(error: &dyn Error) -> String {
-    let mut texts = Vec::new();
+    let mut texts: Vec<String> = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
-        texts.push(error.to_string());
+        let text = error.to_string();
+        if texts.last() != Some(&text) {
+            texts.push(text);
+        }
         cause = error.source();
     }
     if texts.is_empty() { error.to_string() } else { texts.join(": ") }

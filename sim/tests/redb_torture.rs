@@ -4,17 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
-use cairn_node::disk::{Disk, DiskFile, Open};
+use cairn_node::disk::redb_file::RedbFile;
+use cairn_node::disk::{Disk, Open};
 use cairn_proto::seam::Lane;
 use cairn_sim::disk::Crash;
 use cairn_sim::run::{Options, run};
 use cairn_sim::seed::Stream;
 use cairn_sim::world::{Seat, Spec, World};
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 const TABLE: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const FILE: &str = "log.redb";
@@ -22,32 +22,6 @@ const COMMITS: usize = 12;
 const LIVES: usize = 8;
 
 type Content = BTreeMap<u64, Vec<u8>>;
-
-struct Backend(Box<dyn DiskFile>);
-
-impl std::fmt::Debug for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Backend")
-    }
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
-}
 
 /// What the database may hold: the last commit known durable, and the one in flight.
 #[derive(Default)]
@@ -67,7 +41,7 @@ fn open(disk: &dyn Disk) -> Database {
             disk.remove(temporary).unwrap();
         }
         let file = disk.open(temporary, Open::Create).unwrap();
-        let database = Database::builder().create_with_backend(Backend(file)).unwrap();
+        let database = Database::builder().create_with_backend(RedbFile(file)).unwrap();
         let write = database.begin_write().unwrap();
         write.open_table(TABLE).unwrap();
         write.commit().unwrap();
@@ -80,7 +54,7 @@ fn open(disk: &dyn Disk) -> Database {
     let file = disk.open(FILE, Open::Write).unwrap();
     let mut builder = Database::builder();
     builder.set_cache_size(1 << 20);
-    builder.create_with_backend(Backend(file)).unwrap()
+    builder.create_with_backend(RedbFile(file)).unwrap()
 }
 
 fn read(database: &Database) -> Content {

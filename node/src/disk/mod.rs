@@ -78,3 +78,4 @@ pub mod buffers;
 pub mod files;
 #[cfg(test)]
 pub mod memory;
+pub mod redb_file;

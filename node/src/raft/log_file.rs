@@ -17,13 +17,13 @@ use bytes::Bytes;
 use cairn_proto::wire;
 use prost::Message;
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
 };
 
 use super::codec;
 use super::promises::Promise;
 use super::types::{Entry, LogId, Vote};
+use crate::disk::redb_file::RedbFile;
 use crate::disk::{Disk, DiskFile, Open};
 use crate::store::ballast::release_ballast_if_short;
 
@@ -277,7 +277,7 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
 fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
     Database::builder()
         .set_cache_size(CACHE_BYTES)
-        .create_with_backend(Backend(file))
+        .create_with_backend(RedbFile(file))
         .map_err(store("opening"))
 }
 
@@ -332,33 +332,6 @@ fn open_meta(key: &str, value: &[u8]) -> Result<Bytes, LogError> {
 fn decode<M: Message + Default>(record: &str, bytes: Bytes) -> Result<M, LogError> {
     M::decode(bytes)
         .map_err(|error| LogError::Damaged { record: record.into(), why: error.to_string() })
-}
-
-/// redb's view of a file on the disk seam.
-struct Backend(Box<dyn DiskFile>);
-
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("raft log file")
-    }
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
 }
 
 /// Flips a bit of a record's message and leaves its checksum as it was.

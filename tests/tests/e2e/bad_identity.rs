@@ -2,7 +2,7 @@
 //! nodes under one number would vote twice, so each is refused, and the original goes on.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -49,6 +49,22 @@ fn stop(cluster: &mut TestCluster, index: usize) {
     assert!(status.is_some_and(|status| status.success()), "the node should stop in good order");
 }
 
+fn archive(cluster: &TestCluster, index: usize) -> (PathBuf, PathBuf) {
+    let data = cluster.nodes()[index].data.clone();
+    let archive = cluster.scratch_directory("archive").join("node.tar");
+    shell("tar", &[&"-C", &data, &"-cf", &archive, &"."]);
+    (data, archive)
+}
+
+/// Stops a node, archives its directory, and starts it again. Gives directory and archive.
+fn archive_while_down(cluster: &mut TestCluster, index: usize) -> (PathBuf, PathBuf) {
+    stop(cluster, index);
+    let archived = archive(cluster, index);
+    cluster.node(index).start().expect("start the node again");
+    cluster.wait_healthy();
+    archived
+}
+
 fn put_something(cluster: &TestCluster, step: u64) {
     let directory = cluster.scratch_directory(&format!("files-{step}"));
     std::fs::write(directory.join("weights"), files::random_bytes(3 << 20, step)).expect("write");
@@ -84,12 +100,7 @@ fn a_copied_directory_is_refused_while_the_original_runs_and_after() {
 fn a_directory_of_an_earlier_day_is_refused() {
     let mut cluster = TestCluster::start(program());
     put_something(&cluster, 1);
-    let data = cluster.nodes()[2].data.clone();
-    let archive = cluster.scratch_directory("archive").join("node3.tar");
-    stop(&mut cluster, 2);
-    shell("tar", &[&"-C", &data, &"-cf", &archive, &"."]);
-    cluster.node(2).start().expect("start the node again");
-    cluster.wait_healthy();
+    let (data, archive) = archive_while_down(&mut cluster, 2);
     put_something(&cluster, 2);
     stop(&mut cluster, 2);
 
@@ -131,12 +142,7 @@ fn a_directory_of_an_earlier_day_is_refused() {
 fn a_cold_cluster_refuses_a_directory_of_an_earlier_day() {
     let mut cluster = TestCluster::start(program());
     put_something(&cluster, 1);
-    let data = cluster.nodes()[2].data.clone();
-    let archive = cluster.scratch_directory("archive").join("node3.tar");
-    stop(&mut cluster, 2);
-    shell("tar", &[&"-C", &data, &"-cf", &archive, &"."]);
-    cluster.node(2).start().expect("start the node again");
-    cluster.wait_healthy();
+    let (data, archive) = archive_while_down(&mut cluster, 2);
     put_something(&cluster, 2);
     for index in 0..3 {
         stop(&mut cluster, index);
@@ -164,11 +170,9 @@ fn a_directory_set_back_within_one_registration_is_refused() {
     let mut cluster = TestCluster::start(program());
     put_something(&cluster, 1);
     let index = 1;
-    let data = cluster.nodes()[index].data.clone();
-    let archive = cluster.scratch_directory("archive").join("node2.tar");
     let pid = cluster.nodes()[index].pid().expect("the node runs").to_string();
     shell("kill", &[&"-STOP", &pid]);
-    shell("tar", &[&"-C", &data, &"-cf", &archive, &"."]);
+    let (data, archive) = archive(&cluster, index);
     shell("kill", &[&"-CONT", &pid]);
     put_something(&cluster, 2);
     cluster.wait_healthy();

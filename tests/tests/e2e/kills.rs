@@ -316,7 +316,10 @@ fn kill_a_put_at_80_percent(name: &str, bytes: u64, moved: fn(&TestCluster) -> u
         if !running || !NEAR_80.contains(&percent_first) {
             eprintln!("killed at {percent_first} %: missed");
             // Bytes move between the look and the kill, more of them on a busy machine.
-            aim = if percent_first < 80 { aim + 2 } else { (aim - 3).max(50) };
+            aim = match percent_first {
+                ..80 => aim + 2,
+                late => aim.saturating_sub((late - 80).max(3)).max(20),
+            };
             continue;
         }
         let received = cluster.sum(|node| node.bytes_received);

@@ -29,11 +29,17 @@ mod secured;
 mod workspace;
 mod writing;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// The binary, built together with these tests.
+/// The binary: built together with these tests, or the one that `CAIRN_TEST_PROGRAM` names (a
+/// release build, for what is promised of one).
 pub fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_cairn-under-test"))
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = env!("CARGO_BIN_EXE_cairn-under-test");
+        std::env::var_os("CAIRN_TEST_PROGRAM").map_or(PathBuf::from(built), PathBuf::from)
+    });
+    &PROGRAM
 }
 
 /// Path arguments beside flags.

@@ -360,9 +360,10 @@ impl Latencies {
         Self { sorted_ms: latencies_ms, per_second }
     }
 
+    /// By nearest rank: the smallest that so many in a hundred do not exceed.
     fn at(&self, percentile: usize) -> f64 {
-        let last = self.sorted_ms.len().saturating_sub(1);
-        self.sorted_ms.get(last * percentile / 100).copied().unwrap_or(0.0)
+        let rank = (self.sorted_ms.len() * percentile).div_ceil(100);
+        self.sorted_ms.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
     }
 
     fn document(&self) -> Value {
@@ -441,4 +442,19 @@ fn plain_copy(from: &Path, to: &Path, sync: bool) -> anyhow::Result<()> {
         target.sync_all().context("sync a copy")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_nearest_ranks() {
+        let of = |sorted: &[f64]| Latencies::new(sorted.to_vec(), Duration::from_secs(1));
+        let three = of(&[3.0, 1.0, 2.0]);
+        assert_eq!([50, 90, 99, 100].map(|percentile| three.at(percentile)), [2.0, 3.0, 3.0, 3.0]);
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!([50, 90, 99, 100].map(|p| of(&hundred).at(p)), [50.0, 90.0, 99.0, 100.0]);
+        assert_eq!(of(&[]).at(99).to_bits(), 0.0_f64.to_bits());
+    }
 }

@@ -32,17 +32,7 @@ impl Catalogue {
         incarnation: Incarnation,
         replicas: &[(SegmentId, Epoch)],
     ) -> Result<Reply, Refusal> {
-        check_batch("replicas", replicas.len(), BATCH_SEGMENTS_MAX)?;
-        self.reporting_node(node, incarnation)?;
-        let mut tally = Tally::default();
-        for (id, epoch) in replicas {
-            let current = self.has_live_slot(*id, node, *epoch);
-            tally.count(current);
-            if current {
-                self.set_live_slot(*id, node, entry.epoch, SlotState::Assigned);
-            }
-        }
-        Ok(tally.reply())
+        self.set_current(node, incarnation, replicas, |_| (entry.epoch, SlotState::Assigned))
     }
 
     pub(super) fn durable(
@@ -51,6 +41,17 @@ impl Catalogue {
         incarnation: Incarnation,
         replicas: &[(SegmentId, Epoch)],
     ) -> Result<Reply, Refusal> {
+        self.set_current(node, incarnation, replicas, |epoch| (epoch, SlotState::Durable))
+    }
+
+    /// Gives those slots that are current a new epoch and state.
+    fn set_current(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        replicas: &[(SegmentId, Epoch)],
+        becomes: impl Fn(Epoch) -> (Epoch, SlotState),
+    ) -> Result<Reply, Refusal> {
         check_batch("replicas", replicas.len(), BATCH_SEGMENTS_MAX)?;
         self.reporting_node(node, incarnation)?;
         let mut tally = Tally::default();
@@ -58,7 +59,8 @@ impl Catalogue {
             let current = self.has_live_slot(*id, node, *epoch);
             tally.count(current);
             if current {
-                self.set_live_slot(*id, node, *epoch, SlotState::Durable);
+                let (epoch, state) = becomes(*epoch);
+                self.set_live_slot(*id, node, epoch, state);
             }
         }
         Ok(tally.reply())
