@@ -8,13 +8,14 @@ use std::cell::RefCell;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where the product applies entries. No other line of this module is of its level.
+/// Where the product applies entries. The line that counts has a field `applied`.
 const TARGET: &str = "cairn_node::raft::machine";
 
 type Listener = Box<dyn Fn(u64)>;
@@ -34,18 +35,19 @@ pub(crate) fn reset() {
     drop(LISTENER.take());
 }
 
-/// The subscriber's part.
-pub(crate) fn layer<S>() -> impl Layer<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    Hear.with_filter(Targets::new().with_target(TARGET, LevelFilter::TRACE))
-}
+/// Hears one line and nothing else: as a subscriber by itself, or as a layer beside the log.
+pub(crate) struct Hear;
 
-struct Hear;
+impl Hear {
+    /// As a layer that leaves the lines it does not hear to others.
+    pub(crate) fn beside<S>(self) -> impl Layer<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        self.with_filter(Targets::new().with_target(TARGET, LevelFilter::TRACE))
+    }
 
-impl<S: Subscriber> Layer<S> for Hear {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    fn hear(event: &Event<'_>) {
         let mut index = Index(None);
         event.record(&mut index);
         if let Some(index) = index.0 {
@@ -56,6 +58,39 @@ impl<S: Subscriber> Layer<S> for Hear {
             });
         }
     }
+}
+
+impl<S: Subscriber> Layer<S> for Hear {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        Self::hear(event);
+    }
+}
+
+impl Subscriber for Hear {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if Subscriber::enabled(self, metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target() == TARGET
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        Self::hear(event);
+    }
+
+    /// No span is enabled; one that another thread's subscriber wanted is nothing to this one.
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// The value of the field `applied`.

@@ -19,7 +19,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::applied;
+use crate::applied::{self, Hear};
 use crate::process::Life;
 use crate::trace::{self, Counters, Tail};
 use crate::world::{Violation, World};
@@ -188,21 +188,20 @@ fn watch(options: &Options, tail: Tail) -> Dog {
     Dog(alive)
 }
 
-/// Hears what the product logs on this thread: that it applied an entry, and, if asked to, every
-/// line for the trace file.
+/// Hears on this thread that the product applied an entry; if asked to, sends its log lines into
+/// the trace file too.
 fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
-    let log = log_into_trace.then(|| {
-        let lines = tracing_subscriber::fmt::layer()
-            .with_writer(TraceWriter)
-            .without_time()
-            .with_ansi(false);
-        // Consensus says a page with every tick.
-        let quiet = Targets::new()
-            .with_default(tracing::Level::DEBUG)
-            .with_target("openraft", tracing::Level::INFO);
-        lines.with_filter(quiet)
-    });
-    let subscriber = tracing_subscriber::registry().with(log).with(applied::layer());
+    if !log_into_trace {
+        return tracing::subscriber::set_default(Hear);
+    }
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(TraceWriter).without_time().with_ansi(false);
+    // Consensus says a page with every tick.
+    let quiet = Targets::new()
+        .with_default(tracing::Level::DEBUG)
+        .with_target("openraft", tracing::Level::INFO);
+    let subscriber =
+        tracing_subscriber::registry().with(lines.with_filter(quiet)).with(Hear.beside());
     tracing::subscriber::set_default(subscriber)
 }
 

@@ -69,8 +69,11 @@ impl Checkers {
         let node = self.cluster.running_node(life.process);
         let Some(node) = node.filter(|node| node.life() == life.number) else { return };
         let mut all = self.all.lock();
-        all.steps.look(&self.cluster, &node, index);
-        all.c3.entry(&self.cluster, &node, index);
+        let All { steps, d1, c3, .. } = &mut *all;
+        if let Some((before, after)) = steps.look(&self.cluster, &node, index) {
+            d1.entry(&self.cluster, index, &before, after);
+        }
+        c3.entry(&self.cluster, &node, index);
     }
 
     fn look(&self, files: bool) {

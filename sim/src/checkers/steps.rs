@@ -14,17 +14,23 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// To be called right after `node` has applied the entry at `index`.
-    pub fn look(&mut self, cluster: &Cluster, node: &Running, index: u64) {
+    /// To be called right after `node` has applied the entry at `index`. The catalogues before
+    /// and after it, if it is the first to apply it.
+    pub fn look(
+        &mut self,
+        cluster: &Cluster,
+        node: &Running,
+        index: u64,
+    ) -> Option<(Catalogue, &Catalogue)> {
         if index <= self.last.0 {
-            return;
+            return None;
         }
         let catalogue = node.catalogue();
         let (before, known) = std::mem::replace(&mut self.last, (index, catalogue));
         // Entries that no node applied while it was watched: a start from a snapshot.
         if before + 1 != index {
             trace::count("checked.steps_missed", index - before - 1);
-            return;
+            return None;
         }
         trace::count("checked.steps", 1);
         if let Err(text) = invariants::check_step(&known, &self.last.1)
@@ -34,5 +40,6 @@ impl Checker {
             let (name, text) = text.split_once(": ").unwrap_or(("C2", &text));
             cluster.world().violation(name, format!("by entry {index}: {text}"));
         }
+        Some((known, &self.last.1))
     }
 }
