@@ -11,12 +11,16 @@
 //! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
 //! | [`net`] | links between processes, loss, delay, partitions |
 //! | [`cluster`] | real nodes and clients in a world |
+//! | [`applied`] | hears of every entry that a node applies |
+//! | [`canaries`] | plants known-bad variants and says which are found |
 //! | [`checkpoint_files`] | what clients upload |
 //! | [`checkers`] | the named promises, watched while a cluster runs |
 //! | [`world`] | processes, their lives and disks, broken promises |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
 
+pub mod applied;
+pub mod canaries;
 pub mod checkers;
 pub mod checkpoint_files;
 pub mod cluster;

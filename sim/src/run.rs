@@ -14,14 +14,19 @@ use std::path::PathBuf;
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::applied::{self, Hear};
 use crate::process::Life;
 use crate::trace::{self, Counters, Tail};
 use crate::world::{Violation, World};
 use crate::{rt, seed::Stream};
+
+/// How often a run looks whether it is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub struct Options {
     pub virtual_limit: Duration,
     /// Real time after which the process is aborted.
     pub wall_limit: Duration,
+    /// A violation of one of these invariants ends the run.
+    pub stop_at: Vec<&'static str>,
 }
 
 impl Options {
@@ -42,6 +49,7 @@ impl Options {
             trace: None,
             virtual_limit: Duration::from_secs(4 * 3600),
             wall_limit: Duration::from_secs(120),
+            stop_at: Vec::new(),
         }
     }
 }
@@ -71,7 +79,8 @@ where
     let tail = trace::reset(options.trace.as_deref())?;
     rt::reset(Stream::new(options.seed).fork("shared").next_u64());
     watch_panics();
-    let _log = options.trace.is_some().then(log_into_trace);
+    applied::reset();
+    let _subscriber = subscribe(options.trace.is_some());
     let dog = watch(options, tail);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build()?;
@@ -80,9 +89,13 @@ where
     let played = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             trace::start_clock();
-            let end = tokio::time::timeout(options.virtual_limit, scenario(world.clone())).await;
-            if end.is_err() {
-                world.violation("end", format!("not over after {:?}", options.virtual_limit));
+            let played = tokio::time::timeout(options.virtual_limit, scenario(world.clone()));
+            tokio::select! {
+                biased;
+                () = broken(&world, &options.stop_at) => {}
+                end = played => if end.is_err() {
+                    world.violation("end", format!("not over after {:?}", options.virtual_limit));
+                },
             }
         });
     }));
@@ -92,6 +105,7 @@ where
     drop(_guard);
     let virtual_ms = trace::now_us() / 1000;
     let summary = trace::finish();
+    applied::reset();
     drop(world);
     drop(runtime);
 
@@ -113,6 +127,16 @@ where
         counters: summary.counters,
         tail: summary.tail,
     })
+}
+
+/// Resolves soon after one of these invariants was violated.
+async fn broken(world: &World, invariants: &[&str]) {
+    if invariants.is_empty() {
+        return std::future::pending().await;
+    }
+    while !world.is_violated(invariants) {
+        tokio::time::sleep(STOP_LOOK).await;
+    }
 }
 
 thread_local! {
@@ -164,19 +188,21 @@ fn watch(options: &Options, tail: Tail) -> Dog {
     Dog(alive)
 }
 
-/// Sends the product's log lines of this thread into the trace file.
-fn log_into_trace() -> tracing::subscriber::DefaultGuard {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(TraceWriter)
-        .without_time()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::DEBUG)
-        .finish();
+/// Hears on this thread that the product applied an entry; if asked to, sends its log lines into
+/// the trace file too.
+fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
+    if !log_into_trace {
+        return tracing::subscriber::set_default(Hear);
+    }
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(TraceWriter).without_time().with_ansi(false);
     // Consensus says a page with every tick.
     let quiet = Targets::new()
         .with_default(tracing::Level::DEBUG)
         .with_target("openraft", tracing::Level::INFO);
-    tracing::subscriber::set_default(subscriber.with(quiet))
+    let subscriber =
+        tracing_subscriber::registry().with(lines.with_filter(quiet)).with(Hear.beside());
+    tracing::subscriber::set_default(subscriber)
 }
 
 #[derive(Clone, Copy)]

@@ -254,6 +254,12 @@ impl World {
         record(&self.inner.violations, invariant, text.into());
     }
 
+    /// Whether a promise of one of these invariants was broken.
+    pub fn is_violated(&self, invariants: &[&str]) -> bool {
+        let violations = self.inner.violations.lock();
+        violations.iter().any(|violation| invariants.contains(&violation.invariant.as_str()))
+    }
+
     /// Ends all processes and lets go of what their boot functions hold, which may be this world.
     pub(crate) async fn tear_down(&self) -> Vec<Violation> {
         let ids: Vec<_> = self.inner.processes.lock().keys().copied().collect();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalogue::{Catalogue, Checkpoint};
 use crate::ids::SegmentId;
-use crate::model::{Admin, CheckpointState, ManifestPlace, Segment, Slot, SlotState};
+use crate::model::{Admin, CheckpointState, Liveness, ManifestPlace, Segment, Slot, SlotState};
 
 /// Names the first invariant that does not hold, and where.
 pub fn check(catalogue: &Catalogue) -> Result<(), String> {
@@ -48,15 +48,16 @@ pub fn check_hosts(catalogue: &Catalogue) -> Result<(), String> {
     Ok(())
 }
 
-/// What one entry may do to slots and to what was deleted (D3, D4).
+/// What one entry may do to slots and to what was deleted (D3, D4), and what a commit needs (D2).
 pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     for old in before.segments().iter() {
-        match after.segment(old.id) {
+        let new = after.segment(old.id);
+        if !old.reaped && new.is_none_or(|new| new.reaped) {
+            check_reap(before, after, old)?;
+        }
+        match new {
             Some(new) => check_slots_step(after, old, new)?,
             None => {
-                ensure(!old.is_referenced(), || {
-                    format!("D3: segment {} vanished while referenced", old.id)
-                })?;
                 let kept = old.live_slots().find(|slot| is_in_service(after, slot));
                 ensure(kept.is_none(), || format!("D3: live {kept:?} vanished with {}", old.id))?;
             }
@@ -70,6 +71,12 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         let gone = after.checkpoint(old.id).is_none();
         ensure(!gone, || format!("C2: checkpoint {} vanished undeleted", old.id))?;
     }
+    for new in after.checkpoints().filter(|new| new.state == CheckpointState::Committed) {
+        let old = before.checkpoint(new.id).map(|old| old.state);
+        if old != Some(CheckpointState::Committed) {
+            check_commit(after, new)?;
+        }
+    }
     Ok(())
 }
 
@@ -79,6 +86,46 @@ fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
 
 fn is_in_service(catalogue: &Catalogue, slot: &Slot) -> bool {
     catalogue.node(slot.node).is_some_and(|node| node.admin == Admin::InService)
+}
+
+/// Replicas that count and the racks they stand in, from the definition (DESIGN section 1) and not
+/// by the functions that the catalogue itself decides with.
+fn count(catalogue: &Catalogue, segment: &Segment) -> (u32, u32) {
+    let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
+    let nodes = durable.filter_map(|slot| catalogue.node(slot.node));
+    let counting = nodes.filter(|node| {
+        node.inventoried && node.admin == Admin::InService && node.liveness == Liveness::Up
+    });
+    let racks: Vec<&str> = counting.map(|node| node.rack.as_str()).collect();
+    (racks.len() as u32, racks.iter().collect::<BTreeSet<_>>().len() as u32)
+}
+
+/// A checkpoint that was just committed has W replicas that count of each segment, on the racks
+/// that its policy requires.
+fn check_commit(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String> {
+    let want = record.policy.write_quorum;
+    let want_racks = catalogue.required_racks(&record.policy).min(want);
+    for id in record.segments.iter() {
+        let have = catalogue.segment(id).map(|segment| count(catalogue, segment));
+        let enough = have.is_some_and(|(have, racks)| have >= want && racks >= want_racks);
+        ensure(enough, || {
+            format!(
+                "D2: checkpoint {} was committed with {have:?} replicas and racks of segment {id}, \
+                 wants {want} and {want_racks}",
+                record.id
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// A segment is reaped once nothing has referred to it for its grace.
+fn check_reap(before: &Catalogue, after: &Catalogue, old: &Segment) -> Result<(), String> {
+    ensure(!old.is_referenced(), || format!("D3: segment {} was reaped while referenced", old.id))?;
+    let clock_ms = after.cluster().clock_ms;
+    ensure(old.reap_after_ms <= clock_ms && !before.cluster().reap_hold, || {
+        format!("D3: segment {} was reaped at {clock_ms} ms, not {}", old.id, old.reap_after_ms)
+    })
 }
 
 fn check_checkpoint(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String> {
@@ -158,16 +205,19 @@ fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(
         }
         match state {
             Some(SlotState::Released) => {
-                let enough = after.counting(new).replicas >= new.replicas_wanted();
+                let enough = count(after, new).0 >= new.replicas_wanted();
                 ensure(new.reaped || (new.is_referenced() && enough), || {
                     format!("D3: {slot:?} of segment {id} was released without R others")
                 })?;
             }
             // A lost replica has a newer epoch on the same node; a removed node has none.
             None => {
-                let again = new.live_slot_on(slot.node).is_some();
-                ensure(again || !is_in_service(after, slot), || {
+                let again = new.live_slot_on(slot.node);
+                ensure(again.is_some() || !is_in_service(after, slot), || {
                     format!("D3: live {slot:?} of segment {id} vanished")
+                })?;
+                ensure(again.is_none_or(|again| again.epoch > slot.epoch), || {
+                    format!("D4: {slot:?} of segment {id} was replaced by older {again:?}")
                 })?;
             }
             Some(_) => {}

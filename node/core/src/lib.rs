@@ -16,6 +16,9 @@
 //! | [`work`] | what a node should fetch and destroy |
 //! | [`voters`] | who should vote |
 //! | [`invariants`] | the named promises, checked against a catalogue |
+//! | [`canary`](mod@canary) | deliberate defects that the simulator must find; off in every ordinary build |
+
+pub mod canary;
 
 pub mod ids;
 pub mod limits;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::canary;
 use crate::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Epoch, Incarnation, Lineage, Namespace, NodeId,
     Nonce, Run, SegmentDigest, SegmentId, Step,
@@ -97,7 +98,9 @@ pub struct Node {
 impl Node {
     /// Whether replicas on this node count (DESIGN section 1).
     pub fn counts(&self) -> bool {
-        self.liveness == Liveness::Up && self.admin == Admin::InService && self.inventoried
+        self.liveness == Liveness::Up
+            && self.admin == Admin::InService
+            && (self.inventoried || canary!("count_uninventoried"))
     }
 
     /// Whether new slots may be put here.

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::canary;
 use crate::catalogue::{Catalogue, Checkpoint, LIVE_SLOTS_MAX, Quorum};
 use crate::command::{Refusal, StageSegment};
 use crate::ids::NodeId;
@@ -196,6 +197,7 @@ impl<'a> Draft<'a> {
                 && distinct(&self.reachable) < wanted.quorum.racks
                 && self.reachable.contains(&rack);
             let in_rack = self.trusted.iter().filter(|other| **other == rack).count();
+            let in_rack = if canary!("quorum_ignores_racks") { 0 } else { in_rack };
             let cost = loads.cost(self.catalogue, node, len)?;
             Some(((misses_rack, in_rack, cost, node.id), node))
         });

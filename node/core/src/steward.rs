@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::canary;
 use crate::catalogue::{Catalogue, Quorum};
 use crate::command::{Body, DeleteReason};
 use crate::ids::{CheckpointId, Incarnation, NodeId, SegmentId};
@@ -106,7 +107,9 @@ fn heartbeat<'a>(node: &Node, seen: &'a Observations) -> Option<&'a Heartbeat> {
 fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
     let grace_ms = catalogue.cluster().settings.grace_ms;
     let expired = catalogue.open_uploads().filter(|upload| {
-        upload.expires_after_ms(grace_ms).is_some_and(|after_ms| now_ms > after_ms)
+        upload
+            .expires_after_ms(grace_ms)
+            .is_some_and(|after_ms| now_ms > after_ms || canary!("expire_before_lease"))
     });
     let checkpoints: Vec<CheckpointId> =
         expired.map(|upload| upload.id).take(BATCH_SEGMENTS_MAX).collect();
@@ -141,7 +144,9 @@ fn reaping(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
     if catalogue.cluster().reap_hold {
         return None;
     }
-    let due = catalogue.unreferenced().take_while(|(reap_after_ms, _)| *reap_after_ms <= now_ms);
+    let due = catalogue
+        .unreferenced()
+        .take_while(|(reap_after_ms, _)| *reap_after_ms <= now_ms || canary!("reap_before_grace"));
     let segments: Vec<SegmentId> = due.map(|(_, id)| id).take(BATCH_SEGMENTS_MAX).collect();
     (!segments.is_empty()).then_some(Body::Reap { segments })
 }

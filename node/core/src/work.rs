@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use crate::canary;
 use crate::catalogue::{Catalogue, Checkpoint};
 use crate::ids::{Epoch, NodeId, SegmentDigest, SegmentId};
 use crate::model::{Admin, Liveness, Segment, SlotState};
@@ -150,6 +151,7 @@ fn destroy(segment: &Segment, node: NodeId) -> Option<Destroy> {
         .filter(|slot| slot.state == SlotState::Released)
         .map(|slot| (segment.id, slot.epoch))
         .collect();
-    (!released.is_empty() && released.len() == here.count())
+    let no_other = released.len() == here.count() || canary!("destroy_beside_live_slot");
+    (!released.is_empty() && no_other)
         .then_some(Destroy { digest: segment.digest, slots: released })
 }

@@ -14,6 +14,7 @@ use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
+use cairn_core::canary;
 use cairn_proto::wire;
 use prost::Message;
 use redb::{
@@ -171,7 +172,8 @@ impl LogFile {
     pub fn commit(&self, changes: &[Change]) -> Result<(), LogError> {
         let doing = "commit";
         let mut txn = self.0.begin_write().map_err(store(doing))?;
-        txn.set_durability(Durability::Immediate).map_err(store(doing))?;
+        let durability = if is_lazy(changes) { Durability::None } else { Durability::Immediate };
+        txn.set_durability(durability).map_err(store(doing))?;
         {
             let mut log = txn.open_table(LOG).map_err(store(doing))?;
             let mut meta = txn.open_table(META).map_err(store(doing))?;
@@ -216,6 +218,15 @@ impl LogFile {
     pub fn read(&self) -> Result<ReadTransaction, LogError> {
         self.0.begin_read().map_err(store("read"))
     }
+}
+
+/// Never, but for two canaries: whether these changes may be lost in a crash.
+fn is_lazy(changes: &[Change]) -> bool {
+    let all = |are: fn(&Change) -> bool| {
+        changes.iter().all(|change| are(change) || matches!(change, Change::Committed(_)))
+    };
+    (canary!("vote_not_durable") && all(|change| matches!(change, Change::Vote(_))))
+        || (canary!("append_not_durable") && all(|change| matches!(change, Change::Append(_))))
 }
 
 /// Sees to room for a commit of `bytes` bytes, giving the ballast up for it.

@@ -124,6 +124,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
             self.last_applied = Some(id);
             // Before the answer: who gets it may read at once.
             self.applied.advance(id.index);
+            tracing::trace!(applied = id.index);
             if let Some(responder) = responder {
                 responder.send(reply);
             }

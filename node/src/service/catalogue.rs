@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_core::canary;
 use cairn_core::catalogue::{Catalogue, Checkpoint, ListQuery};
 use cairn_core::command::{Body, Command, Refusal, Reply};
 use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest, Step};
@@ -71,6 +72,9 @@ impl Service {
     }
 
     async fn linearizable(&self, deadline_ms: u64) -> Result<u64, Status> {
+        if canary!("stale_read") {
+            return Ok(self.shared.consensus.applied());
+        }
         let deadline = match deadline_ms {
             0 => READ_DEADLINE,
             ms => Duration::from_millis(ms).min(READ_DEADLINE_MAX),

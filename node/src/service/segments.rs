@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::blocks::block_count;
+use cairn_core::canary;
 use cairn_core::ids::{Epoch, LINEAGE_SHIFT, SegmentDigest, SegmentId};
 use cairn_core::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX};
 use cairn_proto::envelope::{Reason, refuse};
@@ -121,6 +122,9 @@ impl wire::segments_server::Segments for Service {
         }
         // The slot may have been given up while the bytes came in.
         let wanted = crate::upkeep::fetch::wanted(shared, digest);
+        if canary!("report_before_durable") {
+            shared.reporter.say(Said::Durable, segment, epoch);
+        }
         writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
         shared.counters.segments_received.add(1);
         shared.reporter.say(Said::Durable, segment, epoch);

@@ -4,12 +4,13 @@
 use std::io;
 use std::sync::Arc;
 
+use cairn_core::canary;
 use cairn_core::ids::SegmentDigest;
 
 use super::checks::Checking;
 use super::error::{Damage, StoreError};
 use super::locks::DigestGuard;
-use super::read::is_damage;
+use super::read::{is_damage, read_ends};
 use super::stats::add;
 use super::{Inner, QUARANTINE, SegmentStore, directory, io_error, place};
 use crate::disk::{DiskFile, Open};
@@ -184,6 +185,10 @@ impl SegmentStore {
                     Err(Damage::Io(error)) if !is_damage(&error) => {
                         return Err(io_error("read", &copy.name, error));
                     }
+                    Err(_) if canary!("unverified_recovery") => match read_ends(&*file, digest) {
+                        Ok((header, _)) => header.raw_len,
+                        Err(_) => continue,
+                    },
                     Err(_) => continue,
                 };
                 let job = Arc::clone(&inner);

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
 use cairn_core::blocks::{BlockTable, block_count, block_value};
+use cairn_core::canary;
 use cairn_core::ids::SegmentDigest;
 use cairn_core::limits::SEGMENT_BYTES_MAX;
 use tokio::sync::oneshot;
@@ -357,6 +358,9 @@ impl Inner {
         write(footer_offset(len), &|page| footer.encode(page))?;
         let header = Header::raw(digest, len);
         write(0, &|page| header.encode(page))?;
+        if canary!("put_before_sync") {
+            return Ok(());
+        }
         file.sync().map_err(|error| self.fatal("sync", path, error))
     }
 
@@ -371,6 +375,9 @@ impl Inner {
         self.disk
             .rename(from, &to)
             .map_err(|error| self.write_error("rename", from, PAGE_BYTES as u64, error))?;
+        if canary!("skip_directory_sync") {
+            return Ok(());
+        }
         self.sync_dir(&directory(digest))
     }
 }

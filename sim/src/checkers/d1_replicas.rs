@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::SegmentDigest;
-use cairn_core::model::{Admin, SlotState};
+use cairn_core::model::{Admin, Segment, Slot, SlotState};
 use cairn_node::store::format::{Footer, Header, PAGE_BYTES};
 
 use crate::cluster::{Cluster, node_id};
@@ -41,16 +42,35 @@ impl Checker {
 
     pub fn look(&mut self, cluster: &Cluster) {
         let (index, catalogue) = cluster.newest();
+        self.look_at(cluster, index, &catalogue, |_, _| true);
+    }
+
+    /// What the entry at `index` made Durable is so, from the first moment it may count.
+    pub fn entry(&mut self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
+        self.look_at(cluster, index, after, |segment, slot| {
+            let old = before.segment(segment.id).and_then(|old| old.live_slot_on(slot.node));
+            old != Some(slot)
+        });
+    }
+
+    fn look_at(
+        &mut self,
+        cluster: &Cluster,
+        index: u64,
+        catalogue: &Catalogue,
+        wanted: impl Fn(&Segment, &Slot) -> bool,
+    ) {
         for process in cluster.nodes() {
             let Some(disk) = cluster.disk(process) else { continue };
-            let Some(id) = node_id(&catalogue, &disk.name) else { continue };
+            let Some(id) = node_id(catalogue, &disk.name) else { continue };
             let speaks = catalogue
                 .node(id)
                 .is_some_and(|node| node.inventoried && node.admin == Admin::InService);
             if !speaks || self.distrusted.contains(&process) {
                 continue;
             }
-            for (segment, slot) in catalogue.slots_on(id, SlotState::Durable) {
+            let durable = catalogue.slots_on(id, SlotState::Durable);
+            for (segment, slot) in durable.filter(|(segment, slot)| wanted(segment, slot)) {
                 if self.hurt.contains(&(process, segment.digest)) {
                     continue;
                 }

@@ -8,14 +8,16 @@ mod c3_digests;
 mod d1_replicas;
 mod d2_log;
 mod d3_files;
+mod steps;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::applied;
 use crate::cluster::Cluster;
-use crate::process::ProcessId;
+use crate::process::{Life, ProcessId};
 
 /// How often running nodes are compared.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -38,6 +40,7 @@ struct All {
     d1: d1_replicas::Checker,
     d2: d2_log::Checker,
     d3: d3_files::Checker,
+    steps: steps::Checker,
 }
 
 impl Checkers {
@@ -54,7 +57,23 @@ impl Checkers {
                 watching.look(looks % FILES_EVERY == 0);
             }
         });
+        let watching = checkers.clone();
+        applied::listen(move |index| watching.applied(index));
         checkers
+    }
+
+    /// The running task has just applied this entry.
+    fn applied(&self, index: u64) {
+        let Some(life) = Life::current() else { return };
+        // A node that starts catches up unseen.
+        let node = self.cluster.running_node(life.process);
+        let Some(node) = node.filter(|node| node.life() == life.number) else { return };
+        let mut all = self.all.lock();
+        let All { steps, d1, c3, .. } = &mut *all;
+        if let Some((before, after)) = steps.look(&self.cluster, &node, index) {
+            d1.entry(&self.cluster, index, &before, after);
+        }
+        c3.entry(&self.cluster, &node, index);
     }
 
     fn look(&self, files: bool) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::uploads::subtract_reference;
 use super::{Catalogue, Tally, check_batch, malformed};
+use crate::canary;
 use crate::command::{DeleteReason, Refusal, Reply};
 use crate::id_set::IdSet;
 use crate::ids::{CheckpointId, SegmentId};
@@ -116,7 +117,7 @@ impl Catalogue {
                 !held
                     && !segment.reaped
                     && !segment.is_referenced()
-                    && clock_ms >= segment.reap_after_ms
+                    && (clock_ms >= segment.reap_after_ms || canary!("reap_before_grace"))
             });
             tally.count(due);
             if due {

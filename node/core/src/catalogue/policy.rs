@@ -1,6 +1,7 @@
 //! Policies, and what they ask for: quorums and racks.
 
 use super::{Catalogue, Entry, malformed};
+use crate::canary;
 use crate::command::{Refusal, Reply};
 use crate::ids::Namespace;
 use crate::limits::REPLICAS_MAX;
@@ -80,6 +81,9 @@ impl Catalogue {
     /// What each segment must have at the commit.
     pub fn quorum(&self, policy: &Policy) -> Quorum {
         let replicas = policy.write_quorum;
+        if canary!("quorum_ignores_racks") {
+            return Quorum { replicas, racks: 1 };
+        }
         Quorum { replicas, racks: self.required_racks(policy).min(replicas) }
     }
 

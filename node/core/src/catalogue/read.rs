@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{Catalogue, Checkpoint, NodeSlots};
+use crate::canary;
 use crate::command::{Refusal, Reply};
 use crate::ids::{
     Address, CheckpointId, Cookie, Namespace, NodeId, Nonce, RequestId, SegmentDigest, SegmentId,
@@ -160,6 +161,7 @@ impl Catalogue {
             Selector::Step(step) => self
                 .checkpoints_at(&address.namespace, *step)
                 .find(|record| record.state == CheckpointState::Committed),
+            Selector::Latest if canary!("latest_by_step") => commits.max_by_key(|it| it.step),
             Selector::Latest => commits.next(),
             Selector::CommittedBy(wall_ms) => commits
                 .find(|record| record.commit.is_some_and(|commit| commit.wall_ms <= *wall_ms)),

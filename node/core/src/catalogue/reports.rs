@@ -4,6 +4,7 @@
 //! each replica stands for itself.
 
 use super::{Catalogue, Entry, Tally, check_batch};
+use crate::canary;
 use crate::command::{Refusal, Reply};
 use crate::ids::{Epoch, Incarnation, NodeId, SegmentId};
 use crate::limits::BATCH_SEGMENTS_MAX;
@@ -108,7 +109,7 @@ impl Catalogue {
 
     fn has_live_slot(&self, id: SegmentId, node: NodeId, epoch: Epoch) -> bool {
         let slot = self.segments.get(id).and_then(|segment| segment.live_slot_on(node));
-        slot.is_some_and(|slot| slot.epoch == epoch)
+        slot.is_some_and(|slot| slot.epoch == epoch || canary!("stale_epoch"))
     }
 
     fn set_live_slot(&mut self, id: SegmentId, node: NodeId, epoch: Epoch, state: SlotState) {

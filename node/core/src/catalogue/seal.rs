@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::uploads::{check_part, union};
 use super::{Catalogue, Checkpoint, Entry, Upload, check_batch, malformed};
+use crate::canary;
 use crate::command::{Refusal, Reply};
 use crate::ids::{Attempt, CheckpointId, Run, SegmentDigest, SegmentId};
 use crate::limits::{BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX};
@@ -47,7 +48,7 @@ impl Catalogue {
 
         let parts = record.parts_wanted;
         let parts_sealed = record.sealed_parts().len() as u32 + 1;
-        let last = parts_sealed == parts;
+        let last = parts_sealed == parts || canary!("commit_without_part");
         if last && let Some(lacking) = self.lacking(record, upload) {
             self.renew_lease(checkpoint);
             return Ok(lacking);

@@ -6,6 +6,7 @@
 use super::policy::spread;
 use super::stage::LIVE_SLOTS_MAX;
 use super::{Catalogue, Entry, Quorum, Tally, check_batch};
+use crate::canary;
 use crate::command::{Refusal, Reply};
 use crate::ids::{Incarnation, NodeId, SegmentId};
 use crate::limits::{BATCH_SEGMENTS_MAX, REPLICAS_MAX};
@@ -104,7 +105,8 @@ impl Catalogue {
             nodes.filter(|node| node.counts())
         };
         let before = spread(counting().map(|node| node.rack.as_str()));
-        let others = counting().filter(|other| other.id != node);
+        let others =
+            counting().filter(|other| other.id != node || canary!("release_counts_itself"));
         let after = spread(others.map(|node| node.rack.as_str()));
         after.replicas >= wanted && after.racks >= before.racks.min(wanted)
     }

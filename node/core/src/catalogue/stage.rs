@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::policy::spread;
 use super::uploads::{add_reference, check_part};
 use super::{Catalogue, Entry, Quorum, check_batch, malformed};
+use crate::canary;
 use crate::command::{Refusal, Reply, StageSegment, StagedSegment};
 use crate::ids::{Attempt, CheckpointId, NodeId, Run, SegmentDigest, SegmentId};
 use crate::limits::{BATCH_SEGMENTS_MAX, CHECKPOINT_SEGMENTS_MAX, REPLICAS_MAX, SEGMENT_BYTES_MAX};
@@ -56,6 +57,9 @@ impl Catalogue {
             return Err(malformed(format!("an upload of over {CHECKPOINT_SEGMENTS_MAX} segments")));
         }
 
+        if canary!("map_order") {
+            self.mint_in_map_order(items);
+        }
         let mut ids = Vec::with_capacity(planned.len());
         let mut kept = Vec::with_capacity(items.len());
         for item in items {
@@ -72,7 +76,9 @@ impl Catalogue {
         }
         for id in self.note_staged(checkpoint, part, run, &ids) {
             self.change_segment(id, |segment| {
-                add_reference(segment, replicas);
+                if !(canary!("uncounted_reference") && segment.is_referenced()) {
+                    add_reference(segment, replicas);
+                }
                 segment.reaped = false;
             });
         }
@@ -171,6 +177,18 @@ impl Catalogue {
         self.index.add_segment(&segment);
         self.segments.insert(segment);
         id
+    }
+
+    /// The defect of the canary `map_order`.
+    #[allow(clippy::disallowed_types, reason = "a defect to be found")]
+    fn mint_in_map_order(&mut self, items: &[StageSegment]) {
+        let new: std::collections::HashMap<SegmentDigest, u32> =
+            items.iter().map(|item| (item.digest, item.len)).collect();
+        for (digest, len) in new {
+            if self.index.digests.get(&digest).is_none() {
+                self.mint_segment(digest, len);
+            }
+        }
     }
 
     /// Gives a segment slots on checked nodes.

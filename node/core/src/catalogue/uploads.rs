@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Catalogue, Checkpoint, Tally, Upload, check_batch, effective_policy, malformed};
+use crate::canary;
 use crate::command::{Begun, Refusal, Reply};
 use crate::id_set::IdSet;
 use crate::ids::{Attempt, CheckpointId, Namespace, Step};
@@ -202,7 +203,9 @@ impl Catalogue {
                 .checkpoints
                 .get(id)
                 .and_then(|upload| upload.expires_after_ms(self.cluster.settings.grace_ms));
-            let expired = expires.is_some_and(|after_ms| self.cluster.clock_ms > after_ms);
+            let expired = expires.is_some_and(|after_ms| {
+                self.cluster.clock_ms > after_ms || canary!("expire_before_lease")
+            });
             tally.count(expired);
             if expired {
                 self.mark_deleted(*id, false);

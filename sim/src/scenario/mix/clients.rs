@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Shared;
 use crate::checkers::c1_history::{Asked, VersionId};
 use crate::checkpoint_files::{self, Files};
-use crate::cluster::{self, Cluster};
+use crate::cluster;
 use crate::seed::Stream;
 use crate::trace;
 use crate::world::{Seat, World};
@@ -186,7 +186,8 @@ impl Acting {
                 self.resolve(&name, asked).await
             }
             82..88 => self.range().await,
-            88..96 => self.delete().await,
+            88..93 => self.delete().await,
+            93..96 => self.delete_and_put_again().await,
             _ => self.keep_last().await,
         };
         if let Err(text) = result {
@@ -238,6 +239,24 @@ impl Acting {
         step
     }
 
+    /// Thinks better of it: the last checkpoint is deleted for good, and its files are put again
+    /// soon, under another step, while their segments are on their way out.
+    async fn delete_and_put_again(&self) -> Result<(), String> {
+        let Some((last, _, files)) = self.script.state.lock().last.clone() else { return Ok(()) };
+        self.delete_step(last, true).await?;
+        let (step, pause) = {
+            let mut state = self.script.state.lock();
+            let step = state.next_step;
+            state.next_step += 1;
+            state.attempts += 1;
+            state.last = Some((step, state.attempts, files));
+            (step, state.chance.below(1_500))
+        };
+        sleep(Duration::from_millis(pause)).await;
+        trace::count("client.puts_after_delete", 1);
+        self.put(step, false).await
+    }
+
     async fn replace(&self) -> Result<(), String> {
         let step = {
             let mut state = self.script.state.lock();
@@ -279,7 +298,16 @@ impl Acting {
         trace::count("client.segments_kept", report.segments_kept);
         self.shared.history.lock().visible(&name, (step, attempt));
         self.script.state.lock().unfinished = false;
+        if self.script.draw(|chance| chance.chance(0.5)) {
+            self.look_elsewhere(&name, Asked::Step(step)).await?;
+        }
         Ok(())
+    }
+
+    /// What was acknowledged just now is there for a reader who knows nothing and asks any node.
+    async fn look_elsewhere(&self, name: &str, asked: Asked) -> Result<(), String> {
+        let stranger = cluster::sdk(&self.seat, &self.shared.addresses);
+        self.resolve_by(&stranger, name, asked).await
     }
 
     /// This client's part of a checkpoint that two write.
@@ -330,9 +358,13 @@ impl Acting {
     }
 
     async fn resolve(&self, name: &str, asked: Asked) -> Result<(), String> {
+        self.resolve_by(&self.sdk, name, asked).await
+    }
+
+    async fn resolve_by(&self, sdk: &Client, name: &str, asked: Asked) -> Result<(), String> {
         self.note(format!("resolve {name} {asked:?}"));
         let began = Instant::now();
-        match self.sdk.resolve(&address(name, asked)?).await {
+        match sdk.resolve(&address(name, asked)?).await {
             Ok(info) => {
                 let id = (info.step.0, info.attempt.0);
                 trace::count("client.resolves", 1);
@@ -391,12 +423,16 @@ impl Acting {
     }
 
     async fn delete(&self) -> Result<(), String> {
-        let name = self.script.namespace();
         let (step, now) = {
             let mut state = self.script.state.lock();
             let end = state.next_step;
             (state.chance.range(1..end.max(2)), state.chance.chance(0.5))
         };
+        self.delete_step(step, now).await
+    }
+
+    async fn delete_step(&self, step: u64, now: bool) -> Result<(), String> {
+        let name = self.script.namespace();
         self.note(format!("delete {name}@{step}, now: {now}"));
         self.shared.history.lock().delete_begins(&name, step);
         match self.sdk.delete(&address(&name, Asked::Step(step))?, now).await {
@@ -422,37 +458,7 @@ impl Acting {
     }
 }
 
-/// Reads every checkpoint that must be there, in full.
-pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
-    let reader = cluster.client("reader", "r1");
-    let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
-    let committed = shared.history.lock().committed();
-    for (name, (step, attempt)) in committed {
-        let (sink, sdk) = (Arc::new(MemorySink::default()), sdk.clone());
-        let (into, address) = (sink.clone(), address(&name, Asked::Step(step))?);
-        let began = Instant::now();
-        let getting = async move { sdk.get(&address, into, GetOptions::default()).await };
-        let got = seat.life.spawn(getting).await.map_err(|error| error.to_string())?;
-        let report = match got {
-            Ok(report) => report,
-            Err(error) => {
-                world.violation("D2", format!("{name}@{step} attempt {attempt}: {error}"));
-                continue;
-            }
-        };
-        trace::count("checked.checkpoints_restored", 1);
-        let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
-        let files = files_of(&sink);
-        let asked = Asked::Step(step);
-        let judged = shared.history.lock().found(&name, asked, id, began, Some(&files));
-        if let Err((invariant, text)) = judged {
-            world.violation(invariant, format!("scan: {text}"));
-        }
-    }
-    Ok(())
-}
-
-fn files_of(sink: &MemorySink) -> Files {
+pub(super) fn files_of(sink: &MemorySink) -> Files {
     sink.files().into_iter().map(|(name, bytes)| (name, bytes.into())).collect()
 }
 
@@ -470,7 +476,7 @@ fn namespace(name: &str) -> Result<Namespace, String> {
     name.parse().map_err(|error| format!("{error}"))
 }
 
-fn address(name: &str, asked: Asked) -> Result<Address, String> {
+pub(super) fn address(name: &str, asked: Asked) -> Result<Address, String> {
     let selector = match asked {
         Asked::Step(step) => Selector::Step(Step(step)),
         Asked::Latest => Selector::Latest,
