@@ -145,12 +145,8 @@ impl Cluster {
             if running.shared.consensus.is_leader() {
                 trace::count("cluster.leader_crashes", 1);
             }
-            let status = running.shared.consensus.status();
-            let said =
-                Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log };
-            let mut inner = self.inner.lock();
-            inner.acknowledged.insert(process, said);
-            drop(inner);
+            let said = acknowledged_by(&running);
+            self.inner.lock().acknowledged.insert(process, said);
             self.see(&running);
         }
         self.world.crash(process, how);
@@ -160,6 +156,11 @@ impl Cluster {
     /// A fault was put on this node's disk: that it stops, or does not start, is no surprise.
     pub fn excuse(&self, process: ProcessId) {
         self.inner.lock().excused.insert(process);
+    }
+
+    /// The name of a process, for traces.
+    pub fn name(&self, process: ProcessId) -> String {
+        self.world.name(process).unwrap_or_else(|| process.to_string())
     }
 
     pub fn disk(&self, process: ProcessId) -> Option<SimDisk> {
@@ -288,6 +289,11 @@ impl Cluster {
     }
 }
 
+fn acknowledged_by(running: &Running) -> Acknowledged {
+    let status = running.shared.consensus.status();
+    Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log }
+}
+
 /// The SDK in a client's process.
 pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
     let mut options = ClientOptions::new(addresses.iter().cloned());
@@ -326,7 +332,10 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     trace::event(&seat.life.name, "ends", format_args!("{reason}"));
     trace::count("cluster.fatal_ends", 1);
     let mut inner = cluster.lock();
-    inner.running.remove(&seat.id);
+    if let Some(running) = inner.running.remove(&seat.id) {
+        let said = acknowledged_by(&running);
+        inner.acknowledged.insert(seat.id, said);
+    }
     if !inner.excused.contains(&seat.id) {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
     }

@@ -19,6 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::process::Life;
+use crate::replay::Tuning;
 use crate::trace::{self, Counters, Tail};
 use crate::world::{Violation, World};
 use crate::{rt, seed::Stream};
@@ -27,6 +28,9 @@ use crate::{rt, seed::Stream};
 #[derive(Debug, Clone)]
 pub struct Options {
     pub seed: u64,
+    pub tuning: Tuning,
+    /// What a trace file begins with, up to its first empty line.
+    pub head: String,
     /// Where to write the trace, with the product's log lines between its own.
     pub trace: Option<PathBuf>,
     /// Virtual time after which the scenario counts as stuck.
@@ -39,6 +43,8 @@ impl Options {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            tuning: Tuning::default(),
+            head: String::new(),
             trace: None,
             virtual_limit: Duration::from_secs(4 * 3600),
             wall_limit: Duration::from_secs(120),
@@ -58,6 +64,10 @@ pub struct Outcome {
     pub counters: Counters,
     /// The trace's last lines.
     pub tail: Vec<String>,
+    /// The last faults and deeds up to the first broken promise.
+    pub story: Vec<String>,
+    /// Faults of the plan that happened: ordinal, and when and what.
+    pub faults: Vec<(u32, String)>,
 }
 
 /// Plays `scenario` in a world grown from the seed.
@@ -68,7 +78,7 @@ where
     F: FnOnce(World) -> Fut,
     Fut: Future<Output = ()>,
 {
-    let tail = trace::reset(options.trace.as_deref())?;
+    let tail = trace::reset(options.trace.as_deref(), &options.head)?;
     rt::reset(Stream::new(options.seed).fork("shared").next_u64());
     watch_panics();
     let _log = options.trace.is_some().then(log_into_trace);
@@ -76,7 +86,7 @@ where
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build()?;
 
-    let world = World::new(options.seed);
+    let world = World::new(options.seed, options.tuning.clone());
     let played = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             trace::start_clock();
@@ -112,6 +122,8 @@ where
         violations,
         counters: summary.counters,
         tail: summary.tail,
+        story: summary.story,
+        faults: summary.faults,
     })
 }
 

@@ -22,6 +22,7 @@ use crate::disk::{Crash, SimDisk};
 use crate::host::SimHost;
 use crate::net::SimNet;
 use crate::process::{Life, ProcessId};
+use crate::replay::Tuning;
 use crate::seed::Stream;
 use crate::trace;
 
@@ -96,7 +97,7 @@ pub struct Violation {
 }
 
 fn record(violations: &Mutex<Vec<Violation>>, invariant: &str, text: String) {
-    trace::event("world", "VIOLATION", format_args!("{invariant}: {text}"));
+    trace::event("world", trace::VIOLATION, format_args!("{invariant}: {text}"));
     violations.lock().push(Violation { invariant: invariant.to_owned(), text });
 }
 
@@ -107,6 +108,8 @@ pub struct World {
 }
 
 struct Inner {
+    seed: u64,
+    tuning: Tuning,
     chance: Stream,
     net: SimNet,
     processes: Mutex<BTreeMap<ProcessId, Process>>,
@@ -121,9 +124,11 @@ struct Process {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, tuning: Tuning) -> Self {
         let chance = Stream::new(seed);
         let inner = Inner {
+            seed,
+            tuning,
             net: SimNet::new(chance.fork("net")),
             chance,
             processes: Mutex::default(),
@@ -135,6 +140,15 @@ impl World {
     /// A stream of this run's chance under its own label.
     pub fn stream(&self, label: &str) -> Stream {
         self.inner.chance.fork("scenario").fork(label)
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.inner.seed
+    }
+
+    /// What the caller wants different from what the seed says.
+    pub fn tuning(&self) -> &Tuning {
+        &self.inner.tuning
     }
 
     pub fn net(&self) -> &SimNet {
@@ -230,6 +244,10 @@ impl World {
     /// What the current life of a process was given.
     pub fn seat(&self, id: ProcessId) -> Option<Seat> {
         self.inner.processes.lock().get(&id)?.seat.clone()
+    }
+
+    pub fn name(&self, id: ProcessId) -> Option<String> {
+        self.inner.processes.lock().get(&id).map(|process| process.spec.name.clone())
     }
 
     pub fn disk(&self, id: ProcessId) -> Option<SimDisk> {

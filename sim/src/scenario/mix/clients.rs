@@ -15,6 +15,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::plan::MoveKind;
 use super::Shared;
 use crate::checkers::c1_history::{Asked, VersionId};
 use crate::checkpoint_files::{self, Files};
@@ -27,8 +28,6 @@ use crate::world::{Seat, World};
 const TOGETHER: &str = "together";
 /// Its steps.
 const TOGETHER_STEPS: u64 = 3;
-/// What a client does under faults, at the most.
-const MOVES_MAX: u32 = 24;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
 
@@ -44,7 +43,9 @@ pub struct Script {
 struct State {
     chance: Stream,
     together: Stream,
-    moves: u32,
+    moves: u64,
+    /// In the middle of a move.
+    busy: bool,
     next_step: u64,
     /// The step after the last one whose put was begun, its attempt and files.
     last: Option<(u64, u64, Files)>,
@@ -52,6 +53,8 @@ struct State {
     unfinished: bool,
     attempts: u64,
     doing: String,
+    /// All moves under faults are made.
+    played: bool,
     done: bool,
 }
 
@@ -62,11 +65,13 @@ impl Script {
             chance: world.stream(&name),
             together: world.stream(TOGETHER),
             moves: 0,
+            busy: false,
             next_step: 1,
             last: None,
             unfinished: false,
             attempts: 1,
             doing: "starting".to_owned(),
+            played: false,
             done: false,
         };
         let rack = format!("r{}", number + 1);
@@ -75,6 +80,16 @@ impl Script {
 
     pub fn is_done(&self) -> bool {
         self.state.lock().done
+    }
+
+    /// Whether a move is going on.
+    pub fn is_busy(&self) -> bool {
+        self.state.lock().busy
+    }
+
+    /// Whether all moves under faults are made.
+    pub fn has_played(&self) -> bool {
+        self.state.lock().played
     }
 
     pub fn doing(&self) -> String {
@@ -101,18 +116,24 @@ struct Acting {
 pub async fn run(seat: Seat, script: Arc<Script>, shared: Arc<Shared>) {
     let sdk = cluster::sdk(&seat, &shared.addresses);
     let acting = Acting { seat, sdk, script, shared };
+    acting.script.state.lock().busy = false;
     acting.go().await;
     std::future::pending::<()>().await;
 }
 
 impl Acting {
     async fn go(&self) {
-        while !self.shared.is_calm() && self.script.state.lock().moves < MOVES_MAX {
-            self.script.state.lock().moves += 1;
-            let pause = self.script.draw(|chance| chance.below(600));
+        let plan = &self.shared.plan;
+        while !self.shared.is_calm() && self.script.state.lock().moves < plan.moves {
+            let pause = self.script.draw(|chance| chance.below(plan.move_pause_ms));
             sleep(Duration::from_millis(pause)).await;
+            self.script.state.lock().busy = true;
             self.random_move().await;
+            let mut state = self.script.state.lock();
+            state.moves += 1;
+            state.busy = false;
         }
+        self.script.state.lock().played = true;
         while !self.shared.is_calm() {
             sleep(Duration::from_millis(100)).await;
         }
@@ -162,36 +183,46 @@ impl Acting {
     }
 
     async fn random_move(&self) {
-        let (dice, unfinished) = {
+        let (chance, unfinished) = {
             let mut state = self.script.state.lock();
-            (state.chance.below(100), state.unfinished)
+            let number = state.chance.next_u64();
+            (state.chance.fork(&format!("move {number}")), state.unfinished)
         };
-        let result = match dice {
-            0..30 => {
+        let may = |kind| match kind {
+            MoveKind::PutAgain => unfinished,
+            MoveKind::PutPart => self.script.number < 2,
+            _ => true,
+        };
+        let Some(kind) = self.shared.plan.next_move(&chance, may) else { return };
+        trace::count(kind.counter(), 1);
+        let result = match kind {
+            MoveKind::Put => {
                 let step = self.new_step();
                 self.put(step, false).await
             }
-            30..45 if unfinished => self.put_again().await,
-            30..37 => self.replace().await,
-            37..52 if self.script.number < 2 => {
+            MoveKind::PutAgain => self.put_again().await,
+            MoveKind::Replace => self.replace().await,
+            MoveKind::PutPart => {
                 let step = self.script.draw(|chance| chance.range(1..TOGETHER_STEPS + 1));
                 self.put_part(step).await
             }
-            37..72 => {
+            MoveKind::Get => {
                 let (name, asked) = self.somewhere();
                 self.get(&name, asked).await.map(drop)
             }
-            72..82 => {
+            MoveKind::Resolve => {
                 let (name, asked) = self.somewhere();
                 self.resolve(&name, asked).await
             }
-            82..88 => self.range().await,
-            88..96 => self.delete().await,
-            _ => self.keep_last().await,
+            MoveKind::Range => self.range().await,
+            MoveKind::Delete => self.delete().await,
+            MoveKind::KeepLast => self.keep_last().await,
         };
         if let Err(text) = result {
             trace::event(&self.script.name, "failed", format_args!("{text}"));
             trace::count("client.failed_moves", 1);
+        } else {
+            trace::count("client.finished", 1);
         }
     }
 
@@ -276,6 +307,7 @@ impl Acting {
         let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
         self.note(format!("has put {name}@{step}: {:?}", report.outcome));
         trace::count("client.puts", 1);
+        count_commit(&report.outcome);
         trace::count("client.segments_kept", report.segments_kept);
         self.shared.history.lock().visible(&name, (step, attempt));
         self.script.state.lock().unfinished = false;
@@ -302,6 +334,7 @@ impl Acting {
         let report = self.sdk.put(source(&part(self.script.number))?, options).await;
         let report = report.map_err(|error| format!("put part of {TOGETHER}@{step}: {error}"))?;
         trace::count("client.parts", 1);
+        count_commit(&report.outcome);
         if !matches!(report.outcome, PutOutcome::Sealed { .. }) {
             self.shared.history.lock().visible(TOGETHER, id);
         }
@@ -420,6 +453,10 @@ impl Acting {
         trace::count("client.policies", 1);
         self.sdk.set_policy(&namespace(&name)?, change).await.map_err(|error| error.to_string())
     }
+}
+
+fn count_commit(outcome: &PutOutcome) {
+    trace::count("client.commits", u64::from(matches!(outcome, PutOutcome::Committed { .. })));
 }
 
 /// Reads every checkpoint that must be there, in full.
