@@ -51,7 +51,9 @@ impl Checker {
                 continue;
             }
             for (segment, slot) in catalogue.slots_on(id, SlotState::Durable) {
-                if self.hurt.contains(&(process, segment.digest)) {
+                if self.hurt.contains(&(process, segment.digest))
+                    || disk.is_misdirected(&path_of(segment.digest))
+                {
                     continue;
                 }
                 trace::count("checked.replicas", 1);

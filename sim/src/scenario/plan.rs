@@ -41,15 +41,29 @@ kinds! {
     FaultKind "faults." {
         Crash "crash" 16,
         CrashLeader "crash_leader" 18,
+        CrashRack "crash_rack" 4,
         CrashAll "crash_all" 2,
         ClientDeath "client_death" 12,
         Isolate "isolate" 8,
         Cut "cut" 8,
         CutRack "cut_rack" 5,
         Rough "rough" 9,
+        Pause "pause" 6,
+        Zombie "zombie" 5,
         SlowDisk "slow_disk" 6,
+        StuckDisk "stuck_disk" 4,
+        FullDisk "full_disk" 4,
         EioRead "eio_read" 4,
+        EioWrite "eio_write" 4,
+        FailedSync "failed_sync" 5,
         Rot "rot" 8,
+        Misdirect "misdirect" 4,
+        Wipe "wipe" 2,
+        OldDisk "old_disk" 2,
+        CopiedDirectory "copied_directory" 2,
+        AddNode "add_node" 3,
+        RemoveNode "remove_node" 2,
+        ReplaceNode "replace_node" 2,
     }
 }
 
@@ -95,7 +109,7 @@ pub struct Plan {
     pub skew_ms: u64,
     /// Which node's disk loses or hurts bytes, counted round.
     pub fragile: u64,
-    /// What a client does while things go wrong, at the most, and its pauses in between.
+    /// What a client gets done before calm, at the most, and its pauses in between.
     pub moves: u64,
     pub move_pause_ms: u64,
     faults: BTreeMap<FaultKind, u64>,
@@ -137,13 +151,13 @@ impl Plan {
             seed,
             nodes: draw("nodes", 3..=5),
             clients: draw("clients", 2..=3),
-            faults_ms: draw("faults_ms", 14_000..=40_000),
-            pause_ms: draw("pause_ms", 600..=1_600),
+            faults_ms: draw("faults_ms", 16_000..=40_000),
+            pause_ms: draw("pause_ms", 500..=1_200),
             silence_ms: draw("silence_ms", 2_000..=15_000),
             bytes_per_s: draw("bytes_per_s", 1..=40) * 1_000_000,
             skew_ms: if skewed { draw("skew_ms", 1..=300_000) } else { 0 },
             fragile: draw("fragile", 0..=59),
-            moves: draw("moves", 24..=40),
+            moves: draw("moves", 28..=40),
             move_pause_ms: draw("move_pause_ms", 100..=700),
             faults: weights(&root.fork("faults"), FaultKind::ALL, FaultKind::WEIGHTS),
             does,
@@ -190,6 +204,12 @@ impl Plan {
 
     pub fn weight(&self, kind: FaultKind) -> u64 {
         self.faults.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// How far one node's wall clock is off.
+    pub fn wall_skew_ms(&self, chance: &mut Stream) -> i64 {
+        let span = self.skew_ms as i64;
+        chance.below(2 * self.skew_ms + 1) as i64 - span
     }
 
     /// What goes wrong and when, in order of time and ordinal.

@@ -128,9 +128,9 @@ impl Acting {
             let pause = self.script.draw(|chance| chance.below(plan.move_pause_ms));
             sleep(Duration::from_millis(pause)).await;
             self.script.state.lock().busy = true;
-            self.random_move().await;
+            let finished = self.random_move().await;
             let mut state = self.script.state.lock();
-            state.moves += 1;
+            state.moves += u64::from(finished);
             state.busy = false;
         }
         self.script.state.lock().played = true;
@@ -182,7 +182,8 @@ impl Acting {
         Err(format!("{TOGETHER}@{step} is never committed"))
     }
 
-    async fn random_move(&self) {
+    /// Whether it was finished.
+    async fn random_move(&self) -> bool {
         let (chance, unfinished) = {
             let mut state = self.script.state.lock();
             let number = state.chance.next_u64();
@@ -193,7 +194,7 @@ impl Acting {
             MoveKind::PutPart => self.script.number < 2,
             _ => true,
         };
-        let Some(kind) = self.shared.plan.next_move(&chance, may) else { return };
+        let Some(kind) = self.shared.plan.next_move(&chance, may) else { return true };
         trace::count(kind.counter(), 1);
         let result = match kind {
             MoveKind::Put => {
@@ -218,12 +219,14 @@ impl Acting {
             MoveKind::Delete => self.delete().await,
             MoveKind::KeepLast => self.keep_last().await,
         };
-        if let Err(text) = result {
-            trace::event(&self.script.name, "failed", format_args!("{text}"));
-            trace::count("client.failed_moves", 1);
-        } else {
-            trace::count("client.finished", 1);
+        match &result {
+            Ok(()) => trace::count("client.finished", 1),
+            Err(text) => {
+                trace::event(&self.script.name, "failed", format_args!("{text}"));
+                trace::count("client.failed_moves", 1);
+            }
         }
+        result.is_ok()
     }
 
     fn note(&self, doing: String) {

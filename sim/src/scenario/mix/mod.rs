@@ -60,7 +60,11 @@ pub fn play(world: World) -> BoxFuture<'static, ()> {
 
 async fn story(world: &World) -> Result<(), String> {
     let plan = Plan::of(world.seed(), &world.tuning().set).map_err(|error| error.to_string())?;
-    let cluster = Cluster::define(world, &RACKS[..plan.nodes as usize]);
+    let cluster = Cluster::empty(world);
+    let mut skews = world.stream("skews");
+    for rack in &RACKS[..plan.nodes as usize] {
+        cluster.add_node(rack, plan.wall_skew_ms(&mut skews));
+    }
     let checkers = Checkers::watch(&cluster);
     world.net().set_silence(Duration::from_millis(plan.silence_ms));
     // Slow enough that faults find bytes on the way.
@@ -83,15 +87,22 @@ async fn story(world: &World) -> Result<(), String> {
     faults.cease();
     world.net().set_policy(pace);
     // Clients go on until their part is played, or nobody has seen much.
-    let busy =
-        |_: &Cluster| scripts.iter().find(|script| !script.has_played()).map(|it| it.doing());
-    let _ = cluster.wait(QUIET_LIMIT, busy).await;
+    let mut played = |_: &Cluster| {
+        faults.look_after();
+        scripts.iter().find(|script| !script.has_played()).map(|it| it.doing())
+    };
+    let _ = cluster.wait(QUIET_LIMIT, &mut played).await;
     // A node that was cut off just now may be found down only now.
     tokio::time::sleep(STALE).await;
+    let in_service = |cluster: &Cluster| {
+        faults.look_after();
+        faults.operator_unfinished().or_else(|| cluster.out_of_service())
+    };
     cluster
-        .wait(START_LIMIT, Cluster::out_of_service)
+        .wait(START_LIMIT * 2, in_service)
         .await
         .map_err(|text| format!("after the faults: {text}"))?;
+    cluster.excuse_nobody();
     trace::event("world", "calm", format_args!("no more faults"));
     *shared.calm.lock() = true;
 

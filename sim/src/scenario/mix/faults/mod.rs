@@ -6,6 +6,8 @@
 //! that an event draws comes from a stream of its own, so that masking it shifts nothing else.
 
 mod disks;
+mod identity;
+mod operator;
 mod processes;
 
 use std::collections::BTreeSet;
@@ -16,11 +18,12 @@ use std::time::Duration;
 use cairn_core::ids::SegmentDigest;
 use tokio::time::{Instant, sleep_until};
 
+use self::operator::Operator;
 use super::clients::Script;
 use crate::checkers::Checkers;
 use crate::cluster::Cluster;
 use crate::net::LinkPolicy;
-use crate::process::ProcessId;
+use crate::process::{Life, ProcessId};
 use crate::scenario::plan::{FaultEvent, FaultKind, Plan};
 use crate::seed::Stream;
 use crate::trace;
@@ -38,20 +41,27 @@ pub struct Faults {
     pace: LinkPolicy,
     /// Chance of what is no event's own.
     chance: Stream,
-    /// The one node whose bytes are hurt.
-    fragile: ProcessId,
+    /// The one node whose disk loses or hurts bytes; none once it is gone.
+    fragile: Option<ProcessId>,
+    operator: Operator,
+    /// So much time went by in which no planned event could strike.
+    held: Duration,
     rotten: BTreeSet<(ProcessId, SegmentDigest)>,
     later: Vec<(Instant, Later)>,
 }
 
-/// What is put right after a while.
-#[derive(Debug, Clone, Copy)]
+/// What is put right, or must have come about, after a while.
 enum Later {
     Start(ProcessId),
     Mend(ProcessId, ProcessId),
     MendAll,
     Calm,
     HealDisk(ProcessId),
+    Resume(Arc<Life>),
+    End(Arc<Life>),
+    /// A sync of this life's disk failed if there were more than so many by now.
+    MustHaveStopped(ProcessId, Arc<Life>, u64),
+    MustBeRefused(ProcessId),
 }
 
 /// One event while it strikes.
@@ -87,7 +97,9 @@ impl Faults {
             plan: plan.clone(),
             pace: LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() },
             chance: cluster.world().stream("faults"),
-            fragile: nodes[plan.fragile as usize % nodes.len()],
+            fragile: Some(nodes[plan.fragile as usize % nodes.len()]),
+            operator: Operator::default(),
+            held: Duration::ZERO,
             rotten: BTreeSet::new(),
             later: Vec::new(),
         }
@@ -100,22 +112,34 @@ impl Faults {
             if self.cluster.world().tuning().mask.hides(event.ordinal) {
                 continue;
             }
-            self.wait_until(began + Duration::from_millis(event.at_ms)).await;
+            let at = Duration::from_millis(event.at_ms);
+            self.wait_until(began + at + self.held).await;
             let chance = self.chance.fork(&event.ordinal.to_string());
             let hits = self.scripts.iter().any(|script| script.is_busy());
             self.strike(Strike { event, chance, hits }).await;
         }
-        self.wait_until(began + Duration::from_millis(self.plan.faults_ms)).await;
+        let whole = Duration::from_millis(self.plan.faults_ms);
+        self.wait_until(began + whole + self.held).await;
     }
 
     /// Everything is put right.
     pub fn cease(&mut self) {
-        self.later.clear();
+        for (_, what) in std::mem::take(&mut self.later) {
+            match what {
+                Later::Resume(life) => life.resume(),
+                // A zombie that leads and whose disk hangs would lead for ever.
+                Later::End(life) => life.end(),
+                Later::MustBeRefused(process) => self.must_be_refused(process),
+                _ => {}
+            }
+        }
+        self.operator.retire_removed(&self.cluster);
         let world = self.cluster.world();
         world.net().heal();
         for node in self.cluster.nodes() {
             if let Some(disk) = self.cluster.disk(node) {
                 disk.heal();
+                disk.set_capacity(None);
             }
             if !world.is_up(node) {
                 self.checkers.crashed(node);
@@ -135,15 +159,29 @@ impl Faults {
                     self.crash(strike, leader.process).await;
                 }
             }
+            FaultKind::CrashRack => self.crash_rack(strike),
             FaultKind::CrashAll => self.crash_all(strike),
             FaultKind::ClientDeath => self.kill_client(strike),
             FaultKind::Isolate => self.isolate(strike, node),
             FaultKind::Cut => self.cut(strike, node),
             FaultKind::CutRack => self.cut_rack(strike),
             FaultKind::Rough => self.rough(strike),
+            FaultKind::Pause => self.pause(strike, node),
+            FaultKind::Zombie => self.zombie(strike, node),
             FaultKind::SlowDisk => self.slow_disk(strike, node),
+            FaultKind::StuckDisk => self.stuck_disk(strike, node),
+            FaultKind::FullDisk => self.full_disk(strike, node),
             FaultKind::EioRead => self.fail_reads(strike),
+            FaultKind::EioWrite => self.fail_writes(strike, node),
+            FaultKind::FailedSync => self.fail_sync(strike, node),
             FaultKind::Rot => self.rot(strike),
+            FaultKind::Misdirect => self.misdirect(strike),
+            FaultKind::Wipe => self.wipe(strike),
+            FaultKind::OldDisk => self.old_disk(strike).await,
+            FaultKind::CopiedDirectory => self.copied_directory(strike, node),
+            FaultKind::AddNode => self.add_node(strike),
+            FaultKind::RemoveNode => self.remove_node(strike),
+            FaultKind::ReplaceNode => self.replace_node(strike),
         }
     }
 
@@ -155,15 +193,22 @@ impl Faults {
     /// Lets time pass, with what is due on the way.
     async fn wait_until(&mut self, end: Instant) {
         loop {
+            self.look_after();
             let now = Instant::now();
-            self.put_right(now);
-            self.bring_back(now);
             if now >= end {
                 return;
             }
             let due = self.later.iter().map(|(due, _)| *due).min();
             sleep_until(due.unwrap_or(end).min(end).min(now + LOOK)).await;
         }
+    }
+
+    /// What is due is put right, and dead nodes are started again: also when faults are over.
+    pub fn look_after(&mut self) {
+        let now = Instant::now();
+        self.put_right(now);
+        self.operator.retire_removed(&self.cluster);
+        self.bring_back(now);
     }
 
     fn put_right(&mut self, now: Instant) {
@@ -180,8 +225,15 @@ impl Faults {
                 Later::HealDisk(node) => {
                     if let Some(disk) = self.cluster.disk(node) {
                         disk.heal();
+                        disk.set_capacity(None);
                     }
                 }
+                Later::Resume(life) => life.resume(),
+                Later::End(life) => life.end(),
+                Later::MustHaveStopped(node, life, syncs) => {
+                    self.must_have_stopped(node, &life, syncs);
+                }
+                Later::MustBeRefused(process) => self.must_be_refused(process),
             }
         }
     }
