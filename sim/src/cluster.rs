@@ -13,6 +13,7 @@ use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::NodeId;
 use cairn_core::model::{Liveness, Settings, SlotState};
 use cairn_node::config::{NodeConfig, Origin, Timings};
+use cairn_node::identity::IDENTITY_FILE;
 use cairn_node::ledger::MemoryLedger;
 use cairn_node::node::{self, Node, Pieces, StartError};
 use cairn_node::raft::LogSummary;
@@ -25,6 +26,7 @@ use crate::process::{Life, ProcessId};
 use crate::rt::SimRt;
 use crate::seed::Stream;
 use crate::trace;
+use crate::witness;
 use crate::world::{Seat, Spec, World};
 
 /// How often a scenario looks whether something has come about.
@@ -72,6 +74,8 @@ struct Inner {
     excused: BTreeSet<ProcessId>,
     /// Of each node, when it was last cleanly up; for what the checkers want to know.
     acknowledged: BTreeMap<ProcessId, Acknowledged>,
+    /// How far each node had applied when it was last seen.
+    applied: BTreeMap<ProcessId, u64>,
     /// The catalogue of the highest applied index that was seen.
     newest: (u64, Catalogue),
 }
@@ -153,6 +157,8 @@ impl Cluster {
     /// does not run yet, and is not counted among the nodes.
     pub fn add_copy(&self, of: ProcessId, chance: &Stream) -> Option<ProcessId> {
         let disk = self.world.disk(of)?;
+        // A directory that says nothing of itself is an empty one, wherever it came from.
+        disk.peek(IDENTITY_FILE)?;
         let name = format!("{}-copy", disk.name);
         let process = self.add_process(&name, "r1", 0);
         self.world.replace_disk(process, disk.copy(&name, process.0, chance));
@@ -273,8 +279,10 @@ impl Cluster {
     fn see(&self, running: &Running) {
         let applied = running.shared.consensus.applied();
         let mut inner = self.inner.lock();
+        inner.applied.insert(running.process, applied);
         if applied > inner.newest.0 {
             inner.newest = (applied, running.catalogue());
+            witness::knows(&inner.newest.1);
         }
     }
 
@@ -417,7 +425,11 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
                 _node: Arc::new(node),
             };
             if !seat.life.is_abandoned() {
-                cluster.lock().running.insert(seat.id, running);
+                let mut inner = cluster.lock();
+                let before = inner.applied.get(&seat.id).copied().unwrap_or(0);
+                let behind = running.shared.consensus.applied() < before;
+                trace::count("cluster.restarted_behind", behind.into());
+                inner.running.insert(seat.id, running);
             }
             reasons.recv().await.unwrap_or_default()
         }

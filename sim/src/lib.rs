@@ -16,6 +16,7 @@
 //! | [`world`] | processes, their lives and disks, broken promises |
 //! | [`replay`] | what makes a run be played again |
 //! | [`minimize`] | the smallest run that still breaks a promise |
+//! | [`witness`] | what happened on the wire, counted |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
 
@@ -33,4 +34,5 @@ pub mod run;
 pub mod scenario;
 pub mod seed;
 pub mod trace;
+pub mod witness;
 pub mod world;

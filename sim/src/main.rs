@@ -9,7 +9,7 @@ mod verb;
 
 use std::process::ExitCode;
 
-use cairn_sim::scenario::SCENARIOS;
+use cairn_sim::scenario;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -55,7 +55,7 @@ fn act(verb: Verb) -> anyhow::Result<bool> {
         Verb::Sweep(args) => verb::sweep::act(&args),
         Verb::Meta(args) => verb::meta::act(&args),
         Verb::List => {
-            for (name, about, _) in SCENARIOS {
+            for (name, about, _) in scenario::all() {
                 println!("{name}  {about}");
             }
             Ok(true)

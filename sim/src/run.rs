@@ -8,21 +8,25 @@
 #![allow(clippy::disallowed_methods, reason = "the watchdog watches real time from outside")]
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
+use tracing::field::Field;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::process::Life;
 use crate::replay::Tuning;
 use crate::trace::{self, Counters, Tail};
 use crate::world::{Violation, World};
-use crate::{rt, seed::Stream};
+use crate::{rt, seed::Stream, witness};
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -79,9 +83,15 @@ where
     Fut: Future<Output = ()>,
 {
     let tail = trace::reset(options.trace.as_deref(), &options.head)?;
+    witness::reset();
     rt::reset(Stream::new(options.seed).fork("shared").next_u64());
     watch_panics();
-    let _log = options.trace.is_some().then(log_into_trace);
+    let _log = match options.trace {
+        Some(_) => log_into_trace(),
+        None => {
+            tracing::subscriber::set_default(tracing_subscriber::registry().with(truncations()))
+        }
+    };
     let dog = watch(options, tail);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build()?;
@@ -178,17 +188,36 @@ fn watch(options: &Options, tail: Tail) -> Dog {
 
 /// Sends the product's log lines of this thread into the trace file.
 fn log_into_trace() -> tracing::subscriber::DefaultGuard {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(TraceWriter)
-        .without_time()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::DEBUG)
-        .finish();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(TraceWriter).without_time().with_ansi(false);
     // Consensus says a page with every tick.
     let quiet = Targets::new()
         .with_default(tracing::Level::DEBUG)
         .with_target("openraft", tracing::Level::INFO);
-    tracing::subscriber::set_default(subscriber.with(quiet))
+    tracing::subscriber::set_default(
+        tracing_subscriber::registry().with(lines.with_filter(quiet)).with(truncations()),
+    )
+}
+
+/// Consensus tells nobody that it cuts its log, but says so.
+fn truncations<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    let only = Targets::new().with_target(TRUNCATES.0, tracing::Level::DEBUG);
+    Truncations.with_filter(only)
+}
+
+const TRUNCATES: (&str, &str) =
+    ("openraft::engine::handler::following_handler", "truncate logs since");
+
+struct Truncations;
+
+impl<S: tracing::Subscriber> Layer<S> for Truncations {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" && format!("{value:?}").starts_with(TRUNCATES.1) {
+                trace::count("raft.truncations", 1);
+            }
+        });
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -5,6 +5,7 @@ pub mod layer;
 pub mod mix;
 pub mod plan;
 pub mod slice;
+pub mod stories;
 
 use futures::future::BoxFuture;
 
@@ -15,7 +16,7 @@ use crate::world::World;
 /// Plays one scenario.
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
-/// Every scenario: its name, a line about it, and how to play it. The first is the default.
+/// Every scenario that is no story: its name, a line about it, and how to play it. The first is the default.
 pub const SCENARIOS: [(&str, &str, Play); 3] = [
     (
         "slice",
@@ -34,9 +35,14 @@ pub const SCENARIOS: [(&str, &str, Play); 3] = [
     ),
 ];
 
+/// The scenarios and the stories.
+pub fn all() -> impl Iterator<Item = &'static (&'static str, &'static str, Play)> {
+    SCENARIOS.iter().chain(stories::STORIES)
+}
+
 /// The scenario of that name.
 pub fn find(name: &str) -> Option<Play> {
-    SCENARIOS.iter().find(|row| row.0 == name).map(|row| row.2)
+    all().find(|row| row.0 == name).map(|row| row.2)
 }
 
 /// Whether the scenario goes by a [`plan::Plan`], which can be changed and masked.

@@ -28,6 +28,8 @@ use crate::world::{Seat, World};
 const TOGETHER: &str = "together";
 /// Its steps.
 const TOGETHER_STEPS: u64 = 3;
+/// Earlier checkpoints whose files are put again now and then.
+const PAST_MAX: usize = 8;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
 
@@ -51,6 +53,12 @@ struct State {
     last: Option<(u64, u64, Files)>,
     /// The last put was not acknowledged.
     unfinished: bool,
+    /// The put that goes on continues one that was cut short.
+    cut_short: bool,
+    /// What the last read was about and has got, while it is not finished.
+    half_read: Option<(String, Asked, Arc<MemorySink>)>,
+    /// Files of earlier puts, to be put again.
+    past: Vec<Files>,
     attempts: u64,
     doing: String,
     /// All moves under faults are made.
@@ -69,6 +77,9 @@ impl Script {
             next_step: 1,
             last: None,
             unfinished: false,
+            cut_short: false,
+            half_read: None,
+            past: Vec::new(),
             attempts: 1,
             doing: "starting".to_owned(),
             played: false,
@@ -208,7 +219,9 @@ impl Acting {
                 self.put_part(step).await
             }
             MoveKind::Get => {
-                let (name, asked) = self.somewhere();
+                let half_read = self.script.state.lock().half_read.clone();
+                let again = half_read.map(|(name, asked, _)| (name, asked));
+                let (name, asked) = again.unwrap_or_else(|| self.somewhere());
                 self.get(&name, asked).await.map(drop)
             }
             MoveKind::Resolve => {
@@ -259,6 +272,14 @@ impl Acting {
         state.next_step += 1;
         let state = &mut *state;
         let files = match &state.last {
+            // What others upload too, or what may be deleted by now.
+            _ if state.chance.chance(0.15) => {
+                let mut base = state.together.fork("base");
+                checkpoint_files::checkpoint(&mut base, 2)
+            }
+            Some(_) if state.chance.chance(0.2) => {
+                state.chance.pick(&state.past).cloned().unwrap_or_default()
+            }
             Some((_, _, files)) if state.chance.chance(0.6) => {
                 checkpoint_files::next(files, &mut state.chance)
             }
@@ -268,6 +289,10 @@ impl Acting {
             }
         };
         state.attempts += 1;
+        if state.past.len() == PAST_MAX {
+            state.past.remove(0);
+        }
+        state.past.push(files.clone());
         state.last = Some((step, state.attempts, files));
         step
     }
@@ -290,6 +315,7 @@ impl Acting {
     async fn put_again(&self) -> Result<(), String> {
         let last = self.script.state.lock().last.as_ref().map(|(step, ..)| *step);
         trace::count("client.puts_again", 1);
+        self.script.state.lock().cut_short = true;
         match last {
             Some(step) => self.put(step, true).await,
             None => Ok(()),
@@ -308,6 +334,9 @@ impl Acting {
         options.replace = replace;
         let report = self.sdk.put(source(&files)?, options).await;
         let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
+        if std::mem::take(&mut self.script.state.lock().cut_short) {
+            trace::count("client.puts_resumed", u64::from(report.segments_kept > 0));
+        }
         self.note(format!("has put {name}@{step}: {:?}", report.outcome));
         trace::count("client.puts", 1);
         count_commit(&report.outcome);
@@ -348,10 +377,13 @@ impl Acting {
     async fn get(&self, name: &str, asked: Asked) -> Result<bool, String> {
         self.note(format!("get {name} {asked:?}"));
         let began = Instant::now();
-        let sink = Arc::new(MemorySink::default());
+        let sink = self.sink(name, asked);
         let address = address(name, asked)?;
-        match self.sdk.get(&address, sink.clone(), GetOptions::default()).await {
+        let options = GetOptions { overwrite: true, ..GetOptions::default() };
+        match self.sdk.get(&address, sink.clone(), options).await {
             Ok(report) => {
+                self.script.state.lock().half_read = None;
+                trace::count("client.gets_resumed", u64::from(report.bytes_kept > 0));
                 let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
                 let files = files_of(&sink);
                 trace::count("client.gets", 1);
@@ -362,6 +394,19 @@ impl Acting {
                 Ok(true)
             }
             Err(error) => self.not_got(name, asked, began, &error).map(|()| false),
+        }
+    }
+
+    /// What an earlier read of the same left behind, if it was the last one and cut short.
+    fn sink(&self, name: &str, asked: Asked) -> Arc<MemorySink> {
+        let half_read = &mut self.script.state.lock().half_read;
+        match half_read {
+            Some((known, of, sink)) if known == name && *of == asked => sink.clone(),
+            _ => {
+                let sink = Arc::new(MemorySink::default());
+                *half_read = Some((name.to_owned(), asked, sink.clone()));
+                sink
+            }
         }
     }
 
@@ -391,6 +436,7 @@ impl Acting {
         if !matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. })) {
             return Err(format!("get {name} {asked:?}: {error}"));
         }
+        self.script.state.lock().half_read = None;
         let judged = self.shared.history.lock().missing(name, asked, began);
         judged.unwrap_or_else(|text| self.broken(("C1", text)));
         Ok(())
