@@ -8,8 +8,7 @@ use std::cell::RefCell;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber, span};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
@@ -35,7 +34,7 @@ pub(crate) fn reset() {
     drop(LISTENER.take());
 }
 
-/// Hears one line and nothing else: as a subscriber by itself, or as a layer beside the log.
+/// Hears one line and nothing else.
 pub(crate) struct Hear;
 
 impl Hear {
@@ -64,33 +63,6 @@ impl<S: Subscriber> Layer<S> for Hear {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         Self::hear(event);
     }
-}
-
-impl Subscriber for Hear {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if Subscriber::enabled(self, metadata) { Interest::always() } else { Interest::never() }
-    }
-
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target() == TARGET
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        Self::hear(event);
-    }
-
-    /// No span is enabled; one that another thread's subscriber wanted is nothing to this one.
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }
 
 /// The value of the field `applied`.

@@ -13,8 +13,9 @@ use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::NodeId;
 use cairn_core::model::{Liveness, Settings, SlotState};
 use cairn_node::config::{NodeConfig, Origin, Timings};
+use cairn_node::identity::IDENTITY_FILE;
 use cairn_node::ledger::MemoryLedger;
-use cairn_node::node::{self, Node, Pieces};
+use cairn_node::node::{self, Node, Pieces, StartError};
 use cairn_node::raft::LogSummary;
 use cairn_node::shared::Shared;
 use parking_lot::Mutex;
@@ -23,7 +24,9 @@ use tokio::sync::mpsc;
 use crate::disk::{Crash, SimDisk};
 use crate::process::{Life, ProcessId};
 use crate::rt::SimRt;
+use crate::seed::Stream;
 use crate::trace;
+use crate::witness;
 use crate::world::{Seat, Spec, World};
 
 /// How often a scenario looks whether something has come about.
@@ -63,12 +66,28 @@ struct Inner {
     nodes: Vec<ProcessId>,
     addresses: Vec<String>,
     running: BTreeMap<ProcessId, Running>,
+    /// Processes that start on an empty disk into a cluster that is there.
+    newcomers: BTreeSet<ProcessId>,
+    /// Nodes whose disk is not to be looked at.
+    hidden: BTreeSet<ProcessId>,
     /// Nodes on whose disks a fault was put that may well end them.
     excused: BTreeSet<ProcessId>,
     /// Of each node, when it was last cleanly up; for what the checkers want to know.
     acknowledged: BTreeMap<ProcessId, Acknowledged>,
+    /// How far each node had applied when it was last seen.
+    applied: BTreeMap<ProcessId, u64>,
     /// The catalogue of the highest applied index that was seen.
     newest: (u64, Catalogue),
+}
+
+impl Inner {
+    /// The first node makes the cluster, unless it is there already.
+    fn origin(&self, process: ProcessId, address: &str) -> Origin {
+        if self.nodes.first() == Some(&process) && !self.newcomers.contains(&process) {
+            return Origin::Bootstrap(settings());
+        }
+        Origin::Join(self.addresses.iter().filter(|it| *it != address).cloned().collect())
+    }
 }
 
 /// What consensus on a node had flushed, and may have acknowledged, when its process ended.
@@ -83,42 +102,109 @@ fn timings() -> Timings {
     Timings { snapshot_entries: 150, log_kept_entries: 50, ..Timings::default() }
 }
 
+fn config(name: &str, rack: &str) -> NodeConfig {
+    NodeConfig {
+        address: format!("{name}:7100"),
+        host: name.to_owned(),
+        rack: rack.to_owned(),
+        capacity_bytes: 64 << 30,
+        origin: Origin::Resume,
+        peers: Vec::new(),
+        timings: timings(),
+    }
+}
+
 impl Cluster {
+    /// No nodes yet.
+    pub fn empty(world: &World) -> Self {
+        Self { world: world.clone(), inner: Arc::default() }
+    }
+
     /// Defines one node a rack name; the first makes the cluster, the others join it. None runs
     /// yet.
     pub fn define(world: &World, racks: &[&str]) -> Self {
-        let cluster = Self { world: world.clone(), inner: Arc::default() };
-        let first = "n1:7100".to_owned();
-        for (place, rack) in racks.iter().enumerate() {
-            let name = format!("n{}", place + 1);
-            let origin = match place {
-                0 => Origin::Bootstrap(settings()),
-                _ => Origin::Join(vec![first.clone()]),
-            };
-            let address = format!("{name}:7100");
-            let config = NodeConfig {
-                address: address.clone(),
-                host: name.clone(),
-                rack: (*rack).to_owned(),
-                capacity_bytes: 64 << 30,
-                origin,
-                peers: Vec::new(),
-                timings: timings(),
-            };
-            let owner = Arc::downgrade(&cluster.inner);
-            let boot = move |seat: Seat| {
-                let (config, owner) = (config.clone(), owner.clone());
-                async move {
-                    let Some(inner) = owner.upgrade() else { return };
-                    run_node(seat, config, inner).await;
-                }
-            };
-            let process = world.add(Spec::new(&name, rack, boot));
-            let mut inner = cluster.inner.lock();
-            inner.nodes.push(process);
-            inner.addresses.push(address);
+        let cluster = Self::empty(world);
+        for rack in racks {
+            cluster.add_node(rack, 0);
         }
         cluster
+    }
+
+    /// Defines one node more, whose wall clock is off by so much. It does not run yet.
+    pub fn add_node(&self, rack: &str, wall_skew_ms: i64) -> ProcessId {
+        let name = format!("n{}", self.inner.lock().addresses.len() + 1);
+        let process = self.add_process(&name, rack, wall_skew_ms);
+        let mut inner = self.inner.lock();
+        inner.nodes.push(process);
+        inner.addresses.push(format!("{name}:7100"));
+        process
+    }
+
+    fn add_process(&self, name: &str, rack: &str, wall_skew_ms: i64) -> ProcessId {
+        let (config, owner) = (config(name, rack), Arc::downgrade(&self.inner));
+        let boot = move |seat: Seat| {
+            let (mut config, owner) = (config.clone(), owner.clone());
+            async move {
+                let Some(inner) = owner.upgrade() else { return };
+                config.origin = inner.lock().origin(seat.id, &config.address);
+                run_node(seat, config, inner).await;
+            }
+        };
+        self.world.add(Spec { wall_skew_ms, ..Spec::new(name, rack, boot) })
+    }
+
+    /// Defines a process on a copy of a node's data directory, under an address of its own. It
+    /// does not run yet, and is not counted among the nodes.
+    pub fn add_copy(&self, of: ProcessId, chance: &Stream) -> Option<ProcessId> {
+        let disk = self.world.disk(of)?;
+        // A directory that says nothing of itself is an empty one, wherever it came from.
+        disk.peek(IDENTITY_FILE)?;
+        let name = format!("{}-copy", disk.name);
+        let process = self.add_process(&name, "r1", 0);
+        self.world.replace_disk(process, disk.copy(&name, process.0, chance));
+        self.excuse(process);
+        Some(process)
+    }
+
+    /// Looks at a node's disk no more: it is not the node's own just now.
+    pub fn hide_disk(&self, process: ProcessId) {
+        self.inner.lock().hidden.insert(process);
+    }
+
+    pub fn show_disk(&self, process: ProcessId) {
+        self.inner.lock().hidden.remove(&process);
+    }
+
+    /// Ends a node that shall come back with an empty disk, as a new member.
+    pub fn wipe(&self, process: ProcessId) {
+        self.crash(process, Crash::Power);
+        let mut inner = self.inner.lock();
+        inner.acknowledged.remove(&process);
+        inner.newcomers.insert(process);
+        drop(inner);
+        if let Some(disk) = self.world.disk(process) {
+            trace::event(&disk.name, "wipe", format_args!("an empty disk"));
+            disk.wipe();
+        }
+    }
+
+    /// No longer one of the nodes, whether it runs or not; its disk is of no interest.
+    pub fn retire(&self, process: ProcessId) {
+        let mut inner = self.inner.lock();
+        inner.nodes.retain(|node| *node != process);
+        inner.excused.insert(process);
+        inner.hidden.insert(process);
+    }
+
+    /// Takes a running node for dead although it is not; another life may take its place.
+    pub fn abandon(&self, process: ProcessId) -> Option<Arc<Life>> {
+        let running = self.running_node(process)?;
+        self.see(&running);
+        let mut inner = self.inner.lock();
+        inner.acknowledged.insert(process, acknowledged_by(&running));
+        inner.running.remove(&process);
+        drop(inner);
+        self.world.abandon(process)
     }
 
     pub fn world(&self) -> &World {
@@ -145,12 +231,8 @@ impl Cluster {
             if running.shared.consensus.is_leader() {
                 trace::count("cluster.leader_crashes", 1);
             }
-            let status = running.shared.consensus.status();
-            let said =
-                Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log };
-            let mut inner = self.inner.lock();
-            inner.acknowledged.insert(process, said);
-            drop(inner);
+            let said = acknowledged_by(&running);
+            self.inner.lock().acknowledged.insert(process, said);
             self.see(&running);
         }
         self.world.crash(process, how);
@@ -162,7 +244,23 @@ impl Cluster {
         self.inner.lock().excused.insert(process);
     }
 
+    /// All faults on disks are over.
+    pub fn excuse_nobody(&self) {
+        let mut inner = self.inner.lock();
+        let nodes = inner.nodes.clone();
+        inner.excused.retain(|process| !nodes.contains(process));
+    }
+
+    /// The name of a process, for traces.
+    pub fn name(&self, process: ProcessId) -> String {
+        self.world.name(process).unwrap_or_else(|| process.to_string())
+    }
+
+    /// A node's own disk.
     pub fn disk(&self, process: ProcessId) -> Option<SimDisk> {
+        if self.inner.lock().hidden.contains(&process) {
+            return None;
+        }
         self.world.disk(process)
     }
 
@@ -181,8 +279,10 @@ impl Cluster {
     fn see(&self, running: &Running) {
         let applied = running.shared.consensus.applied();
         let mut inner = self.inner.lock();
+        inner.applied.insert(running.process, applied);
         if applied > inner.newest.0 {
             inner.newest = (applied, running.catalogue());
+            witness::knows(&inner.newest.1);
         }
     }
 
@@ -288,6 +388,11 @@ impl Cluster {
     }
 }
 
+fn acknowledged_by(running: &Running) -> Acknowledged {
+    let status = running.shared.consensus.status();
+    Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log }
+}
+
 /// The SDK in a client's process.
 pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
     let mut options = ClientOptions::new(addresses.iter().cloned());
@@ -308,6 +413,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         usage: Default::default,
         certificates: false,
     };
+    let mut joins = false;
     let reason = match node::start::<SimRt>(pieces, config).await {
         Ok(node) => {
             seat.serve(node.routes());
@@ -318,22 +424,39 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
                 life: seat.life.clone(),
                 _node: Arc::new(node),
             };
-            cluster.lock().running.insert(seat.id, running);
+            if !seat.life.is_abandoned() {
+                let mut inner = cluster.lock();
+                let before = inner.applied.get(&seat.id).copied().unwrap_or(0);
+                let behind = running.shared.consensus.applied() < before;
+                trace::count("cluster.restarted_behind", behind.into());
+                inner.running.insert(seat.id, running);
+            }
             reasons.recv().await.unwrap_or_default()
         }
-        Err(error) => error.to_string(),
+        Err(error) => {
+            // A newcomer gives up where nobody answers; its supervisor tries again.
+            joins = matches!(error, StartError::Join(_));
+            error.to_string()
+        }
     };
     trace::event(&seat.life.name, "ends", format_args!("{reason}"));
+    if seat.life.is_abandoned() {
+        trace::count("cluster.zombies_ended", 1);
+        return;
+    }
     trace::count("cluster.fatal_ends", 1);
     let mut inner = cluster.lock();
-    inner.running.remove(&seat.id);
-    if !inner.excused.contains(&seat.id) {
+    if let Some(running) = inner.running.remove(&seat.id) {
+        let said = acknowledged_by(&running);
+        inner.acknowledged.insert(seat.id, said);
+    }
+    if !joins && !inner.excused.contains(&seat.id) {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
     }
 }
 
-/// The node id of a process's catalogue record, by its address.
+/// The node id of a process's newest catalogue record, by its address.
 pub fn node_id(catalogue: &Catalogue, name: &str) -> Option<NodeId> {
     let address = format!("{name}:7100");
-    catalogue.nodes().find(|node| node.address == address).map(|node| node.id)
+    catalogue.nodes().filter(|node| node.address == address).map(|node| node.id).max()
 }

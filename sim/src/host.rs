@@ -108,6 +108,7 @@ fn advance(work: &Arc<Work>, lane: Lane) {
 
 impl Work {
     async fn run(&self, lane: Lane, job: Job) {
+        self.has_disk().await;
         let number = self.disk.begin_job();
         job();
         let (cost, time) = self.disk.end_job();
@@ -130,7 +131,16 @@ impl Work {
             tokio::time::sleep(time).await;
         }
         self.disk.unstuck().await;
+        self.has_disk().await;
         self.disk.settle(number);
+    }
+
+    /// Never resolves for an abandoned process: its disk is another's now, and a job in flight
+    /// hangs.
+    async fn has_disk(&self) {
+        if self.life.is_abandoned() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

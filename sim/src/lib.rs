@@ -16,6 +16,9 @@
 //! | [`checkpoint_files`] | what clients upload |
 //! | [`checkers`] | the named promises, watched while a cluster runs |
 //! | [`world`] | processes, their lives and disks, broken promises |
+//! | [`replay`] | what makes a run be played again |
+//! | [`minimize`] | the smallest run that still breaks a promise |
+//! | [`witness`] | what happened on the wire, counted |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
 
@@ -26,11 +29,14 @@ pub mod checkpoint_files;
 pub mod cluster;
 pub mod disk;
 pub mod host;
+pub mod minimize;
 pub mod net;
 pub mod process;
+pub mod replay;
 pub mod rt;
 pub mod run;
 pub mod scenario;
 pub mod seed;
 pub mod trace;
+pub mod witness;
 pub mod world;

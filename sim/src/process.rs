@@ -7,8 +7,11 @@
 #![allow(clippy::disallowed_methods, reason = "implements the runtime seam")]
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -36,6 +39,9 @@ pub struct Life {
     /// The process's name in traces.
     pub name: Arc<str>,
     over: AtomicBool,
+    abandoned: AtomicBool,
+    /// While the process stands still: whom to wake when it goes on.
+    paused: Mutex<Option<Vec<Waker>>>,
     tasks: Mutex<Tasks>,
     chance: Mutex<Stream>,
 }
@@ -57,6 +63,8 @@ impl Life {
             number,
             name,
             over: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            paused: Mutex::default(),
             tasks: Mutex::default(),
             chance: Mutex::new(chance),
         }
@@ -83,6 +91,15 @@ impl Life {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
+        let life = self.clone();
+        let task = async move {
+            let mut task = pin!(task);
+            let turn = |cx: &mut Context<'_>| match life.stands_still(cx) {
+                true => Poll::Pending,
+                false => task.as_mut().poll(cx),
+            };
+            poll_fn(turn).await
+        };
         let handle = tokio::spawn(LIFE.scope(self.clone(), task));
         if self.is_over() {
             handle.abort();
@@ -90,6 +107,40 @@ impl Life {
             self.tasks.lock().push(handle.abort_handle());
         }
         handle
+    }
+
+    /// No task of this life gets a turn until [`resume`](Self::resume), as under SIGSTOP: the
+    /// world goes on, its timers run out, what others send it waits.
+    pub fn pause(&self) {
+        self.paused.lock().get_or_insert_default();
+    }
+
+    pub fn resume(&self) {
+        let waiting = self.paused.lock().take();
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.lock().is_some()
+    }
+
+    fn stands_still(&self, cx: &Context<'_>) -> bool {
+        match &mut *self.paused.lock() {
+            Some(waiting) => {
+                waiting.push(cx.waker().clone());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Its host was declared dead and another life has its place and disk; it may not know.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// Ends every task of this life. They are dropped at their next turn: whoever hands them
@@ -130,6 +181,28 @@ pub(crate) mod tests {
 
     pub(crate) fn life(name: &str) -> Arc<Life> {
         Arc::new(Life::new(ProcessId(1), 1, name.into(), Stream::new(1)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn paused_life_does_nothing_until_it_goes_on() {
+        let life = life("n1");
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        life.spawn(async move {
+            for number in 1.. {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                let _ = sender.send(number);
+            }
+        });
+        assert_eq!(receiver.recv().await, Some(1));
+        life.pause();
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(life.is_paused() && receiver.try_recv().is_err());
+        life.resume();
+        assert_eq!(receiver.recv().await, Some(2));
+        life.pause();
+        life.end();
+        tokio::task::yield_now().await;
+        assert_eq!((life.tasks(), receiver.recv().await), (0, None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,22 +8,26 @@
 #![allow(clippy::disallowed_methods, reason = "the watchdog watches real time from outside")]
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
+use tracing::field::Field;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::applied::{self, Hear};
 use crate::process::Life;
+use crate::replay::Tuning;
 use crate::trace::{self, Counters, Tail};
 use crate::world::{Violation, World};
-use crate::{rt, seed::Stream};
+use crate::{rt, seed::Stream, witness};
 
 /// How often a run looks whether it is to stop.
 const STOP_LOOK: Duration = Duration::from_millis(100);
@@ -32,6 +36,9 @@ const STOP_LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Options {
     pub seed: u64,
+    pub tuning: Tuning,
+    /// What a trace file begins with, up to its first empty line.
+    pub head: String,
     /// Where to write the trace, with the product's log lines between its own.
     pub trace: Option<PathBuf>,
     /// Virtual time after which the scenario counts as stuck.
@@ -46,6 +53,8 @@ impl Options {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            tuning: Tuning::default(),
+            head: String::new(),
             trace: None,
             virtual_limit: Duration::from_secs(4 * 3600),
             wall_limit: Duration::from_secs(120),
@@ -66,6 +75,10 @@ pub struct Outcome {
     pub counters: Counters,
     /// The trace's last lines.
     pub tail: Vec<String>,
+    /// The last faults and deeds up to the first broken promise.
+    pub story: Vec<String>,
+    /// Faults of the plan that happened: ordinal, and when and what.
+    pub faults: Vec<(u32, String)>,
 }
 
 /// Plays `scenario` in a world grown from the seed.
@@ -76,7 +89,8 @@ where
     F: FnOnce(World) -> Fut,
     Fut: Future<Output = ()>,
 {
-    let tail = trace::reset(options.trace.as_deref())?;
+    let tail = trace::reset(options.trace.as_deref(), &options.head)?;
+    witness::reset();
     rt::reset(Stream::new(options.seed).fork("shared").next_u64());
     watch_panics();
     applied::reset();
@@ -85,7 +99,7 @@ where
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build()?;
 
-    let world = World::new(options.seed);
+    let world = World::new(options.seed, options.tuning.clone());
     let played = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             trace::start_clock();
@@ -126,6 +140,8 @@ where
         violations,
         counters: summary.counters,
         tail: summary.tail,
+        story: summary.story,
+        faults: summary.faults,
     })
 }
 
@@ -188,11 +204,12 @@ fn watch(options: &Options, tail: Tail) -> Dog {
     Dog(alive)
 }
 
-/// Hears on this thread that the product applied an entry; if asked to, sends its log lines into
-/// the trace file too.
+/// Hears on this thread that the product applied an entry or cut its log; if asked to, sends its
+/// log lines into the trace file too.
 fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
+    let heard = tracing_subscriber::registry().with(Hear.beside()).with(truncations());
     if !log_into_trace {
-        return tracing::subscriber::set_default(Hear);
+        return tracing::subscriber::set_default(heard);
     }
     let lines =
         tracing_subscriber::fmt::layer().with_writer(TraceWriter).without_time().with_ansi(false);
@@ -200,9 +217,28 @@ fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
     let quiet = Targets::new()
         .with_default(tracing::Level::DEBUG)
         .with_target("openraft", tracing::Level::INFO);
-    let subscriber =
-        tracing_subscriber::registry().with(lines.with_filter(quiet)).with(Hear.beside());
-    tracing::subscriber::set_default(subscriber)
+    tracing::subscriber::set_default(heard.with(lines.with_filter(quiet)))
+}
+
+/// Consensus tells nobody that it cuts its log, but says so.
+fn truncations<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    let only = Targets::new().with_target(TRUNCATES.0, tracing::Level::DEBUG);
+    Truncations.with_filter(only)
+}
+
+const TRUNCATES: (&str, &str) =
+    ("openraft::engine::handler::following_handler", "truncate logs since");
+
+struct Truncations;
+
+impl<S: tracing::Subscriber> Layer<S> for Truncations {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" && format!("{value:?}").starts_with(TRUNCATES.1) {
+                trace::count("raft.truncations", 1);
+            }
+        });
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -16,8 +16,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Lines kept for the watchdog and for the report of a failure.
+/// Lines kept for the watchdog.
 const TAIL_LINES: usize = 40;
+/// Lines kept of what led to the first broken promise.
+const STORY_LINES: usize = 30;
+/// Kinds of events that tell it.
+const STORY_KINDS: [&str; 9] =
+    ["fault", "does", "failed", "start", "crash", "ends", "leads", "calm", VIOLATION];
+/// The kind of a broken promise's event.
+pub const VIOLATION: &str = "VIOLATION";
 
 /// Counters by name, e.g. `disk.torn_writes`.
 pub type Counters = BTreeMap<&'static str, u64>;
@@ -35,6 +42,10 @@ struct Trace {
     file: Option<BufWriter<File>>,
     tail: Tail,
     counters: Counters,
+    story: VecDeque<String>,
+    /// A promise is broken: the story is over.
+    told: bool,
+    faults: Vec<(u32, String)>,
 }
 
 thread_local! {
@@ -49,11 +60,18 @@ pub struct Summary {
     pub lines: u64,
     pub counters: Counters,
     pub tail: Vec<String>,
+    /// The last faults and deeds up to the first broken promise.
+    pub story: Vec<String>,
+    /// Faults that happened: ordinal, and when and what.
+    pub faults: Vec<(u32, String)>,
 }
 
-/// Forgets the previous run on this thread.
-pub(crate) fn reset(file: Option<&Path>) -> std::io::Result<Tail> {
-    let file = file.map(File::create).transpose()?.map(BufWriter::new);
+/// Forgets the previous run on this thread. A trace file begins with `head`.
+pub(crate) fn reset(file: Option<&Path>, head: &str) -> std::io::Result<Tail> {
+    let mut file = file.map(File::create).transpose()?.map(BufWriter::new);
+    if let Some(file) = &mut file {
+        writeln!(file, "{head}")?;
+    }
     let tail = Tail::default();
     let fresh = Trace { file, tail: tail.clone(), ..Trace::default() };
     TRACE.with_borrow_mut(|trace| *trace = fresh);
@@ -85,6 +103,8 @@ pub(crate) fn finish() -> Summary {
             lines: trace.lines,
             counters: trace.counters.clone(),
             tail: trace.tail.lock().iter().cloned().collect(),
+            story: std::mem::take(&mut trace.story).into(),
+            faults: std::mem::take(&mut trace.faults),
         }
     })
 }
@@ -104,8 +124,16 @@ pub fn event(process: &str, kind: &str, detail: fmt::Arguments<'_>) {
         trace.hasher.update(line.as_bytes());
         trace.hasher.update(b"\n");
         trace.lines += 1;
+        trace.tell(kind, &line);
         trace.keep(line);
     });
+}
+
+/// Records a fault of the plan.
+pub fn fault(ordinal: u32, detail: fmt::Arguments<'_>) {
+    event("world", "fault", format_args!("#{ordinal} {detail}"));
+    let text = format!("{} ms: {detail}", now_us() / 1000);
+    TRACE.with_borrow_mut(|trace| trace.faults.push((ordinal, text)));
 }
 
 /// Writes to the trace file and the tail, but not into the hash: log lines, remarks.
@@ -137,6 +165,17 @@ fn stamp(process: &str, kind: &str, detail: fmt::Arguments<'_>) -> String {
 }
 
 impl Trace {
+    fn tell(&mut self, kind: &str, line: &str) {
+        if self.told || !STORY_KINDS.contains(&kind) {
+            return;
+        }
+        if self.story.len() == STORY_LINES {
+            self.story.pop_front();
+        }
+        self.story.push_back(line.to_owned());
+        self.told = kind == VIOLATION;
+    }
+
     fn keep(&mut self, line: String) {
         if let Some(file) = &mut self.file {
             // A full disk of the developer's machine must not change the run.
@@ -157,7 +196,7 @@ mod tests {
     #[test]
     fn hash_covers_events_but_not_remarks_and_reset_forgets() {
         let run = |extra: bool, detail: u32| {
-            reset(None).unwrap();
+            reset(None, "").unwrap();
             event("n1", "free", format_args!("{detail}"));
             if extra {
                 remark("n1", "log", format_args!("hello"));

@@ -22,6 +22,7 @@ use crate::disk::{Crash, SimDisk};
 use crate::host::SimHost;
 use crate::net::SimNet;
 use crate::process::{Life, ProcessId};
+use crate::replay::Tuning;
 use crate::seed::Stream;
 use crate::trace;
 
@@ -96,7 +97,7 @@ pub struct Violation {
 }
 
 fn record(violations: &Mutex<Vec<Violation>>, invariant: &str, text: String) {
-    trace::event("world", "VIOLATION", format_args!("{invariant}: {text}"));
+    trace::event("world", trace::VIOLATION, format_args!("{invariant}: {text}"));
     violations.lock().push(Violation { invariant: invariant.to_owned(), text });
 }
 
@@ -107,9 +108,12 @@ pub struct World {
 }
 
 struct Inner {
+    seed: u64,
+    tuning: Tuning,
     chance: Stream,
     net: SimNet,
     processes: Mutex<BTreeMap<ProcessId, Process>>,
+    abandoned: Mutex<Vec<Arc<Life>>>,
     violations: Arc<Mutex<Vec<Violation>>>,
 }
 
@@ -121,12 +125,15 @@ struct Process {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, tuning: Tuning) -> Self {
         let chance = Stream::new(seed);
         let inner = Inner {
+            seed,
+            tuning,
             net: SimNet::new(chance.fork("net")),
             chance,
             processes: Mutex::default(),
+            abandoned: Mutex::default(),
             violations: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -135,6 +142,15 @@ impl World {
     /// A stream of this run's chance under its own label.
     pub fn stream(&self, label: &str) -> Stream {
         self.inner.chance.fork("scenario").fork(label)
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.inner.seed
+    }
+
+    /// What the caller wants different from what the seed says.
+    pub fn tuning(&self) -> &Tuning {
+        &self.inner.tuning
     }
 
     pub fn net(&self) -> &SimNet {
@@ -173,11 +189,11 @@ impl World {
         process.seat = Some(seat.clone());
         drop(processes);
         let (booted, world) = (boot(seat.clone()), Arc::downgrade(&self.inner));
-        let number = seat.life.number;
+        let life = seat.life.clone();
         seat.life.spawn(async move {
             booted.await;
             if let Some(inner) = world.upgrade() {
-                Self { inner }.exited(id, number);
+                Self { inner }.exited(id, &life);
             }
         });
         Some(seat)
@@ -193,11 +209,31 @@ impl World {
 
     /// The boot function of a life has returned, as `main` of a program does: the process is over,
     /// of its own will, and the page cache lives on.
-    fn exited(&self, id: ProcessId, number: u32) {
-        if self.seat(id).is_some_and(|seat| seat.life.number == number) {
+    fn exited(&self, id: ProcessId, life: &Life) {
+        if life.is_abandoned() {
+            life.end();
+        } else if self.seat(id).is_some_and(|seat| seat.life.number == life.number) {
             trace::count("world.exits", 1);
             self.end(id, Crash::Kill);
         }
+    }
+
+    /// Takes a process for dead that is not: it stands still, its disk and its address are free
+    /// for another life. When it is told to go on, its disk hangs, but what it sends arrives.
+    pub fn abandon(&self, id: ProcessId) -> Option<Arc<Life>> {
+        let (seat, disk) = {
+            let mut processes = self.inner.processes.lock();
+            let process = processes.get_mut(&id)?;
+            (process.seat.take()?, process.disk.clone())
+        };
+        trace::event(&seat.life.name, "abandon", format_args!("life {}", seat.life.number));
+        trace::count("world.abandoned", 1);
+        seat.life.abandon();
+        seat.life.pause();
+        self.inner.net.silence_process(id);
+        disk.crash(Crash::Kill);
+        self.inner.abandoned.lock().push(seat.life.clone());
+        Some(seat.life)
     }
 
     /// Returns how many jobs were in flight, if the process ran.
@@ -230,6 +266,14 @@ impl World {
     /// What the current life of a process was given.
     pub fn seat(&self, id: ProcessId) -> Option<Seat> {
         self.inner.processes.lock().get(&id)?.seat.clone()
+    }
+
+    pub fn rack(&self, id: ProcessId) -> Option<String> {
+        self.inner.processes.lock().get(&id).map(|process| process.spec.rack.clone())
+    }
+
+    pub fn name(&self, id: ProcessId) -> Option<String> {
+        self.inner.processes.lock().get(&id).map(|process| process.spec.name.clone())
     }
 
     pub fn disk(&self, id: ProcessId) -> Option<SimDisk> {
@@ -266,6 +310,7 @@ impl World {
         for id in ids {
             self.end(id, Crash::Kill);
         }
+        self.inner.abandoned.lock().drain(..).for_each(|life| life.end());
         // Ended tasks are dropped at their next turn; those they held then get theirs.
         for _ in 0..16 {
             tokio::task::yield_now().await;

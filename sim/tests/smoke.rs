@@ -54,6 +54,15 @@ fn promises_hold_under_every_fault_and_the_faults_happen() {
 }
 
 #[test]
+fn stories_end_well() {
+    for (name, ..) in scenario::stories::STORIES {
+        for seed in 1..=3 {
+            assert_eq!(play(name, seed).violations, [], "sim run --scenario {name} --seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn seeds_that_found_bugs_pass() {
     for line in include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#')) {
         let mut fields = line.split('|').map(str::trim);

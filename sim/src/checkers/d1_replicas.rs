@@ -71,7 +71,9 @@ impl Checker {
             }
             let durable = catalogue.slots_on(id, SlotState::Durable);
             for (segment, slot) in durable.filter(|(segment, slot)| wanted(segment, slot)) {
-                if self.hurt.contains(&(process, segment.digest)) {
+                if self.hurt.contains(&(process, segment.digest))
+                    || disk.is_misdirected(&path_of(segment.digest))
+                {
                     continue;
                 }
                 trace::count("checked.replicas", 1);

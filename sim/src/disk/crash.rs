@@ -23,6 +23,11 @@ pub enum Crash {
 impl Tree {
     pub fn crash(&mut self, how: Crash, chance: &mut Stream) {
         self.running = None;
+        let unsynced = self.inodes.values().any(|inode| match inode {
+            Inode::File(file) => !file.pending.is_empty(),
+            Inode::Dir(dir) => !dir.pending.is_empty(),
+        });
+        trace::count("disk.crashes_with_unsynced", unsynced.into());
         let dropped = self.cut_jobs(chance);
         self.forget(&dropped);
         if how == Crash::Power {

@@ -52,6 +52,11 @@ struct State {
     /// Of the job that runs just now.
     cost: JobCost,
     inode_base: u64,
+    /// Syncs that failed, ever, and whether one did in this life.
+    failed_syncs: u64,
+    sync_failed: bool,
+    /// Files that a misdirected write hit.
+    misdirected: BTreeSet<u64>,
     chance_faults: Stream,
     chance_crash: Stream,
     chance_time: Stream,
@@ -71,6 +76,9 @@ impl SimDisk {
             ops: 0,
             cost: JobCost::default(),
             inode_base: u64::from(number) * INODES_A_DISK,
+            failed_syncs: 0,
+            sync_failed: false,
+            misdirected: BTreeSet::new(),
             chance_faults: chance.fork("faults"),
             chance_crash: chance.fork("crash"),
             chance_time: chance.fork("time"),
@@ -100,19 +108,33 @@ impl SimDisk {
         Self::with_tree(name, number, chance, tree)
     }
 
+    /// An older state of this very disk, to be put in its place later (a volume rolled back):
+    /// what is durable now, inode numbers too.
+    pub fn image(&self, chance: &Stream) -> Self {
+        let state = self.state.lock();
+        let image = Self::with_tree(&self.name, 0, chance, state.tree.harshest());
+        image.state.lock().inode_base = state.inode_base;
+        image
+    }
+
     /// An empty disk under the old name; mounts of before answer errors.
     pub fn wipe(&self) {
         let mut state = self.state.lock();
         state.tree = Tree::new();
+        state.misdirected.clear();
         state.generation += 1;
         trace::count("disk.wipes", 1);
     }
 
     /// Ends the life that uses the disk. Called by the world after its tasks were told to end.
+    ///
+    /// After a failed sync the page cache holds bytes that are gone and nobody knows which: the
+    /// next life finds what a power cut leaves.
     pub fn crash(&self, how: Crash) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.generation += 1;
+        let how = if std::mem::take(&mut state.sync_failed) { Crash::Power } else { how };
         state.tree.crash(how, &mut state.chance_crash);
         drop(guard);
         self.changed.notify_waiters();
@@ -151,6 +173,10 @@ impl SimDisk {
         self.changed.notify_waiters();
     }
 
+    pub fn is_stuck(&self) -> bool {
+        self.state.lock().faults.stuck
+    }
+
     /// All operations fail after `ops` more.
     pub fn die_after(&self, ops: u64) {
         let mut state = self.state.lock();
@@ -160,6 +186,20 @@ impl SimDisk {
     /// The next write to a path that begins with `prefix` lands one page further on.
     pub fn misdirect_next(&self, prefix: &str) {
         self.state.lock().faults.misdirect = Some(prefix.to_owned());
+    }
+
+    /// Whether a misdirected write hit the file at a path.
+    pub fn is_misdirected(&self, path: &str) -> bool {
+        let state = self.state.lock();
+        state.tree.find(path).is_some_and(|ino| state.misdirected.contains(&ino))
+    }
+
+    /// Paths of the files that misdirected writes hit, once.
+    pub fn take_misdirected(&self) -> Vec<String> {
+        let mut paths = self.paths();
+        paths.retain(|path| self.is_misdirected(path));
+        self.state.lock().misdirected.clear();
+        paths
     }
 
     /// Flips one bit of a file, in the page cache and on the platter. False if it has no such
@@ -223,6 +263,11 @@ impl SimDisk {
     /// Jobs whose effects are not settled: a crash now cuts into them.
     pub fn jobs_in_flight(&self) -> usize {
         self.state.lock().tree.jobs.len()
+    }
+
+    /// Syncs that a fault made fail, ever.
+    pub fn failed_syncs(&self) -> u64 {
+        self.state.lock().failed_syncs
     }
 
     pub fn ops(&self) -> u64 {

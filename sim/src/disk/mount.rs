@@ -41,7 +41,12 @@ impl Mount {
         }
         guard.ops += 1;
         let state = &mut *guard;
-        state.faults.check(state.ops, on, path, &mut state.chance_faults)?;
+        let checked = state.faults.check(state.ops, on, path, &mut state.chance_faults);
+        if checked.is_err() && on == On::Sync {
+            state.failed_syncs += 1;
+            state.sync_failed = true;
+        }
+        checked?;
         Ok(guard)
     }
 }
@@ -225,6 +230,9 @@ impl DiskFile for Handle {
         let strayed = state.faults.misdirect.take_if(|prefix| self.path.starts_with(&**prefix));
         let offset = if strayed.is_some() { offset + 4096 } else { offset };
         trace::count("disk.misdirected_writes", u64::from(strayed.is_some()));
+        if strayed.is_some() {
+            state.misdirected.insert(self.ino);
+        }
         state.cost.writes += 1;
         state.cost.bytes_written += bytes.len() as u64;
         let bytes = Bytes::copy_from_slice(bytes);

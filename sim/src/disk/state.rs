@@ -25,6 +25,7 @@ pub(super) const ROOT: Ino = 1;
 /// Inodes that nothing refers to are collected after so many removals.
 const COLLECT_EVERY: u32 = 256;
 
+#[derive(Clone)]
 pub(super) struct Pending<Change> {
     pub seq: Seq,
     pub job: Option<JobId>,
@@ -45,7 +46,7 @@ pub(super) struct Entry {
     pub partner: Option<Ino>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct File {
     pub current: Content,
     pub durable: Content,
@@ -53,13 +54,14 @@ pub(super) struct File {
     pub handles: u32,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Dir {
     pub current: BTreeMap<String, Ino>,
     pub durable: BTreeMap<String, Ino>,
     pub pending: Vec<Pending<Entry>>,
 }
 
+#[derive(Clone)]
 pub(super) enum Inode {
     File(File),
     Dir(Dir),
@@ -72,7 +74,7 @@ pub(super) enum Did {
 }
 
 /// A job that has not settled.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Running {
     pub ops: Vec<(Seq, Did)>,
     /// So many of them have taken effect for good.
@@ -90,6 +92,7 @@ pub struct JobCost {
     pub bytes_written: u64,
 }
 
+#[derive(Clone)]
 pub(super) struct Tree {
     pub inodes: BTreeMap<Ino, Inode>,
     pub jobs: BTreeMap<JobId, Running>,
@@ -318,6 +321,26 @@ impl Tree {
         self.inodes.retain(|ino, inode| {
             seen.contains(ino) || matches!(inode, Inode::File(file) if file.handles > 0)
         });
+    }
+
+    /// Only what is durable, as after the harshest power cut.
+    pub fn harshest(&self) -> Self {
+        let mut tree = self.clone();
+        (tree.running, tree.jobs) = (None, BTreeMap::new());
+        for inode in tree.inodes.values_mut() {
+            match inode {
+                Inode::File(file) => {
+                    file.current = file.durable.clone();
+                    (file.pending, file.handles) = (Vec::new(), 0);
+                }
+                Inode::Dir(dir) => {
+                    dir.current = dir.durable.clone();
+                    dir.pending = Vec::new();
+                }
+            }
+        }
+        tree.collect();
+        tree
     }
 
     /// Bytes of disk space that all files take.

@@ -219,3 +219,36 @@ fn what_a_killed_life_left_unsynced_is_seen_by_the_next_and_lost_by_a_power_cut(
     }
     assert!((20..80).contains(&lost), "{lost}");
 }
+
+#[test]
+fn image_is_the_durable_state_under_the_same_inodes() {
+    let disk = disk(1);
+    let mount = disk.mount();
+    put(&mount, "a", b"old");
+    mount.sync_dir("").unwrap();
+    let file = mount.open("a", Open::Write).unwrap();
+    file.write_at(0, b"new").unwrap();
+    let image = disk.image(&Stream::new(2));
+    file.sync().unwrap();
+    assert_eq!((image.peek("a").unwrap(), disk.peek("a").unwrap()), (b"old".into(), b"new".into()));
+    assert_eq!(image.mount().inode("a").unwrap(), mount.inode("a").unwrap());
+    assert_ne!(
+        disk.copy("d2", 2, &Stream::new(2)).mount().inode("a").unwrap(),
+        mount.inode("a").unwrap()
+    );
+}
+
+#[test]
+fn killed_process_whose_sync_failed_comes_back_without_those_bytes() {
+    let disk = disk(1);
+    let mount = disk.mount();
+    put(&mount, "a", b"old");
+    mount.sync_dir("").unwrap();
+    let file = mount.open("a", Open::Write).unwrap();
+    file.write_at(0, b"new").unwrap();
+    disk.add_fault(Fault { prefix: "a".into(), on: On::Sync, probability: 1.0, times: Some(1) });
+    assert!(file.sync().is_err() && disk.failed_syncs() == 1);
+    assert_eq!(disk.peek("a").unwrap(), b"new");
+    disk.crash(Crash::Kill);
+    assert_eq!(disk.peek("a").unwrap(), b"old");
+}

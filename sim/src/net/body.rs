@@ -18,6 +18,7 @@ use tonic::{Status, body::Body};
 use super::SimNet;
 use crate::process::Life;
 use crate::trace;
+use crate::witness::Crossing;
 
 /// Frames under way in one direction of one call.
 const FRAMES_IN_FLIGHT: usize = 8;
@@ -26,13 +27,20 @@ const FRAMES_IN_FLIGHT: usize = 8;
 pub(super) struct Wire {
     pub net: SimNet,
     pub call: u64,
+    pub path: Arc<str>,
     broken: AtomicBool,
     changed: Notify,
 }
 
 impl Wire {
-    pub fn new(net: SimNet, call: u64) -> Self {
-        Self { net, call, broken: AtomicBool::new(false), changed: Notify::new() }
+    pub fn new(net: SimNet, call: u64, path: &str) -> Self {
+        Self {
+            net,
+            call,
+            path: path.into(),
+            broken: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
     }
 
     fn tear(&self) {
@@ -92,6 +100,7 @@ async fn run(
     sender: mpsc::Sender<Item>,
 ) {
     let mut hasher = blake3::Hasher::new();
+    let mut crossing = Crossing::begin(wire.call, &wire.path, what, (&from, &to));
     let (mut frames, mut bytes, mut debt_us) = (0u64, 0u64, 0u64);
     let lost = || Item::Broken(Status::unavailable("connection broken"));
     let (end, last) = loop {
@@ -109,6 +118,7 @@ async fn run(
         };
         let data = frame.data_ref().map_or(&[][..], |data| data);
         hasher.update(data);
+        crossing.iter_mut().for_each(|crossing| crossing.carry(data));
         frames += 1;
         bytes += data.len() as u64;
         if !wire.net.carry(from.process, to.process, data.len(), &mut debt_us).await {
@@ -119,6 +129,9 @@ async fn run(
             break ("unread", lost());
         }
     };
+    if let Some(crossing) = crossing {
+        crossing.end(end == "sent");
+    }
     let hash = &hasher.finalize().to_hex()[..8];
     let call = wire.call;
     trace::event(

@@ -69,7 +69,7 @@ async fn call(link: Link, request: Request<Body>) -> Result<Response<Body>, Stat
     let Link { net, from, address } = link;
     let number = net.next_call();
     trace::count("net.calls", 1);
-    let path = request.uri().path();
+    let path = request.uri().path().to_owned();
     trace::event(&from.name, "call", format_args!("#{number} to {address} {path}"));
     let Some(owner) = net.owner(&address) else {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -89,7 +89,7 @@ async fn call(link: Link, request: Request<Body>) -> Result<Response<Body>, Stat
         });
     };
 
-    let wire = Arc::new(Wire::new(net.clone(), number));
+    let wire = Arc::new(Wire::new(net.clone(), number, &path));
     let (parts, body) = request.into_parts();
     let (body, pump) = pump(wire.clone(), "request", &from, &target.life, body);
     let mut pump = StopPump(pump);

@@ -3,7 +3,9 @@
 
 pub mod layer;
 pub mod mix;
+pub mod plan;
 pub mod slice;
+pub mod stories;
 
 use futures::future::BoxFuture;
 
@@ -14,7 +16,7 @@ use crate::world::World;
 /// Plays one scenario.
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
-/// Every scenario: its name, a line about it, and how to play it. The first is the default.
+/// Every scenario that is no story: its name, a line about it, and how to play it. The first is the default.
 pub const SCENARIOS: [(&str, &str, Play); 3] = [
     (
         "slice",
@@ -33,14 +35,31 @@ pub const SCENARIOS: [(&str, &str, Play); 3] = [
     ),
 ];
 
+/// The scenarios and the stories.
+pub fn all() -> impl Iterator<Item = &'static (&'static str, &'static str, Play)> {
+    SCENARIOS.iter().chain(stories::STORIES)
+}
+
 /// The scenario of that name.
 pub fn find(name: &str) -> Option<Play> {
-    SCENARIOS.iter().find(|row| row.0 == name).map(|row| row.2)
+    all().find(|row| row.0 == name).map(|row| row.2)
 }
+
+/// Whether the scenario goes by a [`plan::Plan`], which can be changed and masked.
+pub fn has_plan(name: &str) -> bool {
+    name == "mix"
+}
+
+/// What must have happened in each seed of a scenario for its passing to mean anything (S2).
+const MINIMUMS_OF_ONE: [(&str, &str, u64); 3] = [
+    ("mix", "client.finished", 50),
+    ("mix", "client.commits", 5),
+    ("mix", "faults.hit_an_operation", 10),
+];
 
 /// What must have happened so often in a hundred seeds of a scenario for their passing to mean
 /// anything (S2).
-const MINIMUMS: [(&str, &str, u64); 22] = [
+const MINIMUMS: &[(&str, &str, u64)] = &[
     ("slice", "cluster.leader_crashes", 100),
     ("slice", "disk.jobs_cut", 50),
     ("slice", "client.gets", 400),
@@ -59,11 +78,22 @@ const MINIMUMS: [(&str, &str, u64); 22] = [
     ("mix", "disk.eio_read", 100),
     ("mix", "disk.jobs_cut", 80),
     ("mix", "disk.lost_names", 5),
-    ("mix", "faults.all_crashed", 15),
-    ("mix", "faults.client_deaths", 120),
+    ("mix", "faults.client_death", 120),
+    ("mix", "faults.crash_all", 15),
     ("mix", "faults.rot", 80),
     ("mix", "net.met_cut", 2_000),
 ];
+
+/// Which of its minimums one seed has missed.
+pub fn lacking_in_one<'a>(
+    name: &'a str,
+    counters: &'a Counters,
+) -> impl Iterator<Item = String> + 'a {
+    MINIMUMS_OF_ONE.iter().filter(move |row| row.0 == name).filter_map(|(_, counter, minimum)| {
+        let got = counters.get(counter).copied().unwrap_or(0);
+        (got < *minimum).then(|| format!("{counter} {got}, wants {minimum}"))
+    })
+}
 
 /// Which minimums a sweep of so many seeds has missed.
 pub fn lacking(name: &str, seeds: u64, counters: &Counters) -> Vec<String> {

@@ -15,6 +15,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::plan::MoveKind;
 use super::Shared;
 use crate::checkers::c1_history::{Asked, VersionId};
 use crate::checkpoint_files::{self, Files};
@@ -27,8 +28,8 @@ use crate::world::{Seat, World};
 const TOGETHER: &str = "together";
 /// Its steps.
 const TOGETHER_STEPS: u64 = 3;
-/// What a client does under faults, at the most.
-const MOVES_MAX: u32 = 24;
+/// Earlier checkpoints whose files are put again now and then.
+const PAST_MAX: usize = 8;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
 
@@ -44,14 +45,24 @@ pub struct Script {
 struct State {
     chance: Stream,
     together: Stream,
-    moves: u32,
+    moves: u64,
+    /// In the middle of a move.
+    busy: bool,
     next_step: u64,
     /// The step after the last one whose put was begun, its attempt and files.
     last: Option<(u64, u64, Files)>,
     /// The last put was not acknowledged.
     unfinished: bool,
+    /// The put that goes on continues one that was cut short.
+    cut_short: bool,
+    /// What the last read was about and has got, while it is not finished.
+    half_read: Option<(String, Asked, Arc<MemorySink>)>,
+    /// Files of earlier puts, to be put again.
+    past: Vec<Files>,
     attempts: u64,
     doing: String,
+    /// All moves under faults are made.
+    played: bool,
     done: bool,
 }
 
@@ -62,11 +73,16 @@ impl Script {
             chance: world.stream(&name),
             together: world.stream(TOGETHER),
             moves: 0,
+            busy: false,
             next_step: 1,
             last: None,
             unfinished: false,
+            cut_short: false,
+            half_read: None,
+            past: Vec::new(),
             attempts: 1,
             doing: "starting".to_owned(),
+            played: false,
             done: false,
         };
         let rack = format!("r{}", number + 1);
@@ -75,6 +91,16 @@ impl Script {
 
     pub fn is_done(&self) -> bool {
         self.state.lock().done
+    }
+
+    /// Whether a move is going on.
+    pub fn is_busy(&self) -> bool {
+        self.state.lock().busy
+    }
+
+    /// Whether all moves under faults are made.
+    pub fn has_played(&self) -> bool {
+        self.state.lock().played
     }
 
     pub fn doing(&self) -> String {
@@ -101,18 +127,24 @@ struct Acting {
 pub async fn run(seat: Seat, script: Arc<Script>, shared: Arc<Shared>) {
     let sdk = cluster::sdk(&seat, &shared.addresses);
     let acting = Acting { seat, sdk, script, shared };
+    acting.script.state.lock().busy = false;
     acting.go().await;
     std::future::pending::<()>().await;
 }
 
 impl Acting {
     async fn go(&self) {
-        while !self.shared.is_calm() && self.script.state.lock().moves < MOVES_MAX {
-            self.script.state.lock().moves += 1;
-            let pause = self.script.draw(|chance| chance.below(600));
+        let plan = &self.shared.plan;
+        while !self.shared.is_calm() && self.script.state.lock().moves < plan.moves {
+            let pause = self.script.draw(|chance| chance.below(plan.move_pause_ms));
             sleep(Duration::from_millis(pause)).await;
-            self.random_move().await;
+            self.script.state.lock().busy = true;
+            let finished = self.random_move().await;
+            let mut state = self.script.state.lock();
+            state.moves += u64::from(finished);
+            state.busy = false;
         }
+        self.script.state.lock().played = true;
         while !self.shared.is_calm() {
             sleep(Duration::from_millis(100)).await;
         }
@@ -161,39 +193,54 @@ impl Acting {
         Err(format!("{TOGETHER}@{step} is never committed"))
     }
 
-    async fn random_move(&self) {
-        let (dice, unfinished) = {
+    /// Whether it was finished.
+    async fn random_move(&self) -> bool {
+        let (chance, unfinished) = {
             let mut state = self.script.state.lock();
-            (state.chance.below(100), state.unfinished)
+            let number = state.chance.next_u64();
+            (state.chance.fork(&format!("move {number}")), state.unfinished)
         };
-        let result = match dice {
-            0..30 => {
+        let may = |kind| match kind {
+            MoveKind::PutAgain => unfinished,
+            MoveKind::PutPart => self.script.number < 2,
+            _ => true,
+        };
+        let Some(kind) = self.shared.plan.next_move(&chance, may) else { return true };
+        trace::count(kind.counter(), 1);
+        let result = match kind {
+            MoveKind::Put => {
                 let step = self.new_step();
                 self.put(step, false).await
             }
-            30..45 if unfinished => self.put_again().await,
-            30..37 => self.replace().await,
-            37..52 if self.script.number < 2 => {
+            MoveKind::PutAgain => self.put_again().await,
+            MoveKind::Replace => self.replace().await,
+            MoveKind::PutPart => {
                 let step = self.script.draw(|chance| chance.range(1..TOGETHER_STEPS + 1));
                 self.put_part(step).await
             }
-            37..72 => {
-                let (name, asked) = self.somewhere();
+            MoveKind::Get => {
+                let half_read = self.script.state.lock().half_read.clone();
+                let again = half_read.map(|(name, asked, _)| (name, asked));
+                let (name, asked) = again.unwrap_or_else(|| self.somewhere());
                 self.get(&name, asked).await.map(drop)
             }
-            72..82 => {
+            MoveKind::Resolve => {
                 let (name, asked) = self.somewhere();
                 self.resolve(&name, asked).await
             }
-            82..88 => self.range().await,
-            88..93 => self.delete().await,
-            93..96 => self.delete_and_put_again().await,
-            _ => self.keep_last().await,
+            MoveKind::Range => self.range().await,
+            MoveKind::Delete => self.delete().await,
+            MoveKind::DeleteAndPutAgain => self.delete_and_put_again().await,
+            MoveKind::KeepLast => self.keep_last().await,
         };
-        if let Err(text) = result {
-            trace::event(&self.script.name, "failed", format_args!("{text}"));
-            trace::count("client.failed_moves", 1);
+        match &result {
+            Ok(()) => trace::count("client.finished", 1),
+            Err(text) => {
+                trace::event(&self.script.name, "failed", format_args!("{text}"));
+                trace::count("client.failed_moves", 1);
+            }
         }
+        result.is_ok()
     }
 
     fn note(&self, doing: String) {
@@ -226,6 +273,14 @@ impl Acting {
         state.next_step += 1;
         let state = &mut *state;
         let files = match &state.last {
+            // What others upload too, or what may be deleted by now.
+            _ if state.chance.chance(0.15) => {
+                let mut base = state.together.fork("base");
+                checkpoint_files::checkpoint(&mut base, 2)
+            }
+            Some(_) if state.chance.chance(0.2) => {
+                state.chance.pick(&state.past).cloned().unwrap_or_default()
+            }
             Some((_, _, files)) if state.chance.chance(0.6) => {
                 checkpoint_files::next(files, &mut state.chance)
             }
@@ -235,6 +290,10 @@ impl Acting {
             }
         };
         state.attempts += 1;
+        if state.past.len() == PAST_MAX {
+            state.past.remove(0);
+        }
+        state.past.push(files.clone());
         state.last = Some((step, state.attempts, files));
         step
     }
@@ -275,6 +334,7 @@ impl Acting {
     async fn put_again(&self) -> Result<(), String> {
         let last = self.script.state.lock().last.as_ref().map(|(step, ..)| *step);
         trace::count("client.puts_again", 1);
+        self.script.state.lock().cut_short = true;
         match last {
             Some(step) => self.put(step, true).await,
             None => Ok(()),
@@ -293,8 +353,12 @@ impl Acting {
         options.replace = replace;
         let report = self.sdk.put(source(&files)?, options).await;
         let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
+        if std::mem::take(&mut self.script.state.lock().cut_short) {
+            trace::count("client.puts_resumed", u64::from(report.segments_kept > 0));
+        }
         self.note(format!("has put {name}@{step}: {:?}", report.outcome));
         trace::count("client.puts", 1);
+        count_commit(&report.outcome);
         trace::count("client.segments_kept", report.segments_kept);
         self.shared.history.lock().visible(&name, (step, attempt));
         self.script.state.lock().unfinished = false;
@@ -330,6 +394,7 @@ impl Acting {
         let report = self.sdk.put(source(&part(self.script.number))?, options).await;
         let report = report.map_err(|error| format!("put part of {TOGETHER}@{step}: {error}"))?;
         trace::count("client.parts", 1);
+        count_commit(&report.outcome);
         if !matches!(report.outcome, PutOutcome::Sealed { .. }) {
             self.shared.history.lock().visible(TOGETHER, id);
         }
@@ -340,10 +405,13 @@ impl Acting {
     async fn get(&self, name: &str, asked: Asked) -> Result<bool, String> {
         self.note(format!("get {name} {asked:?}"));
         let began = Instant::now();
-        let sink = Arc::new(MemorySink::default());
+        let sink = self.sink(name, asked);
         let address = address(name, asked)?;
-        match self.sdk.get(&address, sink.clone(), GetOptions::default()).await {
+        let options = GetOptions { overwrite: true, ..GetOptions::default() };
+        match self.sdk.get(&address, sink.clone(), options).await {
             Ok(report) => {
+                self.script.state.lock().half_read = None;
+                trace::count("client.gets_resumed", u64::from(report.bytes_kept > 0));
                 let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
                 let files = files_of(&sink);
                 trace::count("client.gets", 1);
@@ -354,6 +422,19 @@ impl Acting {
                 Ok(true)
             }
             Err(error) => self.not_got(name, asked, began, &error).map(|()| false),
+        }
+    }
+
+    /// What an earlier read of the same left behind, if it was the last one and cut short.
+    fn sink(&self, name: &str, asked: Asked) -> Arc<MemorySink> {
+        let half_read = &mut self.script.state.lock().half_read;
+        match half_read {
+            Some((known, of, sink)) if known == name && *of == asked => sink.clone(),
+            _ => {
+                let sink = Arc::new(MemorySink::default());
+                *half_read = Some((name.to_owned(), asked, sink.clone()));
+                sink
+            }
         }
     }
 
@@ -387,6 +468,7 @@ impl Acting {
         if !matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. })) {
             return Err(format!("get {name} {asked:?}: {error}"));
         }
+        self.script.state.lock().half_read = None;
         let judged = self.shared.history.lock().missing(name, asked, began);
         judged.unwrap_or_else(|text| self.broken(("C1", text)));
         Ok(())
@@ -456,6 +538,10 @@ impl Acting {
         trace::count("client.policies", 1);
         self.sdk.set_policy(&namespace(&name)?, change).await.map_err(|error| error.to_string())
     }
+}
+
+fn count_commit(outcome: &PutOutcome) {
+    trace::count("client.commits", u64::from(matches!(outcome, PutOutcome::Committed { .. })));
 }
 
 pub(super) fn files_of(sink: &MemorySink) -> Files {

@@ -23,11 +23,14 @@ use crate::world::{Spec, World};
 
 use self::clients::Script;
 use self::faults::Faults;
+use super::plan::Plan;
 
 const RACKS: [&str; 5] = ["r1", "r2", "r3", "r1", "r2"];
 /// The cluster comes up within this, and settles within that, once nothing is wrong.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+/// Without faults, what is left of the clients' parts takes no longer; else it stays undone.
+const QUIET_LIMIT: Duration = Duration::from_secs(60);
 /// After this long without faults, what the leader holds against a node is true: silence before a
 /// node counts as down, a call's deadline, a round of upkeep.
 const STALE: Duration = Duration::from_secs(7);
@@ -38,6 +41,7 @@ struct Shared {
     /// The faults are over: whatever fails from now on is a broken promise (L2).
     calm: Mutex<bool>,
     addresses: Vec<String>,
+    plan: Plan,
 }
 
 impl Shared {
@@ -56,35 +60,50 @@ pub fn play(world: World) -> BoxFuture<'static, ()> {
 }
 
 async fn story(world: &World) -> Result<(), String> {
-    let mut chance = world.stream("mix");
-    let nodes = chance.range(3..6) as usize;
-    let cluster = Cluster::define(world, &RACKS[..nodes]);
+    let plan = Plan::of(world.seed(), &world.tuning().set).map_err(|error| error.to_string())?;
+    let cluster = Cluster::empty(world);
+    let mut skews = world.stream("skews");
+    for rack in &RACKS[..plan.nodes as usize] {
+        cluster.add_node(rack, plan.wall_skew_ms(&mut skews));
+    }
     let checkers = Checkers::watch(&cluster);
-    world.net().set_silence(Duration::from_secs(chance.range(2..15)));
+    world.net().set_silence(Duration::from_millis(plan.silence_ms));
     // Slow enough that faults find bytes on the way.
-    let pace = LinkPolicy { bytes_per_s: chance.range(1..40) * 1_000_000, ..LinkPolicy::default() };
+    let pace = LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() };
     world.net().set_policy(pace.clone());
     cluster.start();
     cluster.wait(START_LIMIT, Cluster::unsettled).await.map_err(|text| format!("start: {text}"))?;
 
-    let addresses = cluster.addresses();
-    let shared = Arc::new(Shared { history: Mutex::default(), calm: Mutex::new(false), addresses });
-    let count = chance.range(2..4);
-    let scripts: Vec<_> = (0..count).map(|number| Script::new(world, number, count)).collect();
+    let (addresses, calm) = (cluster.addresses(), Mutex::new(false));
+    let shared =
+        Arc::new(Shared { history: Mutex::default(), calm, addresses, plan: plan.clone() });
+    let scripts: Vec<_> =
+        (0..plan.clients).map(|number| Script::new(world, number, plan.clients)).collect();
     let clients: Vec<ProcessId> =
         scripts.iter().map(|script| add_client(world, script, &shared)).collect();
     clients.iter().for_each(|client| drop(world.start(*client)));
 
-    let mut faults = Faults::new(&cluster, &checkers, &clients, &pace, chance.fork("faults"));
-    faults.rage(Duration::from_secs(chance.range(8..40))).await;
+    let mut faults = Faults::new(&cluster, &checkers, (&clients, &scripts), &plan);
+    faults.rage().await;
     faults.cease();
     world.net().set_policy(pace);
+    // Clients go on until their part is played, or nobody has seen much.
+    let mut played = |_: &Cluster| {
+        faults.look_after();
+        scripts.iter().find(|script| !script.has_played()).map(|it| it.doing())
+    };
+    let _ = cluster.wait(QUIET_LIMIT, &mut played).await;
     // A node that was cut off just now may be found down only now.
     tokio::time::sleep(STALE).await;
+    let in_service = |cluster: &Cluster| {
+        faults.look_after();
+        faults.operator_unfinished().or_else(|| cluster.out_of_service())
+    };
     cluster
-        .wait(START_LIMIT, Cluster::out_of_service)
+        .wait(START_LIMIT * 2, in_service)
         .await
         .map_err(|text| format!("after the faults: {text}"))?;
+    cluster.excuse_nobody();
     trace::event("world", "calm", format_args!("no more faults"));
     *shared.calm.lock() = true;
 

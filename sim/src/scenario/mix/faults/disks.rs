@@ -1,0 +1,153 @@
+//! Disks that are slow, fail, or hurt bytes.
+
+use std::time::Duration;
+
+use cairn_core::ids::SegmentDigest;
+use cairn_core::model::SlotState;
+use cairn_node::upkeep::suspect;
+use tokio::time::Instant;
+
+use super::{Faults, Later, Strike};
+use crate::cluster::node_id;
+use crate::disk::{Fault, On, SimDisk};
+use crate::process::{Life, ProcessId};
+use crate::trace;
+
+/// Where writes and syncs fail.
+const PLACES: [&str; 5] = ["", "raft.redb", "tmp/", "segments/", "snapshots/"];
+/// A node whose sync failed has ended by then, if it gets any turns.
+const STOPS_WITHIN: Duration = Duration::from_secs(6);
+
+impl Faults {
+    pub(super) fn slow_disk(&mut self, mut strike: Strike, node: ProcessId) {
+        let factor = strike.chance.range(5..200);
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{} {factor} times", disk.name));
+        disk.set_slow(factor as f64);
+        self.after(&mut strike, 4_000, Later::HealDisk(node));
+    }
+
+    /// No job of the node ends.
+    pub(super) fn stuck_disk(&mut self, mut strike: Strike, node: ProcessId) {
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{}", disk.name));
+        disk.set_stuck(true);
+        self.after(&mut strike, 8_000, Later::HealDisk(node));
+    }
+
+    /// Some room is left, or none.
+    pub(super) fn full_disk(&mut self, mut strike: Strike, node: ProcessId) {
+        let room = strike.chance.below(4 << 20);
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{} {room} bytes left", disk.name));
+        disk.set_capacity(Some(disk.bytes_used() + room));
+        self.after(&mut strike, 8_000, Later::HealDisk(node));
+    }
+
+    /// Reads of segment files fail now and then.
+    pub(super) fn fail_reads(&mut self, mut strike: Strike) {
+        let Some((node, disk)) = self.fragile_disk() else { return };
+        strike.says(format_args!("{}", disk.name));
+        self.cluster.excuse(node);
+        self.checkers.distrust(node);
+        let prefix = "segments/".to_owned();
+        disk.add_fault(Fault { prefix, on: On::Read, probability: 0.3, times: Some(20) });
+        self.after(&mut strike, 5_000, Later::HealDisk(node));
+    }
+
+    /// A few writes fail, and leave nothing written.
+    pub(super) fn fail_writes(&mut self, mut strike: Strike, node: ProcessId) {
+        let prefix = strike.chance.pick(&PLACES).copied().unwrap_or_default().to_owned();
+        let times = strike.chance.range(1..5) as u32;
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{} {prefix:?}, {times} times", disk.name));
+        self.cluster.excuse(node);
+        disk.add_fault(Fault { prefix, on: On::Write, probability: 0.5, times: Some(times) });
+        self.after(&mut strike, 4_000, Later::HealDisk(node));
+    }
+
+    /// One sync fails: those bytes are gone, and the node has to stop.
+    pub(super) fn fail_sync(&mut self, mut strike: Strike, node: ProcessId) {
+        let prefix = strike.chance.pick(&PLACES).copied().unwrap_or_default().to_owned();
+        let world = self.cluster.world();
+        let (Some(disk), Some(seat)) = (self.cluster.disk(node), world.seat(node)) else { return };
+        strike.says(format_args!("{} {prefix:?}", disk.name));
+        self.cluster.excuse(node);
+        let syncs = disk.failed_syncs();
+        disk.add_fault(Fault { prefix, on: On::Sync, probability: 1.0, times: Some(1) });
+        self.after(&mut strike, 4_000, Later::HealDisk(node));
+        let due = Instant::now() + STOPS_WITHIN;
+        self.later.push((due, Later::MustHaveStopped(node, seat.life, syncs)));
+    }
+
+    pub(super) fn must_have_stopped(&self, node: ProcessId, life: &Life, syncs: u64) {
+        let Some(disk) = self.cluster.disk(node) else { return };
+        let failed = disk.failed_syncs() > syncs;
+        let same = self.cluster.world().seat(node).is_some_and(|it| it.life.number == life.number);
+        if failed && same && !life.is_paused() && !disk.is_stuck() {
+            let text = format!("{} runs on after a failed sync", disk.name);
+            self.cluster.world().violation("stop", text);
+        }
+    }
+
+    /// The next write of a segment's bytes lands a page further on.
+    pub(super) fn misdirect(&mut self, mut strike: Strike) {
+        let Some((node, disk)) = self.fragile_disk() else { return };
+        strike.says(format_args!("{}", disk.name));
+        self.cluster.excuse(node);
+        disk.misdirect_next("tmp/");
+        self.after(&mut strike, 4_000, Later::HealDisk(node));
+    }
+
+    fn fragile_disk(&self) -> Option<(ProcessId, SimDisk)> {
+        let node = self.fragile?;
+        Some((node, self.cluster.disk(node)?))
+    }
+
+    /// Flips a bit of a segment of which two more copies are elsewhere.
+    pub(super) fn rot(&mut self, mut strike: Strike) {
+        let Some((node, disk)) = self.fragile_disk() else { return };
+        let (_, catalogue) = self.cluster.newest();
+        let Some(id) = node_id(&catalogue, &disk.name) else { return };
+        let durable = catalogue.slots_on(id, SlotState::Durable);
+        let spare = durable.filter(|(segment, _)| {
+            let others = segment.slots.iter().filter(|slot| slot.node != id);
+            others.filter(|slot| slot.state == SlotState::Durable).count() >= 2
+        });
+        let spare: Vec<SegmentDigest> = spare.map(|(segment, _)| segment.digest).collect();
+        let Some(digest) = strike.chance.pick(&spare).copied() else { return };
+        let path = format!("segments/{:02x}/{digest}", digest.0[0]);
+        let len = disk.peek(&path).map_or(0, |bytes| bytes.len() as u64);
+        let (at, bit) = (strike.chance.below(len), strike.chance.below(8) as u8);
+        if disk.flip_bit(&path, at, bit) {
+            strike.says(format_args!("{}: {digest} byte {at} bit {bit}", disk.name));
+            self.checkers.hurt(node, digest);
+            self.rotten.insert((node, digest));
+        }
+    }
+
+    /// What a scrub would find is looked at: bad copies that no reader has met.
+    pub async fn mend_replicas(&mut self) {
+        if let Some((node, disk)) = self.fragile_disk() {
+            let paths = disk.take_misdirected().into_iter();
+            let digests =
+                paths.filter_map(|path| path.strip_prefix("segments/")?.get(3..)?.parse().ok());
+            self.rotten.extend(digests.map(|digest| (node, digest)));
+        }
+        for (process, digest) in std::mem::take(&mut self.rotten) {
+            self.look_at(process, digest).await;
+        }
+    }
+
+    async fn look_at(&self, process: ProcessId, digest: SegmentDigest) {
+        let Some(node) = self.cluster.running_node(process) else { return };
+        let shared = node.shared.clone();
+        let check = async move { suspect::check(&shared, digest).await };
+        let Some(seat) = self.cluster.world().seat(process) else { return };
+        match seat.life.spawn(check).await {
+            Ok(Ok(true)) => trace::count("faults.rot_found_late", 1),
+            Ok(Ok(false)) => {}
+            other => trace::event(&node.name, "check", format_args!("{other:?}")),
+        }
+    }
+}

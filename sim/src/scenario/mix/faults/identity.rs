@@ -1,0 +1,123 @@
+//! Disks that are lost, and disks that are not the node's own: an older copy in its place, a
+//! copied directory started beside it.
+
+use std::time::Duration;
+
+use cairn_core::ids::Incarnation;
+use tokio::time::Instant;
+
+use super::{Faults, Later, Strike};
+use crate::cluster::{Cluster, node_id};
+use crate::disk::Crash;
+use crate::process::ProcessId;
+use crate::trace;
+
+/// A healthy cluster is waited for so long; without one the fault does not happen.
+const HEALTHY_LIMIT: Duration = Duration::from_secs(15);
+/// A directory that must not come back is refused within this.
+const REFUSED_LIMIT: Duration = Duration::from_secs(15);
+
+impl Faults {
+    /// The fragile node loses its disk, and comes back as a new member on an empty one. The
+    /// promise (D2) is about the loss of one disk: it happens once, and on that node.
+    pub(super) fn wipe(&mut self, mut strike: Strike) {
+        let Some(node) = self.fragile else { return };
+        let (_, catalogue) = self.cluster.newest();
+        let name = self.cluster.name(node);
+        let Some(old) = node_id(&catalogue, &name) else { return };
+        if self.operator.has_lost_a_disk() {
+            return;
+        }
+        strike.says(format_args!("{name}"));
+        self.cluster.wipe(node);
+        self.cluster.hide_disk(node);
+        self.checkers.crashed(node);
+        self.operator.replace(&self.cluster, old, Some(node));
+        self.after(&mut strike, 6_000, Later::Start(node));
+    }
+
+    /// The fragile node's disk is rolled back to before its last registration: it must not come
+    /// back on it. Then it gets the right one again.
+    ///
+    /// Only a cluster that can answer can know; so this happens in a healthy one, and other
+    /// faults wait.
+    pub(super) async fn old_disk(&mut self, strike: Strike) {
+        let Some(node) = self.fragile else { return };
+        if self.operator.has_lost_a_disk() {
+            return;
+        }
+        let began = Instant::now();
+        self.cease();
+        if self.healthy().await {
+            self.roll_back(&strike, node).await;
+        }
+        self.held += began.elapsed();
+    }
+
+    async fn healthy(&self) -> bool {
+        self.cluster.wait(HEALTHY_LIMIT, Cluster::out_of_service).await.is_ok()
+    }
+
+    async fn roll_back(&mut self, strike: &Strike, node: ProcessId) {
+        let world = self.cluster.world().clone();
+        let Some(disk) = self.cluster.disk(node) else { return };
+        let image = disk.image(&strike.chance);
+        let Some(incarnation) = self.incarnation(node) else { return };
+        // The image is older than a registration as soon as there is one more.
+        self.cluster.crash(node, Crash::Kill);
+        self.checkers.crashed(node);
+        self.cluster.start_node(node);
+        let newer = |_: &Cluster| {
+            let newer = self.incarnation(node).is_some_and(|it| it > incarnation);
+            (!newer).then(|| "not registered again".to_owned())
+        };
+        if self.cluster.wait(HEALTHY_LIMIT, newer).await.is_err() || !self.healthy().await {
+            return;
+        }
+        strike.says(format_args!("{}", disk.name));
+        self.cluster.crash(node, Crash::Kill);
+        self.checkers.crashed(node);
+        self.cluster.hide_disk(node);
+        self.cluster.excuse(node);
+        world.replace_disk(node, image);
+        self.cluster.start_node(node);
+        let up = |_: &Cluster| world.is_up(node).then(|| "up".to_owned());
+        if self.cluster.wait(REFUSED_LIMIT, up).await.is_err() {
+            world.violation("identity", format!("{} runs on an older copy of its disk", disk.name));
+            world.crash(node, Crash::Kill);
+        }
+        self.cluster.take_acknowledged(node);
+        world.replace_disk(node, disk);
+        self.cluster.show_disk(node);
+        self.checkers.crashed(node);
+        self.cluster.start_node(node);
+    }
+
+    fn incarnation(&self, node: ProcessId) -> Option<Incarnation> {
+        let (_, catalogue) = self.cluster.newest();
+        let id = node_id(&catalogue, &self.cluster.name(node))?;
+        catalogue.node(id).map(|record| record.incarnation)
+    }
+
+    /// Somebody copies a node's directory and starts a second process on it.
+    pub(super) fn copied_directory(&mut self, strike: Strike, node: ProcessId) {
+        if self.cluster.disk(node).is_none() {
+            return;
+        }
+        let Some(copy) = self.cluster.add_copy(node, &strike.chance) else { return };
+        strike.says(format_args!("of {}", self.cluster.name(node)));
+        self.cluster.start_node(copy);
+        self.later.push((Instant::now() + REFUSED_LIMIT, Later::MustBeRefused(copy)));
+    }
+
+    pub(super) fn must_be_refused(&self, process: ProcessId) {
+        let world = self.cluster.world();
+        if world.is_up(process) {
+            let text = format!("{} runs on a copied directory", self.cluster.name(process));
+            world.violation("identity", text);
+            world.crash(process, Crash::Kill);
+        } else {
+            trace::count("checked.copies_refused", 1);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! What goes wrong in `mix`, by the plan and within the fault model of `sim/README.md`: any
+//! crashes and any cuts, but bytes are hurt on one node of a run only, and only copies that are
+//! not the last.
+//!
+//! Events strike one after the other; what they do is put right later, while others strike. All
+//! that an event draws comes from a stream of its own, so that masking it shifts nothing else.
+
+mod disks;
+mod identity;
+mod operator;
+mod processes;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_core::ids::SegmentDigest;
+use tokio::time::{Instant, sleep_until};
+
+use self::operator::Operator;
+use super::clients::Script;
+use crate::checkers::Checkers;
+use crate::cluster::Cluster;
+use crate::net::LinkPolicy;
+use crate::process::{Life, ProcessId};
+use crate::scenario::plan::{FaultEvent, FaultKind, Plan};
+use crate::seed::Stream;
+use crate::trace;
+
+/// The supervisor looks after nodes so often.
+const LOOK: Duration = Duration::from_millis(250);
+
+pub struct Faults {
+    cluster: Cluster,
+    checkers: Checkers,
+    clients: Vec<ProcessId>,
+    scripts: Vec<Arc<Script>>,
+    plan: Plan,
+    /// Of the links on a good day.
+    pace: LinkPolicy,
+    /// Chance of what is no event's own.
+    chance: Stream,
+    /// The one node whose disk loses or hurts bytes; none once it is gone.
+    fragile: Option<ProcessId>,
+    operator: Operator,
+    /// So much time went by in which no planned event could strike.
+    held: Duration,
+    rotten: BTreeSet<(ProcessId, SegmentDigest)>,
+    later: Vec<(Instant, Later)>,
+}
+
+/// What is put right, or must have come about, after a while.
+enum Later {
+    Start(ProcessId),
+    Mend(ProcessId, ProcessId),
+    MendAll,
+    Calm,
+    HealDisk(ProcessId),
+    Resume(Arc<Life>),
+    End(Arc<Life>),
+    /// A sync of this life's disk failed if there were more than so many by now.
+    MustHaveStopped(ProcessId, Arc<Life>, u64),
+    MustBeRefused(ProcessId),
+}
+
+/// One event while it strikes.
+struct Strike {
+    event: FaultEvent,
+    chance: Stream,
+    /// A client was in the middle of a move.
+    hits: bool,
+}
+
+impl Strike {
+    /// Says what happens now; to be called once, if it happens.
+    fn says(&self, what: fmt::Arguments<'_>) {
+        trace::fault(self.event.ordinal, format_args!("{} {what}", self.event.kind.text()));
+        trace::count(self.event.kind.counter(), 1);
+        trace::count("faults.hit_an_operation", u64::from(self.hits));
+    }
+}
+
+impl Faults {
+    pub fn new(
+        cluster: &Cluster,
+        checkers: &Checkers,
+        clients: (&[ProcessId], &[Arc<Script>]),
+        plan: &Plan,
+    ) -> Self {
+        let nodes = cluster.nodes();
+        Self {
+            cluster: cluster.clone(),
+            checkers: checkers.clone(),
+            clients: clients.0.to_vec(),
+            scripts: clients.1.to_vec(),
+            plan: plan.clone(),
+            pace: LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() },
+            chance: cluster.world().stream("faults"),
+            fragile: Some(nodes[plan.fragile as usize % nodes.len()]),
+            operator: Operator::default(),
+            held: Duration::ZERO,
+            rotten: BTreeSet::new(),
+            later: Vec::new(),
+        }
+    }
+
+    /// Everything that is planned and not masked, until the plan's time is over.
+    pub async fn rage(&mut self) {
+        let began = Instant::now();
+        for event in self.plan.schedule() {
+            if self.cluster.world().tuning().mask.hides(event.ordinal) {
+                continue;
+            }
+            let at = Duration::from_millis(event.at_ms);
+            self.wait_until(began + at + self.held).await;
+            let chance = self.chance.fork(&event.ordinal.to_string());
+            let hits = self.scripts.iter().any(|script| script.is_busy());
+            self.strike(Strike { event, chance, hits }).await;
+        }
+        let whole = Duration::from_millis(self.plan.faults_ms);
+        self.wait_until(began + whole + self.held).await;
+    }
+
+    /// Everything is put right.
+    pub fn cease(&mut self) {
+        for (_, what) in std::mem::take(&mut self.later) {
+            match what {
+                Later::Resume(life) => life.resume(),
+                // A zombie that leads and whose disk hangs would lead for ever.
+                Later::End(life) => life.end(),
+                Later::MustBeRefused(process) => self.must_be_refused(process),
+                _ => {}
+            }
+        }
+        self.operator.retire_removed(&self.cluster);
+        let world = self.cluster.world();
+        world.net().heal();
+        for node in self.cluster.nodes() {
+            if let Some(disk) = self.cluster.disk(node) {
+                disk.heal();
+                disk.set_capacity(None);
+            }
+            if !world.is_up(node) {
+                self.checkers.crashed(node);
+            }
+            self.cluster.start_node(node);
+        }
+        self.clients.iter().for_each(|client| drop(world.start(*client)));
+    }
+
+    async fn strike(&mut self, mut strike: Strike) {
+        let nodes = self.cluster.nodes();
+        let Some(node) = strike.chance.pick(&nodes).copied() else { return };
+        match strike.event.kind {
+            FaultKind::Crash => self.crash(strike, node).await,
+            FaultKind::CrashLeader => {
+                if let Some(leader) = self.cluster.leader() {
+                    self.crash(strike, leader.process).await;
+                }
+            }
+            FaultKind::CrashRack => self.crash_rack(strike),
+            FaultKind::CrashAll => self.crash_all(strike),
+            FaultKind::ClientDeath => self.kill_client(strike),
+            FaultKind::Isolate => self.isolate(strike, node),
+            FaultKind::Cut => self.cut(strike, node),
+            FaultKind::CutRack => self.cut_rack(strike),
+            FaultKind::Rough => self.rough(strike),
+            FaultKind::Pause => self.pause(strike, node),
+            FaultKind::Zombie => self.zombie(strike, node),
+            FaultKind::SlowDisk => self.slow_disk(strike, node),
+            FaultKind::StuckDisk => self.stuck_disk(strike, node),
+            FaultKind::FullDisk => self.full_disk(strike, node),
+            FaultKind::EioRead => self.fail_reads(strike),
+            FaultKind::EioWrite => self.fail_writes(strike, node),
+            FaultKind::FailedSync => self.fail_sync(strike, node),
+            FaultKind::Rot => self.rot(strike),
+            FaultKind::Misdirect => self.misdirect(strike),
+            FaultKind::Wipe => self.wipe(strike),
+            FaultKind::OldDisk => self.old_disk(strike).await,
+            FaultKind::CopiedDirectory => self.copied_directory(strike, node),
+            FaultKind::AddNode => self.add_node(strike),
+            FaultKind::RemoveNode => self.remove_node(strike),
+            FaultKind::ReplaceNode => self.replace_node(strike),
+        }
+    }
+
+    fn after(&mut self, strike: &mut Strike, most_ms: u64, what: Later) {
+        let delay = Duration::from_millis(strike.chance.range(50..most_ms));
+        self.later.push((Instant::now() + delay, what));
+    }
+
+    /// Lets time pass, with what is due on the way.
+    async fn wait_until(&mut self, end: Instant) {
+        loop {
+            self.look_after();
+            let now = Instant::now();
+            if now >= end {
+                return;
+            }
+            let due = self.later.iter().map(|(due, _)| *due).min();
+            sleep_until(due.unwrap_or(end).min(end).min(now + LOOK)).await;
+        }
+    }
+
+    /// What is due is put right, and dead nodes are started again: also when faults are over.
+    pub fn look_after(&mut self) {
+        let now = Instant::now();
+        self.put_right(now);
+        self.operator.retire_removed(&self.cluster);
+        self.bring_back(now);
+    }
+
+    fn put_right(&mut self, now: Instant) {
+        let all = std::mem::take(&mut self.later);
+        let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.0 <= now);
+        self.later = later;
+        for (_, what) in due {
+            let world = self.cluster.world();
+            match what {
+                Later::Start(process) => drop(world.start(process)),
+                Later::Mend(from, to) => world.net().mend(from, to),
+                Later::MendAll => world.net().heal(),
+                Later::Calm => world.net().set_policy(self.pace.clone()),
+                Later::HealDisk(node) => {
+                    if let Some(disk) = self.cluster.disk(node) {
+                        disk.heal();
+                        disk.set_capacity(None);
+                    }
+                }
+                Later::Resume(life) => life.resume(),
+                Later::End(life) => life.end(),
+                Later::MustHaveStopped(node, life, syncs) => {
+                    self.must_have_stopped(node, &life, syncs);
+                }
+                Later::MustBeRefused(process) => self.must_be_refused(process),
+            }
+        }
+    }
+
+    /// A node that ended by itself is started again, as its supervisor would.
+    fn bring_back(&mut self, now: Instant) {
+        for node in self.cluster.nodes() {
+            let waits = self
+                .later
+                .iter()
+                .any(|(_, what)| matches!(what, Later::Start(process) if *process == node));
+            if !waits && !self.cluster.world().is_up(node) {
+                self.checkers.crashed(node);
+                let delay = Duration::from_millis(self.chance.range(50..1_000));
+                self.later.push((now + delay, Later::Start(node)));
+            }
+        }
+    }
+}
+
+/// The network.
+impl Faults {
+    fn isolate(&mut self, mut strike: Strike, node: ProcessId) {
+        strike.says(format_args!("{}", self.cluster.name(node)));
+        self.cluster.world().net().isolate(node);
+        self.after(&mut strike, 6_000, Later::MendAll);
+    }
+
+    fn cut(&mut self, mut strike: Strike, node: ProcessId) {
+        let mut all = self.cluster.nodes();
+        all.extend(&self.clients);
+        let Some(other) = strike.chance.pick(&all).copied() else { return };
+        let (from, to) = if strike.chance.chance(0.5) { (node, other) } else { (other, node) };
+        if from != to {
+            let name = |process| self.cluster.name(process);
+            strike.says(format_args!("{} to {}", name(from), name(to)));
+            self.cluster.world().net().cut(from, to);
+            self.after(&mut strike, 8_000, Later::Mend(from, to));
+        }
+    }
+
+    fn cut_rack(&mut self, mut strike: Strike) {
+        let rack = format!("r{}", strike.chance.range(1..4));
+        strike.says(format_args!("{rack}"));
+        self.cluster.world().net().cut_rack(&rack);
+        self.after(&mut strike, 6_000, Later::MendAll);
+    }
+
+    fn rough(&mut self, mut strike: Strike) {
+        strike.says(format_args!("links"));
+        let rough = LinkPolicy { bytes_per_s: self.pace.bytes_per_s, ..LinkPolicy::rough() };
+        self.cluster.world().net().set_policy(rough);
+        self.after(&mut strike, 8_000, Later::Calm);
+    }
+}

@@ -1,0 +1,310 @@
+//! Everything about a run of `mix` that chance decides before it begins, from the seed alone.
+//!
+//! Each seed switches some kinds of faults and of client moves off and weighs the others anew
+//! (swarm testing): a mix of everything all the time hides what needs a lot of one thing and
+//! none of another.
+//!
+//! Faults are drawn beforehand too, as a [`schedule`](Plan::schedule). Every event has an ordinal
+//! and a stream of chance of its own, so that leaving one out shifts no draw of any other; and
+//! its kind is drawn such that the weight of one kind changes only the events of that kind.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use crate::seed::Stream;
+
+macro_rules! kinds {
+    ($(#[$about:meta])* $name:ident $prefix:literal { $($kind:ident $text:literal $weight:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($kind,)* }
+
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+            /// Usual share, among the others'.
+            const WEIGHTS: &[u64] = &[$($weight,)*];
+
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$kind => $text,)* }
+            }
+
+            /// The counter of those that happened; also its parameter's name.
+            pub fn counter(self) -> &'static str {
+                match self { $(Self::$kind => concat!($prefix, $text),)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// What may go wrong. The bounds of each are in `sim/README.md`.
+    FaultKind "faults." {
+        Crash "crash" 16,
+        CrashLeader "crash_leader" 18,
+        CrashRack "crash_rack" 4,
+        CrashAll "crash_all" 2,
+        ClientDeath "client_death" 12,
+        Isolate "isolate" 8,
+        Cut "cut" 8,
+        CutRack "cut_rack" 5,
+        Rough "rough" 9,
+        Pause "pause" 6,
+        Zombie "zombie" 5,
+        SlowDisk "slow_disk" 6,
+        StuckDisk "stuck_disk" 4,
+        FullDisk "full_disk" 4,
+        EioRead "eio_read" 4,
+        EioWrite "eio_write" 4,
+        FailedSync "failed_sync" 5,
+        Rot "rot" 8,
+        Misdirect "misdirect" 4,
+        Wipe "wipe" 2,
+        OldDisk "old_disk" 2,
+        CopiedDirectory "copied_directory" 2,
+        AddNode "add_node" 3,
+        RemoveNode "remove_node" 2,
+        ReplaceNode "replace_node" 2,
+    }
+}
+
+kinds! {
+    /// What a client may do.
+    MoveKind "does." {
+        Put "put" 30,
+        PutAgain "put_again" 12,
+        Replace "replace" 7,
+        PutPart "put_part" 15,
+        Get "get" 26,
+        Resolve "resolve" 10,
+        Range "range" 6,
+        Delete "delete" 5,
+        DeleteAndPutAgain "delete_and_put_again" 3,
+        KeepLast "keep_last" 4,
+    }
+}
+
+/// One planned fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultEvent {
+    pub ordinal: u32,
+    /// After the faults begin.
+    pub at_ms: u64,
+    pub kind: FaultKind,
+}
+
+/// See the module. All are plain numbers, so that any can be set on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    seed: u64,
+    pub nodes: u64,
+    pub clients: u64,
+    /// How long things go wrong.
+    pub faults_ms: u64,
+    /// Pauses between two faults are up to this.
+    pub pause_ms: u64,
+    /// A lost or cut-off message is answered by silence for so long.
+    pub silence_ms: u64,
+    /// Pace of links on a good day.
+    pub bytes_per_s: u64,
+    /// Wall clocks are off by up to this, either way.
+    pub skew_ms: u64,
+    /// Which node's disk loses or hurts bytes, counted round.
+    pub fragile: u64,
+    /// What a client gets done before calm, at the most, and its pauses in between.
+    pub moves: u64,
+    pub move_pause_ms: u64,
+    faults: BTreeMap<FaultKind, u64>,
+    does: BTreeMap<MoveKind, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("no parameter {0:?}; `sim run` prints them all")]
+    Unknown(String),
+    #[error("{name} is {least} to {most}, not {value}")]
+    Range { name: String, value: u64, least: u64, most: u64 },
+}
+
+const WEIGHT: RangeInclusive<u64> = 0..=1_000_000;
+/// A kind is switched off in a run with this probability.
+const OFF: f64 = 0.3;
+
+impl Plan {
+    /// The plan of a seed, with these parameters set otherwise.
+    pub fn of(seed: u64, set: &BTreeMap<String, u64>) -> Result<Self, PlanError> {
+        let mut plan = Self::from_seed(seed);
+        for (name, value) in set {
+            plan.set(name, *value)?;
+        }
+        Ok(plan)
+    }
+
+    fn from_seed(seed: u64) -> Self {
+        let root = Stream::new(seed).fork("plan");
+        let draw = |name: &str, range: RangeInclusive<u64>| {
+            root.fork(name).range(*range.start()..range.end() + 1)
+        };
+        let skewed = root.fork("skewed").chance(0.5);
+        let mut does = weights(&root.fork("does"), MoveKind::ALL, MoveKind::WEIGHTS);
+        // The other moves need something to be there.
+        does.entry(MoveKind::Put).and_modify(|weight| *weight = (*weight).max(10));
+        Self {
+            seed,
+            nodes: draw("nodes", 3..=5),
+            clients: draw("clients", 2..=3),
+            faults_ms: draw("faults_ms", 16_000..=40_000),
+            pause_ms: draw("pause_ms", 500..=1_200),
+            silence_ms: draw("silence_ms", 2_000..=15_000),
+            bytes_per_s: draw("bytes_per_s", 1..=40) * 1_000_000,
+            skew_ms: if skewed { draw("skew_ms", 1..=300_000) } else { 0 },
+            fragile: draw("fragile", 0..=59),
+            moves: draw("moves", 28..=40),
+            move_pause_ms: draw("move_pause_ms", 100..=700),
+            faults: weights(&root.fork("faults"), FaultKind::ALL, FaultKind::WEIGHTS),
+            does,
+        }
+    }
+
+    /// Every parameter, its value and the values it may have.
+    fn fields(&mut self) -> Vec<(String, &mut u64, RangeInclusive<u64>)> {
+        let mut fields = vec![
+            ("nodes".to_owned(), &mut self.nodes, 3..=5),
+            ("clients".to_owned(), &mut self.clients, 1..=3),
+            ("faults_ms".to_owned(), &mut self.faults_ms, 0..=600_000),
+            ("pause_ms".to_owned(), &mut self.pause_ms, 20..=60_000),
+            ("silence_ms".to_owned(), &mut self.silence_ms, 100..=60_000),
+            ("bytes_per_s".to_owned(), &mut self.bytes_per_s, 100_000..=1_000_000_000),
+            ("skew_ms".to_owned(), &mut self.skew_ms, 0..=86_400_000),
+            ("fragile".to_owned(), &mut self.fragile, 0..=59),
+            ("moves".to_owned(), &mut self.moves, 0..=1_000),
+            ("move_pause_ms".to_owned(), &mut self.move_pause_ms, 1..=60_000),
+        ];
+        let faults = self.faults.iter_mut();
+        fields.extend(faults.map(|(kind, it)| (kind.counter().to_owned(), it, WEIGHT)));
+        let does = self.does.iter_mut();
+        fields.extend(does.map(|(kind, it)| (kind.counter().to_owned(), it, WEIGHT)));
+        fields
+    }
+
+    fn set(&mut self, name: &str, value: u64) -> Result<(), PlanError> {
+        let mut fields = self.fields();
+        let field = fields.iter_mut().find(|(known, ..)| known == name);
+        let (_, place, range) = field.ok_or_else(|| PlanError::Unknown(name.to_owned()))?;
+        if !range.contains(&value) {
+            let (least, most) = (*range.start(), *range.end());
+            return Err(PlanError::Range { name: name.to_owned(), value, least, most });
+        }
+        **place = value;
+        Ok(())
+    }
+
+    /// All parameters, by name.
+    pub fn values(&self) -> Vec<(String, u64)> {
+        self.clone().fields().into_iter().map(|(name, value, _)| (name, *value)).collect()
+    }
+
+    pub fn weight(&self, kind: FaultKind) -> u64 {
+        self.faults.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// How far one node's wall clock is off.
+    pub fn wall_skew_ms(&self, chance: &mut Stream) -> i64 {
+        let span = self.skew_ms as i64;
+        chance.below(2 * self.skew_ms + 1) as i64 - span
+    }
+
+    /// What goes wrong and when, in order of time and ordinal.
+    pub fn schedule(&self) -> Vec<FaultEvent> {
+        let chance = Stream::new(self.seed).fork("plan").fork("schedule");
+        let (mut events, mut at_ms) = (Vec::new(), 0);
+        for ordinal in 1.. {
+            let chance = chance.fork(&ordinal.to_string());
+            at_ms += 20 + chance.fork("pause").below(self.pause_ms);
+            if at_ms >= self.faults_ms {
+                break;
+            }
+            if let Some(kind) = pick(&chance, &self.faults, FaultKind::text) {
+                events.push(FaultEvent { ordinal, at_ms, kind });
+            }
+        }
+        events
+    }
+
+    /// One thing to do out of those that may be done now.
+    pub fn next_move(&self, chance: &Stream, may: impl Fn(MoveKind) -> bool) -> Option<MoveKind> {
+        let open = self.does.iter().filter(|(kind, _)| may(**kind));
+        let open: BTreeMap<_, _> = open.map(|(kind, weight)| (*kind, *weight)).collect();
+        pick(chance, &open, MoveKind::text)
+    }
+}
+
+/// Some off, the others up to four times their usual share, one at least on.
+fn weights<K: Copy + Ord>(chance: &Stream, kinds: &[K], usual: &[u64]) -> BTreeMap<K, u64> {
+    let mut weights: BTreeMap<K, u64> = BTreeMap::new();
+    for (place, (kind, usual)) in kinds.iter().zip(usual).enumerate() {
+        let mut chance = chance.fork(&place.to_string());
+        let off = chance.chance(OFF);
+        weights.insert(*kind, if off { 0 } else { usual * chance.range(1..5) });
+    }
+    if weights.values().all(|weight| *weight == 0) {
+        weights.values_mut().next().into_iter().for_each(|weight| *weight = 1);
+    }
+    weights
+}
+
+/// A race: each kind runs for an exponential time of its weight, the first to end wins. Changing
+/// the weight of one kind so changes only whether that one wins.
+fn pick<K: Copy>(
+    chance: &Stream,
+    weights: &BTreeMap<K, u64>,
+    text: fn(K) -> &'static str,
+) -> Option<K> {
+    let racing = weights.iter().filter(|(_, weight)| **weight > 0);
+    let times = racing.map(|(kind, weight)| {
+        let luck = 1.0 - chance.fork(text(*kind)).unit();
+        (-luck.ln() / *weight as f64, *kind)
+    });
+    times.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(seed: u64, set: &[(&str, u64)]) -> Result<Plan, PlanError> {
+        Plan::of(seed, &set.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
+    }
+
+    #[test]
+    fn seed_gives_one_plan_and_seeds_differ() {
+        assert_eq!(plan(7, &[]), plan(7, &[]));
+        assert_ne!(plan(7, &[]).unwrap().values(), plan(8, &[]).unwrap().values());
+        let off = |seed| {
+            let plan = plan(seed, &[]).unwrap();
+            FaultKind::ALL.iter().filter(|kind| plan.weight(**kind) == 0).count()
+        };
+        assert!((0..50).all(|seed| off(seed) < FaultKind::ALL.len()));
+        assert!((0..50).map(off).sum::<usize>() > 200);
+    }
+
+    #[test]
+    fn unknown_and_absurd_parameters_are_refused() {
+        assert_eq!(plan(1, &[("node", 4)]), Err(PlanError::Unknown("node".to_owned())));
+        assert!(plan(1, &[("nodes", 2)]).unwrap_err().to_string().contains("nodes is 3 to 5"));
+        assert_eq!(plan(1, &[("nodes", 4)]).unwrap().nodes, 4);
+        assert_eq!(plan(1, &[("faults.rot", 0)]).unwrap().weight(FaultKind::Rot), 0);
+    }
+
+    #[test]
+    fn shorter_run_and_weight_of_one_kind_leave_other_events_as_they_were() {
+        let whole = plan(3, &[("faults.rot", 400)]).unwrap().schedule();
+        let short = plan(3, &[("faults.rot", 400), ("faults_ms", 9_000)]).unwrap().schedule();
+        assert!(!short.is_empty() && whole.starts_with(&short));
+        let without = plan(3, &[("faults.rot", 0)]).unwrap().schedule();
+        assert_eq!(without.len(), whole.len());
+        for (one, other) in whole.iter().zip(&without) {
+            assert!(one == other || one.kind == FaultKind::Rot, "{one:?} {other:?}");
+        }
+        assert!(whole.iter().any(|event| event.kind == FaultKind::Rot));
+    }
+}

@@ -1,0 +1,98 @@
+//! What the verbs share: finding a scenario, playing a replay, saying what came of it.
+
+pub mod meta;
+pub mod minimize;
+pub mod replay;
+pub mod run;
+pub mod sweep;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use cairn_sim::replay::{Mask, Replay, Tuning, parse_set};
+use cairn_sim::run::{Options, Outcome};
+use cairn_sim::scenario::plan::Plan;
+use cairn_sim::scenario::{self, Play, SCENARIOS};
+
+/// Which run.
+#[derive(clap::Args)]
+pub struct Which {
+    #[arg(long, env = "CAIRN_SIM_SEED")]
+    seed: u64,
+    #[arg(long, default_value = SCENARIOS[0].0)]
+    scenario: String,
+    /// Set a parameter of the plan, as `nodes=4` or `faults.rot=0`
+    #[arg(long, value_parser = parse_set)]
+    set: Vec<(String, u64)>,
+    /// Faults that do not happen, as `3,7,9-20`
+    #[arg(long)]
+    mask: Option<Mask>,
+}
+
+impl Which {
+    fn replay(&self) -> Replay {
+        let set = self.set.iter().cloned().collect();
+        let tuning = Tuning { set, mask: self.mask.clone().unwrap_or_default() };
+        Replay::new(&self.scenario, self.seed, tuning)
+    }
+}
+
+fn find(name: &str) -> anyhow::Result<Play> {
+    scenario::find(name).with_context(|| format!("no scenario {name:?}; hint: sim list"))
+}
+
+/// The plan, if the scenario goes by one.
+fn plan_of(replay: &Replay) -> anyhow::Result<Option<Plan>> {
+    if scenario::has_plan(&replay.scenario) {
+        return Ok(Some(Plan::of(replay.seed, &replay.tuning.set)?));
+    }
+    if replay.tuning != Tuning::default() {
+        bail!("scenario {} has no plan to change", replay.scenario);
+    }
+    Ok(None)
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let values = plan.values().into_iter().map(|(name, value)| format!("{name}={value}"));
+    values.collect::<Vec<_>>().join(" ")
+}
+
+fn play(replay: &Replay, trace: Option<PathBuf>) -> anyhow::Result<Outcome> {
+    let plan = plan_of(replay)?;
+    let mut head = replay.to_string();
+    if let Some(plan) = &plan {
+        head.push_str(&format!("# plan {}\n", plan_text(plan)));
+    }
+    let options =
+        Options { tuning: replay.tuning.clone(), head, trace, ..Options::new(replay.seed) };
+    cairn_sim::run::run(&options, find(&replay.scenario)?)
+        .with_context(|| format!("run seed {}", replay.seed))
+}
+
+fn brief_line(outcome: &Outcome) -> String {
+    format!("{} {} {}", outcome.seed, outcome.trace_hash, outcome.violations.len())
+}
+
+fn report(replay: &Replay, outcome: &Outcome) -> anyhow::Result<()> {
+    let Outcome { seed, trace_hash, lines, virtual_ms, .. } = outcome;
+    println!("seed {seed}  trace {trace_hash}  {lines} events  {virtual_ms} virtual ms");
+    if let Some(plan) = plan_of(replay)? {
+        println!("plan: {}", plan_text(&plan));
+    }
+    for (name, count) in &outcome.counters {
+        println!("  {name}  {count}");
+    }
+    report_failure(replay, outcome);
+    Ok(())
+}
+
+/// Nothing for a run that kept all promises.
+fn report_failure(replay: &Replay, outcome: &Outcome) {
+    let Some(first) = outcome.violations.first() else { return };
+    for violation in &outcome.violations {
+        println!("seed {}: VIOLATION {}: {}", outcome.seed, violation.invariant, violation.text);
+    }
+    println!("what led to {} (virtual ms | who | what):", first.invariant);
+    outcome.story.iter().for_each(|line| println!("  {line}"));
+    println!("replay: {} --trace FILE", replay.command());
+}

@@ -1,0 +1,44 @@
+//! `sim replay`: plays what a file says, and whether it still breaks what the file says it does.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use cairn_sim::replay::Replay;
+
+use super::{play, report};
+
+/// The head of a trace is no longer than this.
+const HEAD_BYTES_MAX: u64 = 64 << 10;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Written by `sim minimize` or by `sim run --trace`
+    file: PathBuf,
+    /// Write the plan, every event and every log line here
+    #[arg(long)]
+    trace: Option<PathBuf>,
+}
+
+pub fn act(args: &Args) -> anyhow::Result<bool> {
+    let replay = read(&args.file)?;
+    let outcome = play(&replay, args.trace.clone())?;
+    report(&replay, &outcome)?;
+    if let Some(known) = &replay.breaks {
+        let still = outcome.violations.iter().any(|it| it.invariant == *known);
+        println!(
+            "{known}, which this run is known to break: {}",
+            if still { "broken" } else { "kept" }
+        );
+    }
+    Ok(outcome.violations.is_empty())
+}
+
+fn read(path: &Path) -> anyhow::Result<Replay> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("open replay file {shown}"))?;
+    let mut bytes = Vec::new();
+    file.take(HEAD_BYTES_MAX).read_to_end(&mut bytes).with_context(|| format!("read {shown}"))?;
+    String::from_utf8_lossy(&bytes).parse().with_context(|| format!("read replay file {shown}"))
+}

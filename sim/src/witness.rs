@@ -1,0 +1,216 @@
+//! Counts what can be seen to have happened on the wire (S2), without asking the product.
+//!
+//! Calls whose bodies say something are looked into as they cross: what a Stage meets in the
+//! catalogue, which reports and commits are refused, which reads go on elsewhere in mid-stream.
+//! Like the trace it is a run's own, on the run's thread.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_core::catalogue::Catalogue;
+use cairn_core::command::{Body, Command, Refusal, Reply};
+use cairn_proto::convert;
+use cairn_proto::wire::{
+    ExecuteReply, ExecuteRequest, GetRequest, PutRequest, RaftAppendReply, put_request,
+    raft_append_reply,
+};
+use prost::Message;
+
+use crate::process::{Life, ProcessId};
+use crate::trace;
+
+/// Of a body, so much is kept to be looked into: the whole of every control message.
+const KEPT_BYTES: usize = 1 << 20;
+/// Length and flag before each message of a stream.
+const PREFIX_BYTES: usize = 5;
+/// R of the simulated uploads: one target more is a replaced one.
+const REPLICAS: usize = 3;
+
+#[derive(Default)]
+struct Witness {
+    /// The newest that was seen anywhere.
+    catalogue: Catalogue,
+    /// Reads by client and digest that have begun to be answered.
+    reads: BTreeMap<(ProcessId, Bytes), Read>,
+    /// What a read's call is about.
+    read_calls: BTreeMap<u64, (ProcessId, Bytes)>,
+    targets: BTreeMap<(ProcessId, Bytes), BTreeSet<ProcessId>>,
+}
+
+struct Read {
+    call: u64,
+    source: Arc<Life>,
+    torn: bool,
+}
+
+thread_local! {
+    static WITNESS: RefCell<Witness> = RefCell::new(Witness::default());
+}
+
+/// Forgets the previous run on this thread.
+pub(crate) fn reset() {
+    WITNESS.with_borrow_mut(|witness| *witness = Witness::default());
+}
+
+/// A newer catalogue was seen.
+pub(crate) fn knows(catalogue: &Catalogue) {
+    WITNESS.with_borrow_mut(|witness| witness.catalogue = catalogue.clone());
+}
+
+/// One body that crosses a link.
+pub(crate) struct Crossing {
+    call: u64,
+    path: Arc<str>,
+    is_response: bool,
+    from: Arc<Life>,
+    to: Arc<Life>,
+    kept: Vec<u8>,
+}
+
+impl Crossing {
+    /// `None` if there is nothing to be seen in such a body.
+    pub fn begin(
+        call: u64,
+        path: &Arc<str>,
+        what: &str,
+        ends: (&Arc<Life>, &Arc<Life>),
+    ) -> Option<Self> {
+        let (service, _) = path.rsplit_once('/')?;
+        let telling = matches!(service, "/cairn.v1.Catalogue" | "/cairn.v1.Segments")
+            || matches!(
+                &**path,
+                "/cairn.v1.Admin/Report" | "/cairn.v1.Raft/Append" | "/cairn.v1.Raft/SendSnapshot"
+            );
+        let is_response = what == "response";
+        let (from, to) = (ends.0.clone(), ends.1.clone());
+        let crossing = Self { call, path: path.clone(), is_response, from, to, kept: Vec::new() };
+        if telling && is_response && &*crossing.path == "/cairn.v1.Segments/Get" {
+            WITNESS.with_borrow_mut(|witness| witness.read_begins(&crossing));
+        }
+        telling.then_some(crossing)
+    }
+
+    pub fn carry(&mut self, data: &[u8]) {
+        let room = KEPT_BYTES - self.kept.len();
+        self.kept.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    pub fn end(self, clean: bool) {
+        WITNESS.with_borrow_mut(|witness| match self.is_response {
+            true => witness.response(&self, clean),
+            false => witness.request(&self),
+        });
+    }
+
+    /// The first message of the body.
+    fn first<M: Message + Default>(&self) -> Option<M> {
+        let len = self.kept.get(1..PREFIX_BYTES)?.try_into().ok().map(u32::from_be_bytes)?;
+        let bytes = self.kept.get(PREFIX_BYTES..PREFIX_BYTES + len as usize)?;
+        M::decode(bytes).ok()
+    }
+}
+
+impl Witness {
+    fn request(&mut self, crossing: &Crossing) {
+        match &*crossing.path {
+            "/cairn.v1.Catalogue/Execute" => {
+                let command = crossing.first::<ExecuteRequest>().and_then(|it| it.command);
+                if let Some(Ok(command)) = command.map(convert::command_from_wire) {
+                    self.command(&command);
+                }
+            }
+            "/cairn.v1.Segments/Get" => {
+                if let Some(GetRequest { digest, .. }) = crossing.first() {
+                    self.read(crossing, (crossing.from.process, digest));
+                }
+            }
+            "/cairn.v1.Segments/Put" => {
+                let message = crossing.first::<PutRequest>().and_then(|it| it.message);
+                if let Some(put_request::Message::Head(head)) = message {
+                    let key = (crossing.from.process, head.digest);
+                    let targets = self.targets.entry(key).or_default();
+                    let new = targets.insert(crossing.to.process);
+                    trace::count("wire.replaced_targets", (new && targets.len() > REPLICAS).into());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn response(&mut self, crossing: &Crossing, clean: bool) {
+        match &*crossing.path {
+            "/cairn.v1.Catalogue/Execute" | "/cairn.v1.Admin/Report" => {
+                let reply = crossing.first::<ExecuteReply>().and_then(|it| it.reply);
+                if let Some(Ok(reply)) = reply.map(convert::reply_from_wire) {
+                    count_reply(&reply);
+                }
+            }
+            "/cairn.v1.Raft/Append" => {
+                let result = crossing.first::<RaftAppendReply>().and_then(|it| it.result);
+                let conflict = matches!(result, Some(raft_append_reply::Result::Conflict(_)));
+                trace::count("wire.append_conflicts", conflict.into());
+            }
+            "/cairn.v1.Raft/SendSnapshot" => trace::count("wire.snapshots_sent", clean.into()),
+            "/cairn.v1.Segments/Get" => {
+                let Some(key) = self.read_calls.remove(&crossing.call) else { return };
+                if clean {
+                    self.reads.remove(&key);
+                } else if let Some(read) = self.reads.get_mut(&key) {
+                    read.torn |= read.call == crossing.call;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A client asks for a segment: is it one whose stream broke in the middle?
+    fn read(&mut self, crossing: &Crossing, key: (ProcessId, Bytes)) {
+        let broken = self.reads.get(&key).is_some_and(|read| read.torn || read.source.is_over());
+        if broken {
+            self.reads.remove(&key);
+            trace::count("wire.get_failovers", 1);
+        }
+        self.read_calls.insert(crossing.call, key);
+    }
+
+    fn read_begins(&mut self, crossing: &Crossing) {
+        if let Some(key) = self.read_calls.get(&crossing.call) {
+            let source = crossing.from.clone();
+            let read = Read { call: crossing.call, source, torn: false };
+            self.reads.insert(key.clone(), read);
+        }
+    }
+
+    /// What a Stage meets.
+    fn command(&self, command: &Command) {
+        let Body::Stage { checkpoint, segments, .. } = &command.body else { return };
+        let staged_elsewhere = |id| {
+            let open = self.catalogue.open_uploads().filter(|upload| upload.id != *checkpoint);
+            open.flat_map(|upload| upload.references()).any(|segment| segment == id)
+        };
+        for staged in segments {
+            let Some(record) = self.catalogue.segment_by_digest(&staged.digest) else { continue };
+            let name = match (record.reaped, record.is_referenced()) {
+                (true, _) => "stage.met_reaped",
+                (_, false) => "stage.met_unreferenced",
+                _ if staged_elsewhere(record.id) => "stage.met_open_upload",
+                _ => continue,
+            };
+            trace::count(name, 1);
+        }
+    }
+}
+
+fn count_reply(reply: &Reply) {
+    let name = match reply {
+        Reply::Lacking { .. } => "wire.commits_refused",
+        Reply::Reported { refused: 1.., .. } => "wire.reports_void_epoch",
+        Reply::Refused(Refusal::StaleIncarnation { .. }) => "wire.reports_stale_incarnation",
+        Reply::Refused(Refusal::Fenced { .. }) => "wire.fenced",
+        Reply::Refused(Refusal::LastReplicas { .. }) => "wire.removals_refused",
+        _ => return,
+    };
+    trace::count(name, 1);
+}
