@@ -16,12 +16,14 @@
 //! | [`world`] | processes, their lives and disks, broken promises |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
+//! | [`mind`] | `core` alone under a hand-written scheduler |
 
 pub mod checkers;
 pub mod checkpoint_files;
 pub mod cluster;
 pub mod disk;
 pub mod host;
+pub mod mind;
 pub mod net;
 pub mod process;
 pub mod rt;

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
+use cairn_sim::mind::verb as core;
 use cairn_sim::run::{Options, Outcome, run};
 use cairn_sim::scenario::{self, Play, SCENARIOS};
 use clap::{Parser, Subcommand};
@@ -57,6 +58,8 @@ enum Verb {
         #[arg(long, default_value = SCENARIOS[0].0)]
         scenario: String,
     },
+    /// Play `core` alone under a hand-written scheduler
+    Core(core::Args),
     /// List the scenarios
     List,
 }
@@ -86,6 +89,7 @@ fn act(verb: Verb) -> anyhow::Result<bool> {
         }
         Verb::Sweep { seeds, scenario, jobs } => sweep(seeds, &scenario, jobs),
         Verb::Meta { seeds, scenario } => meta(seeds, &scenario),
+        Verb::Core(args) => core::act(&args),
         Verb::List => {
             for (name, about, _) in SCENARIOS {
                 println!("{name}  {about}");
