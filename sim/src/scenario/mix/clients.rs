@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
-use crate::checkers::c1_history::{Asked, VersionId};
+use crate::checkers::c1_history::{Asked, Call, VersionId};
+use crate::checkers::linearizable::catalogue::{Input, Output};
 use crate::checkpoint_files::{self, Files};
 use crate::cluster::{self, Cluster};
 use crate::seed::Stream;
@@ -27,6 +28,9 @@ use crate::world::{Seat, World};
 const TOGETHER: &str = "together";
 /// Its steps.
 const TOGETHER_STEPS: u64 = 3;
+/// The namespace that all clients write against each other, and its steps.
+const AGAINST: &str = "against";
+const AGAINST_STEPS: u64 = 3;
 /// What a client does under faults, at the most.
 const MOVES_MAX: u32 = 24;
 /// In calm, one move takes no longer.
@@ -185,8 +189,9 @@ impl Acting {
                 let (name, asked) = self.somewhere();
                 self.resolve(&name, asked).await
             }
-            82..88 => self.range().await,
-            88..96 => self.delete().await,
+            82..85 => self.range().await,
+            85..93 => self.against().await,
+            93..98 => self.delete().await,
             _ => self.keep_last().await,
         };
         if let Err(text) = result {
@@ -206,7 +211,14 @@ impl Acting {
 
     fn somewhere(&self) -> (String, Asked) {
         let (clients, steps) = (self.script.clients, self.script.state.lock().next_step);
-        self.script.draw(|chance| match chance.below(clients + 1) {
+        self.script.draw(|chance| match chance.below(clients + 2) {
+            number if number > clients => {
+                let asked = match chance.chance(0.5) {
+                    true => Asked::Latest,
+                    false => Asked::Step(chance.range(1..AGAINST_STEPS + 1)),
+                };
+                (AGAINST.to_owned(), asked)
+            }
             0 => (TOGETHER.to_owned(), Asked::Step(chance.range(1..TOGETHER_STEPS + 1))),
             number => {
                 let asked = match chance.chance(0.5) {
@@ -268,7 +280,7 @@ impl Acting {
         };
         let name = self.script.namespace();
         self.note(format!("put {name}@{step} attempt {attempt}"));
-        self.shared.history.lock().put_begins(&name, (step, attempt), &files);
+        let call = self.put_begins(&name, (step, attempt), &files);
         self.script.state.lock().unfinished = true;
         let mut options = options(&name, (step, attempt))?;
         options.replace = replace;
@@ -277,8 +289,40 @@ impl Acting {
         self.note(format!("has put {name}@{step}: {:?}", report.outcome));
         trace::count("client.puts", 1);
         trace::count("client.segments_kept", report.segments_kept);
-        self.shared.history.lock().visible(&name, (step, attempt));
+        let mut history = self.shared.history.lock();
+        history.visible(&name, (step, attempt));
+        history.answer(&call, Output::Done);
+        drop(history);
         self.script.state.lock().unfinished = false;
+        Ok(())
+    }
+
+    fn put_begins(&self, name: &str, version: VersionId, files: &Files) -> Call {
+        let mut history = self.shared.history.lock();
+        history.put_begins(name, version, files);
+        history.call(name, &self.script.name, Input::Put(version))
+    }
+
+    /// One step of the namespace that everybody writes and deletes in.
+    async fn against(&self) -> Result<(), String> {
+        self.shared.history.lock().many_writers(AGAINST);
+        let (step, deletes, number) = {
+            let chance = &mut self.script.state.lock().chance;
+            (chance.range(1..AGAINST_STEPS + 1), chance.chance(0.3), self.script.number)
+        };
+        if deletes {
+            return self.delete_at(AGAINST, step, false).await;
+        }
+        let files = self.script.draw(|chance| checkpoint_files::checkpoint(chance, 1));
+        let attempt = self.seat.env.wall_ms() * 8 + number;
+        self.note(format!("put {AGAINST}@{step} attempt {attempt}"));
+        let mut options = options(AGAINST, (step, attempt))?;
+        options.replace = true;
+        let call = self.put_begins(AGAINST, (step, attempt), &files);
+        let put = self.sdk.put(source(&files)?, options).await;
+        put.map_err(|error| format!("put {AGAINST}@{step}: {error}"))?;
+        trace::count("client.puts_against", 1);
+        self.shared.history.lock().answer(&call, Output::Done);
         Ok(())
     }
 
@@ -296,14 +340,21 @@ impl Acting {
         let mut whole = part(0);
         whole.extend(part(1));
         self.note(format!("put part {} of {TOGETHER}@{step}", self.script.number));
-        self.shared.history.lock().put_begins(TOGETHER, id, &whole);
+        let begun = {
+            let mut history = self.shared.history.lock();
+            history.put_begins(TOGETHER, id, &whole);
+            history.part_begins(TOGETHER, id, self.script.number, 2);
+            Instant::now()
+        };
         let mut options = options(TOGETHER, id)?;
         (options.part, options.parts) = (self.script.number as u32, 2);
         let report = self.sdk.put(source(&part(self.script.number))?, options).await;
         let report = report.map_err(|error| format!("put part of {TOGETHER}@{step}: {error}"))?;
         trace::count("client.parts", 1);
         if !matches!(report.outcome, PutOutcome::Sealed { .. }) {
-            self.shared.history.lock().visible(TOGETHER, id);
+            let mut history = self.shared.history.lock();
+            history.visible(TOGETHER, id);
+            history.saw(TOGETHER, &self.script.name, id, begun);
         }
         Ok(())
     }
@@ -397,13 +448,28 @@ impl Acting {
             let end = state.next_step;
             (state.chance.range(1..end.max(2)), state.chance.chance(0.5))
         };
+        self.delete_at(&name, step, now).await
+    }
+
+    async fn delete_at(&self, name: &str, step: u64, now: bool) -> Result<(), String> {
         self.note(format!("delete {name}@{step}, now: {now}"));
-        self.shared.history.lock().delete_begins(&name, step);
-        match self.sdk.delete(&address(&name, Asked::Step(step))?, now).await {
+        let call = {
+            let mut history = self.shared.history.lock();
+            history.delete_begins(name, step);
+            history.call(name, &self.script.name, Input::Delete(step))
+        };
+        let deleted = self.sdk.delete(&address(name, Asked::Step(step))?, now).await;
+        let mut history = self.shared.history.lock();
+        match deleted {
             Ok(info) => {
                 trace::count("client.deletes", 1);
                 let id: VersionId = (info.step.0, info.attempt.0);
-                self.shared.history.lock().deleted(&name, id);
+                history.deleted(name, id);
+                history.answer(&call, Output::Version(id));
+                Ok(())
+            }
+            Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => {
+                history.answer(&call, Output::Missing);
                 Ok(())
             }
             Err(ClientError::Refused(_)) => Ok(()),
@@ -415,15 +481,30 @@ impl Acting {
         let name = self.script.namespace();
         let count = self.script.draw(|chance| chance.range(1..4)) as u32;
         self.note(format!("keep last {count} of {name}"));
-        self.shared.history.lock().keep_last(&name, count as usize);
+        let call = {
+            let mut history = self.shared.history.lock();
+            history.keep_last(&name, count as usize);
+            history.call(&name, &self.script.name, Input::KeepLast(count))
+        };
         let change = PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
         trace::count("client.policies", 1);
-        self.sdk.set_policy(&namespace(&name)?, change).await.map_err(|error| error.to_string())
+        let set = self.sdk.set_policy(&namespace(&name)?, change).await;
+        set.map_err(|error| error.to_string())?;
+        self.shared.history.lock().answer(&call, Output::Done);
+        Ok(())
     }
 }
 
-/// Reads every checkpoint that must be there, in full.
+/// Reads every checkpoint that must be there, in full, then judges all that clients saw.
 pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
+    restore(world, cluster, shared).await?;
+    for text in shared.history.lock().not_linearizable() {
+        world.violation("C1", text);
+    }
+    Ok(())
+}
+
+async fn restore(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
     let reader = cluster.client("reader", "r1");
     let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
     let committed = shared.history.lock().committed();
