@@ -103,7 +103,7 @@ impl Upload {
     fn seal(&self, checkpoint: CheckpointId) -> Body {
         // Some manifests are stored in a segment of their part.
         let manifest = match self.content.first() {
-            Some(first) if self.step % 3 == 0 => ManifestPlace::Segments(vec![*first]),
+            Some(first) if self.step.is_multiple_of(3) => ManifestPlace::Segments(vec![*first]),
             _ => ManifestPlace::Inline(Bytes::from_static(b"manifest")),
         };
         Body::SealPart {
@@ -161,7 +161,7 @@ impl Mind {
 
     fn request(&mut self, at: usize, body: Body) {
         let tag = self.mint();
-        let request = RequestId(u128::from(tag) << 8 | at as u128 + 1);
+        let request = RequestId((u128::from(tag) << 8) | (at as u128 + 1));
         let client = &mut self.clients[at];
         if client.old.len() < OLD_MAX {
             client.old.push((request, body.clone()));

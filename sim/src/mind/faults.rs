@@ -129,10 +129,10 @@ impl Mind {
     /// The operator removes nodes whose disk is gone, as often as it is refused.
     pub(super) fn remove_gone(&mut self) {
         let catalogue = &self.judge.catalogue;
-        let left = self.gone.iter().copied().filter(|node| {
+        let mut left = self.gone.iter().copied().filter(|node| {
             catalogue.node(*node).is_some_and(|record| record.admin != Admin::Removed)
         });
-        if let Some(node) = left.last() {
+        if let Some(node) = left.next_back() {
             let request = RequestId(u128::from(self.mint()) << 8);
             let body = Body::RemoveNode { node };
             self.send(Mail::Propose { from: Sender::Nobody, request, body });

@@ -85,7 +85,7 @@ impl Mind {
             let text = format!("request {}: {first:?}, then {reply:?}", command.request);
             return Err(broken("C4", text));
         }
-        let refused = reply.refusal().is_some() && judge.index % 8 == 0;
+        let refused = reply.refusal().is_some() && judge.index.is_multiple_of(8);
         if repeated || refused {
             let body = Body::Reap { segments: Vec::new() };
             let mut idle = before.clone();

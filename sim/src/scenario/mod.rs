@@ -15,7 +15,7 @@ use crate::world::World;
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
 /// Every scenario: its name, a line about it, and how to play it. The first is the default.
-pub const SCENARIOS: [(&str, &str, Play); 3] = [
+pub const SCENARIOS: [(&str, &str, Play); 4] = [
     (
         "slice",
         "three real nodes and a client; the leader loses power in the middle of a put",
@@ -26,6 +26,7 @@ pub const SCENARIOS: [(&str, &str, Play); 3] = [
         "three to five nodes, several clients with everything they can do, and every fault",
         mix::play,
     ),
+    ("mix-http2", "mix over real HTTP/2 and simulated connections", mix::play_http2),
     (
         "layer",
         "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
@@ -40,7 +41,7 @@ pub fn find(name: &str) -> Option<Play> {
 
 /// What must have happened so often in a hundred seeds of a scenario for their passing to mean
 /// anything (S2).
-const MINIMUMS: [(&str, &str, u64); 22] = [
+const MINIMUMS: [(&str, &str, u64); 32] = [
     ("slice", "cluster.leader_crashes", 100),
     ("slice", "disk.jobs_cut", 50),
     ("slice", "client.gets", 400),
@@ -63,6 +64,16 @@ const MINIMUMS: [(&str, &str, u64); 22] = [
     ("mix", "faults.client_deaths", 120),
     ("mix", "faults.rot", 80),
     ("mix", "net.met_cut", 2_000),
+    ("mix", "checked.histories", 300),
+    ("mix", "checked.operations", 5_000),
+    ("mix", "client.puts_against", 100),
+    ("mix-http2", "checked.checkpoints_restored", 400),
+    ("mix-http2", "client.puts", 500),
+    ("mix-http2", "cluster.leader_crashes", 150),
+    ("mix-http2", "net.broken_connections", 100),
+    ("mix-http2", "net.connections", 3_000),
+    ("mix-http2", "net.met_cut", 5_000),
+    ("mix-http2", "net.stalled_frames", 500),
 ];
 
 /// Which minimums a sweep of so many seeds has missed.

@@ -54,6 +54,12 @@ pub fn play(world: World) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+/// The same over HTTP/2.
+pub fn play_http2(world: World) -> BoxFuture<'static, ()> {
+    world.net().speak_http2();
+    play(world)
+}
+
 async fn story(world: &World) -> Result<(), String> {
     let mut chance = world.stream("mix");
     let nodes = chance.range(3..6) as usize;
