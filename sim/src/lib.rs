@@ -21,6 +21,7 @@
 //! | [`witness`] | what happened on the wire, counted |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
+//! | [`mind`] | `core` alone under a hand-written scheduler |
 
 pub mod applied;
 pub mod canaries;
@@ -29,6 +30,7 @@ pub mod checkpoint_files;
 pub mod cluster;
 pub mod disk;
 pub mod host;
+pub mod mind;
 pub mod minimize;
 pub mod net;
 pub mod process;

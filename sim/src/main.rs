@@ -10,6 +10,7 @@ mod verb;
 use std::process::ExitCode;
 
 use cairn_sim::canaries::{self, CanaryArgs};
+use cairn_sim::mind::verb as core;
 use cairn_sim::scenario;
 use clap::{Parser, Subcommand};
 
@@ -34,6 +35,8 @@ enum Verb {
     Meta(verb::meta::Args),
     /// Put known bugs back, one at a time, and see that each is found
     Canaries(CanaryArgs),
+    /// Play `core` alone under a hand-written scheduler
+    Core(core::Args),
     /// List the scenarios
     List,
 }
@@ -58,6 +61,7 @@ fn act(verb: Verb) -> anyhow::Result<bool> {
         Verb::Sweep(args) => verb::sweep::act(&args),
         Verb::Meta(args) => verb::meta::act(&args),
         Verb::Canaries(args) => canaries::act(&args),
+        Verb::Core(args) => core::act(&args),
         Verb::List => {
             for (name, about, _) in scenario::all() {
                 println!("{name}  {about}");

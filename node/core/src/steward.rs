@@ -246,13 +246,19 @@ impl<'a> Repair<'a> {
     }
 
     /// The replica to give up, if there is one too many: one on a node that stays down first,
-    /// then one that holds nothing yet, then one that shares its rack.
+    /// then one that holds nothing yet, then one that shares its rack. Never one that stands in a
+    /// wanted rack alone: it would be assigned again at once.
     fn excess(&self, segment: &Segment) -> Option<NodeId> {
         let catalogue = self.catalogue;
         if segment.live_slots().count() as u32 <= segment.replicas_wanted() {
             return None;
         }
-        let may_go = segment.live_slots().filter(|slot| catalogue.may_release(segment, slot.node));
+        let racks = self.racks.min(segment.replicas_wanted());
+        let racks = catalogue.trusted_spread(segment).racks.min(racks);
+        let may_go = segment.live_slots().filter(|slot| {
+            catalogue.may_release(segment, slot.node)
+                && catalogue.trusted_spread_without(segment, slot.node).racks >= racks
+        });
         let ranked = may_go.filter_map(|slot| {
             let node = catalogue.node(slot.node)?;
             let holders = segment.live_slots().filter_map(|other| catalogue.node(other.node));

@@ -1,16 +1,26 @@
-//! C1, C4, D4, D5 over what clients saw: a history of puts, deletes and reads, judged as it grows.
+//! C1, C4, D4, D5 over what clients saw: a history of puts, deletes and reads, judged as it grows
+//! and once more as a whole.
 //!
-//! Each namespace has one writer that does one thing at a time, so time orders its versions and
-//! judging takes a walk over them. What was acknowledged, or seen once, is there for every later
-//! read until something that may remove it begins; what was removed for certain never comes back;
-//! what nobody put is never seen.
+//! As it grows, cheap and early: most namespaces have one writer that does one thing at a time, so
+//! time orders its versions and judging takes a walk over them. What was acknowledged, or seen
+//! once, is there for every later read until something that may remove it begins; what was removed
+//! for certain never comes back; what nobody put is never seen. A namespace of many writers is
+//! judged at the end only.
+//!
+//! At the end, exactly: the operations of each namespace, with the times of their calls and
+//! answers, must be linearizable ([`super::linearizable`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
+use super::linearizable::catalogue::{Catalogue, Input, Output};
+use super::linearizable::{self, Operation};
 use crate::checkpoint_files::Files;
 use crate::trace;
+
+/// Configurations looked at for one namespace: a few hundred megabytes and seconds at the most.
+const CONFIGURATIONS_MAX: usize = 200_000;
 
 /// A step and the attempt of an upload: what a client can tell versions of a step apart by.
 pub type VersionId = (u64, u64);
@@ -32,7 +42,22 @@ struct Namespace {
     /// In the order they were begun.
     versions: Vec<Version>,
     keep_last: Option<(usize, Instant)>,
+    /// Time does not order its versions.
+    many_writers: bool,
+    operations: Vec<Operation<Input, Output>>,
+    /// Parts of an upload by several that were begun, and how many there are.
+    parts: BTreeMap<VersionId, (BTreeSet<u64>, u64)>,
 }
+
+/// A call that waits for its answer; without one its outcome is unknown.
+#[derive(Debug, Clone)]
+pub struct Call {
+    namespace: String,
+    place: usize,
+}
+
+/// Moments of one microsecond: more than a run has calls.
+const MOMENT_BITS: u32 = 20;
 
 /// What a read was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,20 +66,108 @@ pub enum Asked {
     Latest,
 }
 
+impl Asked {
+    fn input(self) -> Input {
+        match self {
+            Self::Step(step) => Input::Step(step),
+            Self::Latest => Input::Latest,
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct History {
     namespaces: BTreeMap<String, Namespace>,
+    /// Orders what happens in one microsecond.
+    moments: u64,
 }
 
 fn earlier(place: &mut Option<Instant>, time: Instant) {
     *place = Some(place.map_or(time, |old| old.min(time)));
 }
 
+/// What is recorded for the end.
+impl History {
+    fn record(&mut self, name: &str, who: &str, input: Input, called: u64) -> Call {
+        let operations = &mut self.namespaces.entry(name.to_owned()).or_default().operations;
+        operations.push(Operation { who: who.to_owned(), input, called, answer: None });
+        Call { namespace: name.to_owned(), place: operations.len() - 1 }
+    }
+
+    /// A call of a client begins now.
+    pub fn call(&mut self, name: &str, who: &str, input: Input) -> Call {
+        let now = self.now();
+        self.record(name, who, input, now)
+    }
+
+    /// The call is answered now.
+    pub fn answer(&mut self, call: &Call, output: Output) {
+        let now = self.now();
+        let namespace = self.namespaces.get_mut(&call.namespace);
+        if let Some(operation) = namespace.and_then(|it| it.operations.get_mut(call.place)) {
+            operation.answer = Some((now, output));
+        }
+    }
+
+    /// No two moments are the same.
+    fn now(&mut self) -> u64 {
+        self.moments += 1;
+        (trace::now_us() << MOMENT_BITS) + self.moments % (1 << MOMENT_BITS)
+    }
+
+    /// A writer begins its part of an upload by `parts`: once all were begun it may commit, at any
+    /// time and whoever seals last.
+    pub fn part_begins(&mut self, name: &str, version: VersionId, part: u64, parts: u64) {
+        let namespace = self.namespaces.entry(name.to_owned()).or_default();
+        let (begun, _) = namespace.parts.entry(version).or_insert((BTreeSet::new(), parts));
+        if begun.insert(part) && begun.len() as u64 == parts {
+            self.call(name, "the last part", Input::Put(version));
+        }
+    }
+
+    /// Somebody whose call began then is told of the commit now.
+    pub fn saw(&mut self, name: &str, who: &str, version: VersionId, began: Instant) {
+        let call = self.record(name, who, Input::Saw(version), moment(began));
+        self.answer(&call, Output::Done);
+    }
+
+    /// This namespace has many writers.
+    pub fn many_writers(&mut self, name: &str) {
+        self.namespaces.entry(name.to_owned()).or_default().many_writers = true;
+    }
+
+    /// What no order of operations explains, by namespace (C1).
+    pub fn not_linearizable(&self) -> Vec<String> {
+        let judge = |(name, namespace): (&String, &Namespace)| {
+            trace::count("checked.histories", 1);
+            trace::count("checked.operations", namespace.operations.len() as u64);
+            match linearizable::check(&Catalogue, &namespace.operations, CONFIGURATIONS_MAX) {
+                Ok(looked) => {
+                    trace::count("checked.configurations", looked as u64);
+                    None
+                }
+                Err(failure) => Some(format!("{name}: {failure}")),
+            }
+        };
+        self.namespaces.iter().filter_map(judge).collect()
+    }
+}
+
+/// The first moment of a microsecond of the run's clock.
+fn moment(time: Instant) -> u64 {
+    let ago = u64::try_from(time.elapsed().as_micros()).unwrap_or(u64::MAX);
+    trace::now_us().saturating_sub(ago) << MOMENT_BITS
+}
+
 impl History {
     pub fn put_begins(&mut self, name: &str, (step, attempt): VersionId, files: &Files) {
         let now = Instant::now();
         let versions = &mut self.namespaces.entry(name.to_owned()).or_default().versions;
-        if versions.iter().any(|old| (old.step, old.attempt) == (step, attempt)) {
+        if let Some(again) =
+            versions.iter_mut().find(|old| (old.step, old.attempt) == (step, attempt))
+        {
+            // One that was deleted may come back now.
+            again.maybe_gone = again.maybe_gone.or(again.gone.take());
             return;
         }
         for old in versions.iter_mut().filter(|old| old.step == step) {
@@ -112,6 +225,8 @@ impl History {
         files: Option<&Files>,
     ) -> Result<(), (&'static str, String)> {
         trace::count("checked.reads", 1);
+        let call = self.record(name, "reader", asked.input(), moment(began));
+        self.answer(&call, Output::Version((step, attempt)));
         let what = format!("{name}@{step} attempt {attempt}");
         let namespace = self.namespaces.entry(name.to_owned()).or_default();
         if matches!(asked, Asked::Step(asked) if asked != step) {
@@ -127,6 +242,9 @@ impl History {
             && *files != version.files
         {
             return Err(("D5", format!("{what} read as other bytes than were put")));
+        }
+        if namespace.many_writers {
+            return Ok(());
         }
         if version.gone.is_some_and(|gone| gone < began) {
             return Err(("C1", format!("{what} was deleted or replaced, and is seen again")));
@@ -148,8 +266,10 @@ impl History {
     }
 
     /// A read that began then found nothing.
-    pub fn missing(&self, name: &str, asked: Asked, began: Instant) -> Result<(), String> {
+    pub fn missing(&mut self, name: &str, asked: Asked, began: Instant) -> Result<(), String> {
         trace::count("checked.reads", 1);
+        let call = self.record(name, "reader", asked.input(), moment(began));
+        self.answer(&call, Output::Missing);
         let Some(namespace) = self.namespaces.get(name) else { return Ok(()) };
         let meant = |step: u64| asked == Asked::Latest || asked == Asked::Step(step);
         let lost =
@@ -191,10 +311,54 @@ impl Namespace {
         let retired = self.keep_last.is_some_and(|(count, _)| {
             self.versions[place + 1..].iter().filter(|it| it.step != version.step).count() >= count
         });
+        if self.many_writers {
+            return false;
+        }
         // A removal that began at any time before now may have happened before the answer.
         version.visible.is_some_and(|visible| visible < began)
             && version.maybe_gone.is_none()
             && version.gone.is_none()
             && !retired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Options, run};
+
+    /// What a fake catalogue answers, judged at the end of a run.
+    fn judged(latest: VersionId) -> (Option<&'static str>, usize) {
+        let mut found = (None, 0);
+        let told = std::sync::Arc::new(parking_lot::Mutex::new(None));
+        let tell = told.clone();
+        run(&Options::new(1), |_| async move {
+            let mut history = History::default();
+            history.many_writers("n");
+            let pause = || tokio::time::sleep(std::time::Duration::from_millis(10));
+            for attempt in 1..=3 {
+                history.put_begins("n", (attempt, attempt), &Files::new());
+                let call = history.call("n", "c1", Input::Put((attempt, attempt)));
+                pause().await;
+                history.answer(&call, Output::Done);
+            }
+            pause().await;
+            let began = Instant::now();
+            pause().await;
+            let early = history.found("n", Asked::Latest, latest, began, None);
+            *tell.lock() = Some((early.err().map(|it| it.0), history.not_linearizable().len()));
+        })
+        .unwrap();
+        if let Some(told) = told.lock().take() {
+            found = told;
+        }
+        found
+    }
+
+    #[test]
+    fn stale_answer_of_a_fake_catalogue_is_caught() {
+        assert_eq!(judged((3, 3)), (None, 0));
+        assert_eq!(judged((2, 2)), (None, 1));
+        assert_eq!(judged((9, 9)), (Some("C2"), 1));
     }
 }

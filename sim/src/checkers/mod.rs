@@ -8,6 +8,7 @@ mod c3_digests;
 mod d1_replicas;
 mod d2_log;
 mod d3_files;
+pub mod linearizable;
 mod steps;
 
 use std::sync::Arc;

@@ -28,6 +28,9 @@ pub(super) struct LinkDialer {
 
 impl Dialer for LinkDialer {
     fn dial(&self, address: &str) -> Transport {
+        if self.net.speaks_http2() {
+            return super::http2::transport(&self.net, &self.from, address);
+        }
         let link = Link { net: self.net.clone(), from: self.from.clone(), address: address.into() };
         Transport::new(link)
     }

@@ -9,9 +9,13 @@
 //! A partition is looked at when a message arrives. What meets one, or is lost, is answered by
 //! silence, and after [`SimNet::set_silence`] by `Unavailable`, as a connection's keep-alive
 //! would. A dead process at a reachable address refuses at once.
+//!
+//! With [`SimNet::speak_http2`] the same calls go over real HTTP/2 and a simulated connection.
 
 mod body;
+mod http2;
 mod link;
+mod pipe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -85,6 +89,7 @@ struct State {
     chance: Stream,
     chances: BTreeMap<(ProcessId, ProcessId), Stream>,
     calls: u64,
+    http2: bool,
 }
 
 #[derive(Clone)]
@@ -113,6 +118,7 @@ impl SimNet {
             chance,
             chances: BTreeMap::new(),
             calls: 0,
+            http2: false,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
@@ -164,6 +170,15 @@ impl SimNet {
     /// The policy of one direction of one link.
     pub fn set_link(&self, from: ProcessId, to: ProcessId, policy: LinkPolicy) {
         self.state.lock().links.insert((from, to), policy);
+    }
+
+    /// From now on transports are made over HTTP/2.
+    pub fn speak_http2(&self) {
+        self.state.lock().http2 = true;
+    }
+
+    fn speaks_http2(&self) -> bool {
+        self.state.lock().http2
     }
 
     /// How long a call waits for a lost or cut-off message before `Unavailable`.

@@ -63,6 +63,10 @@ struct Pair {
 }
 
 fn pair() -> Pair {
+    pair_over(false)
+}
+
+fn pair_over(http2: bool) -> Pair {
     let life = |number: u32, name: &str| {
         Arc::new(Life::new(ProcessId(number), 1, name.into(), Stream::new(u64::from(number))))
     };
@@ -70,6 +74,9 @@ fn pair() -> Pair {
     let net = SimNet::new(Stream::new(3));
     net.place(caller.process, "r1", "c1:7100");
     net.place(target.process, "r2", "n1:7100");
+    if http2 {
+        net.speak_http2();
+    }
     let echo = Arc::new(Echo::default());
     net.serve(&target, "n1:7100", Routes::new(SegmentsServer::from_arc(echo.clone())));
     let client = SegmentsClient::new(net.dialer(&caller).dial("n1:7100"));
@@ -89,28 +96,34 @@ fn ask() -> SuspectRequest {
 
 #[tokio::test(start_paused = true)]
 async fn calls_cross_whole_in_both_directions() {
-    let mut pair = pair();
-    assert!(pair.client.put(put()).await.unwrap().into_inner().existed);
-    let mut stream = pair.client.get(GetRequest::default()).await.unwrap().into_inner();
-    let mut bytes = 0;
-    while let Some(reply) = stream.message().await.unwrap() {
-        let Some(get_reply::Message::Chunk(chunk)) = reply.message else { panic!("no chunk") };
-        bytes += chunk.len();
+    for http2 in [false, true] {
+        let mut pair = pair_over(http2);
+        assert!(pair.client.put(put()).await.unwrap().into_inner().existed);
+        let mut stream = pair.client.get(GetRequest::default()).await.unwrap().into_inner();
+        let mut bytes = 0;
+        while let Some(reply) = stream.message().await.unwrap() {
+            let Some(get_reply::Message::Chunk(chunk)) = reply.message else { panic!("no chunk") };
+            bytes += chunk.len();
+        }
+        assert_eq!(bytes, CHUNKS * 100_000);
+        let mut nowhere = SegmentsClient::new(pair.net.dialer(&pair.caller).dial("nowhere:1"));
+        assert_eq!(nowhere.suspect(ask()).await.unwrap_err().code(), Code::Unavailable);
     }
-    assert_eq!(bytes, CHUNKS * 100_000);
-    let mut nowhere = SegmentsClient::new(pair.net.dialer(&pair.caller).dial("nowhere:1"));
-    assert_eq!(nowhere.suspect(ask()).await.unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
 async fn handler_stops_when_its_caller_gives_up_unless_word_is_cut_off() {
-    let mut pair = pair();
     let short = Duration::from_millis(500);
+    for http2 in [true, false] {
+        let mut pair = pair_over(http2);
+        assert!(tokio::time::timeout(short, pair.client.suspect(ask())).await.is_err());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(pair.echo.begun.load(Ordering::Relaxed), 1);
+        assert_eq!(pair.echo.done.load(Ordering::Relaxed), 0);
+    }
+    let mut pair = pair();
     assert!(tokio::time::timeout(short, pair.client.suspect(ask())).await.is_err());
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(pair.echo.begun.load(Ordering::Relaxed), 1);
-    assert_eq!(pair.echo.done.load(Ordering::Relaxed), 0);
-
     let net = pair.net.clone();
     let (from, to) = (pair.caller.process, pair.target.process);
     let call = tokio::time::timeout(short, pair.client.suspect(ask()));
@@ -164,8 +177,8 @@ async fn crashed_target_shows_as_unavailable_and_crashed_sender_never_as_a_clean
 
 #[tokio::test(start_paused = true)]
 async fn broken_or_crashed_stream_is_an_error_at_its_reader() {
-    for crash in [false, true] {
-        let mut pair = pair();
+    for (crash, http2) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut pair = pair_over(http2);
         let policy = LinkPolicy { bytes_per_s: 1_000_000, ..LinkPolicy::default() };
         pair.net.set_policy(policy.clone());
         let mut stream = pair.client.get(GetRequest::default()).await.unwrap().into_inner();
@@ -181,6 +194,38 @@ async fn broken_or_crashed_stream_is_an_error_at_its_reader() {
                 other => break other,
             }
         };
-        assert_eq!(end.unwrap_err().code(), Code::Unavailable, "crash: {crash}");
+        let code = end.unwrap_err().code();
+        // hyper has no gRPC status for a connection that is gone.
+        let expected = if http2 { Code::Unknown } else { Code::Unavailable };
+        assert_eq!(code, expected, "crash: {crash}, http2: {http2}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_over_a_cut_is_given_up_and_made_anew_once_it_is_mended() {
+    let mut pair = pair_over(true);
+    assert!(pair.client.suspect(ask()).await.unwrap().into_inner().bad);
+    pair.net.cut_rack("r2");
+    let before = tokio::time::Instant::now();
+    pair.client.suspect(ask()).await.unwrap_err();
+    assert!(before.elapsed() >= Duration::from_secs(5), "{:?}", before.elapsed());
+    pair.net.heal();
+    assert!(pair.client.suspect(ask()).await.unwrap().into_inner().bad);
+}
+
+#[tokio::test(start_paused = true)]
+async fn crashed_target_breaks_its_connections() {
+    let mut pair = pair_over(true);
+    let (target, net) = (pair.target.clone(), pair.net.clone());
+    let crash = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        net.silence_process(target.process);
+        target.end();
+    };
+    let before = tokio::time::Instant::now();
+    let (reply, ()) = tokio::join!(pair.client.suspect(ask()), crash);
+    reply.unwrap_err();
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert_eq!(pair.client.suspect(ask()).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(pair.echo.done.load(Ordering::Relaxed), 0);
 }

@@ -17,7 +17,7 @@ use crate::world::World;
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
 /// Every scenario that is no story: its name, a line about it, and how to play it. The first is the default.
-pub const SCENARIOS: [(&str, &str, Play); 3] = [
+pub const SCENARIOS: [(&str, &str, Play); 4] = [
     (
         "slice",
         "three real nodes and a client; the leader loses power in the middle of a put",
@@ -28,6 +28,7 @@ pub const SCENARIOS: [(&str, &str, Play); 3] = [
         "three to five nodes, several clients with everything they can do, and every fault",
         mix::play,
     ),
+    ("mix-http2", "mix over real HTTP/2 and simulated connections", mix::play_http2),
     (
         "layer",
         "three toy segment nodes under loss, partitions and crashes: proves the simulator itself",
@@ -47,7 +48,7 @@ pub fn find(name: &str) -> Option<Play> {
 
 /// Whether the scenario goes by a [`plan::Plan`], which can be changed and masked.
 pub fn has_plan(name: &str) -> bool {
-    name == "mix"
+    matches!(name, "mix" | "mix-http2")
 }
 
 /// What must have happened in each seed of a scenario for its passing to mean anything (S2).
@@ -82,6 +83,16 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "faults.crash_all", 15),
     ("mix", "faults.rot", 80),
     ("mix", "net.met_cut", 2_000),
+    ("mix", "checked.histories", 300),
+    ("mix", "checked.operations", 5_000),
+    ("mix", "client.puts_against", 100),
+    ("mix-http2", "checked.checkpoints_restored", 400),
+    ("mix-http2", "client.puts", 500),
+    ("mix-http2", "cluster.leader_crashes", 150),
+    ("mix-http2", "net.broken_connections", 100),
+    ("mix-http2", "net.connections", 3_000),
+    ("mix-http2", "net.met_cut", 5_000),
+    ("mix-http2", "net.stalled_frames", 500),
 ];
 
 /// Which of its minimums one seed has missed.

@@ -74,6 +74,12 @@ impl Catalogue {
         spread(self.trusted_holders(segment).map(|node| node.rack.as_str()))
     }
 
+    /// As [`Catalogue::trusted_spread`], without the slot on `node`.
+    pub(crate) fn trusted_spread_without(&self, segment: &Segment, node: NodeId) -> Quorum {
+        let others = self.trusted_holders(segment).filter(|holder| holder.id != node);
+        spread(others.map(|holder| holder.rack.as_str()))
+    }
+
     /// Whether a referenced segment may get a slot on this node: it has fewer than R that are
     /// worth waiting for, or all of them leave a rack empty that this one would fill.
     pub(crate) fn may_assign(&self, segment: &Segment, node: NodeId) -> bool {

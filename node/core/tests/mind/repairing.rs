@@ -8,7 +8,7 @@ use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
 use cairn_core::work;
 
 use crate::generated;
-use crate::world::{World, namespace, node, registration, reported};
+use crate::world::{World, namespace, new_node, node, registration, reported};
 
 struct Leader {
     loads: Loads,
@@ -145,6 +145,23 @@ fn a_rack_that_comes_later_gets_a_replica() {
     Leader::new().settle(&mut world);
     let live = world.live("x");
     assert!(live.len() == 3 && live.contains(&(4, true)), "{live:?}");
+}
+
+#[test]
+fn a_slot_in_a_missing_rack_is_kept_until_it_is_filled() {
+    let mut world = World::new(&["a", "a", "a"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    world.done(Body::AllocateNode(new_node(4, "b")));
+    world.restart(4, "b", &[], 400);
+    let mut leader = Leader::new();
+    let slots = vec![(world.segment("x").id, node(4))];
+    assert_eq!(leader.plan(&world), [Body::AssignSlots { slots: slots.clone() }]);
+    world.done(Body::AssignSlots { slots });
+    // The copy takes longer than the steward's next round.
+    assert_eq!(leader.plan(&world), []);
+    leader.settle(&mut world);
+    assert_eq!(world.live("x").iter().filter(|(number, _)| *number == 4).count(), 1);
+    assert_eq!(world.live("x").len(), 3);
 }
 
 #[test]

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::plan::MoveKind;
 use super::Shared;
-use crate::checkers::c1_history::{Asked, VersionId};
+use crate::checkers::c1_history::{Asked, Call, VersionId};
+use crate::checkers::linearizable::catalogue::{Input, Output};
 use crate::checkpoint_files::{self, Files};
 use crate::cluster;
 use crate::seed::Stream;
@@ -30,6 +31,9 @@ const TOGETHER: &str = "together";
 const TOGETHER_STEPS: u64 = 3;
 /// Earlier checkpoints whose files are put again now and then.
 const PAST_MAX: usize = 8;
+/// The namespace that all clients write against each other, and its steps.
+const AGAINST: &str = "against";
+const AGAINST_STEPS: u64 = 3;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
 
@@ -229,6 +233,7 @@ impl Acting {
                 self.resolve(&name, asked).await
             }
             MoveKind::Range => self.range().await,
+            MoveKind::Against => self.against().await,
             MoveKind::Delete => self.delete().await,
             MoveKind::DeleteAndPutAgain => self.delete_and_put_again().await,
             MoveKind::KeepLast => self.keep_last().await,
@@ -254,7 +259,14 @@ impl Acting {
 
     fn somewhere(&self) -> (String, Asked) {
         let (clients, steps) = (self.script.clients, self.script.state.lock().next_step);
-        self.script.draw(|chance| match chance.below(clients + 1) {
+        self.script.draw(|chance| match chance.below(clients + 2) {
+            number if number > clients => {
+                let asked = match chance.chance(0.5) {
+                    true => Asked::Latest,
+                    false => Asked::Step(chance.range(1..AGAINST_STEPS + 1)),
+                };
+                (AGAINST.to_owned(), asked)
+            }
             0 => (TOGETHER.to_owned(), Asked::Step(chance.range(1..TOGETHER_STEPS + 1))),
             number => {
                 let asked = match chance.chance(0.5) {
@@ -302,7 +314,7 @@ impl Acting {
     /// soon, under another step, while their segments are on their way out.
     async fn delete_and_put_again(&self) -> Result<(), String> {
         let Some((last, _, files)) = self.script.state.lock().last.clone() else { return Ok(()) };
-        self.delete_step(last, true).await?;
+        self.delete_at(&self.script.namespace(), last, true).await?;
         let (step, pause) = {
             let mut state = self.script.state.lock();
             let step = state.next_step;
@@ -347,7 +359,7 @@ impl Acting {
         };
         let name = self.script.namespace();
         self.note(format!("put {name}@{step} attempt {attempt}"));
-        self.shared.history.lock().put_begins(&name, (step, attempt), &files);
+        let call = self.put_begins(&name, (step, attempt), &files);
         self.script.state.lock().unfinished = true;
         let mut options = options(&name, (step, attempt))?;
         options.replace = replace;
@@ -360,7 +372,7 @@ impl Acting {
         trace::count("client.puts", 1);
         count_commit(&report.outcome);
         trace::count("client.segments_kept", report.segments_kept);
-        self.shared.history.lock().visible(&name, (step, attempt));
+        self.acknowledged(&name, (step, attempt), &call);
         self.script.state.lock().unfinished = false;
         if self.script.draw(|chance| chance.chance(0.5)) {
             self.look_elsewhere(&name, Asked::Step(step)).await?;
@@ -372,6 +384,42 @@ impl Acting {
     async fn look_elsewhere(&self, name: &str, asked: Asked) -> Result<(), String> {
         let stranger = cluster::sdk(&self.seat, &self.shared.addresses);
         self.resolve_by(&stranger, name, asked).await
+    }
+
+    fn acknowledged(&self, name: &str, version: VersionId, call: &Call) {
+        let mut history = self.shared.history.lock();
+        history.visible(name, version);
+        history.answer(call, Output::Done);
+    }
+
+    fn put_begins(&self, name: &str, version: VersionId, files: &Files) -> Call {
+        let mut history = self.shared.history.lock();
+        history.put_begins(name, version, files);
+        history.call(name, &self.script.name, Input::Put(version))
+    }
+
+    /// One step of the namespace that everybody writes and deletes in.
+    async fn against(&self) -> Result<(), String> {
+        self.shared.history.lock().many_writers(AGAINST);
+        let (step, deletes, number) = {
+            let chance = &mut self.script.state.lock().chance;
+            (chance.range(1..AGAINST_STEPS + 1), chance.chance(0.3), self.script.number)
+        };
+        if deletes {
+            return self.delete_at(AGAINST, step, false).await;
+        }
+        let files = self.script.draw(|chance| checkpoint_files::checkpoint(chance, 1));
+        let attempt = self.seat.env.wall_ms() * 8 + number;
+        self.note(format!("put {AGAINST}@{step} attempt {attempt}"));
+        let mut options = options(AGAINST, (step, attempt))?;
+        options.replace = true;
+        let call = self.put_begins(AGAINST, (step, attempt), &files);
+        let put = self.sdk.put(source(&files)?, options).await;
+        let report = put.map_err(|error| format!("put {AGAINST}@{step}: {error}"))?;
+        count_commit(&report.outcome);
+        trace::count("client.puts_against", 1);
+        self.shared.history.lock().answer(&call, Output::Done);
+        Ok(())
     }
 
     /// This client's part of a checkpoint that two write.
@@ -388,7 +436,12 @@ impl Acting {
         let mut whole = part(0);
         whole.extend(part(1));
         self.note(format!("put part {} of {TOGETHER}@{step}", self.script.number));
-        self.shared.history.lock().put_begins(TOGETHER, id, &whole);
+        let begun = {
+            let mut history = self.shared.history.lock();
+            history.put_begins(TOGETHER, id, &whole);
+            history.part_begins(TOGETHER, id, self.script.number, 2);
+            Instant::now()
+        };
         let mut options = options(TOGETHER, id)?;
         (options.part, options.parts) = (self.script.number as u32, 2);
         let report = self.sdk.put(source(&part(self.script.number))?, options).await;
@@ -396,7 +449,9 @@ impl Acting {
         trace::count("client.parts", 1);
         count_commit(&report.outcome);
         if !matches!(report.outcome, PutOutcome::Sealed { .. }) {
-            self.shared.history.lock().visible(TOGETHER, id);
+            let mut history = self.shared.history.lock();
+            history.visible(TOGETHER, id);
+            history.saw(TOGETHER, &self.script.name, id, begun);
         }
         Ok(())
     }
@@ -510,18 +565,28 @@ impl Acting {
             let end = state.next_step;
             (state.chance.range(1..end.max(2)), state.chance.chance(0.5))
         };
-        self.delete_step(step, now).await
+        self.delete_at(&self.script.namespace(), step, now).await
     }
 
-    async fn delete_step(&self, step: u64, now: bool) -> Result<(), String> {
-        let name = self.script.namespace();
+    async fn delete_at(&self, name: &str, step: u64, now: bool) -> Result<(), String> {
         self.note(format!("delete {name}@{step}, now: {now}"));
-        self.shared.history.lock().delete_begins(&name, step);
-        match self.sdk.delete(&address(&name, Asked::Step(step))?, now).await {
+        let call = {
+            let mut history = self.shared.history.lock();
+            history.delete_begins(name, step);
+            history.call(name, &self.script.name, Input::Delete(step))
+        };
+        let deleted = self.sdk.delete(&address(name, Asked::Step(step))?, now).await;
+        let mut history = self.shared.history.lock();
+        match deleted {
             Ok(info) => {
                 trace::count("client.deletes", 1);
                 let id: VersionId = (info.step.0, info.attempt.0);
-                self.shared.history.lock().deleted(&name, id);
+                history.deleted(name, id);
+                history.answer(&call, Output::Version(id));
+                Ok(())
+            }
+            Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => {
+                history.answer(&call, Output::Missing);
                 Ok(())
             }
             Err(ClientError::Refused(_)) => Ok(()),
@@ -533,10 +598,17 @@ impl Acting {
         let name = self.script.namespace();
         let count = self.script.draw(|chance| chance.range(1..4)) as u32;
         self.note(format!("keep last {count} of {name}"));
-        self.shared.history.lock().keep_last(&name, count as usize);
+        let call = {
+            let mut history = self.shared.history.lock();
+            history.keep_last(&name, count as usize);
+            history.call(&name, &self.script.name, Input::KeepLast(count))
+        };
         let change = PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
         trace::count("client.policies", 1);
-        self.sdk.set_policy(&namespace(&name)?, change).await.map_err(|error| error.to_string())
+        let set = self.sdk.set_policy(&namespace(&name)?, change).await;
+        set.map_err(|error| error.to_string())?;
+        self.shared.history.lock().answer(&call, Output::Done);
+        Ok(())
     }
 }
 

@@ -59,6 +59,12 @@ pub fn play(world: World) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+/// The same over HTTP/2.
+pub fn play_http2(world: World) -> BoxFuture<'static, ()> {
+    world.net().speak_http2();
+    play(world)
+}
+
 async fn story(world: &World) -> Result<(), String> {
     let plan = Plan::of(world.seed(), &world.tuning().set).map_err(|error| error.to_string())?;
     let cluster = Cluster::empty(world);

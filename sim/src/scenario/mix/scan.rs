@@ -1,4 +1,4 @@
-//! The durability scan at the end of a run (D2).
+//! The durability scan at the end of a run (D2), and the last word on its history (C1).
 
 use std::sync::Arc;
 
@@ -12,8 +12,16 @@ use crate::cluster::Cluster;
 use crate::trace;
 use crate::world::World;
 
-/// Reads every checkpoint that must be there, in full.
+/// Reads every checkpoint that must be there, in full, then judges all that clients saw.
 pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
+    restore(world, cluster, shared).await?;
+    for text in shared.history.lock().not_linearizable() {
+        world.violation("C1", text);
+    }
+    Ok(())
+}
+
+async fn restore(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
     let reader = cluster.client("reader", "r1");
     let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
     let committed = shared.history.lock().committed();

@@ -1,0 +1,165 @@
+//! The catalogue of one namespace as a sequential object: which versions are visible, in the
+//! order of their commits.
+//!
+//! A version is a step and an attempt. A checkpoint of one part is put by one operation. One of
+//! several parts becomes visible when the last is sealed, whoever does it: that is an operation of
+//! its own without an answer ([`Input::Put`], called when the last part was first begun), and
+//! whoever is told of the commit says so by [`Input::Saw`].
+//!
+//! Retention removes at any later time what has `keep_last` newer commits, and nobody is told:
+//! such a version is *doomed*, and the first read that shows it gone removes it.
+
+use super::Model;
+
+/// A step and the attempt of an upload.
+pub type Version = (u64, u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Makes this version visible, in place of another of its step.
+    Put(Version),
+    /// The version was committed at some time until now.
+    Saw(Version),
+    /// Removes what is at this step.
+    Delete(u64),
+    /// Keeps the newest so many commits; 0 keeps all.
+    KeepLast(u32),
+    /// What is at this step.
+    Step(u64),
+    /// The newest commit.
+    Latest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    Done,
+    /// The version that was found, or deleted.
+    Version(Version),
+    Missing,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct State {
+    /// Oldest commit first.
+    visible: Vec<Entry>,
+    /// All that ever were, in order of version.
+    ever: Vec<Version>,
+    keep_last: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    version: Version,
+    doomed: bool,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Catalogue;
+
+impl Model for Catalogue {
+    type State = State;
+    type Input = Input;
+    type Output = Output;
+
+    fn start(&self) -> State {
+        State::default()
+    }
+
+    fn step(&self, state: &State, input: &Input, output: Option<&Output>) -> Vec<State> {
+        let next = match (input, output) {
+            (Input::Put(version), None | Some(Output::Done)) => return state.put(*version),
+            (Input::Saw(version), _) => state.ever.contains(version).then(|| state.clone()),
+            (Input::Delete(_), Some(Output::Version(version))) => state.delete(*version),
+            (Input::Delete(step), None) => match state.at(*step) {
+                Some(version) => state.delete(version),
+                None => Some(state.clone()),
+            },
+            (Input::KeepLast(count), None | Some(Output::Done)) => Some(state.keep_last(*count)),
+            (Input::Step(step), Some(Output::Version(version))) => {
+                (version.0 == *step && state.at(*step) == Some(*version)).then(|| state.clone())
+            }
+            (Input::Step(step) | Input::Delete(step), Some(Output::Missing)) => {
+                state.without(|entry| entry.version.0 == *step)
+            }
+            (Input::Latest, Some(Output::Version(version))) => state.with_latest(*version),
+            (Input::Latest, Some(Output::Missing)) => state.without(|_| true),
+            // A question nobody answered tells nothing; other answers are none.
+            (Input::Step(_) | Input::Latest, None) => Some(state.clone()),
+            _ => None,
+        };
+        next.into_iter().collect()
+    }
+}
+
+impl State {
+    fn at(&self, step: u64) -> Option<Version> {
+        self.visible.iter().map(|entry| entry.version).find(|version| version.0 == step)
+    }
+
+    /// The same attempt again changes nothing; a lower one than what is there is fenced. What is
+    /// doomed may be there or not.
+    fn put(&self, version: Version) -> Vec<Self> {
+        let there = self.visible.iter().find(|entry| entry.version.0 == version.0);
+        let stays = there.is_some_and(|there| there.version == version);
+        let fenced = there.is_some_and(|there| there.version.1 >= version.1);
+        let doomed = there.is_some_and(|there| there.doomed);
+        let mut states = Vec::new();
+        if stays {
+            states.push(self.clone());
+        }
+        if !fenced || doomed {
+            states.push(self.committed(version));
+        }
+        states
+    }
+
+    fn committed(&self, version: Version) -> Self {
+        let mut state = self.clone();
+        state.visible.retain(|entry| entry.version.0 != version.0);
+        state.visible.push(Entry { version, doomed: false });
+        if let Err(at) = state.ever.binary_search(&version) {
+            state.ever.insert(at, version);
+        }
+        state.doom();
+        state
+    }
+
+    /// A deletion names the checkpoint it found: what has taken its place meanwhile stays.
+    fn delete(&self, version: Version) -> Option<Self> {
+        let mut state = self.clone();
+        state.visible.retain(|entry| entry.version != version);
+        self.ever.contains(&version).then_some(state)
+    }
+
+    fn keep_last(&self, count: u32) -> Self {
+        let mut state = self.clone();
+        state.keep_last = count;
+        state.doom();
+        state
+    }
+
+    /// What has enough newer commits may be gone from now on, whatever happens to those.
+    fn doom(&mut self) {
+        let keep = self.keep_last as usize;
+        if keep > 0 {
+            let old = self.visible.len().saturating_sub(keep);
+            self.visible[..old].iter_mut().for_each(|entry| entry.doomed = true);
+        }
+    }
+
+    /// Where this one is the newest: what is newer has gone.
+    fn with_latest(&self, version: Version) -> Option<Self> {
+        let at = self.visible.iter().position(|entry| entry.version == version)?;
+        let newer: Vec<Version> =
+            self.visible[at + 1..].iter().map(|entry| entry.version).collect();
+        self.without(|entry| newer.contains(&entry.version))
+    }
+
+    /// Without these, all of which must be doomed.
+    fn without(&self, gone: impl Fn(&Entry) -> bool) -> Option<Self> {
+        let mut state = self.clone();
+        state.visible.retain(|entry| !gone(entry));
+        self.visible.iter().filter(|entry| gone(entry)).all(|entry| entry.doomed).then_some(state)
+    }
+}

@@ -1,0 +1,240 @@
+use super::catalogue::{Catalogue, Input, Output, Version};
+use super::*;
+
+const ENOUGH: usize = 100_000;
+
+/// A register, for what textbooks say.
+struct Register;
+
+#[derive(Debug, Clone)]
+enum Touch {
+    Write(u32),
+    Read,
+}
+
+impl Model for Register {
+    type State = u32;
+    type Input = Touch;
+    type Output = u32;
+
+    fn start(&self) -> u32 {
+        0
+    }
+
+    fn step(&self, state: &u32, input: &Touch, output: Option<&u32>) -> Vec<u32> {
+        match input {
+            Touch::Write(value) => vec![*value],
+            Touch::Read if output.is_none_or(|read| read == state) => vec![*state],
+            Touch::Read => Vec::new(),
+        }
+    }
+}
+
+fn write(value: u32, called: u64, answered: u64) -> Operation<Touch, u32> {
+    Operation {
+        who: "w".into(),
+        input: Touch::Write(value),
+        called,
+        answer: Some((answered, value)),
+    }
+}
+
+fn lost_write(value: u32, called: u64) -> Operation<Touch, u32> {
+    Operation { answer: None, ..write(value, called, called) }
+}
+
+fn read(value: u32, called: u64, answered: u64) -> Operation<Touch, u32> {
+    Operation { who: "r".into(), input: Touch::Read, called, answer: Some((answered, value)) }
+}
+
+fn register(operations: &[Operation<Touch, u32>]) -> bool {
+    match check(&Register, operations, ENOUGH) {
+        Ok(_) => true,
+        Err(Failure::NotLinearizable { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn concurrent_operations_may_be_in_any_order() {
+    assert!(register(&[write(1, 0, 10), read(0, 1, 5), read(1, 2, 6)]));
+    assert!(register(&[write(1, 0, 10), write(2, 0, 10), read(1, 20, 21)]));
+    assert!(register(&[write(1, 0, 10), write(2, 0, 10), read(2, 20, 21)]));
+}
+
+#[test]
+fn stale_read_is_caught() {
+    assert!(!register(&[write(1, 0, 1), write(2, 2, 3), read(1, 4, 5)]));
+    assert!(!register(&[write(1, 0, 10), read(1, 1, 5), read(0, 6, 7)]), "back in time");
+}
+
+#[test]
+fn lost_write_is_caught() {
+    assert!(!register(&[write(1, 0, 1), read(0, 2, 3)]));
+}
+
+#[test]
+fn value_nobody_wrote_is_caught() {
+    assert!(!register(&[write(1, 0, 1), read(7, 2, 3)]));
+    assert!(!register(&[lost_write(1, 5), read(1, 2, 3)]), "not called yet");
+}
+
+#[test]
+fn split_brain_is_caught() {
+    let two_leaders = [write(1, 0, 1), write(2, 0, 1), read(1, 2, 3), read(2, 4, 5), read(1, 6, 7)];
+    assert!(!register(&two_leaders));
+    assert!(register(&two_leaders[..3]));
+}
+
+#[test]
+fn unknown_outcome_may_take_effect_late_or_never_but_once() {
+    assert!(register(&[lost_write(1, 0), read(0, 2, 3), read(1, 50, 51)]));
+    assert!(register(&[lost_write(1, 0), read(0, 2, 3), read(0, 50, 51)]));
+    let twice = [lost_write(1, 0), read(1, 2, 3), write(2, 4, 5), read(2, 6, 7), read(1, 8, 9)];
+    assert!(!register(&twice));
+    assert!(register(&twice[..4]));
+}
+
+/// Wide rather than long: 12 writers at once and readers that agree with one order only.
+#[test]
+fn memory_keeps_a_wide_history_small() {
+    let mut operations: Vec<_> = (1..=12).map(|value| write(value, 0, 1_000)).collect();
+    operations.extend((1..=12).rev().map(|value| {
+        let at = 10 * (13 - u64::from(value));
+        read(value, at, at + 1)
+    }));
+    let looked = check(&Register, &operations, ENOUGH);
+    assert!(looked.is_ok_and(|configurations| configurations < 10_000));
+}
+
+#[test]
+fn what_is_too_hard_says_so() {
+    let mut operations: Vec<_> = (1..=16).map(|value| write(value, 0, 1_000)).collect();
+    operations.push(read(99, 10, 11));
+    let given_up = check(&Register, &operations, 500);
+    assert!(matches!(given_up, Err(Failure::TooHard { configurations: 501.., .. })));
+}
+
+type Call = Operation<Input, Output>;
+
+fn call(input: Input, called: u64, answered: u64, output: Output) -> Call {
+    Operation { who: "c".into(), input, called, answer: Some((answered, output)) }
+}
+
+fn unknown(input: Input, called: u64) -> Call {
+    Operation { who: "c".into(), input, called, answer: None }
+}
+
+/// Alone, at one time.
+fn put(version: Version, at: u64) -> Call {
+    call(Input::Put(version), at, at + 1, Output::Done)
+}
+
+fn latest(version: Version, at: u64) -> Call {
+    call(Input::Latest, at, at + 1, Output::Version(version))
+}
+
+fn at_step(step: u64, attempt: u64, at: u64) -> Call {
+    call(Input::Step(step), at, at + 1, Output::Version((step, attempt)))
+}
+
+fn no_step(step: u64, at: u64) -> Call {
+    call(Input::Step(step), at, at + 1, Output::Missing)
+}
+
+fn delete(version: Version, at: u64) -> Call {
+    call(Input::Delete(version.0), at, at + 1, Output::Version(version))
+}
+
+fn fits(operations: &[Call]) -> bool {
+    match check(&Catalogue, operations, ENOUGH) {
+        Ok(_) => true,
+        Err(Failure::NotLinearizable { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn latest_is_the_newest_commit_and_never_goes_back() {
+    assert!(fits(&[put((2, 1), 0), put((1, 1), 10), latest((1, 1), 20)]));
+    assert!(!fits(&[put((1, 1), 0), put((2, 1), 10), latest((1, 1), 20)]));
+    let both = [call(Input::Put((1, 1)), 0, 50, Output::Done), put((2, 1), 10)];
+    let seen = |first, second| [&both[..], &[latest(first, 20), latest(second, 30)]].concat();
+    assert!(fits(&seen((2, 1), (1, 1))));
+    assert!(!fits(&[&seen((2, 1), (1, 1))[..], &[latest((2, 1), 40)]].concat()));
+}
+
+#[test]
+fn deleted_or_replaced_version_is_not_seen_again() {
+    assert!(fits(&[put((1, 1), 0), delete((1, 1), 10), no_step(1, 20)]));
+    assert!(!fits(&[put((1, 1), 0), delete((1, 1), 10), at_step(1, 1, 20)]));
+    assert!(!fits(&[put((1, 1), 0), put((1, 2), 10), at_step(1, 1, 20)]));
+    assert!(!fits(&[put((1, 2), 0), put((1, 1), 10)]), "a lower attempt is fenced");
+}
+
+/// A retried request that is applied twice: the second time after the deletion.
+#[test]
+fn duplicate_apply_of_a_retried_put_is_caught() {
+    let retried = call(Input::Put((1, 1)), 0, 5, Output::Done);
+    let seen = [retried.clone(), delete((1, 1), 10), no_step(1, 20), at_step(1, 1, 30)];
+    assert!(!fits(&seen));
+    assert!(fits(&seen[..3]));
+}
+
+#[test]
+fn put_of_unknown_outcome_may_show_late_but_not_before_it_began() {
+    let lost = unknown(Input::Put((1, 1)), 10);
+    assert!(fits(&[lost.clone(), no_step(1, 20), at_step(1, 1, 30)]));
+    assert!(!fits(&[lost.clone(), at_step(1, 1, 5)]));
+    assert!(!fits(&[lost, at_step(1, 1, 20), no_step(1, 30)]));
+}
+
+#[test]
+fn deletion_of_unknown_outcome_takes_what_it_may_have_found() {
+    let lost = unknown(Input::Delete(1), 5);
+    assert!(fits(&[put((1, 1), 0), lost.clone(), at_step(1, 1, 10), no_step(1, 20)]));
+    assert!(!fits(&[put((1, 1), 0), lost, no_step(1, 10), at_step(1, 1, 20)]));
+}
+
+#[test]
+fn parts_become_visible_with_the_last_and_whoever_is_told_may_rely_on_it() {
+    let commit = unknown(Input::Put((1, 1)), 10);
+    let told = call(Input::Saw((1, 1)), 10, 20, Output::Done);
+    assert!(fits(&[commit.clone(), told.clone(), at_step(1, 1, 30)]));
+    assert!(!fits(&[commit.clone(), told, no_step(1, 30)]));
+    assert!(!fits(&[commit, at_step(1, 1, 5)]), "one part is not begun yet");
+}
+
+#[test]
+fn retention_removes_silently_but_only_what_is_old() {
+    let keep = |count, at| call(Input::KeepLast(count), at, at + 1, Output::Done);
+    let puts = [put((1, 1), 0), put((2, 1), 2), put((3, 1), 4), keep(2, 6)];
+    let then = |calls: &[Call]| fits(&[&puts[..], calls].concat());
+    assert!(then(&[no_step(1, 10), at_step(2, 1, 12)]));
+    assert!(then(&[at_step(1, 1, 10), no_step(1, 12)]));
+    assert!(!then(&[no_step(2, 10)]));
+    assert!(!then(&[no_step(1, 10), at_step(1, 1, 12)]), "gone is gone");
+    // What was doomed stays doomed when the newer ones go.
+    assert!(then(&[
+        delete((3, 1), 10),
+        delete((2, 1), 12),
+        call(Input::Latest, 14, 15, Output::Missing)
+    ]));
+}
+
+/// The register of before in terms of the catalogue: a node that was leader answers from its old
+/// catalogue.
+#[test]
+fn stale_answer_among_many_writers_is_caught() {
+    let mut history = Vec::new();
+    for at in 0..40 {
+        let writer = at % 4;
+        let called = at * 10;
+        let version = (writer, at + 1);
+        history.push(call(Input::Put(version), called, called + 25, Output::Done));
+    }
+    history.push(at_step(2, 39, 500));
+    assert!(fits(&history));
+    history.push(at_step(2, 35, 510));
+    assert!(!fits(&history));
+}

@@ -1,0 +1,137 @@
+//! The end of a run: nothing breaks any more, and all must converge (L1, L2).
+
+use cairn_core::model::{Admin, SlotState};
+
+use super::{Kept, Mind, broken};
+
+/// Rounds until every client has put once more, and rounds until all has settled.
+const PUT_ROUNDS: u32 = 400;
+const SETTLE_ROUNDS: u32 = 1_000;
+/// Of each round: leases and graces end within the settling.
+const ROUND_MS: u64 = 30;
+
+impl Mind {
+    pub(super) fn calm(&mut self) -> Kept {
+        self.note(|| "calm".to_owned());
+        (self.lossy, self.twice) = (0.0, 0.0);
+        for at in 0..self.seats.len() {
+            self.come_back(at);
+        }
+        let leader = self.any_seat();
+        self.elect(leader);
+        self.want_puts();
+        for _ in 0..PUT_ROUNDS {
+            self.round()?;
+            for client in 0..self.clients.len() {
+                self.act_client_in_calm(client);
+            }
+            if self.unwanted() {
+                break;
+            }
+        }
+        if !self.unwanted() {
+            return Err(broken("L2", "a put does not end in calm"));
+        }
+        let mut amiss = None;
+        for _ in 0..SETTLE_ROUNDS {
+            self.round()?;
+            amiss = self.unsettled();
+            if amiss.is_none() {
+                break;
+            }
+        }
+        match amiss {
+            Some(text) => Err(broken("L1", text)),
+            None => self.agree(),
+        }
+    }
+
+    fn act_client_in_calm(&mut self, client: usize) {
+        if self.clients[client].wanted.is_some() {
+            self.act_client(client);
+        }
+    }
+
+    /// Everybody's turn.
+    fn round(&mut self) -> Kept {
+        self.now_ms += ROUND_MS;
+        for letter in std::mem::take(&mut self.mail) {
+            self.deliver(letter)?;
+        }
+        self.steward();
+        self.remove_gone();
+        while !self.consensus.queue.is_empty() {
+            self.commit_next()?;
+        }
+        for seat in 0..self.seats.len() {
+            self.come_back(seat);
+            while self.apply_one(seat)? {}
+            self.scrub(seat);
+            for _ in 0..8 {
+                self.act_seat(seat)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// L1: what is still to be done, if anything is.
+    fn unsettled(&self) -> Option<String> {
+        let catalogue = &self.judge.catalogue;
+        if let Some(open) = catalogue.open_uploads().next() {
+            return Some(format!("upload {} is still open", open.id));
+        }
+        if let Some(record) = catalogue.checkpoints().find(|record| record.has_droppable()) {
+            return Some(format!("checkpoint {} still holds references", record.id));
+        }
+        let gone = |node: &&cairn_core::ids::NodeId| {
+            catalogue.node(**node).is_some_and(|node| node.admin != Admin::Removed)
+        };
+        if let Some(node) = self.gone.iter().find(gone) {
+            return Some(format!("node {node} is gone and not removed"));
+        }
+        if let Some(at) = self.seats.iter().position(|seat| !seat.is_idle()) {
+            return Some(format!("seat {at} is not done"));
+        }
+        if let Some(seat) = self.seats.iter().find(|seat| {
+            let record = seat.node.and_then(|node| catalogue.node(node));
+            !record.is_some_and(|record| record.counts())
+        }) {
+            return Some(format!("node {:?} does not count", seat.node));
+        }
+        catalogue.segments().iter().find_map(|segment| {
+            let counting = catalogue.counting(segment);
+            let wanted = segment.replicas_wanted();
+            let settled = segment.slots.iter().all(|slot| slot.state == SlotState::Durable);
+            let racks = wanted.min(catalogue.racks()).min(2);
+            let fine = settled
+                && counting.replicas == wanted
+                && segment.slots.len() as u32 == wanted
+                && counting.racks >= racks;
+            (!fine).then(|| {
+                let slots = &segment.slots;
+                format!("segment {} wants {wanted}, has {slots:?}", segment.id)
+            })
+        })
+    }
+
+    /// Files are where the catalogue says, no others, and every replica says the same.
+    fn agree(&mut self) -> Kept {
+        for at in 0..self.seats.len() {
+            while self.apply_one(at)? {}
+            let seat = &self.seats[at];
+            let slots = seat
+                .node
+                .map_or(0, |node| self.judge.catalogue.slots_on(node, SlotState::Durable).count());
+            if seat.disk.files.len() != slots {
+                let text = format!("seat {at}: {} files, {slots} slots", seat.disk.files.len());
+                return Err(broken("L1", text));
+            }
+            if seat.replica.catalogue.digest() != self.judge.catalogue.digest() {
+                return Err(broken("C3", format!("seat {at} differs in the end")));
+            }
+            self.take_snapshot(at)?;
+        }
+        self.loss = None;
+        self.check_disks()
+    }
+}

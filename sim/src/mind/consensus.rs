@@ -1,0 +1,291 @@
+//! Consensus as a list: one log, a leader with a queue of proposals, and a replica of the
+//! catalogue on every node that applies the log at its own pace.
+//!
+//! ```text
+//!   propose -> queue (leader's) -> log -> replicas, each with a snapshot to restart from
+//!                   \-- leader replaced: a random head survives, the tail is lost
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cairn_core::catalogue::{Catalogue, Loader};
+use cairn_core::command::{Body, Command, Reply};
+use cairn_core::ids::{ClusterId, Cookie, Incarnation, NodeId, RequestId};
+use cairn_core::placement::{self, Loads};
+use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
+
+use super::{Kept, Mail, Mind, Sender, broken, settings};
+
+/// Proposals a leader queues; more are turned away, as a full node does.
+const QUEUE_MAX: usize = 40;
+
+#[derive(Default)]
+pub(super) struct Consensus {
+    /// Committed entries, from index 1 on.
+    pub log: Vec<Command>,
+    pub leader: Option<Leader>,
+    pub queue: VecDeque<(Sender, Command)>,
+}
+
+pub(super) struct Leader {
+    pub seat: usize,
+    life: u64,
+    /// Whether its first entry is in the queue.
+    greeted: bool,
+    /// Cluster time was `base_ms` at `since_ms`.
+    since_ms: u64,
+    base_ms: u64,
+    leading_since_ms: u64,
+    cursor: Cursor,
+    loads: Loads,
+}
+
+/// What one node has applied.
+#[derive(Default)]
+pub(super) struct Replica {
+    pub catalogue: Catalogue,
+    pub applied: u64,
+    /// What a restart begins with.
+    snapshot: (u64, Catalogue),
+    /// The heartbeats this process heard, and when.
+    heard: BTreeMap<NodeId, (Incarnation, u64)>,
+}
+
+/// Reads a catalogue back record by record, as the reader of a snapshot does.
+pub(super) fn reload(catalogue: &Catalogue) -> Result<Catalogue, String> {
+    let text = |error: cairn_core::catalogue::LoadError| error.to_string();
+    let mut loader = Loader::new(catalogue.cluster().clone()).map_err(text)?;
+    for node in catalogue.nodes() {
+        loader.node(node.clone()).map_err(text)?;
+    }
+    for (name, record) in catalogue.namespaces() {
+        loader.namespace(name.clone(), record.clone()).map_err(text)?;
+    }
+    for segment in catalogue.segments().iter() {
+        loader.segment(segment.clone()).map_err(text)?;
+    }
+    for checkpoint in catalogue.checkpoints() {
+        loader.checkpoint(checkpoint.as_ref().clone()).map_err(text)?;
+    }
+    for (request, reply) in catalogue.replies() {
+        loader.reply(request, reply).map_err(text)?;
+    }
+    loader.finish().map_err(text)
+}
+
+impl Mind {
+    /// The first entry: the cluster, and node 1 on seat 0.
+    pub(super) fn found(&mut self) -> Kept {
+        let node = self.seats[0].new_node();
+        self.elect(0);
+        let body = Body::InitCluster { cluster: ClusterId(7), settings: settings(), node };
+        self.enqueue(Sender::Nobody, RequestId(0), body);
+        self.commit_next()?;
+        self.seats[0].node = Some(NodeId(1));
+        self.apply_some(0)
+    }
+
+    /// A request reaches whoever leads; without a leader it comes to nothing.
+    pub(super) fn propose(&mut self, from: Sender, request: RequestId, mut body: Body) {
+        if self.consensus.leader.is_none() || self.consensus.queue.len() >= QUEUE_MAX {
+            return;
+        }
+        if let Body::Stage { checkpoint, segments, .. } = &mut body {
+            let Some(leader) = &mut self.consensus.leader else { return };
+            let catalogue = &self.seats[leader.seat].replica.catalogue;
+            let planned = match catalogue.checkpoint(*checkpoint) {
+                // This leader has not applied so far, or it is long gone: ask again.
+                None => return,
+                Some(upload) => placement::plan_stage(
+                    catalogue,
+                    &mut leader.loads,
+                    upload,
+                    segments,
+                    &Default::default(),
+                ),
+            };
+            if let Err(refusal) = planned {
+                self.count("plans.refused");
+                return self.send(Mail::Answer { to: from, reply: Reply::Refused(refusal) });
+            }
+        }
+        self.enqueue(from, request, body);
+    }
+
+    fn enqueue(&mut self, from: Sender, request: RequestId, body: Body) {
+        let (clock_ms, wall_ms) = (self.leader_clock_ms(), self.now_ms);
+        self.consensus.queue.push_back((from, Command { request, clock_ms, wall_ms, body }));
+    }
+
+    /// As a node's clock: the applied value plus the leader's own time.
+    fn leader_clock_ms(&mut self) -> u64 {
+        let now_ms = self.now_ms;
+        let Some(leader) = &mut self.consensus.leader else { return 0 };
+        let applied_ms = self.seats[leader.seat].replica.catalogue.cluster().clock_ms;
+        let computed_ms = leader.base_ms + (now_ms - leader.since_ms);
+        if applied_ms > computed_ms {
+            (leader.since_ms, leader.base_ms) = (now_ms, applied_ms);
+        }
+        computed_ms.max(applied_ms)
+    }
+
+    /// The oldest proposal becomes an entry; whoever waits for it gets the answer of apply.
+    pub(super) fn commit_next(&mut self) -> Kept {
+        let Some((from, command)) = self.consensus.queue.pop_front() else { return Ok(()) };
+        let reply = self.judge_entry(&command)?;
+        self.consensus.log.push(command);
+        if from != Sender::Nobody {
+            self.send(Mail::Answer { to: from, reply });
+        }
+        Ok(())
+    }
+
+    /// One replica applies some of what it lacks; its digest must be everyone's (C3).
+    pub(super) fn apply_some(&mut self, seat: usize) -> Kept {
+        for _ in 0..self.chance.range(1..6) {
+            if !self.apply_one(seat)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_one(&mut self, seat: usize) -> Result<bool, super::Broken> {
+        let place = &mut self.seats[seat];
+        let replica = &mut place.replica;
+        if !place.up {
+            return Ok(false);
+        }
+        let Some(command) = self.consensus.log.get(replica.applied as usize) else {
+            return Ok(false);
+        };
+        replica.applied += 1;
+        replica.catalogue.apply(replica.applied, command);
+        let index = replica.applied;
+        if self.judge.digest_at(index) != replica.catalogue.digest() {
+            return Err(broken("C3", format!("seat {seat} differs at entry {index}")));
+        }
+        self.count("checked.digests");
+        Ok(true)
+    }
+
+    /// A replica writes its snapshot, and reads it back.
+    pub(super) fn take_snapshot(&mut self, seat: usize) -> Kept {
+        let replica = &mut self.seats[seat].replica;
+        let copy = reload(&replica.catalogue)
+            .map_err(|text| broken("C3", format!("a snapshot of seat {seat}: {text}")))?;
+        if copy.digest() != replica.catalogue.digest() {
+            return Err(broken("C3", format!("a snapshot of seat {seat} differs when read back")));
+        }
+        replica.snapshot = (replica.applied, copy);
+        self.count("snapshots.taken");
+        Ok(())
+    }
+
+    /// A replica that is behind gets another one's snapshot instead of the log.
+    pub(super) fn install_snapshot(&mut self, seat: usize) {
+        let newest = self.seats.iter().map(|other| &other.replica.snapshot);
+        let Some(newest) = newest.max_by_key(|snapshot| snapshot.0).cloned() else { return };
+        let place = &mut self.seats[seat];
+        if place.up && place.replica.applied < newest.0 {
+            (place.replica.applied, place.replica.catalogue) = newest.clone();
+            place.replica.snapshot = newest;
+            self.count("snapshots.installed");
+        }
+    }
+
+    /// What survives a crash: the last snapshot; the log is replayed from there.
+    pub(super) fn rewind(&mut self, seat: usize) {
+        let replica = &mut self.seats[seat].replica;
+        (replica.applied, replica.catalogue) = replica.snapshot.clone();
+        replica.heard.clear();
+        self.count("replicas.rewound");
+    }
+
+    /// Someone else leads, with what it knows of the former leader's queue.
+    pub(super) fn elect(&mut self, seat: usize) {
+        let kept = self.chance.below(self.consensus.queue.len() as u64 + 1) as usize;
+        let lost = self.consensus.queue.split_off(kept);
+        for _ in 0..lost.len() {
+            self.count("proposals.lost");
+        }
+        // Whoever proposed the rest does not hear what becomes of it.
+        for (from, _) in &mut self.consensus.queue {
+            *from = Sender::Nobody;
+        }
+        let base_ms = self.seats[seat].replica.catalogue.cluster().clock_ms;
+        let since_ms = self.now_ms;
+        self.consensus.leader = Some(Leader {
+            seat,
+            life: self.seats[seat].life,
+            greeted: false,
+            since_ms,
+            base_ms,
+            leading_since_ms: since_ms,
+            cursor: Cursor::default(),
+            loads: Loads::default(),
+        });
+        self.count("leaders");
+        self.note(|| format!("seat {seat} leads; {} proposals lost", lost.len()));
+    }
+
+    pub(super) fn leader_seat(&self) -> Option<usize> {
+        let leader = self.consensus.leader.as_ref()?;
+        let seat = &self.seats[leader.seat];
+        (seat.up && seat.life == leader.life).then_some(leader.seat)
+    }
+
+    pub(super) fn hear(&mut self, node: NodeId, incarnation: Incarnation) {
+        let now_ms = self.now_ms;
+        if let Some(leader) = self.leader_seat() {
+            self.seats[leader].replica.heard.insert(node, (incarnation, now_ms));
+        }
+    }
+
+    /// A round of the leader's steward; without a leader, perhaps an election.
+    pub(super) fn lead(&mut self) {
+        let seat = self.any_seat();
+        if self.leader_seat().is_some() {
+            self.steward();
+        } else if self.seats[seat].up && self.chance.chance(0.5) {
+            self.elect(seat);
+        }
+    }
+
+    /// One round of the leader's steward.
+    pub(super) fn steward(&mut self) {
+        let Some(seat) = self.leader_seat() else { return };
+        let now_ms = self.now_ms;
+        let clock_ms = self.leader_clock_ms();
+        let waits = self.consensus.queue.iter().any(|(from, _)| *from == Sender::Nobody);
+        let hasty = self.chance.chance(0.1);
+        let Some(leader) = &mut self.consensus.leader else { return };
+        if !leader.greeted {
+            leader.greeted = true;
+            return self.enqueue(Sender::Nobody, RequestId(0), Body::LeaderStarted);
+        }
+        if waits && !hasty {
+            return;
+        }
+        let replica = &self.seats[seat].replica;
+        let beat = |(node, (incarnation, at_ms)): (&NodeId, &(Incarnation, u64))| {
+            (*node, Heartbeat { incarnation: *incarnation, age_ms: now_ms - at_ms })
+        };
+        let seen = Observations {
+            now_ms: clock_ms,
+            leading_ms: now_ms - leader.leading_since_ms,
+            heartbeats: replica.heard.iter().map(beat).collect(),
+        };
+        let cursor = &mut leader.cursor;
+        let plan = steward::plan(&replica.catalogue, &seen, &mut Loads::default(), cursor);
+        for body in plan {
+            self.note(|| format!("steward: {body:?}"));
+            self.enqueue(Sender::Nobody, RequestId(0), body);
+        }
+    }
+
+    /// The cookie of a new data directory.
+    pub(super) fn new_cookie(&mut self) -> Cookie {
+        Cookie(u128::from(self.mint()) + 1_000)
+    }
+}

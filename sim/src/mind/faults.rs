@@ -1,0 +1,182 @@
+//! What breaks, and the bounds within which nothing may be lost.
+//!
+//! Crashes and elections are free. One disk, or one file, is hurt at a time (W - 1 with W = 2):
+//! the next only when the catalogue says that all is made good, which is what it promises (D2).
+
+use cairn_core::command::Body;
+use cairn_core::ids::{NodeId, RequestId, SegmentDigest};
+use cairn_core::model::{Admin, SlotState};
+
+use super::seat::Disk;
+use super::{Kept, Mail, Mind, Sender};
+
+/// What is hurt now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The whole disk of a node.
+    Disk(NodeId),
+    /// One file of it.
+    File(NodeId, SegmentDigest),
+}
+
+impl Mind {
+    pub(super) fn something_breaks(&mut self) -> Kept {
+        let seat = self.any_seat();
+        match self.chance.below(100) {
+            0..20 => self.go_down(seat),
+            20..60 => {
+                let down: Vec<usize> =
+                    (0..self.seats.len()).filter(|at| !self.seats[*at].up).collect();
+                if let Some(seat) = self.chance.pick(&down).copied() {
+                    self.come_back(seat);
+                }
+            }
+            60..72 => {
+                if self.seats[seat].up {
+                    self.elect(seat);
+                }
+            }
+            72..75 => self.consensus.leader = None,
+            75..83 => return self.take_snapshot(seat),
+            83..87 => self.install_snapshot(seat),
+            87..89 => return self.lose_disk(seat),
+            89..93 => self.rot(seat),
+            93..96 => self.scrub(seat),
+            _ => self.remove_gone(),
+        }
+        self.look_at_loss();
+        Ok(())
+    }
+
+    /// Process or power: what is in memory is gone, files and their names stay.
+    pub(super) fn go_down(&mut self, at: usize) {
+        if !self.seats[at].up {
+            return;
+        }
+        self.note(|| format!("seat {at} goes down"));
+        self.count("crashes");
+        self.seats[at].up = false;
+        self.seats[at].forget();
+        self.rewind(at);
+        if self.consensus.leader.as_ref().is_some_and(|leader| leader.seat == at) {
+            self.consensus.leader = None;
+        }
+    }
+
+    pub(super) fn come_back(&mut self, at: usize) {
+        let node = self.seats[at].node;
+        let removed = node
+            .and_then(|node| self.judge.catalogue.node(node))
+            .is_some_and(|node| node.admin == Admin::Removed);
+        if removed {
+            // A removed node's directory is emptied; it joins as a new one.
+            let cookie = self.new_cookie();
+            let seat = &mut self.seats[at];
+            seat.disk = Disk::default();
+            (seat.node, seat.cookie) = (None, cookie);
+        }
+        self.seats[at].up = true;
+    }
+
+    /// A disk burns, and another one takes its place in the machine: a new node on the same host.
+    fn lose_disk(&mut self, at: usize) -> Kept {
+        let Some(node) = self.seats[at].node else { return Ok(()) };
+        let running = self.seats.iter().filter(|seat| seat.up).count();
+        if self.loss.is_some() || running < 4 || !self.is_made_good() {
+            return Ok(());
+        }
+        self.go_down(at);
+        let cookie = self.new_cookie();
+        let seat = &mut self.seats[at];
+        seat.disk = Disk::default();
+        seat.replica = Default::default();
+        (seat.node, seat.cookie) = (None, cookie);
+        self.loss = Some(Loss::Disk(node));
+        self.gone.insert(node);
+        self.count("disks.lost");
+        self.note(|| format!("seat {at} loses the disk of node {node}"));
+        self.check_disks()
+    }
+
+    /// A bit of one file flips.
+    fn rot(&mut self, at: usize) {
+        let Some(node) = self.seats[at].node else { return };
+        if self.loss.is_some() || !self.is_made_good() {
+            return;
+        }
+        let files: Vec<SegmentDigest> = self.seats[at].disk.files.keys().copied().collect();
+        let Some(digest) = self.chance.pick(&files).copied() else { return };
+        self.seats[at].disk.files.insert(digest, false);
+        self.loss = Some(Loss::File(node, digest));
+        self.count("rot");
+        self.note(|| format!("seat {at} has a rotten file of {digest}"));
+    }
+
+    /// A node re-reads its files and sets bad ones aside.
+    pub(super) fn scrub(&mut self, at: usize) {
+        if !self.seats[at].up || self.seats[at].incarnation.is_none() {
+            return;
+        }
+        let files = self.seats[at].disk.files.iter();
+        let bad: Vec<SegmentDigest> =
+            files.filter(|(_, sound)| !**sound).map(|(digest, _)| *digest).collect();
+        for digest in bad {
+            self.set_aside(at, digest);
+            self.count("rot.found_by_scrub");
+        }
+    }
+
+    /// The operator removes nodes whose disk is gone, as often as it is refused.
+    pub(super) fn remove_gone(&mut self) {
+        let catalogue = &self.judge.catalogue;
+        let mut left = self.gone.iter().copied().filter(|node| {
+            catalogue.node(*node).is_some_and(|record| record.admin != Admin::Removed)
+        });
+        if let Some(node) = left.next_back() {
+            let request = RequestId(u128::from(self.mint()) << 8);
+            let body = Body::RemoveNode { node };
+            self.send(Mail::Propose { from: Sender::Nobody, request, body });
+        }
+    }
+
+    pub(super) fn is_hurt(&self, node: NodeId, digest: SegmentDigest) -> bool {
+        match self.loss {
+            Some(Loss::Disk(lost)) => lost == node,
+            Some(Loss::File(lost, file)) => (lost, file) == (node, digest),
+            None => false,
+        }
+    }
+
+    /// Once the catalogue says it has made good what was hurt, something else may be.
+    fn look_at_loss(&mut self) {
+        let catalogue = &self.judge.catalogue;
+        let over = match self.loss {
+            None => false,
+            Some(Loss::Disk(node)) => {
+                let record = catalogue.node(node);
+                record.is_none_or(|record| record.admin == Admin::Removed)
+            }
+            Some(Loss::File(node, digest)) => {
+                let seat = self.seats.iter().find(|seat| seat.node == Some(node));
+                let bad = seat.is_some_and(|seat| seat.disk.files.get(&digest) == Some(&false));
+                let held = seat.is_some_and(|seat| seat.disk.holds_sound(&digest));
+                let slot = catalogue.segment_by_digest(&digest);
+                let slot = slot.and_then(|segment| segment.live_slot_on(node));
+                let durable = slot.is_some_and(|slot| slot.state == SlotState::Durable);
+                !bad && (held || !durable)
+            }
+        };
+        if over && self.is_made_good() {
+            self.loss = None;
+            self.count("losses.made_good");
+        }
+    }
+
+    /// Every segment of a committed checkpoint has the replicas it wants, and they count.
+    fn is_made_good(&self) -> bool {
+        let catalogue = &self.judge.catalogue;
+        let mut committed =
+            catalogue.segments().iter().filter(|segment| catalogue.is_committed(segment.id));
+        committed.all(|segment| catalogue.counting(segment).replicas >= segment.replicas_wanted())
+    }
+}

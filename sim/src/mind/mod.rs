@@ -1,0 +1,320 @@
+//! `core` alone under a hand-written scheduler: the pure catalogue, steward, placement and work of
+//! `cairn-core`, without a runtime, a disk or a network.
+//!
+//! ```text
+//!   client --Mail--> leader --queue--> log --apply--> judge (every entry, every promise)
+//!   node   --Mail-->  (drops, twice, late)     \----> replica of every node (digest compared)
+//!     ^------------------ Mail (bytes, answers, heartbeats) --------'
+//! ```
+//!
+//! Each step the seed picks one thing that could happen next: a letter arrives, an entry commits,
+//! a replica applies one, a node or a client acts, time passes, something breaks. Consensus is a
+//! list: what a leader has queued when it is replaced survives up to a random entry, and the rest
+//! is lost. All the rest is the product's code.
+//!
+//! | module | owns |
+//! |---|---|
+//! | this one | one run: its parts, its letters, the first broken promise |
+//! | `consensus` | leaders, proposals, the log, replicas and snapshots |
+//! | `judge` | the promises, looked at after every entry |
+//! | `seat` | what a node does: register, inventory, report, fetch, destroy |
+//! | `client` | uploads, deletions, retries with old and new request ids |
+//! | `faults` | crashes, lost disks, rot, and the bounds that make every violation a bug |
+//! | `calm` | the end: faults stop and all must converge (L1, L2) |
+//! | `verb` | the command line |
+
+mod calm;
+mod client;
+mod consensus;
+mod faults;
+mod judge;
+mod seat;
+pub mod verb;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cairn_core::command::{Body, Reply};
+use cairn_core::ids::{Epoch, Incarnation, NodeId, RequestId, SegmentDigest, SegmentId};
+use cairn_core::model::Settings;
+use cairn_core::work::Fetch;
+
+use crate::seed::Stream;
+use crate::trace::Counters;
+use crate::world::Violation;
+
+use self::client::Client;
+use self::consensus::Consensus;
+use self::faults::Loss;
+use self::judge::Judge;
+use self::seat::Seat;
+
+/// Events kept for the report of a failure.
+const EVENTS_MAX: usize = 40;
+/// Letters on the way; with one more the oldest is lost.
+const MAIL_MAX: usize = 150;
+/// How often one is delayed for long, and how many such there are at most.
+const LATE: f64 = 0.03;
+const LATE_MAX: usize = 60;
+/// Nodes and clients of a run, the least and one more than the most.
+const SEATS: std::ops::Range<u64> = 4..7;
+const CLIENTS: std::ops::Range<u64> = 2..5;
+const RACKS: [&str; 3] = ["a", "b", "c"];
+
+/// What one seed came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub steps: u64,
+    pub entries: u64,
+    /// The run ends with the first.
+    pub violation: Option<Violation>,
+    pub counters: Counters,
+    /// The last events, where they were asked for.
+    pub events: VecDeque<String>,
+    /// Of the catalogue after the log's last entry.
+    pub digest: [u8; 32],
+}
+
+/// Plays one seed: `steps` steps of everything, then calm. `traced` keeps the last events.
+pub fn play(seed: u64, steps: u64, traced: bool) -> Outcome {
+    let mut mind = Mind::new(seed, traced);
+    let violation = mind.run(steps).err().map(|broken| broken.0);
+    Outcome {
+        steps: mind.steps,
+        entries: mind.judge.index,
+        violation,
+        counters: mind.counters,
+        events: mind.events,
+        digest: mind.judge.catalogue.digest(),
+    }
+}
+
+/// A promise that was not kept; it ends the run.
+#[derive(Debug)]
+struct Broken(Violation);
+
+type Kept = Result<(), Broken>;
+
+fn broken(invariant: &str, text: impl Into<String>) -> Broken {
+    Broken(Violation { invariant: invariant.to_owned(), text: text.into() })
+}
+
+/// A text of `cairn_core::invariants`, which begins with the invariant's name.
+fn named(text: &str) -> Broken {
+    let (invariant, text) = text.split_once(": ").unwrap_or(("C2", text));
+    broken(invariant, text)
+}
+
+/// Cluster times short enough for a run to see the end of them.
+fn settings() -> Settings {
+    Settings { lease_ms: 4_000, grace_ms: 3_000, down_after_ms: 1_000, replace_after_ms: 2_000 }
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    /// A client and the number of its request.
+    Client(usize, u64),
+    /// A node's seat, its life, and the number of its request.
+    Seat(usize, u64, u64),
+    Nobody,
+}
+
+#[derive(Debug, Clone)]
+enum Mail {
+    Propose { from: Sender, request: RequestId, body: Body },
+    Answer { to: Sender, reply: Reply },
+    Bytes { seat: usize, client: usize, segment: SegmentId, digest: SegmentDigest, epoch: Epoch },
+    Stored { client: usize, node: NodeId, digest: SegmentDigest },
+    Beat { node: NodeId, incarnation: Incarnation },
+    Fetched { seat: usize, life: u64, fetch: Fetch },
+}
+
+/// One run.
+struct Mind {
+    chance: Stream,
+    now_ms: u64,
+    steps: u64,
+    consensus: Consensus,
+    judge: Judge,
+    seats: Vec<Seat>,
+    clients: Vec<Client>,
+    mail: VecDeque<Mail>,
+    /// Letters that were delayed for long.
+    late: VecDeque<Mail>,
+    /// How often a letter is lost, and how often it arrives twice.
+    lossy: f64,
+    twice: f64,
+    /// What is hurt and not made good yet.
+    loss: Option<Loss>,
+    /// Nodes whose disk is gone, for the operator to remove.
+    gone: BTreeSet<NodeId>,
+    /// What was ever sealed: by namespace, step, attempt and part, contents by their set digest.
+    contents: BTreeMap<client::PartName, BTreeMap<[u8; 32], BTreeSet<SegmentDigest>>>,
+    minted: u64,
+    counters: Counters,
+    traced: bool,
+    events: VecDeque<String>,
+}
+
+impl Mind {
+    fn new(seed: u64, traced: bool) -> Self {
+        let mut chance = Stream::new(seed).fork("mind");
+        let count = chance.range(SEATS) as usize;
+        let seats = (0..count).map(|at| Seat::new(at, RACKS[at % RACKS.len()])).collect();
+        let clients = (0..chance.range(CLIENTS)).map(|_| Client::default()).collect();
+        let (lossy, twice) = (chance.unit() * 0.15, chance.unit() * 0.15);
+        Self {
+            chance,
+            now_ms: 0,
+            steps: 0,
+            consensus: Consensus::default(),
+            judge: Judge::default(),
+            seats,
+            clients,
+            mail: VecDeque::new(),
+            late: VecDeque::new(),
+            lossy,
+            twice,
+            loss: None,
+            gone: BTreeSet::new(),
+            contents: BTreeMap::new(),
+            minted: 0,
+            counters: Counters::new(),
+            traced,
+            events: VecDeque::new(),
+        }
+    }
+
+    fn run(&mut self, steps: u64) -> Kept {
+        self.found()?;
+        while self.steps < steps {
+            self.steps += 1;
+            self.step()?;
+        }
+        self.calm()
+    }
+
+    /// One thing that could happen next.
+    fn step(&mut self) -> Kept {
+        match self.chance.below(1_000) {
+            0..330 => self.some_times(Self::deliver_any),
+            330..480 => self.some_times(Self::commit_next),
+            480..620 => {
+                let seat = self.any_seat();
+                self.apply_some(seat)
+            }
+            620..820 => {
+                let seat = self.any_seat();
+                self.act_seat(seat)
+            }
+            820..930 => {
+                let client = self.chance.below(self.clients.len() as u64) as usize;
+                self.act_client(client);
+                Ok(())
+            }
+            930..955 => {
+                self.lead();
+                Ok(())
+            }
+            955..986 => {
+                self.now_ms += self.chance.range(1..30);
+                Ok(())
+            }
+            986..994 => self.something_breaks(),
+            994..998 => self.deliver_late(),
+            _ => {
+                // Now and then long enough for leases and graces to end.
+                let long = self.chance.chance(0.2);
+                self.now_ms += if long { self.chance.range(500..6_000) } else { 0 };
+                Ok(())
+            }
+        }
+    }
+
+    fn some_times(&mut self, act: fn(&mut Self) -> Kept) -> Kept {
+        (0..self.chance.range(1..4)).try_for_each(|_| act(self))
+    }
+
+    fn any_seat(&mut self) -> usize {
+        self.chance.below(self.seats.len() as u64) as usize
+    }
+
+    /// The letters that are on their way arrive in any order, once, twice or never.
+    fn deliver_any(&mut self) -> Kept {
+        let at = self.chance.below(self.mail.len() as u64) as usize;
+        // Early ones a little more often, so that most requests find an answer in time.
+        let at = at.min(self.chance.below(self.mail.len() as u64) as usize);
+        let Some(letter) = self.mail.remove(at) else { return Ok(()) };
+        if self.chance.chance(self.lossy) {
+            self.count("letters.lost");
+            return Ok(());
+        }
+        if self.chance.chance(self.twice) {
+            self.count("letters.twice");
+            self.mail.push_back(letter.clone());
+        }
+        if self.chance.chance(LATE) && self.late.len() < LATE_MAX {
+            self.late.push_back(letter);
+            return Ok(());
+        }
+        self.deliver(letter)
+    }
+
+    /// One of a time when the world was another.
+    fn deliver_late(&mut self) -> Kept {
+        let at = self.chance.below(self.late.len() as u64) as usize;
+        let Some(letter) = self.late.remove(at) else { return Ok(()) };
+        self.count("letters.late");
+        self.deliver(letter)
+    }
+
+    fn deliver(&mut self, letter: Mail) -> Kept {
+        match letter {
+            Mail::Propose { from, request, body } => self.propose(from, request, body),
+            Mail::Answer { to: Sender::Client(client, tag), reply } => {
+                self.answer_client(client, tag, reply);
+            }
+            Mail::Answer { to: Sender::Seat(seat, life, tag), reply } => {
+                return self.answer_seat(seat, life, tag, reply);
+            }
+            Mail::Answer { to: Sender::Nobody, .. } => {}
+            Mail::Bytes { seat, client, segment, digest, epoch } => {
+                self.receive(seat, client, segment, digest, epoch);
+            }
+            Mail::Stored { client, node, digest } => self.stored(client, node, digest),
+            Mail::Beat { node, incarnation } => self.hear(node, incarnation),
+            Mail::Fetched { seat, life, fetch } => self.fetched(seat, life, &fetch),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, letter: Mail) {
+        if self.mail.len() >= MAIL_MAX {
+            self.mail.pop_front();
+            self.count("letters.crowded_out");
+        }
+        self.mail.push_back(letter);
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counters.entry(name).or_default() += 1;
+    }
+
+    fn mint(&mut self) -> u64 {
+        self.minted += 1;
+        self.minted
+    }
+
+    fn note(&mut self, event: impl FnOnce() -> String) {
+        if self.traced {
+            if self.events.len() >= EVENTS_MAX {
+                self.events.pop_front();
+            }
+            let event = format!("step {} at {} ms: {}", self.steps, self.now_ms, event());
+            self.events.push_back(event);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

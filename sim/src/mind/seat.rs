@@ -1,0 +1,452 @@
+//! What a node does, as `cairn-node` does it: join, register, take inventory, then report, fetch
+//! and destroy by its own replica of the catalogue.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_core::command::{Body, Refusal, Reply};
+use cairn_core::ids::{Cookie, Epoch, Incarnation, NodeId, Nonce, SegmentDigest, SegmentId};
+use cairn_core::ids::{LINEAGE_SHIFT, RequestId};
+use cairn_core::model::{Admin, NewNode, SlotState};
+use cairn_core::work::{self, Fetch};
+
+use super::consensus::Replica;
+use super::{Kept, Mail, Mind, Sender, broken};
+
+/// A request that is not answered for so long is made again.
+const PATIENCE_MS: u64 = 80;
+/// Nonces a data directory remembers of registrations whose fate it never heard.
+const PENDING_MAX: usize = 8;
+/// Small, so that an inventory takes more than one entry.
+const INVENTORY_BATCH: usize = 3;
+/// Planned at a time.
+const WORK_MAX: usize = 4;
+
+/// What a crash leaves.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    /// Files, and whether their bytes are right.
+    pub files: BTreeMap<SegmentDigest, bool>,
+    pub quarantine: BTreeMap<SegmentDigest, bool>,
+    registered: Option<Nonce>,
+    pending: Vec<Nonce>,
+}
+
+impl Disk {
+    pub(super) fn holds_sound(&self, digest: &SegmentDigest) -> bool {
+        self.files.get(digest) == Some(&true)
+    }
+
+    /// Nonces that tie this directory to its node's record.
+    fn nonces(&self) -> Vec<Nonce> {
+        self.registered.into_iter().chain(self.pending.iter().copied()).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    Lost,
+    Removed,
+    Durable,
+}
+
+type Report = (Said, SegmentId, Epoch);
+
+/// The request a node waits for.
+#[derive(Debug, Clone)]
+enum Asked {
+    Allocate,
+    Register,
+    Inventory,
+    Report(Vec<Report>),
+}
+
+/// A place for a node: the machine stays, nodes come and go with their disks.
+pub(super) struct Seat {
+    host: String,
+    pub rack: &'static str,
+    pub cookie: Cookie,
+    pub node: Option<NodeId>,
+    pub disk: Disk,
+    pub replica: Replica,
+    pub up: bool,
+    pub life: u64,
+    nonce: Nonce,
+    previous: Vec<Nonce>,
+    announced: Option<Incarnation>,
+    /// From when on this process speaks for the node.
+    pub incarnation: Option<Incarnation>,
+    /// Batches of the inventory still to be taken; `None` before it is made.
+    inventory: Option<Vec<Vec<(SegmentId, Epoch)>>>,
+    pending: BTreeSet<Report>,
+    asked: Option<(u64, u64, Asked)>,
+}
+
+impl Seat {
+    pub(super) fn new(at: usize, rack: &'static str) -> Self {
+        Self {
+            host: format!("host{at}"),
+            rack,
+            cookie: Cookie(at as u128 + 1),
+            node: None,
+            disk: Disk::default(),
+            replica: Replica::default(),
+            up: true,
+            life: 1,
+            nonce: Nonce(0),
+            previous: Vec::new(),
+            announced: None,
+            incarnation: None,
+            inventory: None,
+            pending: BTreeSet::new(),
+            asked: None,
+        }
+    }
+
+    pub(super) fn new_node(&self) -> NewNode {
+        NewNode {
+            cookie: self.cookie,
+            host: self.host.clone(),
+            rack: self.rack.to_owned(),
+            address: format!("{}:7100", self.host),
+            capacity_bytes: 1 << 40,
+            feature_level: 1,
+        }
+    }
+
+    fn register(&self, node: NodeId) -> Body {
+        let NewNode { cookie, host, rack, address, capacity_bytes, feature_level } =
+            self.new_node();
+        Body::Register {
+            node,
+            cookie,
+            previous: self.previous.clone(),
+            nonce: self.nonce,
+            host,
+            rack,
+            address,
+            capacity_bytes,
+            feature_level,
+        }
+    }
+
+    /// What lives in memory is gone.
+    pub(super) fn forget(&mut self) {
+        self.life += 1;
+        self.nonce = Nonce(0);
+        self.announced = None;
+        self.incarnation = None;
+        self.inventory = None;
+        self.pending.clear();
+        self.asked = None;
+    }
+
+    fn live_epoch(&self, digest: &SegmentDigest) -> Option<(SegmentId, Epoch)> {
+        let segment = self.replica.catalogue.segment_by_digest(digest)?;
+        segment.live_slot_on(self.node?).map(|slot| (segment.id, slot.epoch))
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.incarnation.is_some()
+            && self.inventory.as_ref().is_some_and(Vec::is_empty)
+            && self.pending.is_empty()
+    }
+}
+
+impl Mind {
+    /// A node does one of the things it has to do.
+    pub(super) fn act_seat(&mut self, at: usize) -> Kept {
+        let now_ms = self.now_ms;
+        let seat = &mut self.seats[at];
+        if !seat.up {
+            return Ok(());
+        }
+        if seat.asked.as_ref().is_some_and(|(_, since_ms, _)| now_ms >= since_ms + PATIENCE_MS) {
+            seat.asked = None;
+        }
+        let Some(node) = seat.node else {
+            let body = Body::AllocateNode(seat.new_node());
+            self.ask(at, Asked::Allocate, body);
+            return Ok(());
+        };
+        if seat.incarnation.is_none() {
+            self.come_into_service(at, node);
+            return Ok(());
+        }
+        if let Some(reason) = self.why_stop(at, node) {
+            self.note(|| format!("seat {at} stops: {reason}"));
+            self.go_down(at);
+            return Ok(());
+        }
+        match self.chance.below(8) {
+            0 | 6 => self.beat(at, node),
+            1 => self.derive_reports(at, node),
+            2 => self.take_inventory(at, node),
+            3 | 7 => self.report(at, node),
+            4 => return self.destroy_one(at, node),
+            _ => self.fetch_one(at, node),
+        }
+        Ok(())
+    }
+
+    /// One request at a time.
+    fn ask(&mut self, at: usize, asked: Asked, body: Body) {
+        if self.seats[at].asked.is_some() {
+            return;
+        }
+        let tag = self.mint();
+        let from = Sender::Seat(at, self.seats[at].life, tag);
+        self.seats[at].asked = Some((tag, self.now_ms, asked));
+        self.send(Mail::Propose { from, request: RequestId(0), body });
+    }
+
+    fn come_into_service(&mut self, at: usize, node: NodeId) {
+        if self.seats[at].nonce == Nonce(0) {
+            let nonce = Nonce(u128::from(self.mint()));
+            let seat = &mut self.seats[at];
+            seat.previous = seat.disk.nonces();
+            // On disk before anyone hears it.
+            let excess = (seat.disk.pending.len() + 1).saturating_sub(PENDING_MAX);
+            seat.disk.pending.drain(..excess);
+            seat.disk.pending.push(nonce);
+            seat.nonce = nonce;
+        }
+        let seat = &mut self.seats[at];
+        let Some(incarnation) = seat.announced else {
+            let body = seat.register(node);
+            return self.ask(at, Asked::Register, body);
+        };
+        let record = seat.replica.catalogue.node(node);
+        if record.is_some_and(|record| record.incarnation >= incarnation) {
+            seat.disk.registered = Some(seat.nonce);
+            seat.disk.pending.clear();
+            seat.incarnation = Some(incarnation);
+        }
+    }
+
+    fn why_stop(&self, at: usize, node: NodeId) -> Option<&'static str> {
+        let seat = &self.seats[at];
+        let record = seat.replica.catalogue.node(node)?;
+        if record.admin == Admin::Removed {
+            return Some("removed from the cluster");
+        }
+        (Some(record.incarnation) > seat.incarnation).then_some("another process has registered")
+    }
+
+    fn beat(&mut self, at: usize, node: NodeId) {
+        if let Some(incarnation) = self.seats[at].incarnation {
+            self.send(Mail::Beat { node, incarnation });
+        }
+    }
+
+    fn take_inventory(&mut self, at: usize, node: NodeId) {
+        let seat = &mut self.seats[at];
+        let Some(incarnation) = seat.incarnation else { return };
+        if seat.inventory.is_none() {
+            let durable = seat.replica.catalogue.slots_on(node, SlotState::Durable);
+            let missing: Vec<(SegmentId, Epoch)> = durable
+                .filter(|(segment, _)| !seat.disk.files.contains_key(&segment.digest))
+                .map(|(segment, slot)| (segment.id, slot.epoch))
+                .collect();
+            let mut batches: Vec<_> = missing.chunks(INVENTORY_BATCH).map(<[_]>::to_vec).collect();
+            if batches.is_empty() {
+                batches.push(Vec::new());
+            }
+            batches.reverse();
+            seat.inventory = Some(batches);
+        }
+        let Some(missing) = seat.inventory.as_ref().and_then(|it| it.last()).cloned() else {
+            return;
+        };
+        let last = seat.inventory.as_ref().is_some_and(|it| it.len() == 1);
+        let body = Body::Inventory { node, incarnation, missing, last };
+        self.ask(at, Asked::Inventory, body);
+    }
+
+    /// Files without a slot go to quarantine once the inventory is taken.
+    fn set_unknown_aside(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        let Some(node) = seat.node else { return };
+        let catalogue = &seat.replica.catalogue;
+        let unknown = seat.disk.files.keys().copied().filter(|digest| {
+            let segment = catalogue.segment_by_digest(digest);
+            !segment.is_some_and(|segment| segment.slots.iter().any(|slot| slot.node == node))
+        });
+        let unknown: Vec<SegmentDigest> = unknown.collect();
+        for digest in unknown {
+            self.set_aside(at, digest);
+            self.count("files.unknown");
+        }
+    }
+
+    /// A file goes to quarantine and the slot it may have had is given up.
+    pub(super) fn set_aside(&mut self, at: usize, digest: SegmentDigest) {
+        let seat = &mut self.seats[at];
+        let Some(sound) = seat.disk.files.remove(&digest) else { return };
+        seat.disk.quarantine.insert(digest, sound);
+        if let Some((segment, epoch)) = seat.live_epoch(&digest) {
+            seat.pending.insert((Said::Lost, segment, epoch));
+        }
+    }
+
+    fn derive_reports(&mut self, at: usize, node: NodeId) {
+        let seat = &mut self.seats[at];
+        let assigned = seat.replica.catalogue.slots_on(node, SlotState::Assigned);
+        let found = assigned.filter(|(segment, _)| seat.disk.files.contains_key(&segment.digest));
+        seat.pending.extend(found.map(|(segment, slot)| (Said::Durable, segment.id, slot.epoch)));
+    }
+
+    fn report(&mut self, at: usize, node: NodeId) {
+        let few = self.chance.range(1..8) as usize;
+        let seat = &self.seats[at];
+        let (Some(incarnation), Some((said, ..))) = (seat.incarnation, seat.pending.first()) else {
+            return;
+        };
+        let of_kind = seat.pending.iter().take_while(|(kind, ..)| kind == said);
+        let batch: Vec<Report> = of_kind.take(few).copied().collect();
+        let replicas = batch.iter().map(|(_, segment, epoch)| (*segment, *epoch)).collect();
+        let body = match said {
+            Said::Durable => Body::Durable { node, incarnation, replicas },
+            Said::Lost => Body::Lost { node, incarnation, replicas },
+            Said::Removed => Body::Removed { node, incarnation, replicas },
+        };
+        self.ask(at, Asked::Report(batch), body);
+    }
+
+    pub(super) fn answer_seat(&mut self, at: usize, life: u64, tag: u64, reply: Reply) -> Kept {
+        let seat = &mut self.seats[at];
+        if seat.life != life || !seat.up || seat.asked.as_ref().is_none_or(|it| it.0 != tag) {
+            return Ok(());
+        }
+        let Some((_, _, asked)) = seat.asked.take() else { return Ok(()) };
+        match (asked, reply) {
+            (Asked::Allocate, Reply::NodeAllocated { node }) => seat.node = Some(node),
+            (Asked::Register, Reply::Registered { incarnation }) => {
+                seat.announced = Some(incarnation);
+            }
+            (Asked::Inventory, Reply::Reported { .. }) => {
+                let done = seat.inventory.as_mut().is_some_and(|batches| {
+                    batches.pop();
+                    batches.is_empty()
+                });
+                if done {
+                    self.set_unknown_aside(at);
+                }
+            }
+            (Asked::Report(batch), Reply::Reported { .. }) => {
+                seat.pending.retain(|report| !batch.contains(report));
+            }
+            (asked, Reply::Refused(refusal)) => {
+                let gone = matches!(
+                    refusal,
+                    Refusal::StaleIncarnation { .. }
+                        | Refusal::NodeRemoved(_)
+                        | Refusal::UnknownNode(_)
+                        | Refusal::StaleIdentity { .. }
+                );
+                if !gone {
+                    return Err(broken("D3", format!("seat {at} {asked:?}: {refusal}")));
+                }
+                let removed = matches!(refusal, Refusal::NodeRemoved(_));
+                if !removed {
+                    // No directory was rolled back or copied here: this is its only process.
+                    return Err(broken("fatal", format!("seat {at} {asked:?}: {refusal}")));
+                }
+                self.go_down(at);
+            }
+            (asked, reply) => {
+                return Err(broken("fatal", format!("seat {at} {asked:?}: {reply:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// D3: one file whose slots were all released goes.
+    fn destroy_one(&mut self, at: usize, node: NodeId) -> Kept {
+        let seat = &self.seats[at];
+        let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
+        let Some(destroy) = self.chance.pick(&work.destroys).cloned() else { return Ok(()) };
+        let newest = self.judge.catalogue.segment_by_digest(&destroy.digest);
+        let counted = newest.and_then(|segment| segment.live_slot_on(node));
+        if counted.is_some_and(|slot| slot.state == SlotState::Durable) {
+            let text = format!("seat {at} destroys {}, which is {counted:?}", destroy.digest);
+            return Err(broken("D3", text));
+        }
+        let seat = &mut self.seats[at];
+        if seat.disk.files.remove(&destroy.digest).is_some() {
+            self.count("files.destroyed");
+        }
+        let seat = &mut self.seats[at];
+        let said = destroy.slots.iter().map(|(segment, epoch)| (Said::Removed, *segment, *epoch));
+        seat.pending.extend(said);
+        self.note(|| format!("seat {at} destroys {:?}", destroy.slots));
+        self.check_disks()
+    }
+
+    /// Catch-up: from this node's own quarantine, or from the first source that gives it.
+    fn fetch_one(&mut self, at: usize, node: NodeId) {
+        let seat = &self.seats[at];
+        let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
+        let lacks = |fetch: &&Fetch| !seat.disk.files.contains_key(&fetch.digest);
+        let fetches: Vec<Fetch> = work.fetches.iter().filter(lacks).cloned().collect();
+        let Some(fetch) = self.chance.pick(&fetches).cloned() else { return };
+        let life = seat.life;
+        if seat.disk.quarantine.get(&fetch.digest) == Some(&true) {
+            return self.fetched(at, life, &fetch);
+        }
+        for source in &fetch.sources {
+            let other = self.seats.iter().position(|it| it.node == Some(*source) && it.up);
+            let Some(other) = other else { continue };
+            match self.seats[other].disk.files.get(&fetch.digest) {
+                Some(true) => {
+                    return self.send(Mail::Fetched { seat: at, life, fetch });
+                }
+                // The reader sees wrong bytes and raises a suspicion.
+                Some(false) if self.seats[other].incarnation.is_some() => {
+                    self.set_aside(other, fetch.digest);
+                    self.count("rot.found_by_reader");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Verified bytes are here: they become a file if the slot is still wanted.
+    pub(super) fn fetched(&mut self, at: usize, life: u64, fetch: &Fetch) {
+        let seat = &mut self.seats[at];
+        if !seat.up || seat.life != life || seat.live_epoch(&fetch.digest).is_none() {
+            return;
+        }
+        seat.disk.quarantine.remove(&fetch.digest);
+        seat.disk.files.entry(fetch.digest).or_insert(true);
+        seat.pending.insert((Said::Durable, fetch.segment, fetch.epoch));
+        self.count("files.fetched");
+    }
+
+    /// A client's bytes: taken once the slot's epoch is applied here.
+    pub(super) fn receive(
+        &mut self,
+        at: usize,
+        client: usize,
+        segment: SegmentId,
+        digest: SegmentDigest,
+        epoch: Epoch,
+    ) {
+        let seat = &mut self.seats[at];
+        let index = epoch.0 & ((1 << LINEAGE_SHIFT) - 1);
+        if !seat.up {
+            return;
+        }
+        if seat.replica.applied < index {
+            // It waits for the entry, as long as its caller does.
+            return self.send(Mail::Bytes { seat: at, client, segment, digest, epoch });
+        }
+        let Some(node) = seat.node else { return };
+        if seat.live_epoch(&digest) != Some((segment, epoch)) {
+            return self.count("bytes.stale_slot");
+        }
+        seat.disk.files.entry(digest).or_insert(true);
+        seat.pending.insert((Said::Durable, segment, epoch));
+        self.count("files.received");
+        self.send(Mail::Stored { client, node, digest });
+    }
+}
