@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cairn_core::ids::Incarnation;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Faults, Later, Strike};
 use crate::cluster::{Cluster, node_id};
@@ -16,6 +16,12 @@ use crate::trace;
 const HEALTHY_LIMIT: Duration = Duration::from_secs(15);
 /// A directory that must not come back is refused within this.
 const REFUSED_LIMIT: Duration = Duration::from_secs(15);
+/// Lets a node start on an older copy of its disk while nobody leads. Off: nobody can tell it
+/// then that it is old, it takes part in consensus until its registration is refused, and the
+/// next leader panics over its shortened log (openraft, "follower log reversion").
+const OLD_DISK_WITHOUT_LEADER: bool = false;
+/// Until a new leader can answer for the whole cluster.
+const LEADER_SETTLES: Duration = Duration::from_secs(3);
 
 impl Faults {
     /// The fragile node loses its disk, and comes back as a new member on an empty one. The
@@ -79,6 +85,11 @@ impl Faults {
         self.checkers.crashed(node);
         self.cluster.hide_disk(node);
         self.cluster.excuse(node);
+        if !OLD_DISK_WITHOUT_LEADER {
+            let none = |cluster: &Cluster| cluster.leader().is_none().then(String::new);
+            let _ = self.cluster.wait(HEALTHY_LIMIT, none).await;
+            sleep(LEADER_SETTLES).await;
+        }
         world.replace_disk(node, image);
         self.cluster.start_node(node);
         let up = |_: &Cluster| world.is_up(node).then(|| "up".to_owned());
