@@ -43,20 +43,44 @@ impl Peers {
         self.remembered.lock().clone()
     }
 
-    /// Writes `addresses` if they differ from what the file holds.
-    pub async fn remember(&self, env: &Env, disk: &Arc<dyn Disk>, mut addresses: Vec<String>) {
+    /// Writes `addresses` if they differ from what the file holds. After a failed sync the node
+    /// has to stop: what else of the directory was to be durable is no longer known.
+    pub async fn remember(
+        &self,
+        env: &Env,
+        disk: &Arc<dyn Disk>,
+        mut addresses: Vec<String>,
+    ) -> Result<(), SyncFailed> {
         addresses.sort();
         addresses.dedup();
         if *self.remembered.lock() == addresses {
-            return;
+            return Ok(());
         }
         let text = addresses.join("\n");
         let disk = Arc::clone(disk);
         let written = env.blocking(Lane::Data, move || write(&*disk, text.as_bytes())).await;
         match written {
             Ok(()) => *self.remembered.lock() = addresses,
-            Err(error) => tracing::warn!(%error, "cannot write the peers file"),
+            Err(WriteError::Sync(failed)) => return Err(failed),
+            Err(WriteError::Other(error)) => tracing::warn!(%error, "cannot write the peers file"),
         }
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sync the peers file, the node must stop: {0}")]
+pub struct SyncFailed(io::Error);
+
+enum WriteError {
+    Sync(SyncFailed),
+    /// The file is as it was, or gone; tried again later.
+    Other(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error)
     }
 }
 
@@ -76,13 +100,14 @@ fn read(disk: &dyn Disk) -> io::Result<String> {
     String::from_utf8(bytes).map_err(io::Error::other)
 }
 
-fn write(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+fn write(disk: &dyn Disk, bytes: &[u8]) -> Result<(), WriteError> {
+    let sync_failed = |error| WriteError::Sync(SyncFailed(error));
     if disk.exists(PEERS_NEW)? {
         disk.remove(PEERS_NEW)?;
     }
     let file = disk.open(PEERS_NEW, Open::Create)?;
     file.write_at(0, bytes)?;
-    file.sync()?;
+    file.sync().map_err(sync_failed)?;
     disk.rename(PEERS_NEW, PEERS)?;
-    disk.sync_dir("")
+    disk.sync_dir("").map_err(sync_failed)
 }

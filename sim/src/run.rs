@@ -118,6 +118,9 @@ where
     trace::stop_clock();
     drop(_guard);
     let virtual_ms = trace::now_us() / 1000;
+    let asked = trace::counter("raft.truncations_asked");
+    let empty = trace::counter("raft.truncations_empty");
+    trace::count("raft.truncations", asked.saturating_sub(empty));
     let summary = trace::finish();
     applied::reset();
     drop(world);
@@ -222,21 +225,26 @@ fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
 
 /// Consensus tells nobody that it cuts its log, but says so.
 fn truncations<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
-    let only = Targets::new().with_target(TRUNCATES.0, tracing::Level::DEBUG);
+    let only = Targets::new().with_target(TRUNCATES_IN, tracing::Level::DEBUG);
     Truncations.with_filter(only)
 }
 
-const TRUNCATES: (&str, &str) =
-    ("openraft::engine::handler::following_handler", "truncate logs since");
+const TRUNCATES_IN: &str = "openraft::engine::handler::following_handler";
+const TRUNCATES: &str = "truncate logs since";
+/// Follows the other where there was nothing to cut.
+const TRUNCATES_NOTHING: &str = "skip truncating";
 
 struct Truncations;
 
 impl<S: tracing::Subscriber> Layer<S> for Truncations {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
-            if field.name() == "message" && format!("{value:?}").starts_with(TRUNCATES.1) {
-                trace::count("raft.truncations", 1);
+            if field.name() != "message" {
+                return;
             }
+            let text = format!("{value:?}");
+            trace::count("raft.truncations_asked", text.starts_with(TRUNCATES).into());
+            trace::count("raft.truncations_empty", text.starts_with(TRUNCATES_NOTHING).into());
         });
     }
 }

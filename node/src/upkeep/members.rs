@@ -44,7 +44,10 @@ async fn remember_peers(shared: &Arc<Shared>) {
             .collect::<Vec<_>>()
     });
     if !addresses.is_empty() {
-        shared.peers.remember(&shared.env, &shared.disk, addresses).await;
+        let remembered = shared.peers.remember(&shared.env, &shared.disk, addresses).await;
+        if let Err(failed) = remembered {
+            (shared.fatal)(failed.to_string());
+        }
     }
 }
 

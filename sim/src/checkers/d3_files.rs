@@ -18,6 +18,8 @@ use crate::trace;
 #[derive(Default)]
 pub struct Checker {
     files: BTreeMap<ProcessId, BTreeSet<SegmentDigest>>,
+    /// Crashes of each disk at the last look: what one took is not the node's doing.
+    crashes: BTreeMap<ProcessId, u64>,
     catalogue: Catalogue,
     /// Operations of each disk at the last look: one that did nothing lost nothing.
     ops: BTreeMap<ProcessId, u64>,
@@ -34,6 +36,9 @@ impl Checker {
         let (index, catalogue) = cluster.newest();
         for process in cluster.nodes() {
             let Some(disk) = cluster.disk(process) else { continue };
+            if self.crashes.insert(process, disk.crashes()) != Some(disk.crashes()) {
+                self.files.remove(&process);
+            }
             if self.files.contains_key(&process)
                 && self.ops.insert(process, disk.ops()) == Some(disk.ops())
             {

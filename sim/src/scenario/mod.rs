@@ -61,31 +61,45 @@ const MINIMUMS_OF_ONE: [(&str, &str, u64); 3] = [
 /// What must have happened so often in a hundred seeds of a scenario for their passing to mean
 /// anything (S2).
 const MINIMUMS: &[(&str, &str, u64)] = &[
+    ("slice", "client.gets", 400),
     ("slice", "cluster.leader_crashes", 100),
     ("slice", "disk.jobs_cut", 50),
-    ("slice", "client.gets", 400),
     ("mix", "checked.checkpoints_restored", 400),
+    ("mix", "checked.copies_refused", 20),
     ("mix", "checked.equal_digests", 5_000),
+    ("mix", "checked.histories", 300),
     ("mix", "checked.logs_after_crash", 300),
+    ("mix", "checked.operations", 5_000),
     ("mix", "checked.reads", 1_500),
     ("mix", "checked.vanished_files", 1_000),
     ("mix", "client.deletes", 50),
     ("mix", "client.puts", 500),
     ("mix", "client.puts_again", 10),
+    ("mix", "client.puts_against", 100),
+    ("mix", "client.puts_resumed", 2),
     ("mix", "client.ranges", 25),
     ("mix", "client.segments_kept", 500),
     ("mix", "cluster.elections", 200),
-    ("mix", "cluster.leader_crashes", 150),
-    ("mix", "disk.eio_read", 100),
+    ("mix", "cluster.leader_crashes", 100),
+    ("mix", "cluster.restarted_behind", 100),
+    ("mix", "cluster.zombies_ended", 2),
+    ("mix", "disk.crashes_with_unsynced", 200),
+    ("mix", "disk.eio_read", 10),
+    ("mix", "disk.eio_sync", 10),
+    ("mix", "disk.eio_write", 10),
     ("mix", "disk.jobs_cut", 80),
     ("mix", "disk.lost_names", 5),
-    ("mix", "faults.client_death", 120),
-    ("mix", "faults.crash_all", 15),
-    ("mix", "faults.rot", 80),
+    ("mix", "disk.misdirected_writes", 2),
+    ("mix", "disk.torn_writes", 20),
     ("mix", "net.met_cut", 2_000),
-    ("mix", "checked.histories", 300),
-    ("mix", "checked.operations", 5_000),
-    ("mix", "client.puts_against", 100),
+    ("mix", "operator.removed", 20),
+    ("mix", "stage.met_open_upload", 50),
+    ("mix", "stage.met_unreferenced", 100),
+    ("mix", "wire.append_conflicts", 50),
+    ("mix", "wire.commits_refused", 1),
+    ("mix", "wire.replaced_targets", 20),
+    ("mix", "wire.reports_void_epoch", 100),
+    ("mix", "wire.snapshots_sent", 10),
     ("mix-http2", "checked.checkpoints_restored", 400),
     ("mix-http2", "client.puts", 500),
     ("mix-http2", "cluster.leader_crashes", 150),
@@ -108,6 +122,11 @@ pub fn lacking_in_one<'a>(
 
 /// Which minimums a sweep of so many seeds has missed.
 pub fn lacking(name: &str, seeds: u64, counters: &Counters) -> Vec<String> {
+    let happened = |kind: &plan::FaultKind| counters.contains_key(kind.counter());
+    let kinds = plan::FaultKind::ALL.iter();
+    // A few seeds may well lack a rare kind.
+    let missing = kinds.filter(|kind| has_plan(name) && seeds >= 100 && !happened(kind));
+    let missing = missing.map(|kind| format!("{} never happened", kind.counter()));
     let wanted = MINIMUMS.iter().filter(|row| row.0 == name);
     wanted
         .filter_map(|(_, counter, minimum)| {
@@ -115,5 +134,6 @@ pub fn lacking(name: &str, seeds: u64, counters: &Counters) -> Vec<String> {
                 (counters.get(counter).copied().unwrap_or(0), minimum * seeds / 100);
             (got < minimum).then(|| format!("{counter} {got}, wants {minimum}"))
         })
+        .chain(missing)
         .collect()
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cairn_core::ids::Incarnation;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Faults, Later, Strike};
 use crate::cluster::{Cluster, node_id};
@@ -16,6 +16,8 @@ use crate::trace;
 const HEALTHY_LIMIT: Duration = Duration::from_secs(15);
 /// A directory that must not come back is refused within this.
 const REFUSED_LIMIT: Duration = Duration::from_secs(15);
+/// Until what a node holds has been heard by others.
+const HEARD: Duration = Duration::from_secs(1);
 
 impl Faults {
     /// The fragile node loses its disk, and comes back as a new member on an empty one. The
@@ -58,12 +60,8 @@ impl Faults {
         self.cluster.wait(HEALTHY_LIMIT, Cluster::out_of_service).await.is_ok()
     }
 
-    async fn roll_back(&mut self, strike: &Strike, node: ProcessId) {
-        let world = self.cluster.world().clone();
-        let Some(disk) = self.cluster.disk(node) else { return };
-        let image = disk.image(&strike.chance);
-        let Some(incarnation) = self.incarnation(node) else { return };
-        // The image is older than a registration as soon as there is one more.
+    /// Restarts the node: what was on its disk is older than its registration then.
+    async fn registers_again(&mut self, node: ProcessId, incarnation: Incarnation) -> bool {
         self.cluster.crash(node, Crash::Kill);
         self.checkers.crashed(node);
         self.cluster.start_node(node);
@@ -71,7 +69,33 @@ impl Faults {
             let newer = self.incarnation(node).is_some_and(|it| it > incarnation);
             (!newer).then(|| "not registered again".to_owned())
         };
-        if self.cluster.wait(HEALTHY_LIMIT, newer).await.is_err() || !self.healthy().await {
+        self.cluster.wait(HEALTHY_LIMIT, newer).await.is_ok()
+    }
+
+    /// Lets the node acknowledge more of the log: only its peers know that the disk held more.
+    async fn promises_more(&self, node: ProcessId) -> bool {
+        let flushed = |cluster: &Cluster| {
+            cluster.running_node(node).and_then(|it| it.shared.consensus.status().flushed_log)
+        };
+        let before = flushed(&self.cluster);
+        let more = |cluster: &Cluster| {
+            (flushed(cluster) <= before).then(|| "acknowledges nothing new".to_owned())
+        };
+        let newer = self.cluster.wait(HEALTHY_LIMIT, more).await.is_ok();
+        sleep(HEARD).await;
+        newer
+    }
+
+    async fn roll_back(&mut self, strike: &Strike, node: ProcessId) {
+        let world = self.cluster.world().clone();
+        let Some(disk) = self.cluster.disk(node) else { return };
+        let image = disk.image(&strike.chance);
+        let Some(incarnation) = self.incarnation(node) else { return };
+        let newer = match strike.chance.clone().chance(0.5) {
+            true => self.registers_again(node, incarnation).await,
+            false => self.promises_more(node).await,
+        };
+        if !newer || !self.healthy().await {
             return;
         }
         strike.says(format_args!("{}", disk.name));

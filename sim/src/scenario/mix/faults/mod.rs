@@ -137,7 +137,7 @@ impl Faults {
         let world = self.cluster.world();
         world.net().heal();
         for node in self.cluster.nodes() {
-            if let Some(disk) = self.cluster.disk(node) {
+            if let Some(disk) = world.disk(node) {
                 disk.heal();
                 disk.set_capacity(None);
             }
@@ -223,7 +223,8 @@ impl Faults {
                 Later::MendAll => world.net().heal(),
                 Later::Calm => world.net().set_policy(self.pace.clone()),
                 Later::HealDisk(node) => {
-                    if let Some(disk) = self.cluster.disk(node) {
+                    // A wiped node's disk is hidden, and heals all the same.
+                    if let Some(disk) = world.disk(node) {
                         disk.heal();
                         disk.set_capacity(None);
                     }
