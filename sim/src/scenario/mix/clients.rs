@@ -1,6 +1,8 @@
 //! What the clients of `mix` do. A script outlives the lives of its process: a client that died
 //! goes on where it was, or starts the same upload again.
 
+mod scan;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use super::Shared;
 use crate::checkers::c1_history::{Asked, Call, VersionId};
 use crate::checkers::linearizable::catalogue::{Input, Output};
 use crate::checkpoint_files::{self, Files};
-use crate::cluster::{self, Cluster};
+use crate::cluster;
 use crate::seed::Stream;
 use crate::trace;
 use crate::world::{Seat, World};
@@ -35,6 +37,8 @@ const AGAINST_STEPS: u64 = 3;
 const MOVES_MAX: u32 = 24;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
+
+pub use scan::scan;
 
 /// One client's part.
 pub struct Script {
@@ -403,7 +407,7 @@ impl Acting {
         began: Instant,
         error: &ClientError,
     ) -> Result<(), String> {
-        if !matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. })) {
+        if !is_missing(error) {
             return Err(format!("get {name} {asked:?}: {error}"));
         }
         let judged = self.shared.history.lock().missing(name, asked, began);
@@ -468,7 +472,7 @@ impl Acting {
                 history.answer(&call, Output::Version(id));
                 Ok(())
             }
-            Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => {
+            Err(error) if is_missing(&error) => {
                 history.answer(&call, Output::Missing);
                 Ok(())
             }
@@ -495,42 +499,8 @@ impl Acting {
     }
 }
 
-/// Reads every checkpoint that must be there, in full, then judges all that clients saw.
-pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
-    restore(world, cluster, shared).await?;
-    for text in shared.history.lock().not_linearizable() {
-        world.violation("C1", text);
-    }
-    Ok(())
-}
-
-async fn restore(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
-    let reader = cluster.client("reader", "r1");
-    let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
-    let committed = shared.history.lock().committed();
-    for (name, (step, attempt)) in committed {
-        let (sink, sdk) = (Arc::new(MemorySink::default()), sdk.clone());
-        let (into, address) = (sink.clone(), address(&name, Asked::Step(step))?);
-        let began = Instant::now();
-        let getting = async move { sdk.get(&address, into, GetOptions::default()).await };
-        let got = seat.life.spawn(getting).await.map_err(|error| error.to_string())?;
-        let report = match got {
-            Ok(report) => report,
-            Err(error) => {
-                world.violation("D2", format!("{name}@{step} attempt {attempt}: {error}"));
-                continue;
-            }
-        };
-        trace::count("checked.checkpoints_restored", 1);
-        let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
-        let files = files_of(&sink);
-        let asked = Asked::Step(step);
-        let judged = shared.history.lock().found(&name, asked, id, began, Some(&files));
-        if let Err((invariant, text)) = judged {
-            world.violation(invariant, format!("scan: {text}"));
-        }
-    }
-    Ok(())
+fn is_missing(error: &ClientError) -> bool {
+    matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. }))
 }
 
 fn files_of(sink: &MemorySink) -> Files {
