@@ -1,24 +1,22 @@
 //! What the clients of `mix` do. A script outlives the lives of its process: a client that died
 //! goes on where it was, or starts the same upload again.
 
+mod scan;
+mod writes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use cairn_client::{
-    Client, ClientError, GetOptions, MemorySink, MemorySource, PutOptions, PutOutcome,
-};
+use cairn_client::{Client, ClientError, GetOptions, MemorySink};
 use cairn_core::command::Refusal;
-use cairn_core::ids::{Address, Attempt, Namespace, Selector, Step};
-use cairn_core::model::PolicyChange;
+use cairn_core::ids::{Address, Selector, Step};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::plan::MoveKind;
 use super::Shared;
-use crate::checkers::c1_history::{Asked, Call, VersionId};
-use crate::checkers::linearizable::catalogue::{Input, Output};
+use crate::checkers::c1_history::Asked;
 use crate::checkpoint_files::{self, Files};
 use crate::cluster;
 use crate::seed::Stream;
@@ -36,6 +34,8 @@ const AGAINST: &str = "against";
 const AGAINST_STEPS: u64 = 3;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
+
+pub use scan::scan;
 
 /// One client's part.
 pub struct Script {
@@ -310,150 +310,10 @@ impl Acting {
         step
     }
 
-    /// Thinks better of it: the last checkpoint is deleted for good, and its files are put again
-    /// soon, under another step, while their segments are on their way out.
-    async fn delete_and_put_again(&self) -> Result<(), String> {
-        let Some((last, _, files)) = self.script.state.lock().last.clone() else { return Ok(()) };
-        self.delete_at(&self.script.namespace(), last, true).await?;
-        let (step, pause) = {
-            let mut state = self.script.state.lock();
-            let step = state.next_step;
-            state.next_step += 1;
-            state.attempts += 1;
-            state.last = Some((step, state.attempts, files));
-            (step, state.chance.below(1_500))
-        };
-        sleep(Duration::from_millis(pause)).await;
-        trace::count("client.puts_after_delete", 1);
-        self.put(step, false).await
-    }
-
-    async fn replace(&self) -> Result<(), String> {
-        let step = {
-            let mut state = self.script.state.lock();
-            let state = &mut *state;
-            let Some((_, _, files)) = &state.last else { return Ok(()) };
-            let files = checkpoint_files::next(files, &mut state.chance);
-            let step = state.chance.range(1..state.next_step);
-            state.attempts += 1;
-            state.last = Some((step, state.attempts, files));
-            step
-        };
-        self.put(step, true).await
-    }
-
-    /// The upload that was cut short: the same attempt sends what is missing.
-    async fn put_again(&self) -> Result<(), String> {
-        let last = self.script.state.lock().last.as_ref().map(|(step, ..)| *step);
-        trace::count("client.puts_again", 1);
-        self.script.state.lock().cut_short = true;
-        match last {
-            Some(step) => self.put(step, true).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn put(&self, step: u64, replace: bool) -> Result<(), String> {
-        let Some((_, attempt, files)) = self.script.state.lock().last.clone() else {
-            return Ok(());
-        };
-        let name = self.script.namespace();
-        self.note(format!("put {name}@{step} attempt {attempt}"));
-        let call = self.put_begins(&name, (step, attempt), &files);
-        self.script.state.lock().unfinished = true;
-        let mut options = options(&name, (step, attempt))?;
-        options.replace = replace;
-        let report = self.sdk.put(source(&files)?, options).await;
-        let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
-        if std::mem::take(&mut self.script.state.lock().cut_short) {
-            trace::count("client.puts_resumed", u64::from(report.segments_kept > 0));
-        }
-        self.note(format!("has put {name}@{step}: {:?}", report.outcome));
-        trace::count("client.puts", 1);
-        count_commit(&report.outcome);
-        trace::count("client.segments_kept", report.segments_kept);
-        self.acknowledged(&name, (step, attempt), &call);
-        self.script.state.lock().unfinished = false;
-        if self.script.draw(|chance| chance.chance(0.5)) {
-            self.look_elsewhere(&name, Asked::Step(step)).await?;
-        }
-        Ok(())
-    }
-
     /// What was acknowledged just now is there for a reader who knows nothing and asks any node.
     async fn look_elsewhere(&self, name: &str, asked: Asked) -> Result<(), String> {
         let stranger = cluster::sdk(&self.seat, &self.shared.addresses);
         self.resolve_by(&stranger, name, asked).await
-    }
-
-    fn acknowledged(&self, name: &str, version: VersionId, call: &Call) {
-        let mut history = self.shared.history.lock();
-        history.visible(name, version);
-        history.answer(call, Output::Done);
-    }
-
-    fn put_begins(&self, name: &str, version: VersionId, files: &Files) -> Call {
-        let mut history = self.shared.history.lock();
-        history.put_begins(name, version, files);
-        history.call(name, &self.script.name, Input::Put(version))
-    }
-
-    /// One step of the namespace that everybody writes and deletes in.
-    async fn against(&self) -> Result<(), String> {
-        self.shared.history.lock().many_writers(AGAINST);
-        let (step, deletes, number) = {
-            let chance = &mut self.script.state.lock().chance;
-            (chance.range(1..AGAINST_STEPS + 1), chance.chance(0.3), self.script.number)
-        };
-        if deletes {
-            return self.delete_at(AGAINST, step, false).await;
-        }
-        let files = self.script.draw(|chance| checkpoint_files::checkpoint(chance, 1));
-        let attempt = self.seat.env.wall_ms() * 8 + number;
-        self.note(format!("put {AGAINST}@{step} attempt {attempt}"));
-        let mut options = options(AGAINST, (step, attempt))?;
-        options.replace = true;
-        let call = self.put_begins(AGAINST, (step, attempt), &files);
-        let put = self.sdk.put(source(&files)?, options).await;
-        let report = put.map_err(|error| format!("put {AGAINST}@{step}: {error}"))?;
-        count_commit(&report.outcome);
-        trace::count("client.puts_against", 1);
-        self.shared.history.lock().answer(&call, Output::Done);
-        Ok(())
-    }
-
-    /// This client's part of a checkpoint that two write.
-    async fn put_part(&self, step: u64) -> Result<(), String> {
-        let part = |number: u64| -> Files {
-            let chance = self.script.state.lock().together.fork(&format!("{step}/{number}"));
-            let files = checkpoint_files::checkpoint(&mut chance.clone(), 1);
-            let named = |(name, bytes): (Vec<u8>, Bytes)| {
-                ([format!("rank-{number}/").as_bytes(), name.as_slice()].concat(), bytes)
-            };
-            files.into_iter().map(named).collect()
-        };
-        let id = (step, 1);
-        let mut whole = part(0);
-        whole.extend(part(1));
-        self.note(format!("put part {} of {TOGETHER}@{step}", self.script.number));
-        let begun = {
-            let mut history = self.shared.history.lock();
-            history.put_begins(TOGETHER, id, &whole);
-            history.part_begins(TOGETHER, id, self.script.number, 2);
-            Instant::now()
-        };
-        let mut options = options(TOGETHER, id)?;
-        (options.part, options.parts) = (self.script.number as u32, 2);
-        let report = self.sdk.put(source(&part(self.script.number))?, options).await;
-        let report = report.map_err(|error| format!("put part of {TOGETHER}@{step}: {error}"))?;
-        trace::count("client.parts", 1);
-        count_commit(&report.outcome);
-        if !matches!(report.outcome, PutOutcome::Sealed { .. }) {
-            let mut history = self.shared.history.lock();
-            history.visible(TOGETHER, id);
-            history.saw(TOGETHER, &self.script.name, id, begun);
-        }
-        Ok(())
     }
 
     /// Whether something was there.
@@ -520,7 +380,7 @@ impl Acting {
         began: Instant,
         error: &ClientError,
     ) -> Result<(), String> {
-        if !matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. })) {
+        if !is_missing(error) {
             return Err(format!("get {name} {asked:?}: {error}"));
         }
         self.script.state.lock().half_read = None;
@@ -558,80 +418,14 @@ impl Acting {
         }
         Ok(())
     }
-
-    async fn delete(&self) -> Result<(), String> {
-        let (step, now) = {
-            let mut state = self.script.state.lock();
-            let end = state.next_step;
-            (state.chance.range(1..end.max(2)), state.chance.chance(0.5))
-        };
-        self.delete_at(&self.script.namespace(), step, now).await
-    }
-
-    async fn delete_at(&self, name: &str, step: u64, now: bool) -> Result<(), String> {
-        self.note(format!("delete {name}@{step}, now: {now}"));
-        let call = {
-            let mut history = self.shared.history.lock();
-            history.delete_begins(name, step);
-            history.call(name, &self.script.name, Input::Delete(step))
-        };
-        let deleted = self.sdk.delete(&address(name, Asked::Step(step))?, now).await;
-        let mut history = self.shared.history.lock();
-        match deleted {
-            Ok(info) => {
-                trace::count("client.deletes", 1);
-                let id: VersionId = (info.step.0, info.attempt.0);
-                history.deleted(name, id);
-                history.answer(&call, Output::Version(id));
-                Ok(())
-            }
-            Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => {
-                history.answer(&call, Output::Missing);
-                Ok(())
-            }
-            Err(ClientError::Refused(_)) => Ok(()),
-            Err(error) => Err(format!("delete {name}@{step}: {error}")),
-        }
-    }
-
-    async fn keep_last(&self) -> Result<(), String> {
-        let name = self.script.namespace();
-        let count = self.script.draw(|chance| chance.range(1..4)) as u32;
-        self.note(format!("keep last {count} of {name}"));
-        let call = {
-            let mut history = self.shared.history.lock();
-            history.keep_last(&name, count as usize);
-            history.call(&name, &self.script.name, Input::KeepLast(count))
-        };
-        let change = PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
-        trace::count("client.policies", 1);
-        let set = self.sdk.set_policy(&namespace(&name)?, change).await;
-        set.map_err(|error| error.to_string())?;
-        self.shared.history.lock().answer(&call, Output::Done);
-        Ok(())
-    }
 }
 
-fn count_commit(outcome: &PutOutcome) {
-    trace::count("client.commits", u64::from(matches!(outcome, PutOutcome::Committed { .. })));
+pub(super) fn is_missing(error: &ClientError) -> bool {
+    matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. }))
 }
 
 pub(super) fn files_of(sink: &MemorySink) -> Files {
     sink.files().into_iter().map(|(name, bytes)| (name, bytes.into())).collect()
-}
-
-fn source(files: &Files) -> Result<Arc<MemorySource>, String> {
-    MemorySource::new(files.clone()).map(Arc::new).map_err(|error| error.to_string())
-}
-
-fn options(name: &str, (step, attempt): VersionId) -> Result<PutOptions, String> {
-    let mut options = PutOptions::new(namespace(name)?, Step(step));
-    options.attempt = Some(Attempt(attempt));
-    Ok(options)
-}
-
-fn namespace(name: &str) -> Result<Namespace, String> {
-    name.parse().map_err(|error| format!("{error}"))
 }
 
 pub(super) fn address(name: &str, asked: Asked) -> Result<Address, String> {
@@ -639,5 +433,5 @@ pub(super) fn address(name: &str, asked: Asked) -> Result<Address, String> {
         Asked::Step(step) => Selector::Step(Step(step)),
         Asked::Latest => Selector::Latest,
     };
-    Ok(Address { namespace: namespace(name)?, selector })
+    Ok(Address { namespace: writes::namespace(name)?, selector })
 }

@@ -4,7 +4,6 @@
 
 mod clients;
 mod faults;
-mod scan;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,7 +132,7 @@ async fn story(world: &World) -> Result<(), String> {
         world.violation("L1", format!("once more: {text}"));
     }
     checkers.finish().await;
-    let scan = scan::scan(world, &cluster, &shared);
+    let scan = clients::scan(world, &cluster, &shared);
     match tokio::time::timeout(SETTLE_LIMIT, scan).await {
         Ok(result) => result,
         Err(_) => Err("the durability scan does not end".to_owned()),

@@ -1,0 +1,60 @@
+//! The end of a run: what must be there is restored, and all that clients saw is judged.
+
+use std::sync::Arc;
+
+use cairn_client::{Client, GetOptions, MemorySink};
+use tokio::time::Instant;
+
+use super::super::Shared;
+use super::{AGAINST, AGAINST_STEPS, address, files_of, is_missing};
+use crate::checkers::c1_history::Asked;
+use crate::cluster::Cluster;
+use crate::trace;
+use crate::world::{Seat, World};
+
+/// Reads every checkpoint that must be there, in full, then judges all that clients saw.
+pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
+    let reader = cluster.client("reader", "r1");
+    let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
+    let committed = shared.history.lock().committed();
+    for (name, (step, _)) in committed {
+        restore(world, shared, (&seat, &sdk), (&name, step)).await?;
+    }
+    // What is there after many writers, nobody can say beforehand.
+    for step in 1..=AGAINST_STEPS {
+        restore(world, shared, (&seat, &sdk), (AGAINST, step)).await?;
+    }
+    for text in shared.history.lock().not_linearizable() {
+        world.violation("C1", text);
+    }
+    Ok(())
+}
+
+async fn restore(
+    world: &World,
+    shared: &Shared,
+    (seat, sdk): (&Seat, &Client),
+    (name, step): (&str, u64),
+) -> Result<(), String> {
+    let (sink, sdk) = (Arc::new(MemorySink::default()), sdk.clone());
+    let asked = Asked::Step(step);
+    let (into, address) = (sink.clone(), address(name, asked)?);
+    let began = Instant::now();
+    let getting = async move { sdk.get(&address, into, GetOptions::default()).await };
+    let got = seat.life.spawn(getting).await.map_err(|error| error.to_string())?;
+    let judged = match got {
+        Ok(report) => {
+            trace::count("checked.checkpoints_restored", 1);
+            let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
+            shared.history.lock().found(name, asked, id, began, Some(&files_of(&sink)))
+        }
+        Err(error) if name == AGAINST && is_missing(&error) => {
+            shared.history.lock().missing(name, asked, began).map_err(|text| ("C1", text))
+        }
+        Err(error) => Err(("D2", format!("{name}@{step}: {error}"))),
+    };
+    if let Err((invariant, text)) = judged {
+        world.violation(invariant, format!("scan: {text}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! What clients write: puts and what becomes of them, deletions, retention.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_client::{ClientError, MemorySource, PutOptions, PutOutcome};
+use cairn_core::ids::{Attempt, Namespace, Step};
+use cairn_core::model::PolicyChange;
+use tokio::time::{Instant, sleep};
+
+use super::{AGAINST, AGAINST_STEPS, Acting, TOGETHER, address, is_missing};
+use crate::checkers::c1_history::{Asked, Call, VersionId};
+use crate::checkers::linearizable::catalogue::{Input, Output};
+use crate::checkpoint_files::{self, Files};
+use crate::trace;
+
+impl Acting {
+    /// Thinks better of it: the last checkpoint is deleted for good, and its files are put again
+    /// soon, under another step, while their segments are on their way out.
+    pub(super) async fn delete_and_put_again(&self) -> Result<(), String> {
+        let Some((last, _, files)) = self.script.state.lock().last.clone() else { return Ok(()) };
+        self.delete_at(&self.script.namespace(), last, true).await?;
+        let (step, pause) = {
+            let mut state = self.script.state.lock();
+            let step = state.next_step;
+            state.next_step += 1;
+            state.attempts += 1;
+            state.last = Some((step, state.attempts, files));
+            (step, state.chance.below(1_500))
+        };
+        sleep(Duration::from_millis(pause)).await;
+        trace::count("client.puts_after_delete", 1);
+        self.put(step, false).await
+    }
+
+    pub(super) async fn replace(&self) -> Result<(), String> {
+        let step = {
+            let mut state = self.script.state.lock();
+            let state = &mut *state;
+            let Some((_, _, files)) = &state.last else { return Ok(()) };
+            let files = checkpoint_files::next(files, &mut state.chance);
+            let step = state.chance.range(1..state.next_step);
+            state.attempts += 1;
+            state.last = Some((step, state.attempts, files));
+            step
+        };
+        self.put(step, true).await
+    }
+
+    /// The upload that was cut short: the same attempt sends what is missing.
+    pub(super) async fn put_again(&self) -> Result<(), String> {
+        let last = self.script.state.lock().last.as_ref().map(|(step, ..)| *step);
+        trace::count("client.puts_again", 1);
+        self.script.state.lock().cut_short = true;
+        match last {
+            Some(step) => self.put(step, true).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn put(&self, step: u64, replace: bool) -> Result<(), String> {
+        let Some((_, attempt, files)) = self.script.state.lock().last.clone() else {
+            return Ok(());
+        };
+        let name = self.script.namespace();
+        self.note(format!("put {name}@{step} attempt {attempt}"));
+        let call = self.put_begins(&name, (step, attempt), &files);
+        self.script.state.lock().unfinished = true;
+        let mut options = options(&name, (step, attempt))?;
+        options.replace = replace;
+        let report = self.sdk.put(source(&files)?, options).await;
+        let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
+        if std::mem::take(&mut self.script.state.lock().cut_short) {
+            trace::count("client.puts_resumed", u64::from(report.segments_kept > 0));
+        }
+        self.note(format!("has put {name}@{step}: {:?}", report.outcome));
+        trace::count("client.puts", 1);
+        count_commit(&report.outcome);
+        trace::count("client.segments_kept", report.segments_kept);
+        self.acknowledged(&name, (step, attempt), &call);
+        self.script.state.lock().unfinished = false;
+        if self.script.draw(|chance| chance.chance(0.5)) {
+            self.look_elsewhere(&name, Asked::Step(step)).await?;
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&self, name: &str, version: VersionId, call: &Call) {
+        let mut history = self.shared.history.lock();
+        history.visible(name, version);
+        history.answer(call, Output::Done);
+    }
+
+    fn put_begins(&self, name: &str, version: VersionId, files: &Files) -> Call {
+        let mut history = self.shared.history.lock();
+        history.put_begins(name, version, files);
+        history.call(name, &self.script.name, Input::Put(version))
+    }
+
+    /// One step of the namespace that everybody writes and deletes in.
+    pub(super) async fn against(&self) -> Result<(), String> {
+        self.shared.history.lock().many_writers(AGAINST);
+        let (step, deletes, number) = {
+            let chance = &mut self.script.state.lock().chance;
+            (chance.range(1..AGAINST_STEPS + 1), chance.chance(0.3), self.script.number)
+        };
+        if deletes {
+            return self.delete_at(AGAINST, step, false).await;
+        }
+        let files = self.script.draw(|chance| checkpoint_files::checkpoint(chance, 1));
+        let attempt = self.seat.env.wall_ms() * 8 + number;
+        self.note(format!("put {AGAINST}@{step} attempt {attempt}"));
+        let mut options = options(AGAINST, (step, attempt))?;
+        options.replace = true;
+        let call = self.put_begins(AGAINST, (step, attempt), &files);
+        let put = self.sdk.put(source(&files)?, options).await;
+        let report = put.map_err(|error| format!("put {AGAINST}@{step}: {error}"))?;
+        count_commit(&report.outcome);
+        trace::count("client.puts_against", 1);
+        self.shared.history.lock().answer(&call, Output::Done);
+        Ok(())
+    }
+
+    /// This client's part of a checkpoint that two write.
+    pub(super) async fn put_part(&self, step: u64) -> Result<(), String> {
+        let part = |number: u64| -> Files {
+            let chance = self.script.state.lock().together.fork(&format!("{step}/{number}"));
+            let files = checkpoint_files::checkpoint(&mut chance.clone(), 1);
+            let named = |(name, bytes): (Vec<u8>, Bytes)| {
+                ([format!("rank-{number}/").as_bytes(), name.as_slice()].concat(), bytes)
+            };
+            files.into_iter().map(named).collect()
+        };
+        let id = (step, 1);
+        let mut whole = part(0);
+        whole.extend(part(1));
+        self.note(format!("put part {} of {TOGETHER}@{step}", self.script.number));
+        let begun = {
+            let mut history = self.shared.history.lock();
+            history.put_begins(TOGETHER, id, &whole);
+            history.part_begins(TOGETHER, id, self.script.number, 2);
+            Instant::now()
+        };
+        let mut options = options(TOGETHER, id)?;
+        (options.part, options.parts) = (self.script.number as u32, 2);
+        let report = self.sdk.put(source(&part(self.script.number))?, options).await;
+        let report = report.map_err(|error| format!("put part of {TOGETHER}@{step}: {error}"))?;
+        trace::count("client.parts", 1);
+        count_commit(&report.outcome);
+        if !matches!(report.outcome, PutOutcome::Sealed { .. }) {
+            let mut history = self.shared.history.lock();
+            history.visible(TOGETHER, id);
+            history.saw(TOGETHER, &self.script.name, id, begun);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self) -> Result<(), String> {
+        let (step, now) = {
+            let mut state = self.script.state.lock();
+            let end = state.next_step;
+            (state.chance.range(1..end.max(2)), state.chance.chance(0.5))
+        };
+        self.delete_at(&self.script.namespace(), step, now).await
+    }
+
+    async fn delete_at(&self, name: &str, step: u64, now: bool) -> Result<(), String> {
+        self.note(format!("delete {name}@{step}, now: {now}"));
+        let call = {
+            let mut history = self.shared.history.lock();
+            history.delete_begins(name, step);
+            history.call(name, &self.script.name, Input::Delete(step))
+        };
+        let deleted = self.sdk.delete(&address(name, Asked::Step(step))?, now).await;
+        let mut history = self.shared.history.lock();
+        match deleted {
+            Ok(info) => {
+                trace::count("client.deletes", 1);
+                let id: VersionId = (info.step.0, info.attempt.0);
+                history.deleted(name, id);
+                history.answer(&call, Output::Version(id));
+                Ok(())
+            }
+            Err(error) if is_missing(&error) => {
+                history.answer(&call, Output::Missing);
+                Ok(())
+            }
+            Err(ClientError::Refused(_)) => Ok(()),
+            Err(error) => Err(format!("delete {name}@{step}: {error}")),
+        }
+    }
+
+    pub(super) async fn keep_last(&self) -> Result<(), String> {
+        let name = self.script.namespace();
+        let count = self.script.draw(|chance| chance.range(1..4)) as u32;
+        self.note(format!("keep last {count} of {name}"));
+        let call = {
+            let mut history = self.shared.history.lock();
+            history.keep_last(&name, count as usize);
+            history.call(&name, &self.script.name, Input::KeepLast(count))
+        };
+        let change = PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
+        trace::count("client.policies", 1);
+        let set = self.sdk.set_policy(&namespace(&name)?, change).await;
+        set.map_err(|error| error.to_string())?;
+        self.shared.history.lock().answer(&call, Output::Done);
+        Ok(())
+    }
+}
+
+fn count_commit(outcome: &PutOutcome) {
+    trace::count("client.commits", u64::from(matches!(outcome, PutOutcome::Committed { .. })));
+}
+
+fn source(files: &Files) -> Result<Arc<MemorySource>, String> {
+    MemorySource::new(files.clone()).map(Arc::new).map_err(|error| error.to_string())
+}
+
+fn options(name: &str, (step, attempt): VersionId) -> Result<PutOptions, String> {
+    let mut options = PutOptions::new(namespace(name)?, Step(step));
+    options.attempt = Some(Attempt(attempt));
+    Ok(options)
+}
+
+pub(super) fn namespace(name: &str) -> Result<Namespace, String> {
+    name.parse().map_err(|error| format!("{error}"))
+}
