@@ -188,16 +188,30 @@ impl SimDisk {
         self.state.lock().faults.misdirect = Some(prefix.to_owned());
     }
 
-    /// Whether a misdirected write hit the file at a path.
+    /// Whether a misdirected write hit the file at a path, or the one of that name that was moved
+    /// from there to quarantine.
     pub fn is_misdirected(&self, path: &str) -> bool {
         let state = self.state.lock();
-        state.tree.find(path).is_some_and(|ino| state.misdirected.contains(&ino))
+        let aside = path.rsplit('/').next().map(|name| format!("{name}."));
+        let quarantine = state.tree.find("quarantine").and_then(|ino| state.tree.inodes.get(&ino));
+        let moved = match (quarantine, aside) {
+            (Some(Inode::Dir(dir)), Some(aside)) => {
+                let named = dir.current.range(aside.clone()..);
+                named
+                    .take_while(|(name, _)| name.starts_with(&aside))
+                    .map(|(_, ino)| *ino)
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        let mut files = state.tree.find(path).into_iter().chain(moved);
+        files.any(|ino| state.misdirected.contains(&ino))
     }
 
     /// Paths of the files that misdirected writes hit, once.
     pub fn take_misdirected(&self) -> Vec<String> {
         let mut paths = self.paths();
-        paths.retain(|path| self.is_misdirected(path));
+        paths.retain(|path| path.starts_with("segments/") && self.is_misdirected(path));
         self.state.lock().misdirected.clear();
         paths
     }
