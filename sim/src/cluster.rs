@@ -390,7 +390,8 @@ impl Cluster {
 
 fn acknowledged_by(running: &Running) -> Acknowledged {
     let status = running.shared.consensus.status();
-    Acknowledged { vote_term: status.flushed_vote_term, last: status.flushed_log }
+    let (vote_term, last) = (status.flushed_vote_term, status.flushed_log);
+    Acknowledged { vote_term, last, promise: status.promise }
 }
 
 /// The SDK in a client's process.

@@ -7,6 +7,10 @@
 
 mod verb;
 
+/// Half of a run is allocation, all of it on one thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::process::ExitCode;
 
 use cairn_sim::canaries::{self, CanaryArgs};

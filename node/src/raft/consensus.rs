@@ -173,6 +173,7 @@ pub struct RaftStatus {
     /// Durable here, and so perhaps acknowledged: the term voted in, and the last entry's index.
     pub flushed_vote_term: Option<u64>,
     pub flushed_log: Option<u64>,
+    pub promise: Option<Promise>,
     pub committed: Option<u64>,
     pub applied: Option<u64>,
     pub snapshot: Option<u64>,

@@ -408,6 +408,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
             last_log: metrics.last_log_index,
             flushed_vote_term: flushed.vote.map(|vote| vote.leader_id.term),
             flushed_log: flushed.last,
+            promise: flushed.promise(),
             committed: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),
             snapshot: index(&metrics.snapshot),

@@ -93,6 +93,7 @@ pub struct LogSummary {
     pub vote_term: Option<u64>,
     /// Index of the last entry, or of the last purged one.
     pub last: Option<u64>,
+    pub promise: Option<Promise>,
 }
 
 /// Opens and checks the log on a disk. Repairs what a crash left, as a start does.
@@ -101,6 +102,7 @@ pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
     Ok(LogSummary {
         vote_term: stored.vote.map(|vote| vote.leader_id.term),
         last: stored.last.map(|last| last.index),
+        promise: stored.vote.map(|vote| Promise::new(vote, stored.last)),
     })
 }
 

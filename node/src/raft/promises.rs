@@ -30,7 +30,7 @@ impl Promise {
     }
 
     /// Whether a directory that holds `self` cannot be one that has held `promised`.
-    fn is_behind(&self, promised: &Self) -> bool {
+    pub fn is_behind(&self, promised: &Self) -> bool {
         if self.vote.leader_id != promised.vote.leader_id {
             return self.vote < promised.vote;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::ids::{Incarnation, NodeId};
-use cairn_proto::envelope::Reason;
+use cairn_proto::envelope::{Reason, leader_of};
 use cairn_proto::wire::HeartbeatRequest;
 use cairn_proto::wire::admin_client::AdminClient;
 use tokio::time::Instant;
@@ -37,17 +37,35 @@ async fn beat(shared: &Shared, incarnation: Incarnation) {
                 available_bytes,
                 bytes_in_flight,
             };
-            let mut client = AdminClient::new(shared.transport(&address));
-            let call = client.heartbeat(shared.call(Some(NodeId(leader)), message));
-            match tokio::time::timeout(shared.call_deadline(), call).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
-                    shared.banish(status.message().to_owned());
-                }
-                Ok(Err(status)) => tracing::debug!(leader, %status, "heartbeat refused"),
-                Err(_) => tracing::debug!(leader, "heartbeat not answered"),
+            // Consensus tells nothing to a node that was removed while it was away: whom it
+            // takes for the leader may know better.
+            if let Some((leader, address)) = tell(shared, NodeId(leader), &address, message).await {
+                tell(shared, leader, &address, message).await;
             }
         }
         None => tracing::debug!("no leader to send a heartbeat to"),
     }
+}
+
+/// Sends a heartbeat to whoever is taken for the leader; gives the leader that it names instead.
+async fn tell(
+    shared: &Shared,
+    leader: NodeId,
+    address: &str,
+    message: HeartbeatRequest,
+) -> Option<(NodeId, String)> {
+    let mut client = AdminClient::new(shared.transport(address));
+    let call = client.heartbeat(shared.call(Some(leader), message));
+    match tokio::time::timeout(shared.call_deadline(), call).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
+            shared.banish(status.message().to_owned());
+        }
+        Ok(Err(status)) => {
+            tracing::debug!(%leader, %status, "heartbeat refused");
+            return leader_of(&status).filter(|(_, other)| other != address);
+        }
+        Err(_) => tracing::debug!(%leader, "heartbeat not answered"),
+    }
+    None
 }

@@ -14,7 +14,7 @@ use cairn_core::command::{Body, Refusal, Reply};
 use cairn_core::ids::{Cookie, Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
 use cairn_core::limits::BATCH_SEGMENTS_MAX;
 use cairn_core::model::SlotState;
-use cairn_proto::envelope::FEATURE_LEVEL;
+use cairn_proto::envelope::{FEATURE_LEVEL, leader_of};
 use cairn_proto::seam::Lane;
 use tonic::Status;
 
@@ -139,37 +139,43 @@ fn register_refusal(refusal: &Refusal) -> String {
     format!("{refusal}{hint}")
 }
 
-/// Sends `body` until the cluster answers it, to the leader or whoever may know it.
+/// Sends `body` until the cluster answers it: to whom this node takes for the leader, to whom that
+/// one names instead, and to its peers in turn where that leads nowhere. A node that was removed
+/// while it was away hears of no new leader by itself.
 async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Status> {
     let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
+    let mut named: Option<String> = None;
     let mut turn = 0_usize;
     loop {
-        let answer = match to_leader(shared, RequestId(0), body.clone()).await {
-            Err(status) if shared.consensus.leader().is_none() => {
-                // No leader is known here: a peer may be one, or name one.
-                let peers = shared.peers.remembered();
-                match peers.get(turn % peers.len().max(1)) {
-                    Some(peer) if *peer != shared.config.address => {
-                        turn += 1;
-                        report_to(shared, peer, RequestId(0), body.clone()).await
-                    }
-                    _ => {
-                        turn += 1;
-                        Err(status)
-                    }
-                }
-            }
-            answer => answer,
+        let answer = match named.take().or_else(|| other_than_leader(shared, turn)) {
+            Some(address) => report_to(shared, &address, RequestId(0), body.clone()).await,
+            None => to_leader(shared, RequestId(0), body.clone()).await,
         };
+        turn += 1;
         match answer {
             Ok(reply) => return Ok(reply),
             Err(status) if is_passing(&status) => {
                 tracing::debug!(%status, "not registered yet");
+                named = leader_of(&status)
+                    .map(|(_, address)| address)
+                    .filter(|address| *address != shared.config.address);
                 tokio::time::sleep(shared.env.jitter(pause)).await;
             }
             Err(status) => return Err(status),
         }
     }
+}
+
+/// Every other turn, or where no leader is known, a peer that may be one, or name one.
+fn other_than_leader(shared: &Shared, turn: usize) -> Option<String> {
+    if shared.consensus.is_leader()
+        || (shared.consensus.leader().is_some() && turn.is_multiple_of(2))
+    {
+        return None;
+    }
+    let peers = shared.peers.remembered();
+    let peer = peers.get(turn / 2 % peers.len().max(1))?;
+    (*peer != shared.config.address).then(|| peer.clone())
 }
 
 async fn wait_applied(shared: &Arc<Shared>, incarnation: Incarnation) {

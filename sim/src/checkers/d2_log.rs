@@ -26,13 +26,22 @@ impl Checker {
             None => Err("the log is gone".to_owned()),
         };
         let text = match after {
-            Ok(after) if after.vote_term >= before.vote_term && after.last >= before.last => return,
+            Ok(after) if keeps(&before, &after) => return,
             Ok(after) => format!("{after:?}"),
             Err(text) => text,
         };
         let text = format!("{} had {before:?} before the crash, after it: {text}", disk.name);
         cluster.world().violation("D2", text);
     }
+}
+
+/// A vote never goes back, nor do the entries of its own term. Older ones may have been cut by the
+/// job that the crash found in flight.
+fn keeps(before: &LogSummary, after: &LogSummary) -> bool {
+    after.vote_term >= before.vote_term
+        && before
+            .promise
+            .is_none_or(|promised| after.promise.is_some_and(|held| !held.is_behind(&promised)))
 }
 
 fn inspect(bytes: &[u8]) -> Result<LogSummary, String> {

@@ -21,8 +21,8 @@ pub struct Checker {
     /// Crashes of each disk at the last look: what one took is not the node's doing.
     crashes: BTreeMap<ProcessId, u64>,
     catalogue: Catalogue,
-    /// Operations of each disk at the last look: one that did nothing lost nothing.
-    ops: BTreeMap<ProcessId, u64>,
+    /// Changes of names on each disk at the last look: without any, nothing is gone.
+    names: BTreeMap<ProcessId, u64>,
     reports: u32,
 }
 
@@ -40,7 +40,7 @@ impl Checker {
                 self.files.remove(&process);
             }
             if self.files.contains_key(&process)
-                && self.ops.insert(process, disk.ops()) == Some(disk.ops())
+                && self.names.insert(process, disk.names()) == Some(disk.names())
             {
                 continue;
             }

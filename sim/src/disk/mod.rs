@@ -49,6 +49,8 @@ struct State {
     generation: u64,
     /// Operations since the disk was made.
     ops: u64,
+    /// Names made, moved or removed so far.
+    names: u64,
     /// Of the job that runs just now.
     cost: JobCost,
     inode_base: u64,
@@ -74,6 +76,7 @@ impl SimDisk {
             faults: Faults { slow: 1.0, ..Faults::default() },
             generation: 1,
             ops: 0,
+            names: 0,
             cost: JobCost::default(),
             inode_base: u64::from(number) * INODES_A_DISK,
             failed_syncs: 0,
@@ -284,8 +287,8 @@ impl SimDisk {
         self.state.lock().failed_syncs
     }
 
-    pub fn ops(&self) -> u64 {
-        self.state.lock().ops
+    pub fn names(&self) -> u64 {
+        self.state.lock().names
     }
 
     pub fn bytes_used(&self) -> u64 {

@@ -52,6 +52,11 @@ impl Mount {
 }
 
 impl State {
+    fn note_name(&mut self) {
+        self.cost.names += 1;
+        self.names += 1;
+    }
+
     fn parent<'a>(&self, path: &'a str) -> io::Result<(Ino, &'a str)> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let ino = self.tree.find(dir).ok_or_else(|| missing(dir))?;
@@ -84,7 +89,7 @@ impl Disk for Mount {
             (None, false) => return Err(missing(path)),
             (None, true) => {
                 let (dir, name) = state.parent(path)?;
-                state.cost.names += 1;
+                state.note_name();
                 state.tree.create(dir, name, Inode::File(File::default()))
             }
         };
@@ -103,7 +108,7 @@ impl Disk for Mount {
         {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
-        state.cost.names += 1;
+        state.note_name();
         state.tree.rename(old, new, ino);
         Ok(())
     }
@@ -117,7 +122,7 @@ impl Disk for Mount {
             return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
         }
         let (dir, name) = state.parent(path)?;
-        state.cost.names += 1;
+        state.note_name();
         state.tree.remove(dir, name);
         Ok(())
     }
@@ -130,7 +135,7 @@ impl Disk for Mount {
             None => {}
         }
         let (dir, name) = state.parent(path)?;
-        state.cost.names += 1;
+        state.note_name();
         state.tree.create(dir, name, Inode::Dir(Dir::default()));
         Ok(())
     }
