@@ -84,11 +84,11 @@ impl Promises {
 }
 
 /// The first of `promised` that a log with this vote and last entry cannot have made.
-pub(super) fn broken<'a>(
-    promised: &'a [Promise],
+pub(super) fn broken(
+    promised: &[Promise],
     vote: Option<Vote>,
     last: Option<LogId>,
-) -> Option<&'a Promise> {
+) -> Option<&Promise> {
     let held = vote.map(|vote| Promise::new(vote, last));
     promised.iter().find(|promise| held.is_none_or(|held| held.is_behind(promise)))
 }
