@@ -98,7 +98,12 @@ pub struct Violation {
 
 fn record(violations: &Mutex<Vec<Violation>>, invariant: &str, text: String) {
     trace::event("world", trace::VIOLATION, format_args!("{invariant}: {text}"));
-    violations.lock().push(Violation { invariant: invariant.to_owned(), text });
+    let violation = Violation { invariant: invariant.to_owned(), text };
+    let mut violations = violations.lock();
+    // A supervisor that starts a node over and over would say the same each time.
+    if !violations.contains(&violation) {
+        violations.push(violation);
+    }
 }
 
 /// Cheap to clone; all clones are the same world.

@@ -326,8 +326,10 @@ impl Consensus {
         learners.map(|(node, address)| (*node, (address.clone(), matched(node)))).collect()
     }
 
+    /// Who leads and where. `None` also where only its number is known: the entry that brings its
+    /// address is still on the way to this node.
     pub fn leader(&self) -> Option<(u64, String)> {
-        self.status().leader
+        self.status().leader.filter(|(_, address)| !address.is_empty())
     }
 
     pub fn is_leader(&self) -> bool {
