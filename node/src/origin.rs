@@ -1,6 +1,7 @@
 //! Who a data directory is when a node starts on it: itself again, the first node of a new
 //! cluster, or a new member.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ const ASK_DEADLINE: Duration = Duration::from_secs(2);
 const FIRST_NODE: NodeId = NodeId(1);
 /// Raft's log in the data directory.
 const LOG_FILE: &str = "raft.redb";
+/// Rounds of hello: to whoever was silent, and to a leader that was named.
+const HELLO_ROUNDS_MAX: u32 = 3;
 /// Rounds over all join addresses before a join gives up.
 const JOIN_ROUNDS_MAX: u32 = 60;
 
@@ -201,7 +204,8 @@ fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), Stri
 }
 
 /// Asks the peers that can be reached whether this directory may come back, and what they have
-/// heard from it. Silence is consent: a whole cluster that starts cold has nobody to ask, and
+/// heard from it: the leader above all, to whom the others point. Who is silent is asked again, a
+/// few times; then silence is consent: a whole cluster that starts cold has nobody to ask, and
 /// `Register` asks again.
 async fn hello(
     env: &Env,
@@ -209,32 +213,50 @@ async fn hello(
     identity: &Identity,
     previous: &[Nonce],
 ) -> Result<Vec<Promise>, StartError> {
-    let addresses = peers.remembered();
-    let asks = addresses.iter().map(|address| {
-        let message = wire::HelloRequest {
-            cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
-            node: identity.node.map_or(0, |node| node.0),
-            cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
-            nonces: previous.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
-        };
-        let mut client = AdminClient::new(peers.transport(env, address));
-        async move {
-            let call = client.hello(Request::new(message));
-            tokio::time::timeout(ASK_DEADLINE, call).await.ok()?.ok()
-        }
-    });
-    let answers = futures::future::join_all(asks).await;
+    let message = wire::HelloRequest {
+        cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
+        node: identity.node.map_or(0, |node| node.0),
+        cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
+        nonces: previous.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
+    };
+    let mut silent: BTreeSet<String> = peers.remembered().into_iter().collect();
+    let mut asked = BTreeSet::new();
     let mut promised = Vec::new();
-    for answer in answers.into_iter().flatten() {
-        let answer = answer.into_inner();
-        let theirs = cluster_of(&answer.cluster, answer.lineage);
-        if !theirs.is_ok_and(|(cluster, _)| cluster == identity.cluster) {
-            continue;
+    for _ in 0..HELLO_ROUNDS_MAX {
+        asked.extend(silent.iter().cloned());
+        let asks = std::mem::take(&mut silent).into_iter().map(|address| {
+            let mut client = AdminClient::new(peers.transport(env, &address));
+            let message = message.clone();
+            async move {
+                let call = client.hello(Request::new(message));
+                (address, tokio::time::timeout(ASK_DEADLINE, call).await)
+            }
+        });
+        for (address, answer) in futures::future::join_all(asks).await {
+            let answer = match answer {
+                Ok(Ok(answer)) => answer.into_inner(),
+                // Nobody is there, or somebody who does not serve yet.
+                Ok(Err(_)) => continue,
+                Err(_) => {
+                    silent.insert(address);
+                    continue;
+                }
+            };
+            let theirs = cluster_of(&answer.cluster, answer.lineage);
+            if !theirs.is_ok_and(|(cluster, _)| cluster == identity.cluster) {
+                continue;
+            }
+            if !answer.refused.is_empty() {
+                return Err(StartError::Refused(answer.refused));
+            }
+            promised.extend(Promise::from_wire(answer.promise));
+            if !answer.leader_address.is_empty() && !asked.contains(&answer.leader_address) {
+                silent.insert(answer.leader_address);
+            }
         }
-        if !answer.refused.is_empty() {
-            return Err(StartError::Refused(answer.refused));
+        if silent.is_empty() {
+            break;
         }
-        promised.extend(Promise::from_wire(answer.promise));
     }
     Ok(promised)
 }

@@ -79,6 +79,7 @@ impl wire::admin_server::Admin for Service {
             node: shared.node.0,
             refused,
             promise: shared.consensus.promise_of(request.node).map(|promise| promise.to_wire()),
+            leader_address: shared.consensus.leader().map_or(String::new(), |(_, address)| address),
         }))
     }
 
