@@ -4,6 +4,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`node`] | the assembly: opens everything, recovers, starts the loops |
+//! | `origin` | who a data directory is at start: itself again, a new cluster's first, a new member |
 //! | [`serve`] | production: sockets, TLS, signals, files, threads around the assembly |
 //! | [`service`] | gRPC and HTTP services |
 //! | [`guard`] | identity, certificates and admission before every service |
