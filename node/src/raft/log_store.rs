@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::log_file::{self, Change, LogError, LogFile};
+use super::log_memory::{Flushed, Memory};
 use super::promises::{self, Promise};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::{FatalHook, entry_bytes};
@@ -35,9 +36,6 @@ use crate::disk::Disk;
 const COMMIT_CHANGES_MAX: usize = 256;
 /// Changes waiting for the committer; beyond it openraft waits.
 const QUEUE_MAX: usize = 1024;
-/// Recent entries kept decoded in memory, bytes: what replication and apply read in the ordinary
-/// case. Entries that are not durable yet are kept whatever they take.
-const RECENT_BYTES_MAX: usize = 16 << 20;
 /// Entries read at once for one replication message, or for one step of apply, bytes: with the
 /// largest command on top it still fits a message.
 const READ_BYTES_MAX: usize = 2 << 20;
@@ -48,70 +46,6 @@ struct Queued {
     change: Change,
     sequence: u64,
     done: Done,
-}
-
-struct Recent {
-    entry: Entry,
-    bytes: usize,
-    /// Of the change that brought it.
-    sequence: u64,
-}
-
-/// The log as openraft sees it: what is in the file with the queued changes applied.
-struct Memory {
-    file: Option<Arc<LogFile>>,
-    failed: Option<String>,
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    /// Not yet given to the committer.
-    committed_unsaved: Option<LogId>,
-    purged: Option<LogId>,
-    /// Index of the first entry, or of the next if there is none.
-    first: u64,
-    last: Option<LogId>,
-    /// Contiguous, up to `last`. What lies between `first` and its first key is in the file.
-    recent: BTreeMap<u64, Recent>,
-    recent_bytes: usize,
-    sequence: u64,
-    durable_sequence: u64,
-    flushed: Flushed,
-}
-
-/// What is durable here, and may have been acknowledged to others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flushed {
-    pub vote: Option<Vote>,
-    /// Index of the last entry, or of the last purged one.
-    pub last: Option<u64>,
-    /// The last entry, unless it was cut off since.
-    pub tail: Option<LogId>,
-}
-
-impl Flushed {
-    /// What this node may never be without again.
-    pub fn promise(&self) -> Option<Promise> {
-        self.vote.map(|vote| Promise::new(vote, self.tail))
-    }
-
-    fn note(&mut self, change: &Change) {
-        match change {
-            Change::Vote(vote) => self.vote = Some(*vote),
-            Change::Append(entries) => {
-                let last = entries.last().map(|entry| entry.log_id);
-                self.last = last.map(|last| last.index).or(self.last);
-                self.tail = last.or(self.tail);
-            }
-            Change::TruncateFrom(index) => {
-                self.last = self.last.min(index.checked_sub(1));
-                self.tail = self.tail.filter(|tail| tail.index < *index);
-            }
-            Change::Purge(id) => {
-                self.last = self.last.max(Some(id.index));
-                self.tail = self.tail.max(Some(*id));
-            }
-            Change::Committed(_) => {}
-        }
-    }
 }
 
 /// Looks at what a running log store has made durable.
@@ -338,86 +272,6 @@ impl Shared {
             entries.extend(hot);
         }
         Ok(entries)
-    }
-}
-
-impl Memory {
-    fn refuse_if_failed(&self) -> io::Result<()> {
-        match &self.failed {
-            Some(why) => Err(io::Error::other(format!("the raft log has stopped: {why}"))),
-            None => Ok(()),
-        }
-    }
-
-    fn append(&mut self, entries: &[Entry], sequence: u64) -> io::Result<()> {
-        for entry in entries {
-            let index = entry.log_id.index;
-            // An empty log takes whatever comes first; when the file is opened again it must
-            // begin at zero or follow what was purged.
-            let expected = self.last.map_or(index, |last| last.index + 1);
-            if self.last.is_none() {
-                self.first = index;
-            }
-            if index != expected {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("append of raft log entry {index} where {expected} should follow"),
-                ));
-            }
-            let bytes = entry_bytes(entry);
-            self.recent.insert(index, Recent { entry: entry.clone(), bytes, sequence });
-            self.recent_bytes += bytes;
-            self.last = Some(entry.log_id);
-        }
-        Ok(())
-    }
-
-    fn truncate_after(&mut self, last: Option<LogId>) -> u64 {
-        let from = last.map_or(0, |last| last.index + 1);
-        for removed in self.recent.split_off(&from).values() {
-            self.recent_bytes -= removed.bytes;
-        }
-        if self.last.is_some_and(|current| current.index >= from) {
-            self.last = last.or(self.purged);
-        }
-        from
-    }
-
-    fn purge(&mut self, upto: LogId) {
-        let kept = self.recent.split_off(&(upto.index + 1));
-        self.recent = kept;
-        self.recent_bytes = self.recent.values().map(|recent| recent.bytes).sum();
-        self.purged = Some(upto);
-        self.first = upto.index + 1;
-        if self.last.is_none_or(|last| last.index < upto.index) {
-            self.last = Some(upto);
-        }
-    }
-
-    fn forget_old(&mut self) {
-        while self.recent_bytes > RECENT_BYTES_MAX {
-            match self.recent.first_entry() {
-                Some(first) if first.get().sequence <= self.durable_sequence => {
-                    self.recent_bytes -= first.remove().bytes;
-                }
-                _ => break,
-            }
-        }
-    }
-
-    fn recent_entries(&self, start: u64, end: u64, bytes_max: usize) -> Vec<Entry> {
-        let mut bytes = 0;
-        let mut entries = Vec::new();
-        if start < end {
-            for recent in self.recent.range(start..end).map(|(_, recent)| recent) {
-                entries.push(recent.entry.clone());
-                bytes += recent.bytes;
-                if bytes >= bytes_max {
-                    break;
-                }
-            }
-        }
-        entries
     }
 }
 

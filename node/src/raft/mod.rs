@@ -18,6 +18,7 @@ mod consensus;
 mod group;
 mod leadership;
 mod log_file;
+mod log_memory;
 mod log_store;
 mod machine;
 mod network;
