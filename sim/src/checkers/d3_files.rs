@@ -2,8 +2,10 @@
 //! quarantine.
 //!
 //! Compared are two looks: a file that is gone while its slot is live under the same epoch in
-//! both catalogues, or that no catalogue knew, must be in quarantine. A power cut may take names
-//! that were never synced; D1 watches over those that were reported.
+//! both catalogues, or that no catalogue knew, must be in quarantine. Both the newest catalogue
+//! and the node's own may say that the slot was released: one that was cut off reaps by entries
+//! the others have long left behind. A power cut may take names that were never synced; D1
+//! watches over those that were reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +23,7 @@ pub struct Checker {
     /// Crashes of each disk at the last look: what one took is not the node's doing.
     crashes: BTreeMap<ProcessId, u64>,
     catalogue: Catalogue,
+    own: BTreeMap<ProcessId, Own>,
     /// Changes of names on each disk at the last look: without any, nothing is gone.
     names: BTreeMap<ProcessId, u64>,
     reports: u32,
@@ -36,6 +39,7 @@ impl Checker {
         let (index, catalogue) = cluster.newest();
         for process in cluster.nodes() {
             let Some(disk) = cluster.disk(process) else { continue };
+            self.step(cluster, process);
             if self.crashes.insert(process, disk.crashes()) != Some(disk.crashes()) {
                 self.files.remove(&process);
             }
@@ -54,7 +58,11 @@ impl Checker {
                 let Some(id) = node_id(&catalogue, &disk.name) else { continue };
                 let aside = format!("quarantine/{gone}.");
                 let allowed = paths.iter().any(|path| path.starts_with(&aside))
-                    || was_released(&self.catalogue, &catalogue, id, gone);
+                    || was_released(&self.catalogue, &catalogue, id, gone)
+                    || self
+                        .own
+                        .get(&process)
+                        .is_some_and(|own| was_released(&own.before, &own.now, id, gone));
                 if !allowed && self.reports < super::REPORTS_MAX {
                     self.reports += 1;
                     let text = format!(
@@ -68,6 +76,30 @@ impl Checker {
         }
         self.catalogue = catalogue;
     }
+
+    /// Remembers what the node has applied by now, if it runs.
+    fn step(&mut self, cluster: &Cluster, process: ProcessId) {
+        let Some(running) = cluster.running_node(process) else { return };
+        let own = self.own.entry(process).or_default();
+        let applied = running.shared.consensus.applied();
+        if own.applied != applied {
+            own.applied = applied;
+            own.before = std::mem::replace(&mut own.now, running.catalogue());
+            own.moved = true;
+        } else if std::mem::take(&mut own.moved) {
+            own.before = own.now.clone();
+        }
+    }
+}
+
+/// What a node itself had applied at the last two looks.
+#[derive(Default)]
+struct Own {
+    applied: u64,
+    before: Catalogue,
+    now: Catalogue,
+    /// Between the two looks.
+    moved: bool,
 }
 
 fn was_released(
