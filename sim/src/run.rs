@@ -41,6 +41,8 @@ pub struct Options {
     pub head: String,
     /// Where to write the trace, with the product's log lines between its own.
     pub trace: Option<PathBuf>,
+    /// Virtual time after which to look away, however far the scenario has come.
+    pub until: Option<Duration>,
     /// Virtual time after which the scenario counts as stuck.
     pub virtual_limit: Duration,
     /// Real time after which the process is aborted.
@@ -56,6 +58,7 @@ impl Options {
             tuning: Tuning::default(),
             head: String::new(),
             trace: None,
+            until: None,
             virtual_limit: Duration::from_secs(4 * 3600),
             wall_limit: Duration::from_secs(120),
             stop_at: Vec::new(),
@@ -107,6 +110,7 @@ where
             tokio::select! {
                 biased;
                 () = broken(&world, &options.stop_at) => {}
+                () = reached(options.until) => {}
                 end = played => if end.is_err() {
                     world.violation("end", format!("not over after {:?}", options.virtual_limit));
                 },
@@ -146,6 +150,14 @@ where
         story: summary.story,
         faults: summary.faults,
     })
+}
+
+/// Resolves at this virtual time, if there is one.
+async fn reached(until: Option<Duration>) {
+    match until {
+        Some(until) => tokio::time::sleep(until).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resolves soon after one of these invariants was violated.

@@ -1,7 +1,9 @@
-//! The bytes of one file as pages, so that a copy of a file is a copy of pointers.
+//! The bytes of one file as pages, so that a copy of a file is a copy of pointers, and what is
+//! written whole pages at a time lies in memory once, in every view that has it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 pub(super) const PAGE: usize = 4096;
 /// What a device writes whole or not at all.
@@ -9,8 +11,8 @@ pub(super) const SECTOR: u64 = 512;
 
 #[derive(Clone, Default)]
 pub(super) struct Content {
-    /// A missing page below `len` reads as zeros.
-    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
+    /// Each of [`PAGE`] bytes. A missing one below `len` reads as zeros.
+    pages: BTreeMap<u64, Bytes>,
     len: u64,
 }
 
@@ -55,25 +57,35 @@ impl Content {
         bytes
     }
 
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub fn write(&mut self, offset: u64, bytes: &Bytes) {
         for (page, start, range) in pieces(offset, bytes.len()) {
-            let slot = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
             let len = range.len();
-            Arc::make_mut(slot)[start..start + len].copy_from_slice(&bytes[range]);
+            if len == PAGE {
+                self.pages.insert(page, bytes.slice(range));
+            } else {
+                self.change(page, |whole| whole[start..start + len].copy_from_slice(&bytes[range]));
+            }
         }
         if !bytes.is_empty() {
             self.len = self.len.max(offset + bytes.len() as u64);
         }
     }
 
+    fn change(&mut self, page: u64, change: impl FnOnce(&mut [u8])) {
+        let mut whole = vec![0; PAGE];
+        if let Some(bytes) = self.pages.get(&page) {
+            whole.copy_from_slice(bytes);
+        }
+        change(&mut whole);
+        self.pages.insert(page, whole.into());
+    }
+
     pub fn set_len(&mut self, len: u64) {
         if len < self.len {
             self.pages.split_off(&len.div_ceil(PAGE as u64));
-            let tail = (len % PAGE as u64) as usize;
-            if tail > 0
-                && let Some(page) = self.pages.get_mut(&(len / PAGE as u64))
-            {
-                Arc::make_mut(page)[tail..].fill(0);
+            let (page, tail) = (len / PAGE as u64, (len % PAGE as u64) as usize);
+            if tail > 0 && self.pages.contains_key(&page) {
+                self.change(page, |whole| whole[tail..].fill(0));
             }
         }
         self.len = len;
@@ -102,7 +114,7 @@ mod tests {
     #[test]
     fn shortened_file_reads_zeros_when_it_grows_again() {
         let mut content = Content::default();
-        content.write(4000, &[7; 5000]);
+        content.write(4000, &Bytes::from_static(&[7; 5000]));
         content.set_len(4100);
         content.set_len(9000);
         let bytes = content.bytes();

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::content::{Content, SECTOR};
 use super::state::{Did, File, Inode, Running, Seq, Tree, Write, apply_entry, apply_write};
 use crate::seed::Stream;
@@ -151,7 +153,7 @@ impl File {
                     }
                     (Write::Bytes { offset, bytes }, 4) if place == cut => {
                         let len = chance.below(bytes.len() as u64 + 1) as usize;
-                        self.durable.write(*offset, &bytes[..len]);
+                        self.durable.write(*offset, &bytes.slice(..len));
                         trace::count("disk.torn_writes", 1);
                     }
                     (change, _) if kept => apply_write(&mut self.durable, change),
@@ -164,13 +166,13 @@ impl File {
 }
 
 /// Writes each 512-byte sector of a write or leaves it out, by coin.
-fn tear_sectors(content: &mut Content, offset: u64, bytes: &[u8], chance: &mut Stream) {
+fn tear_sectors(content: &mut Content, offset: u64, bytes: &Bytes, chance: &mut Stream) {
     let (mut at, mut kept, mut lost) = (0, 0, 0);
     while at < bytes.len() {
         let room = SECTOR - (offset + at as u64) % SECTOR;
         let len = (room as usize).min(bytes.len() - at);
         if chance.chance(0.5) {
-            content.write(offset + at as u64, &bytes[at..at + len]);
+            content.write(offset + at as u64, &bytes.slice(at..at + len));
             kept += 1;
         } else {
             lost += 1;

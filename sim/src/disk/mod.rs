@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -51,6 +52,7 @@ struct State {
     ops: u64,
     /// Names made, moved or removed so far.
     names: u64,
+    last_written: Bytes,
     /// Of the job that runs just now.
     cost: JobCost,
     inode_base: u64,
@@ -77,6 +79,7 @@ impl SimDisk {
             generation: 1,
             ops: 0,
             names: 0,
+            last_written: Bytes::new(),
             cost: JobCost::default(),
             inode_base: u64::from(number) * INODES_A_DISK,
             failed_syncs: 0,
@@ -229,9 +232,10 @@ impl SimDisk {
         if !file.current.read(offset, &mut byte) {
             return false;
         }
-        file.current.write(offset, &[byte[0] ^ (1 << (bit % 8))]);
+        let flip = |byte: u8| Bytes::from(vec![byte ^ (1 << (bit % 8))]);
+        file.current.write(offset, &flip(byte[0]));
         if file.durable.read(offset, &mut byte) {
-            file.durable.write(offset, &[byte[0] ^ (1 << (bit % 8))]);
+            file.durable.write(offset, &flip(byte[0]));
         }
         trace::count("disk.flipped_bits", 1);
         true

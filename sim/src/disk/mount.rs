@@ -57,6 +57,15 @@ impl State {
         self.names += 1;
     }
 
+    /// A copy of `bytes`, or the last one if they are the same: who fills a file with one piece
+    /// again and again has it in memory once.
+    fn shared(&mut self, bytes: &[u8]) -> Bytes {
+        if self.last_written != bytes {
+            self.last_written = Bytes::copy_from_slice(bytes);
+        }
+        self.last_written.clone()
+    }
+
     fn parent<'a>(&self, path: &'a str) -> io::Result<(Ino, &'a str)> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let ino = self.tree.find(dir).ok_or_else(|| missing(dir))?;
@@ -240,7 +249,7 @@ impl DiskFile for Handle {
         }
         state.cost.writes += 1;
         state.cost.bytes_written += bytes.len() as u64;
-        let bytes = Bytes::copy_from_slice(bytes);
+        let bytes = state.shared(bytes);
         state.tree.write(self.ino, Write::Bytes { offset, bytes });
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use cairn_sim::minimize::minimize;
 
-use super::{Which, plan_of, play, report_failure};
+use super::{View, Which, plan_of, play, report_failure};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,7 +26,7 @@ pub fn act(args: &Args) -> anyhow::Result<bool> {
     }
     let mut runs = 0;
     let smallest = minimize(&replay, args.runs, |replay| {
-        let outcome = play(replay, None).map_err(std::io::Error::other)?;
+        let outcome = play(replay, View::default()).map_err(std::io::Error::other)?;
         runs += 1;
         let names: Vec<_> = outcome.violations.iter().map(|it| it.invariant.as_str()).collect();
         eprintln!("run {runs}: {} faults struck, breaks {names:?}", outcome.faults.len());

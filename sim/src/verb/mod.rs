@@ -6,13 +6,17 @@ pub mod replay;
 pub mod run;
 pub mod sweep;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cairn_sim::replay::{Mask, Replay, Tuning, parse_set};
 use cairn_sim::run::{Options, Outcome};
 use cairn_sim::scenario::plan::Plan;
 use cairn_sim::scenario::{self, Play, SCENARIOS};
+use parking_lot::Mutex;
 
 /// Which run.
 #[derive(clap::Args)]
@@ -57,20 +61,58 @@ fn plan_text(plan: &Plan) -> String {
     values.collect::<Vec<_>>().join(" ")
 }
 
-fn play(replay: &Replay, trace: Option<PathBuf>) -> anyhow::Result<Outcome> {
+/// Does `one` for every seed, `jobs` at a time; the answers in the order they came.
+fn each_seed<T: Send>(
+    seeds: Range<u64>,
+    jobs: u64,
+    one: impl Fn(u64) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<Vec<T>> {
+    let (next, all) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+    let work = || -> anyhow::Result<()> {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return Ok(());
+            }
+            let answer = one(seed)?;
+            all.lock().push(answer);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("a thread that plays seeds panicked"),
+        })
+    })?;
+    Ok(all.into_inner())
+}
+
+/// What one looking at a run wants of it.
+#[derive(Debug, Clone, Default)]
+struct View {
+    trace: Option<PathBuf>,
+    /// Ends the run at this virtual time.
+    until: Option<Duration>,
+}
+
+fn play(replay: &Replay, view: View) -> anyhow::Result<Outcome> {
     let plan = plan_of(replay)?;
     let mut head = replay.to_string();
     if let Some(plan) = &plan {
         head.push_str(&format!("# plan {}\n", plan_text(plan)));
     }
+    let View { trace, until } = view;
     let options =
-        Options { tuning: replay.tuning.clone(), head, trace, ..Options::new(replay.seed) };
+        Options { tuning: replay.tuning.clone(), head, trace, until, ..Options::new(replay.seed) };
     cairn_sim::run::run(&options, find(&replay.scenario)?)
         .with_context(|| format!("run seed {}", replay.seed))
 }
 
+/// Seed, hash of all events, how many there are, virtual milliseconds, violations.
 fn brief_line(outcome: &Outcome) -> String {
-    format!("{} {} {}", outcome.seed, outcome.trace_hash, outcome.violations.len())
+    let Outcome { seed, trace_hash, lines, virtual_ms, violations, .. } = outcome;
+    format!("{seed} {trace_hash} {lines} {virtual_ms} {}", violations.len())
 }
 
 fn report(replay: &Replay, outcome: &Outcome) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use cairn_sim::replay::Replay;
 
-use super::{play, report};
+use super::{View, play, report};
 
 /// The head of a trace is no longer than this.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
@@ -23,7 +23,7 @@ pub struct Args {
 
 pub fn act(args: &Args) -> anyhow::Result<bool> {
     let replay = read(&args.file)?;
-    let outcome = play(&replay, args.trace.clone())?;
+    let outcome = play(&replay, View { trace: args.trace.clone(), until: None })?;
     report(&replay, &outcome)?;
     if let Some(known) = &replay.breaks {
         let still = outcome.violations.iter().any(|it| it.invariant == *known);

@@ -1,8 +1,9 @@
 //! `sim run`: one seed, and what came of it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{Which, brief_line, play, report};
+use super::{View, Which, brief_line, play, report};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -11,14 +12,18 @@ pub struct Args {
     /// Write the plan, every event and every log line here
     #[arg(long)]
     trace: Option<PathBuf>,
-    /// Print only the seed, the trace's hash and the number of violations
+    /// End after so many virtual seconds, however far the scenario has come
+    #[arg(long, value_name = "SECONDS")]
+    until: Option<u64>,
+    /// Print only seed, hash of the trace, its events, virtual milliseconds and violations
     #[arg(long)]
     brief: bool,
 }
 
 pub fn act(args: &Args) -> anyhow::Result<bool> {
     let replay = args.which.replay();
-    let outcome = play(&replay, args.trace.clone())?;
+    let until = args.until.map(Duration::from_secs);
+    let outcome = play(&replay, View { trace: args.trace.clone(), until })?;
     if args.brief {
         println!("{}", brief_line(&outcome));
     } else {

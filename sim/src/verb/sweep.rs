@@ -2,15 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::bail;
 use cairn_sim::replay::{Replay, Tuning, parse_set};
 use cairn_sim::run::Outcome;
 use cairn_sim::scenario::{self, SCENARIOS};
 use cairn_sim::trace::Counters;
 
-use super::{find, play, report_failure};
+use super::{View, each_seed, find, play, report_failure};
 
 /// A handful of seeds may well miss some fault.
 const SEEDS_TO_COUNT: u64 = 20;
@@ -41,25 +39,9 @@ struct Sum {
 
 pub fn act(args: &Args) -> anyhow::Result<bool> {
     find(&args.scenario)?;
-    let next = AtomicU64::new(args.seeds.start);
     let sum = Mutex::new(Sum::default());
     let started = std::time::Instant::now();
-    let work = || -> anyhow::Result<()> {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= args.seeds.end {
-                return Ok(());
-            }
-            one(args, seed, &sum)?;
-        }
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().try_for_each(|thread| match thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("a sweep thread panicked"),
-        })
-    })?;
+    each_seed(args.seeds.clone(), args.jobs, |seed| one(args, seed, &sum))?;
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(conclude(args, sum, started.elapsed().as_secs_f64()))
 }
@@ -67,7 +49,7 @@ pub fn act(args: &Args) -> anyhow::Result<bool> {
 fn one(args: &Args, seed: u64, sum: &Mutex<Sum>) -> anyhow::Result<()> {
     let tuning = Tuning { set: args.set.iter().cloned().collect(), ..Tuning::default() };
     let replay = Replay::new(&args.scenario, seed, tuning);
-    let outcome = play(&replay, None)?;
+    let outcome = play(&replay, View::default())?;
     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     report_failure(&replay, &outcome);
     sum.add(&args.scenario, &outcome);
