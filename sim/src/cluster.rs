@@ -76,6 +76,8 @@ struct Inner {
     acknowledged: BTreeMap<ProcessId, Acknowledged>,
     /// How far each node had applied when it was last seen.
     applied: BTreeMap<ProcessId, u64>,
+    /// Its times are so many times what is usual here.
+    pace: u64,
     /// The catalogue of the highest applied index that was seen.
     newest: (u64, Catalogue),
 }
@@ -84,7 +86,7 @@ impl Inner {
     /// The first node makes the cluster, unless it is there already.
     fn origin(&self, process: ProcessId, address: &str) -> Origin {
         if self.nodes.first() == Some(&process) && !self.newcomers.contains(&process) {
-            return Origin::Bootstrap(settings());
+            return Origin::Bootstrap(settings(self.pace));
         }
         Origin::Join(self.addresses.iter().filter(|it| *it != address).cloned().collect())
     }
@@ -94,15 +96,30 @@ impl Inner {
 pub type Acknowledged = LogSummary;
 
 /// Cluster times that let minutes of upkeep happen in seconds.
-pub fn settings() -> Settings {
-    Settings { lease_ms: 10_000, grace_ms: 20_000, down_after_ms: 3_000, replace_after_ms: 30_000 }
+fn settings(pace: u64) -> Settings {
+    Settings {
+        lease_ms: 10_000 * pace,
+        grace_ms: 20_000 * pace,
+        down_after_ms: 3_000 * pace,
+        replace_after_ms: 30_000 * pace,
+    }
 }
 
-fn timings() -> Timings {
-    Timings { snapshot_entries: 150, log_kept_entries: 50, ..Timings::default() }
+fn timings(pace: u64) -> Timings {
+    let usual = Timings::default();
+    Timings {
+        raft_heartbeat_ms: usual.raft_heartbeat_ms * pace,
+        election_min_ms: usual.election_min_ms * pace,
+        election_max_ms: usual.election_max_ms * pace,
+        heartbeat_ms: usual.heartbeat_ms * pace,
+        upkeep_ms: usual.upkeep_ms * pace,
+        snapshot_entries: 150,
+        log_kept_entries: 50,
+        ..usual
+    }
 }
 
-fn config(name: &str, rack: &str) -> NodeConfig {
+fn config(name: &str, rack: &str, pace: u64) -> NodeConfig {
     NodeConfig {
         address: format!("{name}:7100"),
         host: name.to_owned(),
@@ -110,24 +127,30 @@ fn config(name: &str, rack: &str) -> NodeConfig {
         capacity_bytes: 64 << 30,
         origin: Origin::Resume,
         peers: Vec::new(),
-        timings: timings(),
+        timings: timings(pace),
     }
 }
 
 impl Cluster {
-    /// No nodes yet.
-    pub fn empty(world: &World) -> Self {
-        Self { world: world.clone(), inner: Arc::default() }
+    /// No nodes yet. Its times are `pace` times what is usual here.
+    pub fn empty(world: &World, pace: u64) -> Self {
+        let inner = Inner { pace, ..Inner::default() };
+        Self { world: world.clone(), inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// Defines one node a rack name; the first makes the cluster, the others join it. None runs
     /// yet.
     pub fn define(world: &World, racks: &[&str]) -> Self {
-        let cluster = Self::empty(world);
+        let cluster = Self::empty(world, 1);
         for rack in racks {
             cluster.add_node(rack, 0);
         }
         cluster
+    }
+
+    /// Its times are so many times what is usual here.
+    pub fn pace(&self) -> u32 {
+        self.inner.lock().pace as u32
     }
 
     /// Defines one node more, whose wall clock is off by so much. It does not run yet.
@@ -141,7 +164,8 @@ impl Cluster {
     }
 
     fn add_process(&self, name: &str, rack: &str, wall_skew_ms: i64) -> ProcessId {
-        let (config, owner) = (config(name, rack), Arc::downgrade(&self.inner));
+        let config = config(name, rack, self.inner.lock().pace);
+        let owner = Arc::downgrade(&self.inner);
         let boot = move |seat: Seat| {
             let (mut config, owner) = (config.clone(), owner.clone());
             async move {

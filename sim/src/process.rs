@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -92,15 +91,13 @@ impl Life {
         T::Output: Send + 'static,
     {
         let life = self.clone();
-        let task = async move {
-            let mut task = pin!(task);
-            let turn = |cx: &mut Context<'_>| match life.stands_still(cx) {
-                true => Poll::Pending,
-                false => task.as_mut().poll(cx),
-            };
-            poll_fn(turn).await
+        // Kilobytes of state that every wrapper would move once more.
+        let mut task = Box::pin(task);
+        let turn = move |cx: &mut Context<'_>| match life.stands_still(cx) {
+            true => Poll::Pending,
+            false => task.as_mut().poll(cx),
         };
-        let handle = tokio::spawn(LIFE.scope(self.clone(), task));
+        let handle = tokio::spawn(LIFE.scope(self.clone(), poll_fn(turn)));
         if self.is_over() {
             handle.abort();
         } else {

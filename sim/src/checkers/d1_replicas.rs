@@ -3,7 +3,7 @@
 //!
 //! A file is parsed and hashed once in each life of its process, and once more at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::SegmentDigest;
@@ -21,6 +21,8 @@ pub struct Checker {
     sound: BTreeSet<(ProcessId, u64, u64)>,
     hurt: BTreeSet<(ProcessId, SegmentDigest)>,
     distrusted: BTreeSet<ProcessId>,
+    /// What the last look at a disk was at: names changed, crashes, entry applied.
+    looked: BTreeMap<ProcessId, (u64, u64, u64)>,
     reports: u32,
 }
 
@@ -35,6 +37,7 @@ impl Checker {
 
     /// No excuses from now on, and every byte is looked at again.
     pub fn start_over(&mut self) {
+        self.looked.clear();
         self.sound.clear();
         self.hurt.clear();
         self.distrusted.clear();
@@ -42,51 +45,58 @@ impl Checker {
 
     pub fn look(&mut self, cluster: &Cluster) {
         let (index, catalogue) = cluster.newest();
-        self.look_at(cluster, index, &catalogue, |_, _| true);
+        for process in cluster.nodes() {
+            let Some(disk) = cluster.disk(process) else { continue };
+            let now = (disk.names(), disk.crashes(), index);
+            if self.looked.insert(process, now) != Some(now) {
+                self.look_at(cluster, (process, &disk), index, &catalogue, |_, _| true);
+            }
+        }
     }
 
     /// What the entry at `index` made Durable is so, from the first moment it may count.
     pub fn entry(&mut self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
-        self.look_at(cluster, index, after, |segment, slot| {
-            let old = before.segment(segment.id).and_then(|old| old.live_slot_on(slot.node));
-            old != Some(slot)
-        });
+        for process in cluster.nodes() {
+            let Some(disk) = cluster.disk(process) else { continue };
+            self.look_at(cluster, (process, &disk), index, after, |segment, slot| {
+                let old = before.segment(segment.id).and_then(|old| old.live_slot_on(slot.node));
+                old != Some(slot)
+            });
+        }
     }
 
     fn look_at(
         &mut self,
         cluster: &Cluster,
+        (process, disk): (ProcessId, &SimDisk),
         index: u64,
         catalogue: &Catalogue,
         wanted: impl Fn(&Segment, &Slot) -> bool,
     ) {
-        for process in cluster.nodes() {
-            let Some(disk) = cluster.disk(process) else { continue };
-            let Some(id) = node_id(catalogue, &disk.name) else { continue };
-            let speaks = catalogue
-                .node(id)
-                .is_some_and(|node| node.inventoried && node.admin == Admin::InService);
-            if !speaks || self.distrusted.contains(&process) {
+        let Some(id) = node_id(catalogue, &disk.name) else { return };
+        let speaks = catalogue
+            .node(id)
+            .is_some_and(|node| node.inventoried && node.admin == Admin::InService);
+        if !speaks || self.distrusted.contains(&process) {
+            return;
+        }
+        let durable = catalogue.slots_on(id, SlotState::Durable);
+        for (segment, slot) in durable.filter(|(segment, slot)| wanted(segment, slot)) {
+            if self.hurt.contains(&(process, segment.digest))
+                || disk.is_misdirected(&path_of(segment.digest))
+            {
                 continue;
             }
-            let durable = catalogue.slots_on(id, SlotState::Durable);
-            for (segment, slot) in durable.filter(|(segment, slot)| wanted(segment, slot)) {
-                if self.hurt.contains(&(process, segment.digest))
-                    || disk.is_misdirected(&path_of(segment.digest))
-                {
-                    continue;
-                }
-                trace::count("checked.replicas", 1);
-                if let Err(text) = self.check(process, &disk, segment.digest)
-                    && self.reports < super::REPORTS_MAX
-                {
-                    self.reports += 1;
-                    let text = format!(
-                        "at entry {index} {} has segment {} {} as {slot:?}: {text}",
-                        disk.name, segment.id, segment.digest,
-                    );
-                    cluster.world().violation("D1", text);
-                }
+            trace::count("checked.replicas", 1);
+            if let Err(text) = self.check(process, disk, segment.digest)
+                && self.reports < super::REPORTS_MAX
+            {
+                self.reports += 1;
+                let text = format!(
+                    "at entry {index} {} has segment {} {} as {slot:?}: {text}",
+                    disk.name, segment.id, segment.digest,
+                );
+                cluster.world().violation("D1", text);
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::applied;
 use crate::cluster::Cluster;
 use crate::process::{Life, ProcessId};
 
-/// How often running nodes are compared.
+/// How often running nodes are compared, at the usual pace.
 const PERIOD: Duration = Duration::from_millis(50);
 /// Looks between two that go through every file.
 const FILES_EVERY: u64 = 20;
@@ -51,9 +51,9 @@ impl Checkers {
         let watching = checkers.clone();
         #[allow(clippy::disallowed_methods, reason = "belongs to the run, not to a process")]
         tokio::spawn(async move {
-            let mut looks = 0;
+            let (mut looks, period) = (0, PERIOD * watching.cluster.pace());
             loop {
-                tokio::time::sleep(PERIOD).await;
+                tokio::time::sleep(period).await;
                 looks += 1;
                 watching.look(looks % FILES_EVERY == 0);
             }

@@ -198,6 +198,9 @@ impl SimDisk {
     /// from there to quarantine.
     pub fn is_misdirected(&self, path: &str) -> bool {
         let state = self.state.lock();
+        if state.misdirected.is_empty() {
+            return false;
+        }
         let aside = path.rsplit('/').next().map(|name| format!("{name}."));
         let quarantine = state.tree.find("quarantine").and_then(|ino| state.tree.inodes.get(&ino));
         let moved = match (quarantine, aside) {

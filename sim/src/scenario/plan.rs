@@ -4,12 +4,17 @@
 //! (swarm testing): a mix of everything all the time hides what needs a lot of one thing and
 //! none of another.
 //!
+//! Two of five seeds are dense, a minute in which something goes wrong all the time. The others
+//! have a slower cluster and long stretches in which nothing happens: what only minutes bring
+//! about (leases that run out, nodes that are given up, space that is freed) is theirs.
+//!
 //! Faults are drawn beforehand too, as a [`schedule`](Plan::schedule). Every event has an ordinal
 //! and a stream of chance of its own, so that leaving one out shifts no draw of any other; and
 //! its kind is drawn such that the weight of one kind changes only the events of that kind.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::seed::Stream;
 
@@ -99,6 +104,8 @@ pub struct Plan {
     seed: u64,
     pub nodes: u64,
     pub clients: u64,
+    /// The cluster's times, and those of faults, are so many times what is usual.
+    pub pace: u64,
     /// How long things go wrong.
     pub faults_ms: u64,
     /// Pauses between two faults are up to this.
@@ -127,6 +134,10 @@ pub enum PlanError {
 }
 
 const WEIGHT: RangeInclusive<u64> = 0..=1_000_000;
+/// A slower run's faults and moves take so many times as long as a dense one's, beside its pace.
+const SLOWER: f64 = 0.6;
+const FAULTS_STRETCH: u64 = 5;
+const MOVES_STRETCH: u64 = 12;
 /// A kind is switched off in a run with this probability.
 const OFF: f64 = 0.3;
 
@@ -145,6 +156,8 @@ impl Plan {
         let draw = |name: &str, range: RangeInclusive<u64>| {
             root.fork(name).range(*range.start()..range.end() + 1)
         };
+        let pace = if root.fork("slower").chance(SLOWER) { draw("pace", 2..=5) } else { 1 };
+        let stretched = |ms: u64, by: u64| if pace > 1 { ms * by * pace } else { ms };
         let skewed = root.fork("skewed").chance(0.5);
         let mut does = weights(&root.fork("does"), MoveKind::ALL, MoveKind::WEIGHTS);
         // The other moves need something to be there.
@@ -153,14 +166,15 @@ impl Plan {
             seed,
             nodes: draw("nodes", 3..=5),
             clients: draw("clients", 2..=3),
-            faults_ms: draw("faults_ms", 20_000..=40_000),
-            pause_ms: draw("pause_ms", 400..=900),
+            pace,
+            faults_ms: stretched(draw("faults_ms", 20_000..=40_000), FAULTS_STRETCH),
+            pause_ms: stretched(draw("pause_ms", 400..=900), FAULTS_STRETCH),
             silence_ms: draw("silence_ms", 2_000..=15_000),
             bytes_per_s: draw("bytes_per_s", 1..=40) * 1_000_000,
             skew_ms: if skewed { draw("skew_ms", 1..=300_000) } else { 0 },
             fragile: draw("fragile", 0..=59),
             moves: draw("moves", 28..=40),
-            move_pause_ms: draw("move_pause_ms", 100..=700),
+            move_pause_ms: stretched(draw("move_pause_ms", 100..=700), MOVES_STRETCH),
             faults: weights(&root.fork("faults"), FaultKind::ALL, FaultKind::WEIGHTS),
             does,
         }
@@ -171,14 +185,15 @@ impl Plan {
         let mut fields = vec![
             ("nodes".to_owned(), &mut self.nodes, 3..=5),
             ("clients".to_owned(), &mut self.clients, 1..=3),
-            ("faults_ms".to_owned(), &mut self.faults_ms, 0..=600_000),
+            ("pace".to_owned(), &mut self.pace, 1..=5),
+            ("faults_ms".to_owned(), &mut self.faults_ms, 0..=3_600_000),
             ("pause_ms".to_owned(), &mut self.pause_ms, 20..=60_000),
             ("silence_ms".to_owned(), &mut self.silence_ms, 100..=60_000),
             ("bytes_per_s".to_owned(), &mut self.bytes_per_s, 100_000..=1_000_000_000),
             ("skew_ms".to_owned(), &mut self.skew_ms, 0..=86_400_000),
             ("fragile".to_owned(), &mut self.fragile, 0..=59),
             ("moves".to_owned(), &mut self.moves, 0..=1_000),
-            ("move_pause_ms".to_owned(), &mut self.move_pause_ms, 1..=60_000),
+            ("move_pause_ms".to_owned(), &mut self.move_pause_ms, 1..=600_000),
         ];
         let faults = self.faults.iter_mut();
         fields.extend(faults.map(|(kind, it)| (kind.counter().to_owned(), it, WEIGHT)));
@@ -206,6 +221,11 @@ impl Plan {
 
     pub fn weight(&self, kind: FaultKind) -> u64 {
         self.faults.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// What `usual` is in this run.
+    pub fn paced(&self, usual: Duration) -> Duration {
+        usual * self.pace as u32
     }
 
     /// How far one node's wall clock is off.

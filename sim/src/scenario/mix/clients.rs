@@ -152,7 +152,7 @@ impl Acting {
         while !self.shared.is_calm() {
             sleep(Duration::from_millis(100)).await;
         }
-        match timeout(CALM_LIMIT * 3, self.finish()).await {
+        match timeout(plan.paced(CALM_LIMIT * 3), self.finish()).await {
             Ok(Ok(())) => self.script.state.lock().done = true,
             Ok(Err(text)) => {
                 self.seat.violation("L2", format!("{} in calm: {text}", self.script.name));

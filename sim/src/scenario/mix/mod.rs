@@ -66,7 +66,7 @@ pub fn play_http2(world: World) -> BoxFuture<'static, ()> {
 
 async fn story(world: &World) -> Result<(), String> {
     let plan = Plan::of(world.seed(), &world.tuning().set).map_err(|error| error.to_string())?;
-    let cluster = Cluster::empty(world);
+    let cluster = Cluster::empty(world, plan.pace);
     let mut skews = world.stream("skews");
     for rack in &RACKS[..plan.nodes as usize] {
         cluster.add_node(rack, plan.wall_skew_ms(&mut skews));
@@ -77,7 +77,10 @@ async fn story(world: &World) -> Result<(), String> {
     let pace = LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() };
     world.net().set_policy(pace.clone());
     cluster.start();
-    cluster.wait(START_LIMIT, Cluster::unsettled).await.map_err(|text| format!("start: {text}"))?;
+    cluster
+        .wait(plan.paced(START_LIMIT), Cluster::unsettled)
+        .await
+        .map_err(|text| format!("start: {text}"))?;
 
     let (addresses, calm) = (cluster.addresses(), Mutex::new(false));
     let shared =
@@ -97,43 +100,44 @@ async fn story(world: &World) -> Result<(), String> {
         faults.look_after();
         scripts.iter().find(|script| !script.has_played()).map(|it| it.doing())
     };
-    let _ = cluster.wait(QUIET_LIMIT, &mut played).await;
+    let _ = cluster.wait(plan.paced(QUIET_LIMIT), &mut played).await;
     // A node that was cut off just now may be found down only now.
-    tokio::time::sleep(STALE).await;
+    tokio::time::sleep(plan.paced(STALE)).await;
     let in_service = |cluster: &Cluster| {
         faults.look_after();
         faults.operator_unfinished().or_else(|| cluster.out_of_service())
     };
     cluster
-        .wait(START_LIMIT * 2, in_service)
+        .wait(plan.paced(START_LIMIT * 2), in_service)
         .await
         .map_err(|text| format!("after the faults: {text}"))?;
     cluster.excuse_nobody();
     trace::event("world", "calm", format_args!("no more faults"));
     *shared.calm.lock() = true;
 
+    let settle_limit = plan.paced(SETTLE_LIMIT);
     let done = |cluster: &Cluster| {
         say_what_lacks(cluster);
         let busy = scripts.iter().find(|script| !script.is_done())?;
         Some(format!("client {} is not done: {}", busy.name, busy.doing()))
     };
-    cluster.wait(SETTLE_LIMIT, done).await.map_err(|text| format!("in calm: {text}"))?;
+    cluster.wait(settle_limit, done).await.map_err(|text| format!("in calm: {text}"))?;
     for _ in 0..2 {
-        if let Err(text) = cluster.wait(SETTLE_LIMIT, Cluster::unsettled).await {
+        if let Err(text) = cluster.wait(settle_limit, Cluster::unsettled).await {
             world.violation("L1", text);
         }
         faults.mend_replicas().await;
     }
     // An upload nobody came back to is open until lease and grace are over.
-    if let Err(text) = cluster.wait(SETTLE_LIMIT, leftovers).await {
+    if let Err(text) = cluster.wait(settle_limit, leftovers).await {
         world.violation("L2", text);
     }
-    if let Err(text) = cluster.wait(SETTLE_LIMIT, Cluster::unsettled).await {
+    if let Err(text) = cluster.wait(settle_limit, Cluster::unsettled).await {
         world.violation("L1", format!("once more: {text}"));
     }
     checkers.finish().await;
     let scan = clients::scan(world, &cluster, &shared);
-    match tokio::time::timeout(SETTLE_LIMIT, scan).await {
+    match tokio::time::timeout(settle_limit, scan).await {
         Ok(result) => result,
         Err(_) => Err("the durability scan does not end".to_owned()),
     }

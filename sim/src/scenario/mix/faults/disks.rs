@@ -5,7 +5,6 @@ use std::time::Duration;
 use cairn_core::ids::SegmentDigest;
 use cairn_core::model::SlotState;
 use cairn_node::upkeep::suspect;
-use tokio::time::Instant;
 
 use super::{Faults, Later, Strike};
 use crate::cluster::node_id;
@@ -76,8 +75,7 @@ impl Faults {
         let syncs = disk.failed_syncs();
         disk.add_fault(Fault { prefix, on: On::Sync, probability: 1.0, times: Some(1) });
         self.after(&mut strike, 4_000, Later::HealDisk(node));
-        let due = Instant::now() + STOPS_WITHIN;
-        self.later.push((due, Later::MustHaveStopped(node, seat.life, syncs)));
+        self.due(STOPS_WITHIN, Later::MustHaveStopped(node, seat.life, syncs));
     }
 
     pub(super) fn must_have_stopped(&self, node: ProcessId, life: &Life, syncs: u64) {

@@ -57,7 +57,7 @@ impl Faults {
     }
 
     async fn healthy(&self) -> bool {
-        self.cluster.wait(HEALTHY_LIMIT, Cluster::out_of_service).await.is_ok()
+        self.cluster.wait(self.plan.paced(HEALTHY_LIMIT), Cluster::out_of_service).await.is_ok()
     }
 
     /// Restarts the node: what was on its disk is older than its registration then.
@@ -69,7 +69,7 @@ impl Faults {
             let newer = self.incarnation(node).is_some_and(|it| it > incarnation);
             (!newer).then(|| "not registered again".to_owned())
         };
-        self.cluster.wait(HEALTHY_LIMIT, newer).await.is_ok()
+        self.cluster.wait(self.plan.paced(HEALTHY_LIMIT), newer).await.is_ok()
     }
 
     /// Lets the node acknowledge more of the log: only its peers know that the disk held more.
@@ -81,8 +81,8 @@ impl Faults {
         let more = |cluster: &Cluster| {
             (flushed(cluster) <= before).then(|| "acknowledges nothing new".to_owned())
         };
-        let newer = self.cluster.wait(HEALTHY_LIMIT, more).await.is_ok();
-        sleep(HEARD).await;
+        let newer = self.cluster.wait(self.plan.paced(HEALTHY_LIMIT), more).await.is_ok();
+        sleep(self.plan.paced(HEARD)).await;
         newer
     }
 
@@ -106,7 +106,7 @@ impl Faults {
         world.replace_disk(node, image);
         self.cluster.start_node(node);
         let up = |_: &Cluster| world.is_up(node).then(|| "up".to_owned());
-        if self.cluster.wait(REFUSED_LIMIT, up).await.is_err() {
+        if self.cluster.wait(self.plan.paced(REFUSED_LIMIT), up).await.is_err() {
             world.violation("identity", format!("{} runs on an older copy of its disk", disk.name));
             world.crash(node, Crash::Kill);
         }
@@ -131,7 +131,7 @@ impl Faults {
         let Some(copy) = self.cluster.add_copy(node, &strike.chance) else { return };
         strike.says(format_args!("of {}", self.cluster.name(node)));
         self.cluster.start_node(copy);
-        self.later.push((Instant::now() + REFUSED_LIMIT, Later::MustBeRefused(copy)));
+        self.due(REFUSED_LIMIT, Later::MustBeRefused(copy));
     }
 
     pub(super) fn must_be_refused(&self, process: ProcessId) {

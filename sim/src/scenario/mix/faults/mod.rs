@@ -30,6 +30,10 @@ use crate::trace;
 
 /// The supervisor looks after nodes so often.
 const LOOK: Duration = Duration::from_millis(250);
+/// Where clients rest most of the time, so many of the events wait for one that does not.
+const AIMS: f64 = 0.5;
+const AIM_LIMIT: Duration = Duration::from_secs(3);
+const AIM_LOOK: Duration = Duration::from_millis(20);
 
 pub struct Faults {
     cluster: Cluster,
@@ -115,11 +119,26 @@ impl Faults {
             let at = Duration::from_millis(event.at_ms);
             self.wait_until(began + at + self.held).await;
             let chance = self.chance.fork(&event.ordinal.to_string());
-            let hits = self.scripts.iter().any(|script| script.is_busy());
+            if self.plan.pace > 1 && chance.fork("aims").chance(AIMS) {
+                self.aim().await;
+            }
+            let hits = self.someone_is_busy();
             self.strike(Strike { event, chance, hits }).await;
         }
         let whole = Duration::from_millis(self.plan.faults_ms);
         self.wait_until(began + whole + self.held).await;
+    }
+
+    /// Waits until a client is in the middle of a move, but not for ever.
+    async fn aim(&mut self) {
+        let end = Instant::now() + self.plan.paced(AIM_LIMIT);
+        while !self.someone_is_busy() && Instant::now() < end {
+            self.wait_until(Instant::now() + AIM_LOOK).await;
+        }
+    }
+
+    fn someone_is_busy(&self) -> bool {
+        self.scripts.iter().any(|script| script.is_busy())
     }
 
     /// Everything is put right.
@@ -187,7 +206,12 @@ impl Faults {
 
     fn after(&mut self, strike: &mut Strike, most_ms: u64, what: Later) {
         let delay = Duration::from_millis(strike.chance.range(50..most_ms));
-        self.later.push((Instant::now() + delay, what));
+        self.due(delay, what);
+    }
+
+    /// After `usual`, by the plan's pace.
+    fn due(&mut self, usual: Duration, what: Later) {
+        self.later.push((Instant::now() + self.plan.paced(usual), what));
     }
 
     /// Lets time pass, with what is due on the way.
@@ -208,7 +232,7 @@ impl Faults {
         let now = Instant::now();
         self.put_right(now);
         self.operator.retire_removed(&self.cluster);
-        self.bring_back(now);
+        self.bring_back();
     }
 
     fn put_right(&mut self, now: Instant) {
@@ -240,7 +264,7 @@ impl Faults {
     }
 
     /// A node that ended by itself is started again, as its supervisor would.
-    fn bring_back(&mut self, now: Instant) {
+    fn bring_back(&mut self) {
         for node in self.cluster.nodes() {
             let waits = self
                 .later
@@ -249,7 +273,7 @@ impl Faults {
             if !waits && !self.cluster.world().is_up(node) {
                 self.checkers.crashed(node);
                 let delay = Duration::from_millis(self.chance.range(50..1_000));
-                self.later.push((now + delay, Later::Start(node)));
+                self.due(delay, Later::Start(node));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{Faults, Later, Strike};
 use crate::disk::Crash;
@@ -73,7 +73,7 @@ impl Faults {
         self.checkers.crashed(node);
         self.after(&mut strike, 1_500, Later::Start(node));
         self.after(&mut strike, 6_000, Later::Resume(life.clone()));
-        self.later.push((Instant::now() + ZOMBIE_ENDS, Later::End(life)));
+        self.due(ZOMBIE_ENDS, Later::End(life));
     }
 
     pub(super) fn down(&mut self, strike: &mut Strike, node: ProcessId, how: Crash) {
