@@ -83,6 +83,15 @@ struct Inner {
 }
 
 impl Inner {
+    fn see(&mut self, running: &Running) {
+        let applied = running.shared.consensus.applied();
+        self.applied.insert(running.process, applied);
+        if applied > self.newest.0 {
+            self.newest = (applied, running.catalogue());
+            witness::knows(&self.newest.1);
+        }
+    }
+
     /// The first node makes the cluster, unless it is there already.
     fn origin(&self, process: ProcessId, address: &str) -> Origin {
         if self.nodes.first() == Some(&process) && !self.newcomers.contains(&process) {
@@ -301,13 +310,7 @@ impl Cluster {
 
     /// Remembers a node's catalogue if it is the newest.
     fn see(&self, running: &Running) {
-        let applied = running.shared.consensus.applied();
-        let mut inner = self.inner.lock();
-        inner.applied.insert(running.process, applied);
-        if applied > inner.newest.0 {
-            inner.newest = (applied, running.catalogue());
-            witness::knows(&inner.newest.1);
-        }
+        self.inner.lock().see(running);
     }
 
     /// The newest catalogue that any node has applied, and its index.
@@ -474,6 +477,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     if let Some(running) = inner.running.remove(&seat.id) {
         let said = acknowledged_by(&running);
         inner.acknowledged.insert(seat.id, said);
+        inner.see(&running);
     }
     if !joins && !inner.excused.contains(&seat.id) {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));

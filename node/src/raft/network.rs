@@ -27,7 +27,7 @@ use tonic::{Code, Response, Status};
 use super::codec::{self, Malformed};
 use super::consensus::Timings;
 use super::log_store::FlushedWatch;
-use super::promises::Promises;
+use super::promises::{Behind, Promises};
 use super::service::Identity;
 use super::snapshot_files::SnapshotFile;
 use super::types::{LogId, Node, Snapshot, TypeConfig, Vote};
@@ -80,6 +80,13 @@ pub(super) enum CallError {
     Status(Status),
     /// The answer cannot be read.
     Malformed(Malformed),
+    Behind(Behind),
+}
+
+impl From<Behind> for CallError {
+    fn from(error: Behind) -> Self {
+        Self::Behind(error)
+    }
 }
 
 impl From<Malformed> for CallError {
@@ -138,6 +145,7 @@ impl Network {
             }
             Err(CallError::Status(status)) => Err(format!("leader {leader}: {}", status.message())),
             Err(CallError::Malformed(error)) => Err(error.to_string()),
+            Err(CallError::Behind(error)) => Err(error.to_string()),
         }
     }
 }
@@ -219,6 +227,11 @@ impl Link {
             // All but a garbled answer: the peer is away, stopping, or refuses us. Back off.
             CallError::Status(status) => RPCError::Unreachable(Unreachable::new(&status)),
             CallError::Malformed(error) => RPCError::Network(NetworkError::new(&error)),
+            CallError::Behind(error) => {
+                // The connection leads to the wrong process.
+                self.network.pool.lock().remove(&(self.target, self.purpose));
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
         }
     }
 
@@ -239,8 +252,9 @@ impl Link {
         let ask = |mut client: RaftClient<Transport>| async move {
             if pre { client.pre_vote(request).await } else { client.vote(request).await }
         };
+        let before = self.network.promises.of(self.target);
         let reply = self.call(timeout, ask).await?;
-        self.network.promises.heard(self.target, reply.promise);
+        self.network.promises.answered(self.target, before, reply.promise)?;
         let vote = codec::required_vote(reply.vote)?;
         Ok((vote, reply.granted, reply.last_log_id.map(codec::log_id_from_wire)))
     }
@@ -283,9 +297,10 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
             leader_commit: codec::opt_log_id_to_wire(rpc.leader_commit.as_ref()),
         };
         let send = |mut client: RaftClient<Transport>| async move { client.append(request).await };
+        let before = self.network.promises.of(self.target);
         let reply = self.call(timeout, send).await;
         let outcome = reply.and_then(|reply| {
-            self.network.promises.heard(self.target, reply.promise);
+            self.network.promises.answered(self.target, before, reply.promise)?;
             reply.result.ok_or_else(|| Malformed("append reply is empty".into()).into())
         });
         match outcome.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries))? {

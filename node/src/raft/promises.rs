@@ -2,7 +2,9 @@
 //! back is known when it starts again, even to a moment after its last registration.
 //!
 //! Every Raft request, and every reply to a vote or an append, carries its sender's [`Promise`].
-//! Whoever hears it remembers it in memory, and repeats it when the node says hello.
+//! Whoever hears it remembers it in memory, and repeats it when the node says hello. An answer
+//! from behind what its node had promised before it was asked is believed by nobody: it comes
+//! from a process that another one has replaced, whose log is shorter than consensus knows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,6 +65,14 @@ impl fmt::Display for Promise {
     }
 }
 
+/// An answer that its node's log, as others know it, cannot have given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("node {node} has promised {promised}; an older process of it answers")]
+pub struct Behind {
+    node: u64,
+    promised: Promise,
+}
+
 /// The greatest promise heard from each member: a handful of bytes a node.
 #[derive(Clone, Default)]
 pub struct Promises(Arc<Mutex<BTreeMap<u64, Promise>>>);
@@ -76,6 +86,23 @@ impl Promises {
         if greatest.is_behind(&promise) {
             *greatest = promise;
         }
+    }
+
+    /// Hears an answer from one who had promised `before` when it was asked: an error if it
+    /// cannot be the same log that answers.
+    pub(super) fn answered(
+        &self,
+        from: u64,
+        before: Option<Promise>,
+        promise: Option<wire::RaftPromise>,
+    ) -> Result<(), Behind> {
+        if let Some(promised) = before
+            && Promise::from_wire(promise).is_none_or(|now| now.is_behind(&promised))
+        {
+            return Err(Behind { node: from, promised });
+        }
+        self.heard(from, promise);
+        Ok(())
     }
 
     pub fn of(&self, node: u64) -> Option<Promise> {
@@ -129,6 +156,24 @@ mod tests {
     fn entries_of_older_terms_are_no_promise() {
         let promised = [promise(Vote::new_committed(5, 2), id(4, 40))];
         assert!(broken(&promised, Some(Vote::new_committed(5, 2)), id(3, 7)).is_none());
+    }
+
+    #[test]
+    fn answer_from_behind_an_earlier_promise_is_not_believed() {
+        let promises = Promises::default();
+        let wire = |vote, last| Some(promise(vote, last).to_wire());
+        let newest = wire(Vote::new_committed(5, 2), id(5, 40));
+        assert_eq!(promises.answered(3, None, newest), Ok(()));
+        let before = promises.of(3);
+        let behind = |promise| promises.answered(3, before, promise).is_err();
+        assert!(behind(None));
+        assert!(behind(wire(Vote::new_committed(5, 2), id(5, 39))));
+        assert!(behind(wire(Vote::new_committed(4, 1), id(4, 90))));
+        assert!(!behind(newest));
+        assert!(!behind(wire(Vote::new_committed(6, 1), id(6, 12))));
+        assert_eq!(promises.of(3).map(|promise| promise.vote), Some(Vote::new_committed(6, 1)));
+        // Asked before it promised that much, it may well answer late.
+        assert_eq!(promises.answered(3, before, newest), Ok(()));
     }
 
     #[test]
