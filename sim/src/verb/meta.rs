@@ -1,5 +1,6 @@
-//! `sim meta` (S1): two fresh processes give the same trace, and so does this one after other
-//! seeds went before; other seeds give other traces, and a trace says enough to tell.
+//! `sim meta` (S1): two fresh processes give the same trace, and so does, for some of the seeds,
+//! this one after others went before; other seeds give other traces, and a trace says enough to
+//! tell them apart.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,7 +10,7 @@ use anyhow::{Context, bail};
 use cairn_sim::replay::{Replay, Tuning};
 use cairn_sim::scenario::SCENARIOS;
 
-use super::{View, brief_line, each_seed, play};
+use super::{Brief, View, each_seed, play};
 
 /// Events that a minute of virtual time leaves in a trace, at the least.
 const LINES_A_MINUTE_MIN: u64 = 1_000;
@@ -27,60 +28,59 @@ pub struct Args {
     /// Seeds checked at a time
     #[arg(long, default_value_t = 1)]
     jobs: u64,
+    /// Every so many seeds, one is played in this process too
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    used_every: u64,
 }
 
 pub fn act(args: &Args) -> anyhow::Result<bool> {
-    let mut all = each_seed(1..args.seeds.saturating_add(1), args.jobs, |seed| one(args, seed))?;
-    all.sort_by_key(|seen| seen.seed);
-    let (mut good, mut hashes, mut fewest) = (true, BTreeMap::new(), u64::MAX);
-    for seen in &all {
-        if seen.fresh.iter().any(|fresh| *fresh != seen.used) {
+    let seeds = 1..args.seeds.saturating_add(1);
+    let mut all = each_seed(seeds, args.jobs, |seed| Ok((seed, one(args, seed)?)))?;
+    all.sort_by_key(|(seed, _)| *seed);
+    let (mut good, mut hashes) = (true, BTreeMap::new());
+    let (mut virtual_ms, mut fewest) = (0, u64::MAX);
+    for (seed, seen) in &all {
+        let Some(first) = seen.first() else { continue };
+        if seen.iter().any(|other| other != first) {
             good = false;
-            println!("seed {}: TRACES DIFFER: fresh {:?}", seen.seed, seen.fresh);
-            println!("  used {:?}", seen.used);
+            println!("seed {seed}: TRACES DIFFER");
+            seen.iter().for_each(|one| println!("  {one}"));
             println!("  hint: write two traces with sim run --trace and compare them");
         }
-        if let Some(other) = hashes.insert(&seen.hash, seen.seed) {
+        if let Some(other) = hashes.insert(&first.hash, seed) {
             good = false;
-            println!("seed {}: THE TRACE OF SEED {other}", seen.seed);
+            println!("seed {seed}: THE TRACE OF SEED {other}");
         }
-        let lines = seen.lines * 60_000 / seen.virtual_ms.max(1);
-        fewest = fewest.min(lines);
+        let lines = first.lines * 60_000 / first.virtual_ms.max(1);
         if lines < LINES_A_MINUTE_MIN {
             good = false;
-            println!("seed {}: ONLY {lines} EVENTS A VIRTUAL MINUTE", seen.seed);
+            println!("seed {seed}: ONLY {lines} EVENTS A VIRTUAL MINUTE");
         }
+        fewest = fewest.min(lines);
+        virtual_ms += first.virtual_ms;
     }
-    let verdict = if good { "each the same three times" } else { "NOT AS THEY SHOULD BE" };
     println!(
-        "{} traces of {}, {} virtual seconds: {verdict}; {fewest} events a virtual minute or more",
+        "{} traces of {}, {} virtual seconds: {}; {fewest} events a virtual minute or more",
         all.len(),
         args.scenario,
-        all.iter().map(|seen| seen.virtual_ms).sum::<u64>() / 1_000,
+        virtual_ms / 1_000,
+        if good { "each the same every time" } else { "NOT AS THEY SHOULD BE" },
     );
     Ok(good)
 }
 
-/// One seed's trace, seen three times.
-struct Seen {
-    seed: u64,
-    fresh: [String; 2],
-    used: String,
-    hash: String,
-    lines: u64,
-    virtual_ms: u64,
+/// One seed's trace of two fresh processes, and perhaps of this one.
+fn one(args: &Args, seed: u64) -> anyhow::Result<Vec<Brief>> {
+    let mut seen = vec![fresh_process(args, seed)?, fresh_process(args, seed)?];
+    if seed.is_multiple_of(args.used_every) {
+        let view = View { until: args.until.map(Duration::from_secs), ..View::default() };
+        let outcome = play(&Replay::new(&args.scenario, seed, Tuning::default()), view)?;
+        seen.push(Brief::of(&outcome));
+    }
+    Ok(seen)
 }
 
-fn one(args: &Args, seed: u64) -> anyhow::Result<Seen> {
-    let fresh = [fresh_process(args, seed)?, fresh_process(args, seed)?];
-    let view = View { until: args.until.map(Duration::from_secs), ..View::default() };
-    let outcome = play(&Replay::new(&args.scenario, seed, Tuning::default()), view)?;
-    let (lines, virtual_ms) = (outcome.lines, outcome.virtual_ms);
-    let used = brief_line(&outcome);
-    Ok(Seen { seed, fresh, used, hash: outcome.trace_hash, lines, virtual_ms })
-}
-
-fn fresh_process(args: &Args, seed: u64) -> anyhow::Result<String> {
+fn fresh_process(args: &Args, seed: u64) -> anyhow::Result<Brief> {
     let program = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(program);
     command.args(["run", "--brief", "--scenario", &args.scenario, "--seed", &seed.to_string()]);
@@ -89,8 +89,11 @@ fn fresh_process(args: &Args, seed: u64) -> anyhow::Result<String> {
     }
     let output = command.output().context("start a fresh process")?;
     let text = String::from_utf8(output.stdout).context("read a fresh process's answer")?;
-    if text.trim().is_empty() {
-        bail!("no answer for seed {seed}: {}", String::from_utf8_lossy(&output.stderr));
+    match text.trim().parse() {
+        Ok(brief) => Ok(brief),
+        Err(error) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("seed {seed}: {error}: {text:?} {said}")
+        }
     }
-    Ok(text.trim().to_owned())
 }

@@ -6,8 +6,10 @@ pub mod replay;
 pub mod run;
 pub mod sweep;
 
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -109,10 +111,52 @@ fn play(replay: &Replay, view: View) -> anyhow::Result<Outcome> {
         .with_context(|| format!("run seed {}", replay.seed))
 }
 
-/// Seed, hash of all events, how many there are, virtual milliseconds, violations.
-fn brief_line(outcome: &Outcome) -> String {
-    let Outcome { seed, trace_hash, lines, virtual_ms, violations, .. } = outcome;
-    format!("{seed} {trace_hash} {lines} {virtual_ms} {}", violations.len())
+/// A run on one line: seed, hash of all events, how many, virtual milliseconds, violations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Brief {
+    seed: u64,
+    hash: String,
+    lines: u64,
+    virtual_ms: u64,
+    violations: usize,
+}
+
+impl Brief {
+    fn of(outcome: &Outcome) -> Self {
+        Self {
+            seed: outcome.seed,
+            hash: outcome.trace_hash.clone(),
+            lines: outcome.lines,
+            virtual_ms: outcome.virtual_ms,
+            violations: outcome.violations.len(),
+        }
+    }
+}
+
+impl fmt::Display for Brief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, hash, lines, virtual_ms, violations } = self;
+        write!(f, "{seed} {hash} {lines} {virtual_ms} {violations}")
+    }
+}
+
+impl FromStr for Brief {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [seed, hash, lines, virtual_ms, violations] = words[..] else {
+            return Err("a brief answer has five words".to_owned());
+        };
+        let number = |word: &str| word.parse::<u64>().map_err(|error| format!("{word:?}: {error}"));
+        Ok(Self {
+            seed: number(seed)?,
+            hash: hash.to_owned(),
+            lines: number(lines)?,
+            virtual_ms: number(virtual_ms)?,
+            violations: number(violations)? as usize,
+        })
+    }
 }
 
 fn report(replay: &Replay, outcome: &Outcome) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{View, Which, brief_line, play, report};
+use super::{Brief, View, Which, play, report};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,7 +25,7 @@ pub fn act(args: &Args) -> anyhow::Result<bool> {
     let until = args.until.map(Duration::from_secs);
     let outcome = play(&replay, View { trace: args.trace.clone(), until })?;
     if args.brief {
-        println!("{}", brief_line(&outcome));
+        println!("{}", Brief::of(&outcome));
     } else {
         report(&replay, &outcome)?;
     }

@@ -30,6 +30,8 @@ use crate::trace;
 
 /// The supervisor looks after nodes so often.
 const LOOK: Duration = Duration::from_millis(250);
+/// In a healthy cluster a copied directory is refused within this.
+const REFUSED_SOON: Duration = Duration::from_secs(5);
 /// Where clients rest most of the time, so many of the events wait for one that does not.
 const AIMS: f64 = 0.5;
 const AIM_LIMIT: Duration = Duration::from_secs(3);
@@ -132,7 +134,8 @@ impl Faults {
     /// Waits until a client is in the middle of a move, but not for ever.
     async fn aim(&mut self) {
         let end = Instant::now() + self.plan.paced(AIM_LIMIT);
-        while !self.someone_is_busy() && Instant::now() < end {
+        let may_be = |script: &Arc<Script>| !script.has_played();
+        while !self.someone_is_busy() && self.scripts.iter().any(may_be) && Instant::now() < end {
             self.wait_until(Instant::now() + AIM_LOOK).await;
         }
     }
@@ -143,12 +146,14 @@ impl Faults {
 
     /// Everything is put right.
     pub fn cease(&mut self) {
-        for (_, what) in std::mem::take(&mut self.later) {
+        let soon = Instant::now() + self.plan.paced(REFUSED_SOON);
+        for (due, what) in std::mem::take(&mut self.later) {
             match what {
                 Later::Resume(life) => life.resume(),
                 // A zombie that leads and whose disk hangs would lead for ever.
                 Later::End(life) => life.end(),
-                Later::MustBeRefused(process) => self.must_be_refused(process),
+                // It may have started only now.
+                Later::MustBeRefused(_) => self.later.push((due.min(soon), what)),
                 _ => {}
             }
         }
