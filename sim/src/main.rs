@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use std::process::ExitCode;
 
+use cairn_core::canary;
 use cairn_sim::canaries::{self, CanaryArgs};
 use cairn_sim::mind::verb as core;
 use cairn_sim::scenario;
@@ -21,6 +22,9 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "sim", about = "Deterministic simulation of Cairn clusters")]
 struct Args {
+    /// Put this known bug back (only in a build with the feature `canary`)
+    #[arg(long, global = true, env = "CAIRN_SIM_CANARY", value_name = "NAME")]
+    canary: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -46,7 +50,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match act(Args::parse().verb) {
+    match begin(Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -54,6 +58,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn begin(args: Args) -> anyhow::Result<bool> {
+    if let Some(name) = &args.canary {
+        canary::activate(name)?;
+    }
+    act(args.verb)
 }
 
 /// Whether all promises were kept.

@@ -34,6 +34,8 @@ const AGAINST: &str = "against";
 const AGAINST_STEPS: u64 = 3;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
+/// A client whose read was cut short reads on at once, so often.
+const GOES_ON: f64 = 0.7;
 
 pub use scan::scan;
 
@@ -210,6 +212,8 @@ impl Acting {
             _ => true,
         };
         let Some(kind) = self.shared.plan.next_move(&chance, may) else { return true };
+        let goes_on = self.has_half_read() && chance.fork("goes on").chance(GOES_ON);
+        let kind = if goes_on { MoveKind::Get } else { kind };
         trace::count(kind.counter(), 1);
         let result = match kind {
             MoveKind::Put => {
@@ -338,6 +342,13 @@ impl Acting {
             }
             Err(error) => self.not_got(name, asked, began, &error).map(|()| false),
         }
+    }
+
+    /// Whether a read was cut short after some bytes had come.
+    fn has_half_read(&self) -> bool {
+        let state = self.script.state.lock();
+        let left = state.half_read.as_ref().map(|(_, _, sink)| sink.files());
+        left.is_some_and(|files| files.iter().any(|(_, bytes)| !bytes.is_empty()))
     }
 
     /// What an earlier read of the same left behind, if it was the last one and cut short.

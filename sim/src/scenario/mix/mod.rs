@@ -30,6 +30,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
 /// Without faults, what is left of the clients' parts takes no longer; else it stays undone.
 const QUIET_LIMIT: Duration = Duration::from_secs(60);
+/// In a settled cluster so many calls a node are made in such a time: a leader's heartbeats, the
+/// nodes' own, and as many again for the odd election or lost node.
+const QUIET_WATCH: Duration = Duration::from_secs(10);
+const QUIET_CALLS_MAX: u64 = 200;
 /// After this long without faults, what the leader holds against a node is true: silence before a
 /// node counts as down, a call's deadline, a round of upkeep.
 const STALE: Duration = Duration::from_secs(7);
@@ -135,6 +139,9 @@ async fn story(world: &World) -> Result<(), String> {
     if let Err(text) = cluster.wait(settle_limit, Cluster::unsettled).await {
         world.violation("L1", format!("once more: {text}"));
     }
+    if let Err(text) = is_quiet(&cluster, &plan).await {
+        world.violation("L2", text);
+    }
     checkers.finish().await;
     let scan = clients::scan(world, &cluster, &shared);
     match tokio::time::timeout(settle_limit, scan).await {
@@ -170,6 +177,20 @@ fn add_client(world: &World, script: &Arc<Script>, shared: &Arc<Shared>) -> Proc
     let (script, shared) = (script.clone(), shared.clone());
     let boot = move |seat| clients::run(seat, script.clone(), shared.clone());
     world.add(Spec::new(&name, &rack, boot))
+}
+
+/// In a settled cluster that nobody uses, only heartbeats are left: whoever still asks and asks is
+/// trying again for ever.
+async fn is_quiet(cluster: &Cluster, plan: &Plan) -> Result<(), String> {
+    let before = trace::counter("net.calls");
+    tokio::time::sleep(plan.paced(QUIET_WATCH)).await;
+    let calls = trace::counter("net.calls") - before;
+    let limit = cluster.nodes().len() as u64 * QUIET_CALLS_MAX;
+    trace::event("world", "quiet", format_args!("{calls} calls, {limit} are fine"));
+    if calls > limit {
+        return Err(format!("{calls} calls in a settled cluster, more than {limit}"));
+    }
+    Ok(())
 }
 
 /// What should not be there once all is done: open uploads that have expired, half files.

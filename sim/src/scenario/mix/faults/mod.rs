@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// In a healthy cluster a copied directory is refused within this.
 const REFUSED_SOON: Duration = Duration::from_secs(5);
 /// Where clients rest most of the time, so many of the events wait for one that does not.
-const AIMS: f64 = 0.5;
+const AIMS: f64 = 0.7;
 const AIM_LIMIT: Duration = Duration::from_secs(3);
 const AIM_LOOK: Duration = Duration::from_millis(20);
 
