@@ -30,7 +30,8 @@ fn real_cluster_gives_the_same_trace_here_again_and_in_a_fresh_process() {
     for name in ["slice", "mix"] {
         let first = play(name, 7);
         assert_eq!(first, play(name, 7), "{name}");
-        let brief = format!("7 {} {}", first.trace_hash, first.violations.len());
+        let Outcome { trace_hash, lines, virtual_ms, violations, .. } = &first;
+        let brief = format!("7 {trace_hash} {lines} {virtual_ms} {}", violations.len());
         assert_eq!(brief, fresh(name, 7), "{name}");
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! Data goes to stdout, words to stderr. Errors end in `hint:` where we know the fix.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -72,7 +73,8 @@ fn help(args: &HelpArgs) -> Outcome {
     if let [topic] = args.topic.as_slice()
         && let Some(text) = args::topic(topic)
     {
-        print!("{text}");
+        // Whoever reads only the first line has what they wanted.
+        let _ = std::io::stdout().write_all(text.as_bytes());
         return Ok(Exit::Ok);
     }
     let mut command = Cli::command();
@@ -93,17 +95,19 @@ fn help(args: &HelpArgs) -> Outcome {
 
 fn report(failure: &Failure, json: bool) {
     let text = format!("{:#}", failure.error);
+    // A reader that has gone away changes nothing about the exit code.
+    let mut err = std::io::stderr();
     if json {
         let document = serde_json::json!({
             "error": text,
             "exit_code": failure.exit as u8,
             "hint": failure.hint,
         });
-        eprintln!("{document}");
+        let _ = writeln!(err, "{document}");
         return;
     }
-    eprintln!("error: {text}");
+    let _ = writeln!(err, "error: {text}");
     if let Some(hint) = &failure.hint {
-        eprintln!("hint: {hint}");
+        let _ = writeln!(err, "hint: {hint}");
     }
 }

@@ -164,5 +164,17 @@ fn wrong_flags_are_wrong_arguments() {
     let codes = Cairn::new(program()).run(["help", "exit-codes"]).ok().text();
     assert!(codes.contains("no cluster answered in time"));
     Cairn::new(program()).run(["--help"]).ok();
+    assert_eq!(unread(&["help", "exit-codes"]), Some(0));
+    assert_eq!(unread(&["--help"]), Some(0));
+    assert_eq!(unread(&["frobnicate"]), Some(2));
     Cairn::new(program()).run(args(&[&"version", &"--json"])).ok().json();
+}
+
+/// The exit code where nobody reads what is said, as behind `| head`.
+fn unread(arguments: &[&str]) -> Option<i32> {
+    let (gone, out) = std::io::pipe().expect("a pipe");
+    drop(gone);
+    let err = out.try_clone().expect("a second end");
+    let mut command = std::process::Command::new(program());
+    command.args(arguments).stdout(out).stderr(err).status().expect("run cairn").code()
 }
