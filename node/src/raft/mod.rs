@@ -1,7 +1,7 @@
 //! Consensus: everything that touches openraft, behind [`Consensus`].
 //!
 //! ```text
-//!  shell -> Consensus -> openraft -> LogStore --> log_file (redb)      one commit per batch
+//!  shell -> Consensus -> openraft -> LogStore --> log_memory, log_file (redb)  one commit per batch
 //!                            |  \-> StateMachine -> snapshot_files     apply, snapshot, restore
 //!                            |  \-> Network/Link -> peers              calls
 //!  peers -> RaftService -----+                                         handlers, detached

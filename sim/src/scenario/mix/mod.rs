@@ -78,8 +78,8 @@ async fn story(world: &World) -> Result<(), String> {
     let checkers = Checkers::watch(&cluster);
     world.net().set_silence(Duration::from_millis(plan.silence_ms));
     // Slow enough that faults find bytes on the way.
-    let pace = LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() };
-    world.net().set_policy(pace.clone());
+    let links = LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() };
+    world.net().set_policy(links.clone());
     cluster.start();
     cluster
         .wait(plan.paced(START_LIMIT), Cluster::unsettled)
@@ -98,7 +98,7 @@ async fn story(world: &World) -> Result<(), String> {
     let mut faults = Faults::new(&cluster, &checkers, (&clients, &scripts), &plan);
     faults.rage().await;
     faults.cease();
-    world.net().set_policy(pace);
+    world.net().set_policy(links);
     // Clients go on until their part is played, or nobody has seen much.
     let mut played = |_: &Cluster| {
         faults.look_after();

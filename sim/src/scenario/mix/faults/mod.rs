@@ -44,7 +44,7 @@ pub struct Faults {
     scripts: Vec<Arc<Script>>,
     plan: Plan,
     /// Of the links on a good day.
-    pace: LinkPolicy,
+    links: LinkPolicy,
     /// Chance of what is no event's own.
     chance: Stream,
     /// The one node whose disk loses or hurts bytes; none once it is gone.
@@ -101,7 +101,7 @@ impl Faults {
             clients: clients.0.to_vec(),
             scripts: clients.1.to_vec(),
             plan: plan.clone(),
-            pace: LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() },
+            links: LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() },
             chance: cluster.world().stream("faults"),
             fragile: Some(nodes[plan.fragile as usize % nodes.len()]),
             operator: Operator::default(),
@@ -250,7 +250,7 @@ impl Faults {
                 Later::Start(process) => drop(world.start(process)),
                 Later::Mend(from, to) => world.net().mend(from, to),
                 Later::MendAll => world.net().heal(),
-                Later::Calm => world.net().set_policy(self.pace.clone()),
+                Later::Calm => world.net().set_policy(self.links.clone()),
                 Later::HealDisk(node) => {
                     // A wiped node's disk is hidden, and heals all the same.
                     if let Some(disk) = world.disk(node) {
@@ -314,7 +314,7 @@ impl Faults {
 
     fn rough(&mut self, mut strike: Strike) {
         strike.says(format_args!("links"));
-        let rough = LinkPolicy { bytes_per_s: self.pace.bytes_per_s, ..LinkPolicy::rough() };
+        let rough = LinkPolicy { bytes_per_s: self.links.bytes_per_s, ..LinkPolicy::rough() };
         self.cluster.world().net().set_policy(rough);
         self.after(&mut strike, 8_000, Later::Calm);
     }
