@@ -11,7 +11,7 @@ use cairn_proto::manifest::Manifest;
 use cairn_proto::{convert, wire};
 use tokio::time::timeout;
 
-use crate::cluster::{Client, with_identity};
+use crate::cluster::{Answer, Client, with_identity};
 use crate::error::ClientError;
 
 /// Checkpoints of one `List` page.
@@ -43,55 +43,59 @@ pub struct Shown {
 
 impl Client {
     /// The checkpoint an address names now.
-    pub async fn resolve(&self, address: &Address) -> Result<CheckpointInfo, ClientError> {
-        let text = address.to_string();
-        let reply = self
-            .read("resolve checkpoint", |mut stub, identity, deadline_ms| {
-                let message = wire::ResolveRequest { address: text.clone(), deadline_ms };
-                let request = with_identity(message, &identity);
-                Box::pin(async move { stub.resolve(request).await })
-            })
-            .await?;
-        self.learn_nodes(&reply.nodes);
-        let malformed = |problem| malformed("resolve checkpoint", problem);
-        let info = reply.checkpoint.ok_or_else(|| malformed("no checkpoint".to_owned()))?;
-        convert::info_from_wire(info).map_err(|error| malformed(error.to_string()))
+    pub fn resolve<'a>(&'a self, address: &'a Address) -> Answer<'a, CheckpointInfo> {
+        Box::pin(async move {
+            let text = address.to_string();
+            let reply = self
+                .read("resolve checkpoint", |mut stub, identity, deadline_ms| {
+                    let message = wire::ResolveRequest { address: text.clone(), deadline_ms };
+                    let request = with_identity(message, &identity);
+                    Box::pin(async move { stub.resolve(request).await })
+                })
+                .await?;
+            self.learn_nodes(&reply.nodes);
+            let malformed = |problem| malformed("resolve checkpoint", problem);
+            let info = reply.checkpoint.ok_or_else(|| malformed("no checkpoint".to_owned()))?;
+            convert::info_from_wire(info).map_err(|error| malformed(error.to_string()))
+        })
     }
 
     /// One page of checkpoints below `prefix` (`None` for all) in (namespace, step) order, and
     /// whether there are more; `open` lists uploads too.
-    pub async fn list_page(
-        &self,
-        prefix: Option<&Namespace>,
+    pub fn list_page<'a>(
+        &'a self,
+        prefix: Option<&'a Namespace>,
         open: bool,
-        after: Option<&ListPlace>,
+        after: Option<&'a ListPlace>,
         limit: u32,
-    ) -> Result<(Vec<CheckpointInfo>, bool), ClientError> {
-        let (namespace, step, id) = match after {
-            Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
-            None => (String::new(), 0, 0),
-        };
-        let message = wire::ListRequest {
-            prefix: prefix.map(ToString::to_string).unwrap_or_default(),
-            open,
-            deadline_ms: 0,
-            after_namespace: namespace,
-            after_step: step,
-            after_id: id,
-            limit,
-        };
-        let reply = self
-            .read("list checkpoints", |mut stub, identity, deadline_ms| {
-                let message = wire::ListRequest { deadline_ms, ..message.clone() };
-                let request = with_identity(message, &identity);
-                Box::pin(async move { stub.list(request).await })
-            })
-            .await?;
-        let infos = reply.checkpoints.into_iter().map(convert::info_from_wire);
-        let infos = infos
-            .collect::<Result<_, _>>()
-            .map_err(|error| malformed("list checkpoints", error.to_string()))?;
-        Ok((infos, reply.more))
+    ) -> Answer<'a, (Vec<CheckpointInfo>, bool)> {
+        Box::pin(async move {
+            let (namespace, step, id) = match after {
+                Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
+                None => (String::new(), 0, 0),
+            };
+            let message = wire::ListRequest {
+                prefix: prefix.map(ToString::to_string).unwrap_or_default(),
+                open,
+                deadline_ms: 0,
+                after_namespace: namespace,
+                after_step: step,
+                after_id: id,
+                limit,
+            };
+            let reply = self
+                .read("list checkpoints", |mut stub, identity, deadline_ms| {
+                    let message = wire::ListRequest { deadline_ms, ..message.clone() };
+                    let request = with_identity(message, &identity);
+                    Box::pin(async move { stub.list(request).await })
+                })
+                .await?;
+            let infos = reply.checkpoints.into_iter().map(convert::info_from_wire);
+            let infos = infos
+                .collect::<Result<_, _>>()
+                .map_err(|error| malformed("list checkpoints", error.to_string()))?;
+            Ok((infos, reply.more))
+        })
     }
 
     /// All checkpoints below `prefix`, page after page.
@@ -114,81 +118,88 @@ impl Client {
     }
 
     /// Where segments are, in the order asked.
-    pub async fn locate(
-        &self,
-        digests: &[SegmentDigest],
-    ) -> Result<Vec<LocatedSegment>, ClientError> {
-        let mut all = Vec::with_capacity(digests.len());
-        for batch in digests.chunks(BATCH_SEGMENTS_MAX) {
-            let reply = self
-                .read("locate segments", |mut stub, identity, deadline_ms| {
-                    let digests = batch.iter().map(convert::digest_to_wire).collect();
-                    let message = wire::LocateRequest { digests, deadline_ms };
-                    let request = with_identity(message, &identity);
-                    Box::pin(async move { stub.locate(request).await })
-                })
-                .await?;
-            if reply.segments.len() != batch.len() {
-                let problem =
-                    format!("{} segments instead of {}", reply.segments.len(), batch.len());
-                return Err(malformed("locate segments", problem));
+    pub fn locate<'a>(&'a self, digests: &'a [SegmentDigest]) -> Answer<'a, Vec<LocatedSegment>> {
+        Box::pin(async move {
+            let mut all = Vec::with_capacity(digests.len());
+            for batch in digests.chunks(BATCH_SEGMENTS_MAX) {
+                let reply = self
+                    .read("locate segments", |mut stub, identity, deadline_ms| {
+                        let digests = batch.iter().map(convert::digest_to_wire).collect();
+                        let message = wire::LocateRequest { digests, deadline_ms };
+                        let request = with_identity(message, &identity);
+                        Box::pin(async move { stub.locate(request).await })
+                    })
+                    .await?;
+                if reply.segments.len() != batch.len() {
+                    let problem =
+                        format!("{} segments instead of {}", reply.segments.len(), batch.len());
+                    return Err(malformed("locate segments", problem));
+                }
+                for (digest, located) in batch.iter().zip(&reply.segments) {
+                    let slots = located.slots.iter().map(convert::slot_from_wire);
+                    all.push(LocatedSegment {
+                        digest: *digest,
+                        id: (located.segment != 0).then_some(SegmentId(located.segment)),
+                        len: located.len,
+                        slots: slots
+                            .collect::<Result<_, _>>()
+                            .map_err(|error| malformed("locate segments", error.to_string()))?,
+                    });
+                }
             }
-            for (digest, located) in batch.iter().zip(&reply.segments) {
-                let slots = located.slots.iter().map(convert::slot_from_wire);
-                all.push(LocatedSegment {
-                    digest: *digest,
-                    id: (located.segment != 0).then_some(SegmentId(located.segment)),
-                    len: located.len,
-                    slots: slots
-                        .collect::<Result<_, _>>()
-                        .map_err(|error| malformed("locate segments", error.to_string()))?,
-                });
-            }
-        }
-        Ok(all)
+            Ok(all)
+        })
     }
 
     /// The cluster as the leader's followers see it.
-    pub async fn status(&self) -> Result<wire::StatusReply, ClientError> {
-        let reply = self
-            .read("read status", |mut stub, identity, deadline_ms| {
-                let request = with_identity(wire::StatusRequest { deadline_ms }, &identity);
-                Box::pin(async move { stub.status(request).await })
-            })
-            .await?;
-        self.learn_nodes(&reply.nodes);
-        self.learn_leader(&reply.leader_address);
-        Ok(reply)
+    pub fn status<'a>(&'a self) -> Answer<'a, wire::StatusReply> {
+        Box::pin(async move {
+            let reply = self
+                .read("read status", |mut stub, identity, deadline_ms| {
+                    let request = with_identity(wire::StatusRequest { deadline_ms }, &identity);
+                    Box::pin(async move { stub.status(request).await })
+                })
+                .await?;
+            self.learn_nodes(&reply.nodes);
+            self.learn_leader(&reply.leader_address);
+            Ok(reply)
+        })
     }
 
     /// One node's own view and counters. One try: the question is about that node.
-    pub async fn node_status(&self, address: &str) -> Result<wire::NodeStatusReply, ClientError> {
-        let (mut stub, identity) = self.admin(address);
-        let request = with_identity(wire::NodeStatusRequest {}, &identity);
-        let unreachable =
-            |last: String| ClientError::Unreachable { endpoints: vec![address.to_owned()], last };
-        match timeout(self.options.call_deadline, stub.node_status(request)).await {
-            Ok(Ok(response)) => {
-                self.learn(address, response.metadata())?;
-                Ok(response.into_inner())
+    pub fn node_status<'a>(&'a self, address: &'a str) -> Answer<'a, wire::NodeStatusReply> {
+        Box::pin(async move {
+            let (mut stub, identity) = self.admin(address);
+            let request = with_identity(wire::NodeStatusRequest {}, &identity);
+            let unreachable = |last: String| ClientError::Unreachable {
+                endpoints: vec![address.to_owned()],
+                last,
+            };
+            match timeout(self.options.call_deadline, stub.node_status(request)).await {
+                Ok(Ok(response)) => {
+                    self.learn(address, response.metadata())?;
+                    Ok(response.into_inner())
+                }
+                Ok(Err(status)) => Err(unreachable(status.message().to_owned())),
+                Err(_) => Err(unreachable("no answer in time".to_owned())),
             }
-            Ok(Err(status)) => Err(unreachable(status.message().to_owned())),
-            Err(_) => Err(unreachable("no answer in time".to_owned())),
-        }
+        })
     }
 
     /// A checkpoint with its decoded manifests and the places of its segments.
-    pub async fn show(&self, address: &Address) -> Result<Shown, ClientError> {
-        let info = self.resolve(address).await?;
-        let manifests = self.manifests(&info).await?;
-        let mut digests: Vec<SegmentDigest> = Vec::new();
-        for manifest in &manifests {
-            digests.extend(manifest.segments.iter().map(|(digest, _)| *digest));
-        }
-        digests.sort_unstable();
-        digests.dedup();
-        let segments = self.locate(&digests).await?;
-        Ok(Shown { info, manifests, segments })
+    pub fn show<'a>(&'a self, address: &'a Address) -> Answer<'a, Shown> {
+        Box::pin(async move {
+            let info = self.resolve(address).await?;
+            let manifests = self.manifests(&info).await?;
+            let mut digests: Vec<SegmentDigest> = Vec::new();
+            for manifest in &manifests {
+                digests.extend(manifest.segments.iter().map(|(digest, _)| *digest));
+            }
+            digests.sort_unstable();
+            digests.dedup();
+            let segments = self.locate(&digests).await?;
+            Ok(Shown { info, manifests, segments })
+        })
     }
 
     /// Deletes the checkpoint an address names; `now` gives its space back without the grace.

@@ -36,6 +36,10 @@ use crate::tries::{Next, Tries};
 const PLAN_PAUSE_MIN: Duration = Duration::from_millis(50);
 const PLAN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// What a question to the cluster gives. Boxed, so that this crate compiles what answers it and
+/// not every program that asks.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, ClientError>>;
+
 /// How a client behaves. `ClientOptions::new` gives the defaults.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
@@ -139,47 +143,52 @@ impl Client {
         self.propose(body, Duration::ZERO, self.options.deadline, exclude).await
     }
 
-    async fn propose(
-        &self,
+    fn propose<'a>(
+        &'a self,
         body: Body,
         wait: Duration,
         deadline: Option<Duration>,
-        exclude: &[NodeId],
-    ) -> Result<Reply, ClientError> {
-        let what = verb(&body);
-        let request = RequestId(self.env.random_u128());
-        let command = convert::command_to_wire(&Command { request, clock_ms: 0, wall_ms: 0, body });
-        let started = Instant::now();
-        let mut pause = PLAN_PAUSE_MIN;
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
-            let ask = Ask { what, aim: Aim::Leader, wait, deadline: left };
-            let reply = self
-                .ask(&ask, |transport, identity, wait| {
-                    let wait_ms = wait.as_millis() as u64;
-                    let message = wire::ExecuteRequest {
-                        command: Some(command.clone()),
-                        wait_ms,
-                        exclude: exclude.iter().map(|node| node.0).collect(),
-                    };
-                    let request = with_identity(message, &identity);
-                    Box::pin(async move { catalogue(transport).execute(request).await })
-                })
-                .await?;
-            let malformed =
-                |problem: String| ClientError::Malformed { what: what.to_owned(), problem };
-            let reply = reply.reply.ok_or_else(|| malformed("no reply".to_owned()))?;
-            match convert::reply_from_wire(reply).map_err(|error| malformed(error.to_string()))? {
-                // The leader planned on a view that was stale by then. It had no effect, and
-                // refusals are not remembered: the same request is judged anew.
-                Reply::Refused(Refusal::BadTargets) if left != Some(Duration::ZERO) => {
-                    sleep(self.env.jitter(pause)).await;
-                    pause = (pause * 2).min(PLAN_PAUSE_MAX);
+        exclude: &'a [NodeId],
+    ) -> Answer<'a, Reply> {
+        Box::pin(async move {
+            let what = verb(&body);
+            let request = RequestId(self.env.random_u128());
+            let command =
+                convert::command_to_wire(&Command { request, clock_ms: 0, wall_ms: 0, body });
+            let started = Instant::now();
+            let mut pause = PLAN_PAUSE_MIN;
+            loop {
+                let left = deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
+                let ask = Ask { what, aim: Aim::Leader, wait, deadline: left };
+                let reply = self
+                    .ask(&ask, |transport, identity, wait| {
+                        let wait_ms = wait.as_millis() as u64;
+                        let message = wire::ExecuteRequest {
+                            command: Some(command.clone()),
+                            wait_ms,
+                            exclude: exclude.iter().map(|node| node.0).collect(),
+                        };
+                        let request = with_identity(message, &identity);
+                        Box::pin(async move { catalogue(transport).execute(request).await })
+                    })
+                    .await?;
+                let malformed =
+                    |problem: String| ClientError::Malformed { what: what.to_owned(), problem };
+                let reply = reply.reply.ok_or_else(|| malformed("no reply".to_owned()))?;
+                match convert::reply_from_wire(reply)
+                    .map_err(|error| malformed(error.to_string()))?
+                {
+                    // The leader planned on a view that was stale by then. It had no effect, and
+                    // refusals are not remembered: the same request is judged anew.
+                    Reply::Refused(Refusal::BadTargets) if left != Some(Duration::ZERO) => {
+                        sleep(self.env.jitter(pause)).await;
+                        pause = (pause * 2).min(PLAN_PAUSE_MAX);
+                    }
+                    Reply::Refused(refusal) => return Err(ClientError::Refused(refusal)),
+                    reply => return Ok(reply),
                 }
-                Reply::Refused(refusal) => return Err(ClientError::Refused(refusal)),
-                reply => return Ok(reply),
             }
-        }
+        })
     }
 
     /// A linearizable read: any node will do, the next one if one fails.

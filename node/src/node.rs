@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cairn_core::ids::{NodeId, Nonce, check_label};
 use cairn_proto::seam::{Env, Lane};
-use openraft::AsyncRuntime;
+use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tonic::service::Routes;
 
@@ -27,8 +27,8 @@ use crate::origin::{self, Fresh, Identified};
 use crate::peers::{self, Peers};
 use crate::process::Usage;
 use crate::raft::{
-    Consensus, ConsensusConfig, Hooks, Identity as RaftIdentity, LogError, OpenError, Promise,
-    Timings as RaftTimings,
+    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, LogError, OpenError,
+    Promise, Timings as RaftTimings,
 };
 use crate::report::Reporter;
 use crate::service;
@@ -42,6 +42,7 @@ const APPLY_GATHER: Duration = Duration::from_millis(20);
 
 /// The outermost pieces of a node.
 pub struct Pieces {
+    pub engine: Engine<CatalogueState>,
     pub env: Env,
     pub disk: Arc<dyn Disk>,
     pub ledger: Arc<dyn Ledger>,
@@ -110,11 +111,14 @@ impl Node {
 
 /// Opens everything, recovers, and starts the loops; the caller serves [`Node::routes`] at
 /// `config.address`.
-pub async fn start<Rt: AsyncRuntime>(
-    pieces: Pieces,
-    config: NodeConfig,
-) -> Result<Node, StartError> {
-    let Pieces { env, disk, ledger, fatal, usage, certificates } = pieces;
+///
+/// Boxed, so that this crate compiles it and not every binary that awaits it.
+pub fn start(pieces: Pieces, config: NodeConfig) -> BoxFuture<'static, Result<Node, StartError>> {
+    Box::pin(assemble(pieces, config))
+}
+
+async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError> {
+    let Pieces { engine, env, disk, ledger, fatal, usage, certificates } = pieces;
     check_label(&config.rack).map_err(|error| StartError::Config(error.to_string()))?;
     check_label(&config.host).map_err(|error| StartError::Config(error.to_string()))?;
     let nonce = Nonce(env.random_u128());
@@ -133,7 +137,8 @@ pub async fn start<Rt: AsyncRuntime>(
     // A node that was registered has a log; one that lost it has forgotten its votes.
     let expect_log = identity.registered_nonce.is_some();
     let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
-    let consensus = Consensus::open::<Rt, CatalogueState>(
+    let consensus = Consensus::open(
+        engine,
         env.clone(),
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),

@@ -20,6 +20,7 @@ use crate::config::NodeConfig;
 use crate::disk::files::FileDisk;
 use crate::ledger::SledLedger;
 use crate::node::{self, Pieces, StartError};
+use crate::raft::Engine;
 
 /// Flow-control windows: a 32 MiB segment should not wait for window updates on a fast network,
 /// and 48 streams of them stay within memory because handlers read as fast as the disk takes.
@@ -70,9 +71,17 @@ pub enum ServeError {
 /// Runs a node until `stop` resolves or it must not go on. `ready` is called with the bound
 /// address once the node serves.
 ///
-/// Not generic, so that openraft's instances for production are compiled with this crate and not
-/// with every binary that uses it.
-pub async fn serve(
+/// Boxed, so that openraft's instances for production are compiled with this crate and not with
+/// every binary that awaits it.
+pub fn serve(
+    config: ServeConfig,
+    stop: BoxFuture<'static, ()>,
+    ready: Box<dyn FnOnce(SocketAddr) + Send>,
+) -> BoxFuture<'static, Result<(), ServeError>> {
+    Box::pin(run(config, stop, ready))
+}
+
+async fn run(
     config: ServeConfig,
     stop: BoxFuture<'static, ()>,
     ready: Box<dyn FnOnce(SocketAddr) + Send>,
@@ -94,6 +103,7 @@ pub async fn serve(
     let ledger = SledLedger::open(&data).map_err(|error| data_error(error.to_string()))?;
     let (fatal, mut fatal_reason) = mpsc::channel::<String>(1);
     let pieces = Pieces {
+        engine: Engine::over::<TokioRuntime>(),
         env,
         disk: Arc::new(disk),
         ledger: Arc::new(ledger),
@@ -110,7 +120,7 @@ pub async fn serve(
         biased;
         // A node may wait long for a cluster to join: it can be told to stop meanwhile.
         () = &mut stop => return Ok(()),
-        node = node::start::<TokioRuntime>(pieces, node_config) => node?,
+        node = node::start(pieces, node_config) => node?,
     };
 
     let mut server = Server::builder()

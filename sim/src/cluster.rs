@@ -16,7 +16,7 @@ use cairn_node::config::{NodeConfig, Origin, Timings};
 use cairn_node::identity::IDENTITY_FILE;
 use cairn_node::ledger::MemoryLedger;
 use cairn_node::node::{self, Node, Pieces, StartError};
-use cairn_node::raft::LogSummary;
+use cairn_node::raft::{Engine, LogSummary};
 use cairn_node::shared::Shared;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -432,6 +432,7 @@ pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
 async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     let (fatal, mut reasons) = mpsc::channel::<String>(1);
     let pieces = Pieces {
+        engine: Engine::over::<SimRt>(),
         env: seat.env.clone(),
         disk: seat.disk.clone(),
         ledger: Arc::new(MemoryLedger::default()),
@@ -442,7 +443,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         certificates: false,
     };
     let mut joins = false;
-    let reason = match node::start::<SimRt>(pieces, config).await {
+    let reason = match node::start(pieces, config).await {
         Ok(node) => {
             seat.serve(node.routes());
             let running = Running {

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use self::reader::{Reader, Wanted};
 use self::targets::{PieceOf, SegmentWork};
 use crate::catalogue::{LocatedSegment, malformed};
-use crate::cluster::Client;
+use crate::cluster::{Answer, Client};
 use crate::error::ClientError;
 use crate::sink::{FileTarget, Presence, Sink, SinkError};
 use crate::task::Task;
@@ -99,46 +99,51 @@ pub struct GetReport {
 
 impl Client {
     /// Downloads what `options` asks for into `sink`.
-    pub async fn get(
-        &self,
-        address: &Address,
+    pub fn get<'a>(
+        &'a self,
+        address: &'a Address,
         sink: Arc<dyn Sink>,
         options: GetOptions,
-    ) -> Result<GetReport, ClientError> {
-        let started = Instant::now();
-        let info = self.resolve(address).await?;
-        let manifests = self.manifests(&info).await?;
-        let include = |name: &[u8]| options.include.as_ref().is_none_or(|include| include(name));
-        let targets = targets::targets(&manifests, include)?;
-        let get = Arc::new(Get::new(self, sink, targets, &options));
-        if !options.verify_only {
-            get.prepare(&manifests, &options).await?;
-        }
-        let segments_fetched = get.fetch(options.parallel).await?;
-        get.complete().await?;
-        let files_kept = get.modes.lock().iter().filter(|mode| **mode == Mode::Kept).count();
-        Ok(GetReport {
-            files: get.targets.len() as u64,
-            bytes: get.targets.iter().map(|target| target.len).sum(),
-            files_kept: files_kept as u64,
-            bytes_kept: get.progress.bytes_kept.load(Ordering::Relaxed),
-            bytes_fetched: get.progress.bytes_fetched.load(Ordering::Relaxed),
-            segments_fetched,
-            elapsed: started.elapsed(),
-            checkpoint: info,
+    ) -> Answer<'a, GetReport> {
+        Box::pin(async move {
+            let started = Instant::now();
+            let info = self.resolve(address).await?;
+            let manifests = self.manifests(&info).await?;
+            let include =
+                |name: &[u8]| options.include.as_ref().is_none_or(|include| include(name));
+            let targets = targets::targets(&manifests, include)?;
+            let get = Arc::new(Get::new(self, sink, targets, &options));
+            if !options.verify_only {
+                get.prepare(&manifests, &options).await?;
+            }
+            let segments_fetched = get.fetch(options.parallel).await?;
+            get.complete().await?;
+            let files_kept = get.modes.lock().iter().filter(|mode| **mode == Mode::Kept).count();
+            Ok(GetReport {
+                files: get.targets.len() as u64,
+                bytes: get.targets.iter().map(|target| target.len).sum(),
+                files_kept: files_kept as u64,
+                bytes_kept: get.progress.bytes_kept.load(Ordering::Relaxed),
+                bytes_fetched: get.progress.bytes_fetched.load(Ordering::Relaxed),
+                segments_fetched,
+                elapsed: started.elapsed(),
+                checkpoint: info,
+            })
         })
     }
 
     /// The decoded manifests of a checkpoint, one a part.
-    pub async fn manifests(&self, info: &CheckpointInfo) -> Result<Vec<Manifest>, ClientError> {
-        let reader = Reader::new(self);
-        // The futures are made outside the stream: a closure over borrowed parts inside it would
-        // make this future one that cannot be spawned.
-        let parts = info.parts.iter().enumerate();
-        let manifests: Vec<_> = parts
-            .map(|(part, sealed)| self.manifest(reader.clone(), part, sealed.manifest.clone()))
-            .collect();
-        stream::iter(manifests).buffered(MANIFESTS_PARALLEL).try_collect().await
+    pub fn manifests<'a>(&'a self, info: &'a CheckpointInfo) -> Answer<'a, Vec<Manifest>> {
+        Box::pin(async move {
+            let reader = Reader::new(self);
+            // The futures are made outside the stream: a closure over borrowed parts inside it would
+            // make this future one that cannot be spawned.
+            let parts = info.parts.iter().enumerate();
+            let manifests: Vec<_> = parts
+                .map(|(part, sealed)| self.manifest(reader.clone(), part, sealed.manifest.clone()))
+                .collect();
+            stream::iter(manifests).buffered(MANIFESTS_PARALLEL).try_collect().await
+        })
     }
 
     async fn manifest(

@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::reader::{Reader, Wanted};
 use super::{read_whole, targets};
-use crate::cluster::Client;
+use crate::cluster::{Answer, Client};
 use crate::error::ClientError;
 use crate::sink::{FileTarget, shown};
 use crate::task::Task;
@@ -20,45 +20,50 @@ const RANGE_PARALLEL: usize = 3;
 impl Client {
     /// Bytes `range` of one file, in order, each verified before it is given out; `None` ends at
     /// the file's end.
-    pub async fn read_range(
-        &self,
-        address: &Address,
-        file: &[u8],
+    pub fn read_range<'a>(
+        &'a self,
+        address: &'a Address,
+        file: &'a [u8],
         start: u64,
         len: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, ClientError>>, ClientError> {
-        let info = self.resolve(address).await?;
-        let manifests = self.manifests(&info).await?;
-        let targets = targets::targets(&manifests, |name| name == file)?;
-        let missing = |what: String| ClientError::NoSuchFile { address: address.to_string(), what };
-        let target = targets.into_iter().next().ok_or_else(|| missing(shown(file)))?;
-        let end = len.map_or(target.len, |len| start.saturating_add(len));
-        if start > target.len || end > target.len {
-            let what =
-                format!("bytes {start}..{end} in {} of {} bytes", target.shown(), target.len);
-            return Err(missing(what));
-        }
-        let ranges = wanted_ranges(&target, start..end);
-        let digests: Vec<SegmentDigest> = ranges.iter().map(|(wanted, _)| wanted.digest).collect();
-        let located = self.locate(&digests).await?;
-        let (reader, env) = (Reader::new(self), self.env.clone());
-        let parts = ranges.into_iter().zip(located).map(move |((mut wanted, within), located)| {
-            let reader = reader.clone();
-            wanted.slots = located.slots;
-            let env = env.clone();
-            async move {
-                Task::run(&env, "read range", async move {
-                    let blocks = read_whole(&reader, &wanted).await?;
-                    Ok(trim(blocks, within))
-                })
-                .await
+    ) -> Answer<'a, BoxStream<'static, Result<Bytes, ClientError>>> {
+        Box::pin(async move {
+            let info = self.resolve(address).await?;
+            let manifests = self.manifests(&info).await?;
+            let targets = targets::targets(&manifests, |name| name == file)?;
+            let missing =
+                |what: String| ClientError::NoSuchFile { address: address.to_string(), what };
+            let target = targets.into_iter().next().ok_or_else(|| missing(shown(file)))?;
+            let end = len.map_or(target.len, |len| start.saturating_add(len));
+            if start > target.len || end > target.len {
+                let what =
+                    format!("bytes {start}..{end} in {} of {} bytes", target.shown(), target.len);
+                return Err(missing(what));
             }
-        });
-        Ok(stream::iter(parts)
-            .buffered(RANGE_PARALLEL)
-            .map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok)))
-            .try_flatten()
-            .boxed())
+            let ranges = wanted_ranges(&target, start..end);
+            let digests: Vec<SegmentDigest> =
+                ranges.iter().map(|(wanted, _)| wanted.digest).collect();
+            let located = self.locate(&digests).await?;
+            let (reader, env) = (Reader::new(self), self.env.clone());
+            let parts =
+                ranges.into_iter().zip(located).map(move |((mut wanted, within), located)| {
+                    let reader = reader.clone();
+                    wanted.slots = located.slots;
+                    let env = env.clone();
+                    async move {
+                        Task::run(&env, "read range", async move {
+                            let blocks = read_whole(&reader, &wanted).await?;
+                            Ok(trim(blocks, within))
+                        })
+                        .await
+                    }
+                });
+            Ok(stream::iter(parts)
+                .buffered(RANGE_PARALLEL)
+                .map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok)))
+                .try_flatten()
+                .boxed())
+        })
     }
 }
 

@@ -30,7 +30,7 @@ pub use self::progress::Progress;
 use self::manifest::Described;
 use self::pipeline::{Feed, Item, Pipeline};
 use self::send::Upload;
-use crate::cluster::Client;
+use crate::cluster::{Answer, Client};
 use crate::cut;
 use crate::error::ClientError;
 use crate::source::Source;
@@ -141,18 +141,20 @@ impl PutReport {
 
 impl Client {
     /// Uploads one part. Sends what the cluster does not hold durable yet, and nothing twice.
-    pub async fn put(
-        &self,
+    pub fn put<'a>(
+        &'a self,
         source: Arc<dyn Source>,
         options: PutOptions,
-    ) -> Result<PutReport, ClientError> {
-        let started = Instant::now();
-        let planned = source.clone();
-        let plan = self.env.blocking(Lane::Client, move || cut::plan(&*planned)).await?;
-        options.progress.note_plan(&plan, &*source);
-        let feed = Arc::new(Feed::new(source, plan));
-        let put = Put { client: self, attempt: self.attempt(&options), options, feed, started };
-        put.run().await
+    ) -> Answer<'a, PutReport> {
+        Box::pin(async move {
+            let started = Instant::now();
+            let planned = source.clone();
+            let plan = self.env.blocking(Lane::Client, move || cut::plan(&*planned)).await?;
+            options.progress.note_plan(&plan, &*source);
+            let feed = Arc::new(Feed::new(source, plan));
+            let put = Put { client: self, attempt: self.attempt(&options), options, feed, started };
+            put.run().await
+        })
     }
 
     fn attempt(&self, options: &PutOptions) -> Attempt {

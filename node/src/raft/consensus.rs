@@ -210,6 +210,26 @@ pub(super) trait GroupApi: Send + Sync {
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
 
+type OpenGroup<M> = fn(
+    Env,
+    Arc<dyn Disk>,
+    ConsensusConfig,
+    Arc<RwLock<M>>,
+    Hooks,
+    Arc<Applied>,
+    LeadershipBoard,
+) -> BoxFuture<'static, Result<Arc<dyn GroupApi>, OpenError>>;
+
+/// openraft over one of its runtimes, as a value: nothing that uses it is generic over the
+/// runtime, or compiled once for each.
+pub struct Engine<M>(OpenGroup<M>);
+
+impl<M: CatalogueMachine> Engine<M> {
+    pub fn over<Rt: AsyncRuntime>() -> Self {
+        Self(Group::<Rt, M>::open)
+    }
+}
+
 /// This node's share of the Raft group. Cheap to clone.
 #[derive(Clone)]
 pub struct Consensus {
@@ -220,7 +240,8 @@ pub struct Consensus {
 
 impl Consensus {
     /// Opens log and snapshots, restores `machine`, and starts taking part.
-    pub async fn open<Rt: AsyncRuntime, M: CatalogueMachine>(
+    pub async fn open<M: CatalogueMachine>(
+        engine: Engine<M>,
         env: Env,
         disk: Arc<dyn Disk>,
         config: ConsensusConfig,
@@ -229,10 +250,8 @@ impl Consensus {
     ) -> Result<Self, OpenError> {
         let applied = Arc::new(Applied::default());
         let board = LeadershipBoard::default();
-        let group =
-            Group::<Rt, M>::open(env, disk, config, machine, hooks, applied.clone(), board.clone())
-                .await?;
-        Ok(Self { group, applied, board })
+        let opened = (engine.0)(env, disk, config, machine, hooks, applied.clone(), board.clone());
+        Ok(Self { group: opened.await?, applied, board })
     }
 
     /// Makes this node the only voter of a new cluster. Once in a cluster's life, on one node;

@@ -91,7 +91,21 @@ fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
 }
 
 impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
-    pub async fn open(
+    /// See [`Consensus::open`](super::Consensus::open). Boxed here, so that this crate compiles
+    /// it and not everyone who awaits it.
+    pub fn open(
+        env: Env,
+        disk: Arc<dyn Disk>,
+        config: ConsensusConfig,
+        machine: Arc<RwLock<M>>,
+        hooks: Hooks,
+        applied: Arc<Applied>,
+        board: LeadershipBoard,
+    ) -> BoxFuture<'static, Result<Arc<dyn GroupApi>, OpenError>> {
+        Box::pin(Self::opened(env, disk, config, machine, hooks, applied, board))
+    }
+
+    async fn opened(
         env: Env,
         disk: Arc<dyn Disk>,
         config: ConsensusConfig,

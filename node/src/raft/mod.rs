@@ -33,8 +33,8 @@ mod types;
 use std::sync::Arc;
 
 pub use consensus::{
-    ChangeError, Consensus, ConsensusConfig, Hooks, OpenError, ProposeError, RaftStatus, ReadError,
-    Timings,
+    ChangeError, Consensus, ConsensusConfig, Engine, Hooks, OpenError, ProposeError, RaftStatus,
+    ReadError, Timings,
 };
 pub use leadership::{Leadership, LeadershipWatch};
 pub use log_file::{LogError, LogSummary, inspect as inspect_log};

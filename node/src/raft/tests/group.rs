@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 use crate::raft::testing::{TestNetwork, Told, ToyMachine};
 use crate::raft::{
-    ChangeError, Consensus, ConsensusConfig, Hooks, Identity, ProposeError, ReadError,
+    ChangeError, Consensus, ConsensusConfig, Engine, Hooks, Identity, ProposeError, ReadError,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -42,7 +42,8 @@ impl Node {
         config.snapshot_entries = 1_000_000;
         config.keep_entries = 0;
         let (toy, told) = (Arc::<RwLock<ToyMachine>>::default(), Told::default());
-        let consensus = Consensus::open::<TokioRuntime, ToyMachine>(
+        let consensus = Consensus::open(
+            Engine::over::<TokioRuntime>(),
             network.env(),
             disk.clone() as Arc<dyn Disk>,
             config,
