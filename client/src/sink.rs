@@ -126,12 +126,18 @@ pub struct MemorySink {
 struct MemoryFiles {
     parts: BTreeMap<Vec<u8>, Vec<u8>>,
     files: BTreeMap<Vec<u8>, Vec<u8>>,
+    bytes_written: u64,
 }
 
 impl MemorySink {
     /// The finished files.
     pub fn files(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         self.state.lock().files.clone()
+    }
+
+    /// Bytes that downloads have written, of whole files and of parts.
+    pub fn bytes_written(&self) -> u64 {
+        self.state.lock().bytes_written
     }
 
     /// Puts a file there before a download.
@@ -188,6 +194,7 @@ impl Sink for MemorySink {
             .get_mut(&file.part_name)
             .and_then(|part| part.get_mut(start..start + bytes.len()));
         place.ok_or_else(|| out_of_range(file, "write"))?.copy_from_slice(bytes);
+        state.bytes_written += bytes.len() as u64;
         Ok(())
     }
 

@@ -109,6 +109,12 @@ impl Script {
         self.state.lock().played
     }
 
+    /// Whether a read is going on, or was cut short, after some bytes had come.
+    pub fn has_half_read(&self) -> bool {
+        let state = self.state.lock();
+        state.half_read.as_ref().is_some_and(|(_, _, sink)| sink.bytes_written() > 0)
+    }
+
     pub fn doing(&self) -> String {
         self.state.lock().doing.clone()
     }
@@ -212,7 +218,7 @@ impl Acting {
             _ => true,
         };
         let Some(kind) = self.shared.plan.next_move(&chance, may) else { return true };
-        let goes_on = self.has_half_read() && chance.fork("goes on").chance(GOES_ON);
+        let goes_on = self.script.has_half_read() && chance.fork("goes on").chance(GOES_ON);
         let kind = if goes_on { MoveKind::Get } else { kind };
         trace::count(kind.counter(), 1);
         let result = match kind {
@@ -342,13 +348,6 @@ impl Acting {
             }
             Err(error) => self.not_got(name, asked, began, &error).map(|()| false),
         }
-    }
-
-    /// Whether a read was cut short after some bytes had come.
-    fn has_half_read(&self) -> bool {
-        let state = self.script.state.lock();
-        let left = state.half_read.as_ref().map(|(_, _, sink)| sink.files());
-        left.is_some_and(|files| files.iter().any(|(_, bytes)| !bytes.is_empty()))
     }
 
     /// What an earlier read of the same left behind, if it was the last one and cut short.

@@ -1,5 +1,6 @@
 //! Processes that die, stand still, or do not know that they are dead.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -7,9 +8,12 @@ use tokio::time::sleep;
 use super::{Faults, Later, Strike};
 use crate::disk::Crash;
 use crate::process::ProcessId;
+use crate::scenario::mix::clients::Script;
 
-/// Tries to find a job in flight before a crash happens anyway.
+/// A fault waits this long for a process to be hit in mid-work, and strikes anyway.
 const AIM_MS: u32 = 400;
+/// So many of them wait.
+const AIMED: f64 = 0.7;
 /// Somebody pulls the plug of a zombie in the end.
 const ZOMBIE_ENDS: Duration = Duration::from_secs(15);
 
@@ -20,15 +24,10 @@ impl Faults {
             return;
         }
         let how = if strike.chance.chance(0.3) { Crash::Kill } else { Crash::Power };
-        if strike.chance.chance(0.7)
+        if strike.chance.chance(AIMED)
             && let Some(disk) = self.cluster.disk(node)
         {
-            for _ in 0..AIM_MS {
-                if disk.jobs_in_flight() > 0 {
-                    break;
-                }
-                sleep(Duration::from_millis(1)).await;
-            }
+            first_in_time(|| (disk.jobs_in_flight() > 0).then_some(())).await;
         }
         strike.says(format_args!("{} {how:?}", self.cluster.name(node)));
         self.down(&mut strike, node, how);
@@ -63,8 +62,22 @@ impl Faults {
     }
 
     /// A node that stands still is taken for dead and started elsewhere on its own disk; then it
-    /// goes on, and its messages arrive after its successor's.
-    pub(super) fn zombie(&mut self, mut strike: Strike, node: ProcessId) {
+    /// goes on, and its messages arrive after its successor's. Most of the time one that is about
+    /// to say what it has stored.
+    pub(super) async fn zombie(&mut self, mut strike: Strike, node: ProcessId) {
+        let mut victim = node;
+        if strike.chance.chance(AIMED) {
+            let (cluster, nodes) = (self.cluster.clone(), self.cluster.nodes());
+            let speaks = |node: &ProcessId| {
+                let running = cluster.running_node(*node);
+                running.is_some_and(|it| {
+                    it.shared.reporter.pending() > 0 && !it.shared.consensus.is_leader()
+                })
+            };
+            let found = first_in_time(|| nodes.iter().copied().find(speaks)).await;
+            victim = found.unwrap_or(node);
+        }
+        let node = victim;
         if self.cluster.running_node(node).is_none() {
             return;
         }
@@ -85,12 +98,32 @@ impl Faults {
         self.after(strike, 6_000, Later::Start(node));
     }
 
-    pub(super) fn kill_client(&mut self, mut strike: Strike) {
-        let Some(client) = strike.chance.pick(&self.clients).copied() else { return };
+    /// Most of the time one that has read a part of a checkpoint.
+    pub(super) async fn kill_client(&mut self, mut strike: Strike) {
+        let Some(mut client) = strike.chance.pick(&self.clients).copied() else { return };
+        if strike.chance.chance(AIMED) {
+            let all = self.clients.iter().copied().zip(self.scripts.clone());
+            let all: Vec<(ProcessId, Arc<Script>)> = all.collect();
+            let is_reading = |script: &Script| script.is_busy() && script.has_half_read();
+            let reading = || all.iter().find(|(_, script)| is_reading(script));
+            client = first_in_time(reading).await.map_or(client, |found| found.0);
+        }
         if self.cluster.world().is_up(client) {
             strike.says(format_args!("{}", self.cluster.name(client)));
             self.cluster.world().crash(client, Crash::Kill);
             self.after(&mut strike, 3_000, Later::Start(client));
         }
     }
+}
+
+/// What `look` finds first, if it does so soon.
+async fn first_in_time<T>(look: impl Fn() -> Option<T>) -> Option<T> {
+    for _ in 0..AIM_MS {
+        let found = look();
+        if found.is_some() {
+            return found;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    None
 }
