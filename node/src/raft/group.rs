@@ -91,8 +91,7 @@ fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
 }
 
 impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
-    /// See [`Consensus::open`](super::Consensus::open). Boxed here, so that this crate compiles
-    /// it and not everyone who awaits it.
+    /// See [`Consensus::open`](super::Consensus::open).
     pub fn open(
         env: Env,
         disk: Arc<dyn Disk>,

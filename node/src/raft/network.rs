@@ -27,7 +27,7 @@ use tonic::{Code, Response, Status};
 use super::codec::{self, Malformed};
 use super::consensus::Timings;
 use super::log_store::FlushedWatch;
-use super::promises::{Behind, Promises};
+use super::promises::{Behind, Matched, Promises};
 use super::service::Identity;
 use super::snapshot_files::SnapshotFile;
 use super::types::{LogId, Node, Snapshot, TypeConfig, Vote};
@@ -57,6 +57,7 @@ pub struct Network {
     resolve: Resolve,
     flushed: FlushedWatch,
     promises: Promises,
+    matched: Matched,
     /// For a message with entries: the receiver answers after its disk has.
     append_timeout: Duration,
     /// A snapshot transfer without progress for this long is broken off.
@@ -111,6 +112,7 @@ impl Network {
             resolve,
             flushed,
             promises,
+            matched: Matched::default(),
             append_timeout: timings.append_timeout,
             snapshot_idle: timings.snapshot_idle,
             snapshot_install: timings.snapshot_install,
@@ -300,19 +302,30 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
         let before = self.network.promises.of(self.target);
         let reply = self.call(timeout, send).await;
         let outcome = reply.and_then(|reply| {
-            self.network.promises.answered(self.target, before, reply.promise)?;
-            reply.result.ok_or_else(|| Malformed("append reply is empty".into()).into())
+            let Network { promises, matched, .. } = &self.network;
+            promises.answered(self.target, before, reply.promise)?;
+            let acknowledged = |last| matched.acknowledged(self.target, &rpc.vote, last);
+            match reply.result.ok_or_else(|| Malformed("append reply is empty".into()))? {
+                Outcome::Success(_) => {
+                    let last = rpc.entries.last().map(|entry| entry.log_id);
+                    acknowledged(last.or(rpc.prev_log_id));
+                    Ok(AppendEntriesResponse::Success)
+                }
+                Outcome::Partial(partial) => {
+                    let last = partial.last.map(codec::log_id_from_wire);
+                    acknowledged(last);
+                    Ok(AppendEntriesResponse::PartialSuccess(last))
+                }
+                Outcome::Conflict(_) => {
+                    matched.denied(self.target, &rpc.vote, rpc.prev_log_id)?;
+                    Ok(AppendEntriesResponse::Conflict)
+                }
+                Outcome::HigherVote(vote) => {
+                    Ok(AppendEntriesResponse::HigherVote(codec::vote_from_wire(vote)))
+                }
+            }
         });
-        match outcome.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries))? {
-            Outcome::Success(_) => Ok(AppendEntriesResponse::Success),
-            Outcome::Partial(partial) => {
-                Ok(AppendEntriesResponse::PartialSuccess(partial.last.map(codec::log_id_from_wire)))
-            }
-            Outcome::Conflict(_) => Ok(AppendEntriesResponse::Conflict),
-            Outcome::HigherVote(vote) => {
-                Ok(AppendEntriesResponse::HigherVote(codec::vote_from_wire(vote)))
-            }
-        }
+        outcome.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries))
     }
 
     async fn vote(
@@ -348,7 +361,13 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
         match futures::future::select(Box::pin(cancel), sending).await {
             futures::future::Either::Left((closed, _)) => Err(closed.into()),
             futures::future::Either::Right((sent, _)) => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Ok(answer) => {
+                    if answer.leader_id == vote.leader_id {
+                        let last = snapshot.meta.last_log_id;
+                        self.network.matched.acknowledged(self.target, &vote, last);
+                    }
+                    Ok(SnapshotResponse::new(answer))
+                }
                 Err(error) => Err(self.rpc_error(error, RPCTypes::InstallSnapshot).into()),
             },
         }

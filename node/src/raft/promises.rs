@@ -4,7 +4,9 @@
 //! Every Raft request, and every reply to a vote or an append, carries its sender's [`Promise`].
 //! Whoever hears it remembers it in memory, and repeats it when the node says hello. An answer
 //! from behind what its node had promised before it was asked is believed by nobody: it comes
-//! from a process that another one has replaced, whose log is shorter than consensus knows.
+//! from a process that another one has replaced, whose log is shorter than consensus knows. Nor
+//! is one that denies what the node has acknowledged to the leader that asks ([`Matched`]), in
+//! entries of older terms or by installing a snapshot, which no promise covers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,10 +69,13 @@ impl fmt::Display for Promise {
 
 /// An answer that its node's log, as others know it, cannot have given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("node {node} has promised {promised}; an older process of it answers")]
-pub struct Behind {
-    node: u64,
-    promised: Promise,
+pub enum Behind {
+    #[error("node {node} has promised {promised}; an older process of it answers")]
+    Promised { node: u64, promised: Promise },
+    #[error(
+        "node {node} has acknowledged the log to entry {index}; an older process of it answers"
+    )]
+    Acknowledged { node: u64, index: u64 },
 }
 
 /// The greatest promise heard from each member: a handful of bytes a node.
@@ -99,7 +104,7 @@ impl Promises {
         if let Some(promised) = before
             && Promise::from_wire(promise).is_none_or(|now| now.is_behind(&promised))
         {
-            return Err(Behind { node: from, promised });
+            return Err(Behind::Promised { node: from, promised });
         }
         self.heard(from, promise);
         Ok(())
@@ -107,6 +112,40 @@ impl Promises {
 
     pub fn of(&self, node: u64) -> Option<Promise> {
         self.0.lock().get(&node).copied()
+    }
+}
+
+/// Up to where each follower's log is this node's own, as it has acknowledged to this node as the
+/// leader of one vote. Only what is lost makes that less.
+#[derive(Clone, Default)]
+pub(super) struct Matched(Arc<Mutex<BTreeMap<u64, (Vote, LogId)>>>);
+
+impl Matched {
+    /// The leader of `vote` has heard that `node` holds its log up to `last`.
+    pub(super) fn acknowledged(&self, node: u64, vote: &Vote, last: Option<LogId>) {
+        let Some(last) = last else { return };
+        let mut known = self.0.lock();
+        let (of, matched) = known.entry(node).or_insert((*vote, last));
+        if of.leader_id == vote.leader_id {
+            *matched = last.max(*matched);
+        } else if *of < *vote {
+            (*of, *matched) = (*vote, last);
+        }
+    }
+
+    /// The leader of `vote` hears that `node` does not hold `entry`: an error if it does.
+    pub(super) fn denied(
+        &self,
+        node: u64,
+        vote: &Vote,
+        entry: Option<LogId>,
+    ) -> Result<(), Behind> {
+        match self.0.lock().get(&node) {
+            Some((of, matched)) if of.leader_id == vote.leader_id && entry <= Some(*matched) => {
+                Err(Behind::Acknowledged { node, index: matched.index })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -174,6 +213,26 @@ mod tests {
         assert_eq!(promises.of(3).map(|promise| promise.vote), Some(Vote::new_committed(6, 1)));
         // Asked before it promised that much, it may well answer late.
         assert_eq!(promises.answered(3, before, newest), Ok(()));
+    }
+
+    #[test]
+    fn denial_of_what_was_acknowledged_is_not_believed() {
+        let (matched, leader) = (Matched::default(), Vote::new_committed(5, 2));
+        assert_eq!(matched.denied(3, &leader, id(4, 40)), Ok(()));
+        matched.acknowledged(3, &leader, id(4, 40));
+        matched.acknowledged(3, &leader, id(4, 12));
+        let behind = |entry| matched.denied(3, &leader, entry).is_err();
+        assert!(behind(id(4, 40)) && behind(id(3, 7)) && behind(None));
+        assert!(!behind(id(4, 41)) && !behind(id(5, 40)));
+        assert_eq!(matched.denied(1, &leader, id(4, 40)), Ok(()));
+        // Another leader may have cut it.
+        let next = Vote::new_committed(6, 1);
+        assert_eq!(matched.denied(3, &next, id(4, 40)), Ok(()));
+        matched.acknowledged(3, &next, id(4, 12));
+        assert!(matched.denied(3, &next, id(4, 12)).is_err());
+        assert_eq!(matched.denied(3, &next, id(4, 13)), Ok(()));
+        matched.acknowledged(3, &leader, id(4, 40));
+        assert_eq!(matched.denied(3, &next, id(4, 13)), Ok(()), "said to an earlier leader");
     }
 
     #[test]
