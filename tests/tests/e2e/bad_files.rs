@@ -187,8 +187,6 @@ fn many_small_files_are_one_checkpoint() {
     let get_took = began.elapsed();
     eprintln!("{count} files: put {put_took:?}, get {get_took:?}, {}", put["segments"]);
     files::assert_same(&source, &restored);
-    let limit = Duration::from_secs(120);
-    assert!(put_took < limit && get_took < limit, "put {put_took:?}, get {get_took:?}");
 }
 
 #[test]
