@@ -101,79 +101,70 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
         applied: Arc<Applied>,
         board: LeadershipBoard,
     ) -> BoxFuture<'static, Result<Arc<dyn GroupApi>, OpenError>> {
-        Box::pin(Self::opened(env, disk, config, machine, hooks, applied, board))
-    }
+        Box::pin(async move {
+            let settings = settings(&config)?;
+            let (log, log_closed) = LogStore::open(
+                env.clone(),
+                disk.clone(),
+                hooks.fatal.clone(),
+                config.expect_log,
+                &config.promised,
+            )
+            .await?;
+            let store =
+                SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
+            let flushed = log.watch();
+            let state_machine =
+                StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
+            let (identity, timings) = (config.identity, config.timings);
+            let promises = Promises::default();
+            let network = Network::new(
+                env.clone(),
+                disk,
+                identity,
+                hooks.resolve.clone(),
+                (flushed.clone(), promises.clone()),
+                &timings,
+            );
+            let raft =
+                RaftOf::<Rt, M>::new(identity.node, settings, network.clone(), log, state_machine)
+                    .await
+                    .map_err(|error| OpenError::Start(error.to_string()))?;
 
-    async fn opened(
-        env: Env,
-        disk: Arc<dyn Disk>,
-        config: ConsensusConfig,
-        machine: Arc<RwLock<M>>,
-        hooks: Hooks,
-        applied: Arc<Applied>,
-        board: LeadershipBoard,
-    ) -> Result<Arc<dyn GroupApi>, OpenError> {
-        let settings = settings(&config)?;
-        let (log, log_closed) = LogStore::open(
-            env.clone(),
-            disk.clone(),
-            hooks.fatal.clone(),
-            config.expect_log,
-            &config.promised,
-        )
-        .await?;
-        let store =
-            SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
-        let flushed = log.watch();
-        let state_machine =
-            StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
-        let (identity, timings) = (config.identity, config.timings);
-        let promises = Promises::default();
-        let network = Network::new(
-            env.clone(),
-            disk,
-            identity,
-            hooks.resolve.clone(),
-            (flushed.clone(), promises.clone()),
-            &timings,
-        );
-        let raft =
-            RaftOf::<Rt, M>::new(identity.node, settings, network.clone(), log, state_machine)
-                .await
-                .map_err(|error| OpenError::Start(error.to_string()))?;
-
-        let own_rounds = ReadRounds::new(env.clone(), {
-            let raft = raft.clone();
-            move || Box::pin(own_round(raft.clone()))
-        });
-        let asked_rounds = ReadRounds::new(env.clone(), {
-            let raft = raft.clone();
-            let timeout = timings.election_max;
-            move || Box::pin(asked_round(raft.clone(), network.clone(), timeout))
-        });
-        let service = RaftService::new(
-            raft.clone(),
-            identity,
-            hooks.admit,
-            (flushed.clone(), promises.clone()),
-            SnapshotReceiver::new(store),
-            own_rounds.clone(),
-            timings.snapshot_idle,
-        );
-        env.spawn("raft leadership", announce(raft.clone(), board, hooks.fatal));
-        let log_closed = Mutex::new(Some(log_closed));
-        Ok(Arc::new(Self {
-            raft,
-            env,
-            config,
-            service,
-            applied,
-            own_rounds,
-            asked_rounds,
-            log_closed,
-            flushed,
-            promises,
-        }))
+            let own_rounds = ReadRounds::new(env.clone(), {
+                let raft = raft.clone();
+                move || Box::pin(own_round(raft.clone()))
+            });
+            let asked_rounds = ReadRounds::new(env.clone(), {
+                let raft = raft.clone();
+                let timeout = timings.election_max;
+                move || Box::pin(asked_round(raft.clone(), network.clone(), timeout))
+            });
+            let service = RaftService::new(
+                raft.clone(),
+                identity,
+                hooks.admit,
+                (flushed.clone(), promises.clone()),
+                SnapshotReceiver::new(store),
+                own_rounds.clone(),
+                timings.snapshot_idle,
+            );
+            env.spawn("raft leadership", announce(raft.clone(), board, hooks.fatal));
+            let log_closed = Mutex::new(Some(log_closed));
+            let group: Arc<dyn GroupApi> = Arc::new(Self {
+                raft,
+                env,
+                config,
+                service,
+                applied,
+                own_rounds,
+                asked_rounds,
+                log_closed,
+                flushed,
+                promises,
+            });
+            Ok(group)
+        })
     }
 
     fn metrics(&self) -> RaftMetrics<TypeConfig<Rt>> {

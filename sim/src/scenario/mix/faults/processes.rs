@@ -1,6 +1,5 @@
 //! Processes that die, stand still, or do not know that they are dead.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -64,8 +63,7 @@ impl Faults {
     /// A node that stands still is taken for dead and started elsewhere on its own disk; then it
     /// goes on, and its messages arrive after its successor's. Most of the time one that is about
     /// to say what it has stored.
-    pub(super) async fn zombie(&mut self, mut strike: Strike, node: ProcessId) {
-        let mut victim = node;
+    pub(super) async fn zombie(&mut self, mut strike: Strike, mut node: ProcessId) {
         if strike.chance.chance(AIMED) {
             let (cluster, nodes) = (self.cluster.clone(), self.cluster.nodes());
             let speaks = |node: &ProcessId| {
@@ -74,10 +72,8 @@ impl Faults {
                     it.shared.reporter.pending() > 0 && !it.shared.consensus.is_leader()
                 })
             };
-            let found = first_in_time(|| nodes.iter().copied().find(speaks)).await;
-            victim = found.unwrap_or(node);
+            node = first_in_time(|| nodes.iter().copied().find(speaks)).await.unwrap_or(node);
         }
-        let node = victim;
         if self.cluster.running_node(node).is_none() {
             return;
         }
@@ -102,11 +98,10 @@ impl Faults {
     pub(super) async fn kill_client(&mut self, mut strike: Strike) {
         let Some(mut client) = strike.chance.pick(&self.clients).copied() else { return };
         if strike.chance.chance(AIMED) {
-            let all = self.clients.iter().copied().zip(self.scripts.clone());
-            let all: Vec<(ProcessId, Arc<Script>)> = all.collect();
+            let (clients, scripts) = (&self.clients, &self.scripts);
             let is_reading = |script: &Script| script.is_busy() && script.has_half_read();
-            let reading = || all.iter().find(|(_, script)| is_reading(script));
-            client = first_in_time(reading).await.map_or(client, |found| found.0);
+            let reading = || clients.iter().zip(scripts).find(|(_, script)| is_reading(script));
+            client = first_in_time(reading).await.map_or(client, |found| *found.0);
         }
         if self.cluster.world().is_up(client) {
             strike.says(format_args!("{}", self.cluster.name(client)));
