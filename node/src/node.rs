@@ -132,6 +132,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let (cluster, lineage) = (identity.cluster, identity.lineage);
 
     let state: Arc<RwLock<CatalogueState>> = Arc::default();
+    let (banish, banished) = banishment(&fatal);
     // Before Raft: a node that leads must serve, and looking through many files takes a while.
     let store = open_store(&env, &disk, &config, &fatal).await?;
     // A node that was registered has a log; one that lost it has forgotten its votes.
@@ -143,7 +144,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &fatal),
+        hooks(&state, &fatal, &banish),
     )
     .await
     .map_err(|error| match error {
@@ -174,7 +175,8 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         steward: Default::default(),
         members: Default::default(),
         fatal,
-        banished: AtomicBool::new(false),
+        banish,
+        banished,
         usage,
         room: Mutex::new((config.capacity_bytes, 0)),
         config,
@@ -219,8 +221,20 @@ fn consensus_config(
 }
 
 /// What consensus asks back: who may speak, and where members are.
-fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook) -> Hooks {
+/// How to stop for good, and whether that has happened.
+fn banishment(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
+    let (fatal, banished) = (Arc::clone(fatal), Arc::<AtomicBool>::default());
+    let happened = Arc::clone(&banished);
+    let banish = move |reason| {
+        happened.store(true, Ordering::SeqCst);
+        fatal(reason);
+    };
+    (Arc::new(banish), banished)
+}
+
+fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook, banish: &FatalHook) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
+    hooks.banish = Arc::clone(banish);
     let known = Arc::clone(state);
     hooks.admit = Arc::new(move |sender, nonce| {
         service::admin::admit_raft(&known.read().catalogue, NodeId(sender), nonce)

@@ -119,7 +119,7 @@ async fn send(
         ) => {
             // Another process has registered under this id, or the node was removed: this
             // process has nothing to say any more.
-            shared.banish(refusal.to_string());
+            (shared.banish)(refusal.to_string());
             Err(Status::failed_precondition(refusal.to_string()))
         }
         other => Err(Status::internal(format!("unexpected reply to a report: {other:?}"))),

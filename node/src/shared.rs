@@ -2,7 +2,7 @@
 //! catalogue, propose a command, call another node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,8 +61,10 @@ pub struct Shared {
     pub steward: Wake,
     pub members: Wake,
     pub fatal: FatalHook,
-    /// Whether the reason to stop is that this directory must not come back under its id.
-    pub banished: AtomicBool,
+    /// Stops the node for good: removed, replaced by another process, or on an old directory.
+    pub banish: FatalHook,
+    /// Whether that was the reason to stop.
+    pub banished: Arc<AtomicBool>,
     pub usage: fn() -> Usage,
     /// What the last look at the disk said; see [`Shared::room`].
     pub room: Mutex<(u64, u64)>,
@@ -96,12 +98,6 @@ impl Shared {
             Err(_) => {}
         }
         *self.room.lock()
-    }
-
-    /// Stops the node for good: removed, replaced by another process, or on an old directory.
-    pub fn banish(&self, reason: String) {
-        self.banished.store(true, Ordering::SeqCst);
-        (self.fatal)(reason);
     }
 
     /// Cluster time, if this node leads.

@@ -90,6 +90,9 @@ impl ConsensusConfig {
 #[derive(Clone)]
 pub struct Hooks {
     pub fatal: FatalHook,
+    /// A member says that this process must not go on: its node was removed, or another process
+    /// has registered as it.
+    pub banish: FatalHook,
     pub admit: Admit,
     pub resolve: Resolve,
 }
@@ -97,7 +100,8 @@ pub struct Hooks {
 impl Hooks {
     /// Admits everybody and knows no addresses beyond the membership's.
     pub fn new(fatal: FatalHook) -> Self {
-        Self { fatal, admit: Arc::new(|_, _| Ok(())), resolve: Arc::new(|_| None) }
+        let banish = Arc::clone(&fatal);
+        Self { fatal, banish, admit: Arc::new(|_, _| Ok(())), resolve: Arc::new(|_| None) }
     }
 }
 

@@ -122,7 +122,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
                 env.clone(),
                 disk,
                 identity,
-                hooks.resolve.clone(),
+                &hooks,
                 (flushed.clone(), promises.clone()),
                 &timings,
             );

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::limits::MESSAGE_BYTES_MAX;
+use cairn_proto::envelope::Reason;
 use cairn_proto::seam::{Env, Transport};
 use cairn_proto::wire::{self, raft_client::RaftClient};
 use openraft::errors::{
@@ -24,8 +25,9 @@ use openraft::{AsyncRuntime, OptionalSend, RPCTypes};
 use parking_lot::Mutex;
 use tonic::{Code, Response, Status};
 
+use super::FatalHook;
 use super::codec::{self, Malformed};
-use super::consensus::Timings;
+use super::consensus::{Hooks, Timings};
 use super::log_store::FlushedWatch;
 use super::promises::{Behind, Matched, Promises};
 use super::service::Identity;
@@ -55,6 +57,7 @@ pub struct Network {
     pub(super) disk: Arc<dyn Disk>,
     identity: Identity,
     resolve: Resolve,
+    banish: FatalHook,
     flushed: FlushedWatch,
     promises: Promises,
     matched: Matched,
@@ -101,7 +104,7 @@ impl Network {
         env: Env,
         disk: Arc<dyn Disk>,
         identity: Identity,
-        resolve: Resolve,
+        hooks: &Hooks,
         (flushed, promises): (FlushedWatch, Promises),
         timings: &Timings,
     ) -> Self {
@@ -109,7 +112,8 @@ impl Network {
             env,
             disk,
             identity,
-            resolve,
+            resolve: hooks.resolve.clone(),
+            banish: hooks.banish.clone(),
             flushed,
             promises,
             matched: Matched::default(),
@@ -188,8 +192,13 @@ impl Link {
     }
 
     /// Drops the connection where the error may come from the connection itself: after a healed
-    /// partition HTTP/2 can be stuck in `ResourceExhausted`.
+    /// partition HTTP/2 can be stuck in `ResourceExhausted`. Consensus does not stop for a refusal,
+    /// and tells nothing to those it does not count: here a removed node hears of it, even one that
+    /// still takes itself for the leader.
     pub(super) fn note(&self, status: &Status) {
+        if Reason::of(status) == Some(Reason::StaleIdentity) {
+            (self.network.banish)(status.message().to_owned());
+        }
         if matches!(status.code(), Code::ResourceExhausted | Code::Internal | Code::Unknown) {
             self.network.pool.lock().remove(&(self.target, self.purpose));
         }

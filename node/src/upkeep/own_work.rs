@@ -38,7 +38,7 @@ pub async fn run(shared: Arc<Shared>) {
         shared.work.wait(shared.upkeep_period()).await;
         let Some(incarnation) = shared.incarnation() else { continue };
         if let Some(reason) = why_stop(&shared, incarnation) {
-            shared.banish(reason);
+            (shared.banish)(reason);
             return;
         }
         // A copy: plans over many slots must not hold up apply.

@@ -23,6 +23,9 @@ use crate::report::{is_passing, report_to, to_leader};
 use crate::shared::Shared;
 use crate::upkeep::suspect::set_aside;
 
+/// After so many periods without an entry a node that waits for its registration asks again.
+const SILENT_HEARTBEATS: u64 = 10;
+
 /// What a starting process knows of its own registration.
 pub struct Registration {
     pub identity: IdentityFile,
@@ -45,8 +48,9 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
         nonces.push(nonce);
     });
     let identity = fatal_on_error(shared, announce.await)?;
-    let incarnation = register(shared, cookie, previous, nonce).await?;
-    wait_applied(shared, incarnation).await;
+    let body = registration_of(shared, cookie, previous, nonce);
+    let incarnation = register(shared, &body).await?;
+    wait_applied(shared, &body, incarnation).await?;
     // Only now: a directory that says it was registered must have a log that knows of a vote.
     let settle = update(shared, identity, move |known| {
         known.registered_nonce = Some(nonce);
@@ -91,14 +95,9 @@ fn fatal_on_error<T>(shared: &Arc<Shared>, result: Result<T, IdentityError>) -> 
     result.map_err(|error| (shared.fatal)(error.to_string())).ok()
 }
 
-async fn register(
-    shared: &Arc<Shared>,
-    cookie: Cookie,
-    previous: Vec<Nonce>,
-    nonce: Nonce,
-) -> Option<Incarnation> {
+fn registration_of(shared: &Shared, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
     let config = &shared.config;
-    let body = Body::Register {
+    Body::Register {
         node: shared.node,
         cookie,
         previous,
@@ -108,11 +107,15 @@ async fn register(
         address: config.address.clone(),
         capacity_bytes: config.capacity_bytes,
         feature_level: FEATURE_LEVEL,
-    };
-    match until_answered(shared, body).await {
+    }
+}
+
+/// Registers; the same registration again has the same answer.
+async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
+    match until_answered(shared, body.clone()).await {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
         Ok(Reply::Refused(refusal)) => {
-            shared.banish(register_refusal(&refusal));
+            (shared.banish)(register_refusal(&refusal));
             None
         }
         Ok(other) => {
@@ -178,15 +181,23 @@ fn other_than_leader(shared: &Shared, turn: usize) -> Option<String> {
     (*peer != shared.config.address).then(|| peer.clone())
 }
 
-async fn wait_applied(shared: &Arc<Shared>, incarnation: Incarnation) {
+/// Waits until this node has applied its registration. Where nothing comes for a while, it
+/// registers again to hear whether that still stands: consensus sends no more to a node that was
+/// removed meanwhile.
+async fn wait_applied(shared: &Arc<Shared>, body: &Body, incarnation: Incarnation) -> Option<()> {
+    let patience = Duration::from_millis(SILENT_HEARTBEATS * shared.config.timings.heartbeat_ms);
     loop {
         let applied = shared.consensus.applied();
         let seen =
             shared.read(|catalogue| catalogue.node(shared.node).map(|record| record.incarnation));
         if seen.is_some_and(|seen| seen >= incarnation) {
-            return;
+            return Some(());
         }
-        shared.consensus.wait_for_applied(applied + 1).await;
+        let more = shared.consensus.wait_for_applied(applied + 1);
+        if tokio::time::timeout(patience, more).await.is_err() {
+            tracing::debug!(applied, "nothing to apply: registering again");
+            register(shared, body).await?;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use cairn_client::{GetOptions, MemorySink, MemorySource, Progress, PutOptions};
-use cairn_core::ids::{Address, NodeId, Selector, Step};
+use cairn_core::ids::{Address, Incarnation, NodeId, Selector, Step};
 use cairn_core::model::SlotState;
 use cairn_node::upkeep::suspect;
 use futures::FutureExt;
@@ -87,6 +87,35 @@ impl Stage {
         self.cluster.leader().map(|leader| leader.process).ok_or_else(|| "no leader".to_owned())
     }
 
+    pub fn another_than(&self, process: ProcessId) -> Told<ProcessId> {
+        let mut nodes = self.cluster.nodes().into_iter();
+        nodes.find(|node| *node != process).ok_or_else(|| "no other node".to_owned())
+    }
+
+    /// A running node that has given its vote and knows of no leader.
+    pub fn voting(&self) -> Option<ProcessId> {
+        let running = self.cluster.running();
+        let node = running.iter().find(|node| node.shared.consensus.leader().is_none())?;
+        Some(node.process)
+    }
+
+    /// Of a node's last registration, as far as any catalogue knows.
+    pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
+        let catalogue = self.cluster.leader()?.catalogue();
+        catalogue.node(node).map(|record| record.incarnation)
+    }
+
+    /// Waits until something has come about, to the millisecond.
+    pub async fn until(&self, mut come: impl FnMut(&Self) -> bool) -> Told {
+        for _ in 0..STEP_LIMIT.as_millis() {
+            if come(self) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Err("what the story waits for does not come about".to_owned())
+    }
+
     pub fn crash(&self, node: ProcessId, how: Crash) {
         self.cluster.crash(node, how);
         self.checkers.crashed(node);
@@ -124,14 +153,12 @@ impl Stage {
 
     /// Waits until so much of the bytes is acknowledged.
     pub async fn until_put(&self, putting: &Putting, percent: u64) -> Told {
-        for _ in 0..STEP_LIMIT.as_millis() {
+        let far_enough = |_: &Self| {
             let total = putting.progress.bytes_total.load(Relaxed);
-            if total > 0 && putting.progress.bytes_acked.load(Relaxed) * 100 >= total * percent {
-                return Ok(());
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        Err(format!("put of step {} does not get to {percent} %", putting.step))
+            total > 0 && putting.progress.bytes_acked.load(Relaxed) * 100 >= total * percent
+        };
+        let there = self.until(far_enough).await;
+        there.map_err(|_| format!("put of step {} does not get to {percent} %", putting.step))
     }
 
     pub async fn finish_put(&mut self, putting: Putting) -> Told {
@@ -194,6 +221,18 @@ impl Stage {
             Ok(())
         };
         finish(seat.life.spawn(remove), &format!("removal of node {node}")).await
+    }
+
+    /// Waits until consensus sends nothing more to a node that was removed.
+    pub async fn until_forgotten(&self, node: NodeId) -> Told {
+        let told = |cluster: &Cluster| {
+            let leader = cluster.leader()?;
+            let consensus = &leader.shared.consensus;
+            let member = consensus.voters().contains_key(&node.0)
+                || consensus.learners().contains_key(&node.0);
+            (leader.shared.node == node || member).then(|| format!("node {node} is a member"))
+        };
+        self.cluster.wait(STEP_LIMIT, told).await
     }
 
     /// Waits until a process has ended by itself.

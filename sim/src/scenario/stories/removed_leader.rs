@@ -1,0 +1,19 @@
+//! The leader is cut off, the others elect another one and remove it. When it is heard again it
+//! still takes itself for the leader; it is told, and ends.
+
+use super::stage::{Stage, Told};
+use crate::world::World;
+
+pub async fn story(world: World) -> Told {
+    let mut stage = Stage::open(world, &["r1", "r2", "r3", "r1"]).await?;
+    stage.put(1).await?;
+    let old = stage.leader().await?;
+    let lost = stage.node_id(old)?;
+    stage.world.net().isolate(old);
+    stage.cluster.retire(old);
+    stage.remove(lost).await?;
+    stage.until_forgotten(lost).await?;
+    stage.world.net().heal();
+    stage.ended(old).await?;
+    stage.close().await
+}
