@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cairn_core::ids::SegmentDigest;
 use cairn_core::model::SlotState;
+use cairn_node::store::ballast::BALLAST_FILE;
 use cairn_node::upkeep::suspect;
 
 use super::{Faults, Later, Strike};
@@ -34,10 +35,13 @@ impl Faults {
         self.after(&mut strike, 8_000, Later::HealDisk(node));
     }
 
-    /// Some room is left, or none.
+    /// Some room is left, or none. A node that has yet to set its ballast aside may well end.
     pub(super) fn full_disk(&mut self, mut strike: Strike, node: ProcessId) {
         let room = strike.chance.below(4 << 20);
         let Some(disk) = self.cluster.disk(node) else { return };
+        if disk.file_id(BALLAST_FILE).is_none() {
+            return;
+        }
         strike.says(format_args!("{} {room} bytes left", disk.name));
         disk.set_capacity(Some(disk.bytes_used() + room));
         self.after(&mut strike, 8_000, Later::HealDisk(node));
