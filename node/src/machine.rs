@@ -1,10 +1,12 @@
 //! The catalogue as openraft's state machine: decode, apply, snapshot, restore.
 
+use std::sync::Arc;
+
 use cairn_core::catalogue::Catalogue;
 use cairn_core::command::Reply;
 use cairn_proto::{convert, snapshot};
 
-use crate::raft::CatalogueMachine;
+use crate::raft::{CatalogueMachine, Encode};
 
 /// The applied catalogue. Writers: the state machine worker only.
 #[derive(Default)]
@@ -19,9 +21,9 @@ impl CatalogueMachine for CatalogueState {
         Ok(self.catalogue.apply(index, &command))
     }
 
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> Encode {
         let catalogue = self.catalogue.clone();
-        Box::new(move || snapshot::encode(&catalogue))
+        Arc::new(move || snapshot::encode(&catalogue))
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {

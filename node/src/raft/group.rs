@@ -145,7 +145,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
                 identity,
                 hooks.admit,
                 (flushed.clone(), promises.clone()),
-                SnapshotReceiver::new(store),
+                SnapshotReceiver::new(store, hooks.fatal.clone()),
                 own_rounds.clone(),
                 timings.snapshot_idle,
             );

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_core::command::Reply;
 use cairn_proto::seam::{Env, Lane};
@@ -20,7 +21,10 @@ use super::types::{LogId, LogReply, Snapshot, SnapshotMeta, StoredMembership, Ty
 use crate::disk::Disk;
 
 /// The work of encoding a copy of the machine.
-pub type Encode = Box<dyn FnOnce() -> Vec<u8> + Send>;
+pub type Encode = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// How long a snapshot that does not fit the disk waits for room.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the log drives.
 pub trait CatalogueMachine: Send + Sync + 'static {
@@ -134,7 +138,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
-            encode: Mutex::new(Some(self.machine.read().snapshot())),
+            encode: self.machine.read().snapshot(),
             meta: SnapshotMeta {
                 last_log_id: self.last_applied,
                 last_membership: self.membership.clone(),
@@ -185,27 +189,34 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
 
 /// A copy of the machine, on its way to a file. Runs beside apply.
 pub struct SnapshotBuilder {
-    /// Taken once. The lock is there only because openraft wants `Sync`.
-    encode: Mutex<Option<Encode>>,
+    encode: Encode,
     meta: SnapshotMeta,
     store: Arc<SnapshotStore>,
     fatal: FatalHook,
 }
 
 impl SnapshotBuilder {
-    async fn build(&mut self) -> io::Result<Snapshot> {
-        let encode =
-            self.encode.get_mut().take().ok_or_else(|| io::Error::other("snapshot built twice"))?;
-        let (store, meta) = (self.store.clone(), self.meta.clone());
-        let build = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
-        let file = self
-            .store
-            .env
-            .blocking(Lane::Data, build)
-            .await
-            .map_err(|error| stop(&self.fatal, error.to_string()))?;
-        self.store.set_current(file.clone());
-        Ok(Snapshot { meta: file.meta.clone(), snapshot: file })
+    /// On a full disk the snapshot waits, and the log keeps what it would have replaced.
+    async fn build(&self) -> io::Result<Snapshot> {
+        loop {
+            match self.write().await {
+                Ok(file) => {
+                    self.store.set_current(file.clone());
+                    return Ok(Snapshot { meta: file.meta.clone(), snapshot: file });
+                }
+                Err(error) if error.is_full() => {
+                    tracing::warn!(%error, "no snapshot until there is room; the log grows");
+                    tokio::time::sleep(self.store.env.jitter(FULL_PAUSE)).await;
+                }
+                Err(error) => return Err(stop(&self.fatal, error.to_string())),
+            }
+        }
+    }
+
+    async fn write(&self) -> Result<SnapshotFile, SnapshotError> {
+        let (store, meta, encode) = (self.store.clone(), self.meta.clone(), self.encode.clone());
+        let write = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
+        self.store.env.blocking(Lane::Data, write).await
     }
 }
 

@@ -19,6 +19,7 @@ use prost::Message;
 use super::codec;
 use super::types::{LogId, SnapshotMeta};
 use crate::disk::{Disk, DiskFile, Open};
+use crate::store::is_full;
 
 const MAGIC: [u8; 8] = *b"CAIRNSNP";
 const VERSION: u32 = 1;
@@ -36,6 +37,9 @@ pub(super) const BODY_BYTES_MAX: u64 = 16 << 30;
 pub enum SnapshotError {
     #[error("{doing} of snapshot {path}: {source}")]
     Disk { doing: &'static str, path: String, source: io::Error },
+    /// What is durable is no longer known: the node has to stop.
+    #[error("{doing} of snapshot {path}: {source}")]
+    Sync { doing: &'static str, path: String, source: io::Error },
     #[error("snapshot {path} is damaged: {why}")]
     Damaged { path: String, why: String },
     #[error("snapshot {path} cannot be restored: {why}")]
@@ -46,8 +50,19 @@ pub enum SnapshotError {
     NotCovered { purged: LogId, damaged: Vec<String> },
 }
 
+impl SnapshotError {
+    /// Whether it is only that there is no room.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if is_full(source))
+    }
+}
+
 fn disk<'a>(doing: &'static str, path: &'a str) -> impl Fn(io::Error) -> SnapshotError + 'a {
     move |source| SnapshotError::Disk { doing, path: path.into(), source }
+}
+
+fn synced<'a>(doing: &'static str, path: &'a str) -> impl Fn(io::Error) -> SnapshotError + 'a {
+    move |source| SnapshotError::Sync { doing, path: path.into(), source }
 }
 
 /// A handle to a complete snapshot on this node's disk: what openraft passes around.
@@ -108,7 +123,11 @@ impl Partial {
         }
         let file = disk_seam.open(&path, Open::Create).map_err(disk("creation", &path))?;
         let head = head_bytes(meta, len, &digest);
-        file.write_at(0, &head).map_err(disk("writing", &path))?;
+        if let Err(error) = file.write_at(0, &head) {
+            // What went wrong first must be heard.
+            let _ = disk_seam.remove(&path);
+            return Err(disk("writing", &path)(error));
+        }
         let body_offset = head.len() as u64;
         let snapshot = SnapshotFile { path, body_offset, len, digest, meta: meta.clone() };
         Ok(Self { file, snapshot })
@@ -131,9 +150,18 @@ impl Partial {
             .map_err(disk("writing", &self.snapshot.path))
     }
 
+    fn write_all(&self, body: &[u8]) -> Result<(), SnapshotError> {
+        let mut offset = 0;
+        for piece in body.chunks(PIECE_BYTES) {
+            self.write(offset, piece)?;
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Makes the file durable and compares its bytes with the digest.
     pub fn finish(&self) -> Result<SnapshotFile, SnapshotError> {
-        self.file.sync().map_err(disk("sync", &self.snapshot.path))?;
+        self.file.sync().map_err(synced("sync", &self.snapshot.path))?;
         verify(&*self.file, &self.snapshot)?;
         Ok(self.snapshot.clone())
     }
@@ -148,10 +176,10 @@ pub fn write(
 ) -> Result<SnapshotFile, SnapshotError> {
     let digest = *blake3::hash(body).as_bytes();
     let partial = Partial::create(disk_seam, dir, meta, body.len() as u64, digest)?;
-    let mut offset = 0;
-    for piece in body.chunks(PIECE_BYTES) {
-        partial.write(offset, piece)?;
-        offset += piece.len() as u64;
+    if let Err(error) = partial.write_all(body) {
+        // Half a snapshot would take room that is short.
+        let _ = disk_seam.remove(partial.path());
+        return Err(error);
     }
     let finished = partial.finish()?;
     drop(partial);
@@ -169,7 +197,7 @@ pub fn adopt(
     let path = format!("{dir}/{name}");
     if snapshot.path != path {
         disk_seam.rename(&snapshot.path, &path).map_err(disk("rename", &snapshot.path))?;
-        disk_seam.sync_dir(dir).map_err(disk("directory sync", dir))?;
+        disk_seam.sync_dir(dir).map_err(synced("directory sync", dir))?;
     }
     let adopted = SnapshotFile { path, ..snapshot.clone() };
     let file = disk_seam.open(&adopted.path, Open::Read).map_err(disk("opening", &adopted.path))?;
@@ -211,10 +239,10 @@ pub fn load(
     purged: Option<LogId>,
 ) -> Result<Option<SnapshotFile>, SnapshotError> {
     disk_seam.create_dir(dir).map_err(disk("creation", dir))?;
-    disk_seam.sync_dir("").map_err(disk("directory sync", ""))?;
+    disk_seam.sync_dir("").map_err(synced("directory sync", ""))?;
     // A name seen here may be one that a killed process never synced, and the log is purged up to
     // what it holds.
-    disk_seam.sync_dir(dir).map_err(disk("directory sync", dir))?;
+    disk_seam.sync_dir(dir).map_err(synced("directory sync", dir))?;
     let mut names = Vec::new();
     for listed in disk_seam.list(dir).map_err(disk("listing", dir))? {
         let path = format!("{dir}/{}", listed.name);

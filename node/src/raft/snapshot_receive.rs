@@ -12,6 +12,7 @@ use cairn_proto::seam::Lane;
 use parking_lot::Mutex;
 use tonic::Status;
 
+use super::FatalHook;
 use super::machine::SnapshotStore;
 use super::snapshot_files::{BODY_BYTES_MAX, Partial, SnapshotError, SnapshotFile};
 use super::types::{LogId, SnapshotMeta};
@@ -38,6 +39,7 @@ struct Incoming {
 
 pub struct SnapshotReceiver {
     store: Arc<SnapshotStore>,
+    fatal: FatalHook,
     incoming: Mutex<(u64, BTreeMap<Key, Incoming>)>,
 }
 
@@ -49,8 +51,9 @@ fn failed(error: SnapshotError) -> Status {
 }
 
 impl SnapshotReceiver {
-    pub fn new(store: Arc<SnapshotStore>) -> Self {
-        Self { store, incoming: Mutex::default() }
+    /// `fatal` is told of a failed sync.
+    pub fn new(store: Arc<SnapshotStore>, fatal: FatalHook) -> Self {
+        Self { store, fatal, incoming: Mutex::default() }
     }
 
     /// What is here already of a snapshot: its length so far, or `None` while it is installed.
@@ -117,6 +120,9 @@ impl SnapshotReceiver {
             one.partial.clone()
         };
         let finished = self.store.env.blocking(Lane::Data, move || partial.finish()).await;
+        if let Err(error @ SnapshotError::Sync { .. }) = &finished {
+            (self.fatal)(error.to_string());
+        }
         if finished.is_err() {
             let incoming = self.incoming.lock().1.remove(&key);
             if let Some(incoming) = incoming {

@@ -16,7 +16,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::{Service, ServiceExt};
 
-use super::{CatalogueMachine, FatalHook};
+use super::{CatalogueMachine, Encode, FatalHook};
 
 #[derive(Default)]
 struct TestRuntime(AtomicU64);
@@ -92,13 +92,13 @@ impl CatalogueMachine for ToyMachine {
         self.commands.push(command.to_vec());
         Ok(Reply::Dropped { left: self.commands.len() as u64 })
     }
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+    fn snapshot(&self) -> Encode {
         let commands = self.commands.clone();
-        Box::new(move || {
+        Arc::new(move || {
             let mut bytes = Vec::new();
-            for command in commands {
+            for command in &commands {
                 bytes.extend_from_slice(&(command.len() as u32).to_le_bytes());
-                bytes.extend_from_slice(&command);
+                bytes.extend_from_slice(command);
             }
             bytes
         })

@@ -55,7 +55,7 @@ pub use write::{Begin, Stored, Writer};
 
 use books::Books;
 use checks::Checks;
-use error::is_full;
+pub(crate) use error::is_full;
 use locks::DigestLocks;
 use stats::Counters;
 use tmp::Garbage;

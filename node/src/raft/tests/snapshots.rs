@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
@@ -119,6 +120,25 @@ async fn damaged_snapshot_is_used_only_around_what_the_log_still_holds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn snapshot_waits_for_room_on_a_full_disk() {
+    let mut world = World::open(Arc::default()).await;
+    world.apply(0..10).await;
+    world.disk.leave_room(100);
+    let patience = Duration::from_secs(60);
+    assert!(tokio::time::timeout(patience, world.build()).await.is_err(), "built without room");
+    assert!(world.told.all().is_empty() && world.files().is_empty(), "{:?}", world.files());
+    let disk = world.disk.clone();
+    let (_, built) = tokio::join!(
+        async move {
+            tokio::time::sleep(patience).await;
+            disk.leave_room(1 << 20);
+        },
+        world.build(),
+    );
+    assert_eq!(world.files(), [built.snapshot.path.rsplit('/').next().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn undecodable_command_stops_the_node() {
     let mut world = World::open(Arc::default()).await;
     let bad = stream::iter([Ok((entry(1, 0, b"undecodable"), None))]);
@@ -129,7 +149,8 @@ async fn undecodable_command_stops_the_node() {
 #[tokio::test(start_paused = true)]
 async fn broken_transfer_continues_where_it_ended() {
     let disk = Arc::<MemoryDisk>::default();
-    let receiver = SnapshotReceiver::new(store(&disk, None).await.unwrap());
+    let told = Told::default();
+    let receiver = SnapshotReceiver::new(store(&disk, None).await.unwrap(), told.hook());
     let body = Bytes::from_static(b"the whole encoded catalogue");
     let last_log_id = LogId::new_term_index(2, 40);
     let meta = SnapshotMeta { last_log_id: Some(last_log_id), ..SnapshotMeta::default() };
@@ -153,4 +174,11 @@ async fn broken_transfer_continues_where_it_ended() {
     receiver.write(key, 0, Bytes::from(vec![b'x'; body.len()])).await.unwrap();
     assert_eq!(receiver.finish(key).await.unwrap_err().code(), tonic::Code::DataLoss);
     assert_eq!(receiver.begin(key, meta).await.unwrap(), Some(0));
+    assert!(told.all().is_empty(), "bytes that arrive wrong are the sender's affair");
+
+    // After a failed sync nobody knows what else of the disk is durable.
+    receiver.write(key, 0, body).await.unwrap();
+    disk.break_writes();
+    receiver.finish(key).await.unwrap_err();
+    assert!(told.all()[0].starts_with("sync of snapshot"), "{:?}", told.all());
 }
