@@ -343,13 +343,23 @@ impl Tree {
         tree
     }
 
-    /// Bytes of disk space that all files take.
+    /// Bytes of disk space taken by files that have a name or are open: what was removed gives its
+    /// space back at once, whenever its inode is collected.
     pub fn used(&self) -> u64 {
-        let of = |inode: &Inode| match inode {
-            Inode::File(file) => file.current.allocated(),
-            Inode::Dir(_) => 0,
+        let (mut named, mut todo) = (BTreeSet::new(), vec![ROOT]);
+        while let Some(ino) = todo.pop() {
+            match self.inodes.get(&ino) {
+                Some(Inode::Dir(dir)) => todo.extend(dir.current.values()),
+                _ => drop(named.insert(ino)),
+            }
+        }
+        let of = |(ino, inode): (&Ino, &Inode)| match inode {
+            Inode::File(file) if file.handles > 0 || named.contains(ino) => {
+                file.current.allocated()
+            }
+            _ => 0,
         };
-        self.inodes.values().map(of).sum()
+        self.inodes.iter().map(of).sum()
     }
 }
 

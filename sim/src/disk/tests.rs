@@ -188,6 +188,20 @@ fn full_dead_rotten_and_copied_disks_behave_so() {
 }
 
 #[test]
+fn removed_file_gives_its_space_back_once_it_is_closed() {
+    let disk = disk(1);
+    let mount = disk.mount();
+    disk.set_capacity(Some(8192));
+    let file = mount.open("a", Open::Create).unwrap();
+    file.write_at(0, &[0; 8192]).unwrap();
+    mount.remove("a").unwrap();
+    assert_eq!(mount.space().unwrap().available, 0);
+    drop(file);
+    assert_eq!(mount.space().unwrap().available, 8192);
+    put(&mount, "b", &[0; 8192]);
+}
+
+#[test]
 fn removed_files_are_collected_and_open_ones_stay_readable() {
     let disk = disk(1);
     let mount = disk.mount();
