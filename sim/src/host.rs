@@ -5,13 +5,11 @@
 //! ([`SimDisk`](crate::disk::SimDisk)). A job is a task of its process: a caller that gives up
 //! does not stop it, as it would not stop a disk thread.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cairn_proto::seam::{Job, Lane, Runtime};
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::disk::SimDisk;
@@ -33,18 +31,14 @@ pub struct SimHost {
 struct Work {
     life: Arc<Life>,
     disk: SimDisk,
-    lanes: Mutex<[LaneQueue; 3]>,
-}
-
-#[derive(Default)]
-struct LaneQueue {
-    waiting: VecDeque<(Job, oneshot::Sender<()>)>,
-    running: usize,
+    /// Room of each lane, given in the order in which it was asked for.
+    lanes: [Semaphore; 3],
 }
 
 impl SimHost {
     pub fn new(life: Arc<Life>, disk: SimDisk, wall_skew_ms: i64) -> Self {
-        let work = Work { life: life.clone(), disk, lanes: Mutex::default() };
+        let lanes = [Lane::Log, Lane::Data, Lane::Client].map(|lane| Semaphore::new(width(lane)));
+        let work = Work { life: life.clone(), disk, lanes };
         Self { life, wall_skew_ms, work: Arc::new(work) }
     }
 }
@@ -56,8 +50,15 @@ impl Runtime for SimHost {
 
     fn run_blocking(&self, lane: Lane, job: Job) -> BoxFuture<'static, ()> {
         let (done, finished) = oneshot::channel();
-        self.work.lanes.lock()[place(lane)].waiting.push_back((job, done));
-        advance(&self.work, lane);
+        let work = self.work.clone();
+        // What waits belongs to its task, and goes with it when the process ends: a queue in
+        // `Work` would hold jobs that hold what holds `Work`.
+        self.life.spawn(async move {
+            let Ok(room) = work.lanes[place(lane)].acquire().await else { return };
+            work.run(lane, job).await;
+            drop(room);
+            let _ = done.send(());
+        });
         Box::pin(async move {
             if finished.await.is_err() {
                 // The process is gone, and the task that waits here with it.
@@ -83,26 +84,11 @@ fn place(lane: Lane) -> usize {
     }
 }
 
-/// Starts waiting jobs, in order, while the lane has room.
-fn advance(work: &Arc<Work>, lane: Lane) {
-    let width = if lane == Lane::Log { 1 } else { LANE_WIDTH };
-    loop {
-        let (job, done) = {
-            let queue = &mut work.lanes.lock()[place(lane)];
-            if queue.running >= width {
-                return;
-            }
-            let Some(next) = queue.waiting.pop_front() else { return };
-            queue.running += 1;
-            next
-        };
-        let inner = work.clone();
-        work.life.spawn(async move {
-            inner.run(lane, job).await;
-            inner.lanes.lock()[place(lane)].running -= 1;
-            let _ = done.send(());
-            advance(&inner, lane);
-        });
+/// Jobs of a lane that run at a time.
+fn width(lane: Lane) -> usize {
+    match lane {
+        Lane::Log => 1,
+        Lane::Data | Lane::Client => LANE_WIDTH,
     }
 }
 
@@ -149,6 +135,7 @@ mod tests {
     use std::time::Duration;
 
     use cairn_node::disk::{Disk, Open};
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::process::tests::life;

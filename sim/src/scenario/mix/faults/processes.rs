@@ -80,8 +80,11 @@ impl Faults {
         strike.says(format_args!("{}", self.cluster.name(node)));
         let Some(life) = self.cluster.abandon(node) else { return };
         self.checkers.crashed(node);
-        self.after(&mut strike, 1_500, Later::Start(node));
-        self.after(&mut strike, 6_000, Later::Resume(life.clone()));
+        // One that slept for less than an election timeout speaks of its replicas before it asks
+        // for votes, and is refused there.
+        let (start, wake) = if strike.chance.chance(0.5) { (100, 900) } else { (1_500, 6_000) };
+        self.after(&mut strike, start, Later::Start(node));
+        self.after(&mut strike, wake, Later::Resume(life.clone()));
         self.due(ZOMBIE_ENDS, Later::End(life));
     }
 
