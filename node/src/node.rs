@@ -220,7 +220,6 @@ fn consensus_config(
     config
 }
 
-/// What consensus asks back: who may speak, and where members are.
 /// How to stop for good, and whether that has happened.
 fn banishment(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
     let (fatal, banished) = (Arc::clone(fatal), Arc::<AtomicBool>::default());
@@ -232,6 +231,7 @@ fn banishment(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
     (Arc::new(banish), banished)
 }
 
+/// What consensus asks back: who may speak, and where members are; and what it tells.
 fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook, banish: &FatalHook) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
     hooks.banish = Arc::clone(banish);
