@@ -7,7 +7,7 @@
 //! | module | runs on | does |
 //! |---|---|---|
 //! | [`register`] | every node, once | registration, inventory |
-//! | [`heartbeat`] | every node | keeps the node up in the leader's eyes |
+//! | [`heartbeat`] | every node | keeps the node up in the leader's eyes, hears of its own removal |
 //! | [`own_work`] | every node | catch-up fetches, destroying released files, deriving reports |
 //! | [`steward`] | the leader | liveness, expiry, retention, reap, repair slots |
 //! | [`members`] | the leader | learners, voters, removed nodes |
