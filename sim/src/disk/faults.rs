@@ -37,6 +37,8 @@ pub(super) struct Faults {
     pub rules: Vec<Fault>,
     /// Bytes of space; none is plenty.
     pub capacity: Option<u64>,
+    /// Bytes that may be used, whatever the disk says it has.
+    pub quota: Option<u64>,
     /// Jobs take so many times longer.
     pub slow: f64,
     /// Jobs do not end.
@@ -74,6 +76,15 @@ impl Faults {
             }
         }
         Ok(())
+    }
+
+    /// Whether `used` bytes are more than there may be.
+    pub fn is_full(&self, used: u64) -> bool {
+        [self.capacity, self.quota].into_iter().flatten().any(|most| used > most)
+    }
+
+    pub fn has_bound(&self) -> bool {
+        self.capacity.is_some() || self.quota.is_some()
     }
 }
 

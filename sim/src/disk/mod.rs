@@ -153,7 +153,7 @@ impl SimDisk {
         self.state.lock().faults.rules.push(fault);
     }
 
-    /// Ends EIO faults, death, stuckness and slowness; rot and capacity stay.
+    /// Ends EIO faults, a quota, death, stuckness and slowness; rot and capacity stay.
     pub fn heal(&self) {
         let mut state = self.state.lock();
         let capacity = state.faults.capacity;
@@ -165,6 +165,12 @@ impl SimDisk {
     /// Bytes of space, or plenty.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().faults.capacity = bytes;
+    }
+
+    /// No more than so many bytes can be used, and nobody is told: the disk goes on saying what
+    /// room it has, as under a user's quota.
+    pub fn set_quota(&self, bytes: u64) {
+        self.state.lock().faults.quota = Some(bytes);
     }
 
     /// Jobs take `factor` times as long.

@@ -237,9 +237,10 @@ impl DiskFile for Handle {
         self.check_direct(offset, bytes)?;
         let mut state = self.mount.operate(On::Write, &self.path)?;
         let growth = state.file(self.ino, &self.path)?.current.growth(offset, bytes.len());
-        if let Some(capacity) = state.faults.capacity
-            && growth > 0
-            && state.tree.used() + growth > capacity
+        // To count what is used takes time.
+        if growth > 0
+            && state.faults.has_bound()
+            && state.faults.is_full(state.tree.used() + growth)
         {
             trace::count("disk.enospc", 1);
             return Err(enospc());

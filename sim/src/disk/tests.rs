@@ -188,6 +188,23 @@ fn full_dead_rotten_and_copied_disks_behave_so() {
 }
 
 #[test]
+fn quota_is_met_without_a_warning_and_ends_with_the_other_faults() {
+    let disk = disk(1);
+    let mount = disk.mount();
+    put(&mount, "a", &[0; 4096]);
+    disk.set_quota(8192);
+    let before = mount.space().unwrap().available;
+    assert!(before > 1 << 30, "the disk says nothing of it");
+    let file = mount.open("b", Open::Create).unwrap();
+    file.write_at(0, &[0; 4096]).unwrap();
+    let error = file.write_at(4096, b"x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 4096, "nothing was written");
+    disk.heal();
+    file.write_at(4096, b"x").unwrap();
+}
+
+#[test]
 fn removed_file_gives_its_space_back_once_it_is_closed() {
     let disk = disk(1);
     let mount = disk.mount();

@@ -88,6 +88,7 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "disk.eio_read", 10),
     ("mix", "disk.eio_sync", 10),
     ("mix", "disk.eio_write", 10),
+    ("mix", "disk.enospc", 20),
     ("mix", "disk.jobs_cut", 80),
     ("mix", "disk.lost_names", 5),
     ("mix", "disk.misdirected_writes", 2),

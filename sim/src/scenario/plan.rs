@@ -58,6 +58,7 @@ kinds! {
         SlowDisk "slow_disk" 6,
         StuckDisk "stuck_disk" 4,
         FullDisk "full_disk" 4,
+        Quota "quota" 4,
         EioRead "eio_read" 4,
         EioWrite "eio_write" 4,
         FailedSync "failed_sync" 5,
@@ -137,7 +138,10 @@ const WEIGHT: RangeInclusive<u64> = 0..=1_000_000;
 /// A slower run's faults and moves take so many times as long as a dense one's, beside its pace.
 const SLOWER: f64 = 0.6;
 const FAULTS_STRETCH: u64 = 5;
-const MOVES_STRETCH: u64 = 12;
+/// What a client's pauses in a slower run come to, in percent of the time in which things go
+/// wrong, twice over: the mean of a pause is half of the longest. With less a client is through
+/// before most faults, which then meet nobody.
+const MOVES_SPAN: RangeInclusive<u64> = 80..=200;
 /// A kind is switched off in a run with this probability.
 const OFF: f64 = 0.3;
 
@@ -162,19 +166,26 @@ impl Plan {
         let mut does = weights(&root.fork("does"), MoveKind::ALL, MoveKind::WEIGHTS);
         // The other moves need something to be there.
         does.entry(MoveKind::Put).and_modify(|weight| *weight = (*weight).max(10));
+        let faults_ms = stretched(draw("faults_ms", 20_000..=40_000), FAULTS_STRETCH);
+        let moves = draw("moves", 28..=40);
+        let move_pause_ms = if pace > 1 {
+            faults_ms / moves * draw("moves_span", MOVES_SPAN) / 100
+        } else {
+            draw("move_pause_ms", 100..=700)
+        };
         Self {
             seed,
             nodes: draw("nodes", 3..=5),
             clients: draw("clients", 2..=3),
             pace,
-            faults_ms: stretched(draw("faults_ms", 20_000..=40_000), FAULTS_STRETCH),
+            faults_ms,
             pause_ms: stretched(draw("pause_ms", 400..=900), FAULTS_STRETCH),
             silence_ms: draw("silence_ms", 2_000..=15_000),
             bytes_per_s: draw("bytes_per_s", 1..=40) * 1_000_000,
             skew_ms: if skewed { draw("skew_ms", 1..=300_000) } else { 0 },
             fragile: draw("fragile", 0..=59),
-            moves: draw("moves", 28..=40),
-            move_pause_ms: stretched(draw("move_pause_ms", 100..=700), MOVES_STRETCH),
+            moves,
+            move_pause_ms,
             faults: weights(&root.fork("faults"), FaultKind::ALL, FaultKind::WEIGHTS),
             does,
         }

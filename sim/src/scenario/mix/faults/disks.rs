@@ -15,6 +15,8 @@ use crate::trace;
 
 /// Where writes and syncs fail.
 const PLACES: [&str; 5] = ["", "raft.redb", "tmp/", "segments/", "snapshots/"];
+/// A put or two, so that most quotas are met.
+const QUOTA_ROOM_MAX: u64 = 1 << 20;
 /// A node whose sync failed has ended by then, if it gets any turns.
 const STOPS_WITHIN: Duration = Duration::from_secs(6);
 
@@ -44,6 +46,17 @@ impl Faults {
         }
         strike.says(format_args!("{} {room} bytes left", disk.name));
         disk.set_capacity(Some(disk.bytes_used() + room));
+        self.after(&mut strike, 8_000, Later::HealDisk(node));
+    }
+
+    /// What grows a file fails though the disk says that there is room: the log cannot know
+    /// beforehand, and its node may end.
+    pub(super) fn quota(&mut self, mut strike: Strike, node: ProcessId) {
+        let room = strike.chance.below(QUOTA_ROOM_MAX);
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{} {room} bytes left", disk.name));
+        self.cluster.excuse(node);
+        disk.set_quota(disk.bytes_used() + room);
         self.after(&mut strike, 8_000, Later::HealDisk(node));
     }
 

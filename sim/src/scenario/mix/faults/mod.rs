@@ -195,6 +195,7 @@ impl Faults {
             FaultKind::SlowDisk => self.slow_disk(strike, node),
             FaultKind::StuckDisk => self.stuck_disk(strike, node),
             FaultKind::FullDisk => self.full_disk(strike, node),
+            FaultKind::Quota => self.quota(strike, node),
             FaultKind::EioRead => self.fail_reads(strike),
             FaultKind::EioWrite => self.fail_writes(strike, node),
             FaultKind::FailedSync => self.fail_sync(strike, node),
