@@ -43,6 +43,14 @@ impl Peers {
         self.remembered.lock().clone()
     }
 
+    /// One that is remembered and is not `own`, another each turn.
+    pub fn in_turn(&self, own: &str, turn: usize) -> Option<String> {
+        let remembered = self.remembered.lock();
+        let others: Vec<&String> = remembered.iter().filter(|address| *address != own).collect();
+        let place = turn.checked_rem(others.len())?;
+        others.get(place).map(|address| (*address).clone())
+    }
+
     /// Writes `addresses` if they differ from what the file holds. After a failed sync the node
     /// has to stop: what else of the directory was to be durable is no longer known.
     pub async fn remember(
@@ -110,4 +118,18 @@ fn write(disk: &dyn Disk, bytes: &[u8]) -> Result<(), WriteError> {
     file.sync().map_err(sync_failed)?;
     disk.rename(PEERS_NEW, PEERS)?;
     disk.sync_dir("").map_err(sync_failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_come_in_turn_and_oneself_never() {
+        let peers = Peers::new(["a", "b", "c"].map(str::to_owned).to_vec());
+        let turns: Vec<_> = (0..3).filter_map(|turn| peers.in_turn("b", turn)).collect();
+        assert_eq!(turns, ["a", "c", "a"]);
+        assert_eq!(Peers::new(vec!["b".to_owned()]).in_turn("b", 7), None);
+        assert_eq!(Peers::default().in_turn("b", 0), None);
+    }
 }

@@ -102,7 +102,12 @@ impl Inner {
 }
 
 /// What consensus on a node had flushed, and may have acknowledged, when its process ended.
-pub type Acknowledged = LogSummary;
+#[derive(Debug, Clone)]
+pub struct Acknowledged {
+    pub log: LogSummary,
+    /// The last entry of its snapshot.
+    pub snapshot: Option<u64>,
+}
 
 /// Cluster times that let minutes of upkeep happen in seconds.
 fn settings(pace: u64) -> Settings {
@@ -418,7 +423,8 @@ impl Cluster {
 fn acknowledged_by(running: &Running) -> Acknowledged {
     let status = running.shared.consensus.status();
     let (vote_term, last) = (status.flushed_vote_term, status.flushed_log);
-    Acknowledged { vote_term, last, promise: status.promise }
+    let log = LogSummary { vote_term, last, promise: status.promise };
+    Acknowledged { log, snapshot: status.snapshot }
 }
 
 /// The SDK in a client's process.

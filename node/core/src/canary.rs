@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 20] = [
+pub const CANARIES: [Canary; 21] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -72,6 +72,11 @@ pub const CANARIES: [Canary; 20] = [
     Canary {
         name: "append_not_durable",
         breaks: "log entries are acknowledged before they are durable",
+        caught_by: &["D2"],
+    },
+    Canary {
+        name: "snapshot_not_durable",
+        breaks: "a snapshot takes the log's place before its bytes are synced",
         caught_by: &["D2"],
     },
     Canary {

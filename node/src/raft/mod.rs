@@ -42,7 +42,7 @@ pub use machine::{CatalogueMachine, Encode};
 pub use network::Resolve;
 pub use promises::Promise;
 pub use service::{Admit, Identity, RaftService};
-pub use snapshot_files::SnapshotError;
+pub use snapshot_files::{SnapshotError, inspect as inspect_snapshots};
 
 /// Told why this node must stop; possibly more than once, as one failure brings others. It is
 /// called from storage tasks and must not block.

@@ -41,20 +41,15 @@ async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
     // leader may know better, and where it knows of none, any peer.
     let target = match leader {
         Some((leader, address)) => Some((Some(NodeId(leader)), address)),
-        None => peer(shared, turn).map(|address| (None, address)),
+        None => {
+            let peer = shared.peers.in_turn(&shared.config.address, turn);
+            peer.map(|address| (None, address))
+        }
     };
     let Some((leader, address)) = target else { return };
     if let Some((leader, address)) = tell(shared, leader, &address, message).await {
         tell(shared, Some(leader), &address, message).await;
     }
-}
-
-/// A peer, another one each turn.
-fn peer(shared: &Shared, turn: usize) -> Option<String> {
-    let mut peers = shared.peers.remembered();
-    peers.retain(|address| *address != shared.config.address);
-    let count = peers.len();
-    peers.into_iter().nth(turn.checked_rem(count)?)
 }
 
 /// Sends a heartbeat to whoever may lead; gives the leader that it names instead.

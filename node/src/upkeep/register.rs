@@ -176,9 +176,7 @@ fn other_than_leader(shared: &Shared, turn: usize) -> Option<String> {
     {
         return None;
     }
-    let peers = shared.peers.remembered();
-    let peer = peers.get(turn / 2 % peers.len().max(1))?;
-    (*peer != shared.config.address).then(|| peer.clone())
+    shared.peers.in_turn(&shared.config.address, turn / 2)
 }
 
 /// Waits until this node has applied its registration. Where nothing comes for a while, it

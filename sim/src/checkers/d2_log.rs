@@ -1,17 +1,18 @@
-//! D2 at the seam of consensus: a vote and a log index that were flushed, and so perhaps
-//! acknowledged, before a crash are on the disk after it. The durable file is read with the real
-//! log store.
+//! D2 at the seam of consensus: a vote, a log index and a snapshot that were flushed, and so perhaps
+//! acknowledged, before a crash are on the disk after it. The durable files are read as a node
+//! reads them.
 
 use cairn_node::disk::{Disk, Open};
-use cairn_node::raft::{LogSummary, inspect_log};
+use cairn_node::raft::{LogSummary, inspect_log, inspect_snapshots};
 
 use crate::cluster::Cluster;
-use crate::disk::SimDisk;
+use crate::disk::{Mount, SimDisk};
 use crate::process::ProcessId;
 use crate::seed::Stream;
 use crate::trace;
 
 const LOG: &str = "raft.redb";
+const SNAPSHOTS: &str = "snapshots";
 
 #[derive(Default)]
 pub struct Checker;
@@ -21,18 +22,21 @@ impl Checker {
         let Some(before) = cluster.take_acknowledged(process) else { return };
         let Some(disk) = cluster.disk(process) else { return };
         trace::count("checked.logs_after_crash", 1);
-        let after = match disk.peek(LOG) {
-            Some(bytes) => inspect(&bytes),
-            None => Err("the log is gone".to_owned()),
-        };
-        let text = match after {
-            Ok(after) if keeps(&before, &after) => return,
-            Ok(after) => format!("{after:?}"),
-            Err(text) => text,
-        };
-        let text = format!("{} had {before:?} before the crash, after it: {text}", disk.name);
-        cluster.world().violation("D2", text);
+        let checked = log(&disk, &before.log).and_then(|()| match before.snapshot {
+            Some(index) => snapshot(&disk, index),
+            None => Ok(()),
+        });
+        if let Err(text) = checked {
+            let text = format!("{} had {before:?} before the crash, after it: {text}", disk.name);
+            cluster.world().violation("D2", text);
+        }
     }
+}
+
+fn log(disk: &SimDisk, before: &LogSummary) -> Result<(), String> {
+    let look = copy(disk, |path| path == LOG)?;
+    let after = inspect_log(&look).map_err(|error| error.to_string())?;
+    if keeps(before, &after) { Ok(()) } else { Err(format!("{after:?}")) }
 }
 
 /// A vote never goes back, nor do the entries of its own term. Older ones may have been cut by the
@@ -44,13 +48,27 @@ fn keeps(before: &LogSummary, after: &LogSummary) -> bool {
             .is_none_or(|promised| after.promise.is_some_and(|held| !held.is_behind(&promised)))
 }
 
-fn inspect(bytes: &[u8]) -> Result<LogSummary, String> {
-    let disk = SimDisk::new("look", 0, &Stream::new(0)).mount();
-    let write = || -> std::io::Result<()> {
-        let file = disk.open(LOG, Open::Create)?;
-        file.write_at(0, bytes)?;
+/// That one, or a newer one that took its place.
+fn snapshot(disk: &SimDisk, before: u64) -> Result<(), String> {
+    trace::count("checked.snapshots_after_crash", 1);
+    let look = copy(disk, |path| path.starts_with(SNAPSHOTS))?;
+    let after = inspect_snapshots(&look, SNAPSHOTS).map_err(|error| error.to_string())?;
+    if after >= Some(before) { Ok(()) } else { Err(format!("sound snapshots up to {after:?}")) }
+}
+
+/// Some files of a disk on one of their own, whole: what looks at them may change them.
+fn copy(disk: &SimDisk, which: fn(&str) -> bool) -> Result<Mount, String> {
+    let look = SimDisk::new("look", 0, &Stream::new(0)).mount();
+    let write = |path: &str| -> std::io::Result<()> {
+        if let Some((dir, _)) = path.rsplit_once('/') {
+            look.create_dir(dir)?;
+        }
+        let file = look.open(path, Open::Create)?;
+        file.write_at(0, &disk.peek(path).unwrap_or_default())?;
         file.sync()
     };
-    write().map_err(|error| error.to_string())?;
-    inspect_log(&disk).map_err(|error| error.to_string())
+    for path in disk.paths().iter().filter(|path| which(path)) {
+        write(path).map_err(|error| format!("copy of {path}: {error}"))?;
+    }
+    Ok(look)
 }

@@ -71,6 +71,7 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "checked.logs_after_crash", 300),
     ("mix", "checked.operations", 5_000),
     ("mix", "checked.reads", 1_500),
+    ("mix", "checked.snapshots_after_crash", 100),
     ("mix", "checked.vanished_files", 1_000),
     ("mix", "client.deletes", 50),
     ("mix", "client.gets_resumed", 5),
