@@ -207,6 +207,8 @@ pub(super) trait GroupApi: Send + Sync {
     fn remove_learners(&self, nodes: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ChangeError>>;
     fn transfer_leader(&self, to: u64) -> BoxFuture<'_, ()>;
     fn trigger_snapshot(&self) -> BoxFuture<'_, ()>;
+    /// As `status` has it, for much less.
+    fn leadership(&self) -> Leadership;
     fn status(&self) -> RaftStatus;
     fn promise_of(&self, node: u64) -> Option<Promise>;
     fn routes(&self) -> Routes;
@@ -352,15 +354,15 @@ impl Consensus {
     /// Who leads and where. `None` also where only its number is known: the entry that brings its
     /// address is still on the way to this node.
     pub fn leader(&self) -> Option<(u64, String)> {
-        self.status().leader.filter(|(_, address)| !address.is_empty())
+        self.group.leadership().leader.filter(|(_, address)| !address.is_empty())
     }
 
     pub fn is_leader(&self) -> bool {
-        self.status().is_leader
+        self.group.leadership().is_self
     }
 
     pub fn term(&self) -> u64 {
-        self.status().term
+        self.group.leadership().term
     }
 
     /// Leadership as last announced to watchers.

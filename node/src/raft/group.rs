@@ -395,6 +395,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
         })
     }
 
+    fn leadership(&self) -> Leadership {
+        leadership(&self.raft.metrics().borrow_watched())
+    }
+
     fn status(&self) -> RaftStatus {
         let metrics = self.metrics();
         let flushed = self.flushed.get();

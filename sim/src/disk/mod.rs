@@ -275,7 +275,7 @@ impl SimDisk {
     pub fn paths(&self) -> Vec<String> {
         let state = self.state.lock();
         let mut paths = Vec::new();
-        list_paths(&state.tree, ROOT, "", &mut paths);
+        list_paths(&state.tree, ROOT, &mut String::new(), &mut paths);
         paths.sort();
         paths
     }
@@ -374,15 +374,21 @@ fn copy_dir(from: &Tree, dir: u64, to: &mut Tree, into: u64) {
     }
 }
 
-fn list_paths(tree: &Tree, dir: u64, prefix: &str, paths: &mut Vec<String>) {
+/// Below a directory whose own path, with a slash at its end, is in `prefix`.
+fn list_paths(tree: &Tree, dir: u64, prefix: &mut String, paths: &mut Vec<String>) {
     let Some(Inode::Dir(names)) = tree.inodes.get(&dir) else { return };
+    let len = prefix.len();
     for (name, ino) in &names.current {
-        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
+        prefix.push_str(name);
         match tree.inodes.get(ino) {
-            Some(Inode::File(_)) => paths.push(path),
-            Some(Inode::Dir(_)) => list_paths(tree, *ino, &path, paths),
+            Some(Inode::File(_)) => paths.push(prefix.clone()),
+            Some(Inode::Dir(_)) => {
+                prefix.push('/');
+                list_paths(tree, *ino, prefix, paths);
+            }
             None => {}
         }
+        prefix.truncate(len);
     }
 }
 
