@@ -13,8 +13,8 @@ use cairn_core::catalogue::Catalogue;
 use cairn_core::command::{Body, Command, Refusal, Reply};
 use cairn_proto::convert;
 use cairn_proto::wire::{
-    ExecuteReply, ExecuteRequest, GetRequest, PutRequest, RaftAppendReply, put_request,
-    raft_append_reply,
+    ExecuteReply, ExecuteRequest, GetRequest, PutRequest, RaftAppendReply, RaftSnapshotReply,
+    put_request, raft_append_reply,
 };
 use prost::Message;
 
@@ -152,7 +152,11 @@ impl Witness {
                 let conflict = matches!(result, Some(raft_append_reply::Result::Conflict(_)));
                 trace::count("wire.append_conflicts", conflict.into());
             }
-            "/cairn.v1.Raft/SendSnapshot" => trace::count("wire.snapshots_sent", clean.into()),
+            // A refusal has no message.
+            "/cairn.v1.Raft/SendSnapshot" => {
+                let installed = crossing.first::<RaftSnapshotReply>().is_some();
+                trace::count("wire.snapshots_installed", installed.into());
+            }
             "/cairn.v1.Segments/Get" => {
                 let Some(key) = self.read_calls.remove(&crossing.call) else { return };
                 if clean {

@@ -106,7 +106,7 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "wire.replaced_targets", 20),
     ("mix", "wire.reports_stale_incarnation", 5),
     ("mix", "wire.reports_void_epoch", 100),
-    ("mix", "wire.snapshots_sent", 10),
+    ("mix", "wire.snapshots_installed", 10),
     ("mix-http2", "checked.checkpoints_restored", 400),
     ("mix-http2", "client.puts", 500),
     ("mix-http2", "cluster.leader_crashes", 150),
