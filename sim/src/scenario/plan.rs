@@ -119,7 +119,8 @@ pub struct Plan {
     pub skew_ms: u64,
     /// Which node's disk loses or hurts bytes, counted round.
     pub fragile: u64,
-    /// What a client gets done before calm, at the most, and its pauses in between.
+    /// What a client gets done before calm, at the most, but for now and then a move more while
+    /// things go wrong; and its pauses in between.
     pub moves: u64,
     pub move_pause_ms: u64,
     faults: BTreeMap<FaultKind, u64>,

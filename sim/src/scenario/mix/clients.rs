@@ -147,8 +147,8 @@ pub async fn run(seat: Seat, script: Arc<Script>, shared: Arc<Shared>) {
 impl Acting {
     async fn go(&self) {
         let plan = &self.shared.plan;
-        while !self.shared.is_calm() && self.script.state.lock().moves < plan.moves {
-            let pause = self.script.draw(|chance| chance.below(plan.move_pause_ms));
+        while let Some(longest_ms) = self.next_pause() {
+            let pause = self.script.draw(|chance| chance.below(longest_ms));
             sleep(Duration::from_millis(pause)).await;
             self.script.state.lock().busy = true;
             let finished = self.random_move().await;
@@ -172,6 +172,17 @@ impl Acting {
                 self.seat.violation("L2", text);
                 self.script.state.lock().done = true;
             }
+        }
+    }
+
+    /// Before the next move, at the most. One that is through with its part goes on now and then
+    /// as long as things go wrong, so that every fault may meet somebody.
+    fn next_pause(&self) -> Option<u64> {
+        let plan = &self.shared.plan;
+        let through = self.script.state.lock().moves >= plan.moves;
+        match through {
+            false => (!self.shared.is_calm()).then_some(plan.move_pause_ms),
+            true => self.shared.has_faults().then_some(plan.move_pause_ms.max(4 * plan.pause_ms)),
         }
     }
 

@@ -41,15 +41,27 @@ const STALE: Duration = Duration::from_secs(7);
 /// What the clients of one run share.
 struct Shared {
     history: Mutex<History>,
-    /// The faults are over: whatever fails from now on is a broken promise (L2).
-    calm: Mutex<bool>,
+    phase: Mutex<Phase>,
     addresses: Vec<String>,
     plan: Plan,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Faults,
+    /// No new ones; what they did is being put right.
+    Quiet,
+    /// Whatever fails from now on is a broken promise (L2).
+    Calm,
+}
+
 impl Shared {
     fn is_calm(&self) -> bool {
-        *self.calm.lock()
+        *self.phase.lock() == Phase::Calm
+    }
+
+    fn has_faults(&self) -> bool {
+        *self.phase.lock() == Phase::Faults
     }
 }
 
@@ -86,9 +98,9 @@ async fn story(world: &World) -> Result<(), String> {
         .await
         .map_err(|text| format!("start: {text}"))?;
 
-    let (addresses, calm) = (cluster.addresses(), Mutex::new(false));
+    let (addresses, phase) = (cluster.addresses(), Mutex::new(Phase::Faults));
     let shared =
-        Arc::new(Shared { history: Mutex::default(), calm, addresses, plan: plan.clone() });
+        Arc::new(Shared { history: Mutex::default(), phase, addresses, plan: plan.clone() });
     let scripts: Vec<_> =
         (0..plan.clients).map(|number| Script::new(world, number, plan.clients)).collect();
     let clients: Vec<ProcessId> =
@@ -97,6 +109,7 @@ async fn story(world: &World) -> Result<(), String> {
 
     let mut faults = Faults::new(&cluster, &checkers, (&clients, &scripts), &plan);
     faults.rage().await;
+    *shared.phase.lock() = Phase::Quiet;
     faults.cease();
     world.net().set_policy(links);
     // Clients go on until their part is played, or nobody has seen much.
@@ -117,7 +130,7 @@ async fn story(world: &World) -> Result<(), String> {
         .map_err(|text| format!("after the faults: {text}"))?;
     cluster.excuse_nobody();
     trace::event("world", "calm", format_args!("no more faults"));
-    *shared.calm.lock() = true;
+    *shared.phase.lock() = Phase::Calm;
 
     let settle_limit = plan.paced(SETTLE_LIMIT);
     let done = |cluster: &Cluster| {
