@@ -111,9 +111,11 @@ impl SegmentStore {
 
     /// Destroys the file of `digest` if `condition` holds under the digest's lock. The digest has
     /// left the durable set before the condition is asked, so that nobody can report it durable
-    /// on grounds the condition did not see; it returns if the file is kept.
+    /// on grounds the condition did not see; it returns if the file is kept. The condition is asked
+    /// right before the file goes: a disk may let it wait for long, and what was released may be
+    /// wanted again by then.
     ///
-    /// The condition must not block, nor call this store.
+    /// The condition must not block for long, nor call this store.
     pub async fn destroy(
         &self,
         digest: SegmentDigest,
@@ -127,18 +129,16 @@ impl SegmentStore {
             if held.is_none() && !inner.books.is_damaged(digest) {
                 return Ok(Destroyed::NotHeld);
             }
-            if !condition() {
-                if let Some(len) = held {
-                    inner.books.enter(digest, len);
-                }
-                return Ok(Destroyed::Kept);
-            }
             let job = Arc::clone(&inner);
             inner
                 .data(move || {
                     let _guard = guard;
-                    let gone = job.unlink(digest, held.unwrap_or(0));
-                    if let (Err(StoreError::Io { .. }), Some(len)) = (&gone, held) {
+                    let gone = match condition() {
+                        true => job.unlink(digest, held.unwrap_or(0)),
+                        false => Ok(Destroyed::Kept),
+                    };
+                    let kept = matches!(gone, Ok(Destroyed::Kept) | Err(StoreError::Io { .. }));
+                    if let (true, Some(len)) = (kept, held) {
                         // Still there and as good as before.
                         job.books.enter(digest, len);
                     }

@@ -1,8 +1,11 @@
 //! What the store promises while the disk behaves.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
 use cairn_core::limits::BLOCK_BYTES;
 use cairn_node::store::format::file_len;
 use cairn_node::store::{Damage, Destroyed, Reading};
+use cairn_proto::seam::Lane;
 use futures::TryStreamExt;
 
 use super::memory::MemoryDisk;
@@ -273,6 +276,44 @@ async fn quarantined_segment_is_recovered_only_if_it_verifies() {
     store.verify(digest).await.unwrap();
     assert_eq!(store.room().await.unwrap().quarantined, 0);
     assert!(store.quarantined().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_wanted_again_while_the_disk_is_busy_is_not_destroyed() {
+    let (_dir, disk) = file_disk();
+    let env = env();
+    SegmentStore::format(&env, &disk).await.unwrap();
+    let config = StoreConfig { reserve_bytes: 0, ..StoreConfig::default() };
+    let hook = Arc::new(|why: String| panic!("{why}"));
+    let opened = SegmentStore::open(env.clone(), Arc::clone(&disk), config, hook).await;
+    let (store, _) = opened.unwrap();
+    let digest = put(&store, &data(5000)).await.unwrap().digest;
+
+    // More than the disk works on at once: the destruction waits behind them.
+    let (working, over) = std::sync::mpsc::channel::<()>();
+    let over = Arc::new(Mutex::new(over));
+    let others: Vec<_> = (0..64)
+        .map(|_| {
+            let (env, over) = (env.clone(), Arc::clone(&over));
+            let work = move || over.lock().recv().is_err();
+            tokio::spawn(async move { env.blocking(Lane::Data, work).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let unwanted = Arc::new(AtomicBool::new(true));
+    let (handle, asked) = (store.clone(), Arc::clone(&unwanted));
+    let destroying =
+        tokio::spawn(async move { handle.destroy(digest, move || asked.load(SeqCst)).await });
+    while store.holds(digest) {
+        tokio::task::yield_now().await;
+    }
+    unwanted.store(false, SeqCst);
+    drop(working);
+    assert_eq!(destroying.await.unwrap().unwrap(), Destroyed::Kept);
+    assert!(store.holds(digest) && disk.exists(&place(digest)).unwrap());
+    for other in others {
+        assert!(other.await.unwrap());
+    }
 }
 
 #[tokio::test]
