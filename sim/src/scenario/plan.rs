@@ -136,8 +136,9 @@ pub enum PlanError {
 }
 
 const WEIGHT: RangeInclusive<u64> = 0..=1_000_000;
-/// A slower run's faults and moves take so many times as long as a dense one's, beside its pace.
+/// So many runs are slower ones.
 const SLOWER: f64 = 0.6;
+/// Their faults take so many times as long as a dense one's, beside the pace.
 const FAULTS_STRETCH: u64 = 5;
 /// What a client's pauses in a slower run come to, in percent of the time in which things go
 /// wrong, twice over: the mean of a pause is half of the longest. With less a client is through
