@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use cairn_client::{Client, ClientOptions};
 use cairn_core::catalogue::Catalogue;
-use cairn_core::ids::NodeId;
+use cairn_core::ids::{NodeId, SegmentDigest};
+use cairn_core::invariants::check_hosts;
 use cairn_core::model::{Liveness, Settings, SlotState};
 use cairn_node::config::{NodeConfig, Origin, Timings};
 use cairn_node::identity::IDENTITY_FILE;
@@ -20,7 +21,9 @@ use cairn_node::raft::{Engine, LogSummary};
 use cairn_node::shared::Shared;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use crate::checkers::path_of;
 use crate::disk::{Crash, SimDisk};
 use crate::process::{Life, ProcessId};
 use crate::rt::SimRt;
@@ -31,6 +34,8 @@ use crate::world::{Seat, Spec, World};
 
 /// How often a scenario looks whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
+/// The racks that replicas of one segment are on, where there are so many.
+const RACKS_WANTED: u32 = 2;
 
 /// A running node, for scenarios and checkers to look into.
 #[derive(Clone)]
@@ -70,10 +75,18 @@ struct Inner {
     newcomers: BTreeSet<ProcessId>,
     /// Nodes whose disk is not to be looked at.
     hidden: BTreeSet<ProcessId>,
-    /// Nodes on whose disks a fault was put that may well end them.
-    excused: BTreeSet<ProcessId>,
+    /// Nodes on whose disks a fault was put that may well end them, and until when; for ever if
+    /// that is not said.
+    excused: BTreeMap<ProcessId, Option<Instant>>,
+    /// Why processes ended that ended by themselves, the last time.
+    ends: BTreeMap<ProcessId, End>,
+    /// A node that is not expected to be in service.
+    left_out: Option<ProcessId>,
     /// Of each node, when it was last cleanly up; for what the checkers want to know.
     acknowledged: BTreeMap<ProcessId, Acknowledged>,
+    /// What each node has told its clients it holds, in which file, since its last end; after that,
+    /// what of it was in its place then.
+    stored: BTreeMap<ProcessId, BTreeMap<SegmentDigest, u64>>,
     /// How far each node had applied when it was last seen.
     applied: BTreeMap<ProcessId, u64>,
     /// Its times are so many times what is usual here.
@@ -92,6 +105,18 @@ impl Inner {
         }
     }
 
+    fn note_end(&mut self, running: &Running, disk: Option<&SimDisk>) {
+        let said = acknowledged_by(running);
+        self.acknowledged.insert(running.process, said);
+        self.see(running);
+        // One that ended by itself has lost nothing by that.
+        let stored = self.stored.remove(&running.process).zip(disk);
+        if let Some((mut stored, disk)) = stored {
+            stored.retain(|digest, file| disk.file_id(&path_of(*digest)) == Some(*file));
+            self.stored.insert(running.process, stored);
+        }
+    }
+
     /// The first node makes the cluster, unless it is there already.
     fn origin(&self, process: ProcessId, address: &str) -> Origin {
         if self.nodes.first() == Some(&process) && !self.newcomers.contains(&process) {
@@ -101,10 +126,22 @@ impl Inner {
     }
 }
 
+/// How a process ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It must not come back on this directory.
+    Refused,
+    /// It found nobody to ask whether it may come back, or to join.
+    NobodyAnswers,
+    Other,
+}
+
 /// What consensus on a node had flushed, and may have acknowledged, when its process ended.
 #[derive(Debug, Clone)]
 pub struct Acknowledged {
     pub log: LogSummary,
+    /// The last entry it had applied: committed, and never cut again.
+    pub applied: u64,
     /// The last entry of its snapshot.
     pub snapshot: Option<u64>,
 }
@@ -218,6 +255,7 @@ impl Cluster {
         self.crash(process, Crash::Power);
         let mut inner = self.inner.lock();
         inner.acknowledged.remove(&process);
+        inner.stored.remove(&process);
         inner.newcomers.insert(process);
         drop(inner);
         if let Some(disk) = self.world.disk(process) {
@@ -230,18 +268,15 @@ impl Cluster {
     pub fn retire(&self, process: ProcessId) {
         let mut inner = self.inner.lock();
         inner.nodes.retain(|node| *node != process);
-        inner.excused.insert(process);
+        inner.excused.insert(process, None);
         inner.hidden.insert(process);
     }
 
     /// Takes a running node for dead although it is not; another life may take its place.
     pub fn abandon(&self, process: ProcessId) -> Option<Arc<Life>> {
         let running = self.running_node(process)?;
-        self.see(&running);
-        let mut inner = self.inner.lock();
-        inner.acknowledged.insert(process, acknowledged_by(&running));
-        inner.running.remove(&process);
-        drop(inner);
+        self.note_end(&running);
+        self.inner.lock().running.remove(&process);
         self.world.abandon(process)
     }
 
@@ -269,24 +304,52 @@ impl Cluster {
             if running.shared.consensus.is_leader() {
                 trace::count("cluster.leader_crashes", 1);
             }
-            let said = acknowledged_by(&running);
-            self.inner.lock().acknowledged.insert(process, said);
-            self.see(&running);
+            self.note_end(&running);
         }
         self.world.crash(process, how);
         self.inner.lock().running.remove(&process);
     }
 
-    /// A fault was put on this node's disk: that it stops, or does not start, is no surprise.
+    /// This is not the node's own disk, or it is being removed: that it stops, or does not start,
+    /// is no surprise.
     pub fn excuse(&self, process: ProcessId) {
-        self.inner.lock().excused.insert(process);
+        self.inner.lock().excused.insert(process, None);
+    }
+
+    /// A fault is on this node's disk until then: that it stops, or does not start, is no
+    /// surprise.
+    pub fn excuse_until(&self, process: ProcessId, end: Instant) {
+        let mut inner = self.inner.lock();
+        let known = inner.excused.entry(process).or_insert(Some(end));
+        *known = known.map(|known| known.max(end));
+    }
+
+    /// It has its own disk again, and no fault on it.
+    pub fn excuse_no_more(&self, process: ProcessId) {
+        self.inner.lock().excused.remove(&process);
     }
 
     /// All faults on disks are over.
     pub fn excuse_nobody(&self) {
         let mut inner = self.inner.lock();
         let nodes = inner.nodes.clone();
-        inner.excused.retain(|process| !nodes.contains(process));
+        inner.excused.retain(|process, _| !nodes.contains(process));
+    }
+
+    /// How a process ended by itself, the last time it did.
+    pub fn end(&self, process: ProcessId) -> Option<End> {
+        self.inner.lock().ends.get(&process).copied()
+    }
+
+    /// From now on the others must do without this one, or with all if there is none.
+    pub fn leave_out(&self, process: Option<ProcessId>) {
+        self.inner.lock().left_out = process;
+    }
+
+    /// Those that must be in service.
+    fn core(&self) -> Vec<ProcessId> {
+        let inner = self.inner.lock();
+        inner.nodes.iter().copied().filter(|node| Some(*node) != inner.left_out).collect()
     }
 
     /// The name of a process, for traces.
@@ -316,6 +379,29 @@ impl Cluster {
     /// Remembers a node's catalogue if it is the newest.
     fn see(&self, running: &Running) {
         self.inner.lock().see(running);
+    }
+
+    /// Remembers what a node had promised, which is about to end.
+    fn note_end(&self, running: &Running) {
+        self.note_stored();
+        let disk = self.disk(running.process);
+        self.inner.lock().note_end(running, disk.as_ref());
+    }
+
+    /// Remembers in which files segments are whose storage was acknowledged.
+    pub fn note_stored(&self) {
+        for (process, digest) in witness::take_stored() {
+            let file = self.disk(process).and_then(|disk| disk.file_id(&path_of(digest)));
+            if let Some(file) = file {
+                self.inner.lock().stored.entry(process).or_default().insert(digest, file);
+            }
+        }
+    }
+
+    /// What the node's previous life had acknowledged to clients and held when it ended, once.
+    pub fn take_stored(&self, process: ProcessId) -> Vec<SegmentDigest> {
+        let stored = self.inner.lock().stored.remove(&process);
+        stored.unwrap_or_default().into_keys().collect()
     }
 
     /// The newest catalogue that any node has applied, and its index.
@@ -372,14 +458,17 @@ impl Cluster {
         }
     }
 
-    /// All nodes up and in service, in their leader's eyes. `None` if so.
+    /// All nodes that are not left out are up and in service, in their leader's eyes. `None` if so.
     pub fn out_of_service(&self) -> Option<String> {
-        let nodes = self.nodes();
+        let nodes = self.core();
         let Some(leader) = self.leader() else { return Some("no leader".to_owned()) };
         let catalogue = leader.catalogue();
-        let in_service =
-            catalogue.nodes().filter(|node| node.inventoried && node.liveness == Liveness::Up);
-        let count = in_service.count();
+        let serves = |process: &ProcessId| {
+            let id = node_id(&catalogue, &self.name(*process));
+            let record = id.and_then(|id| catalogue.node(id));
+            record.is_some_and(|node| node.inventoried && node.liveness == Liveness::Up)
+        };
+        let count = nodes.iter().filter(|node| serves(node)).count();
         if count < nodes.len() {
             return Some(format!("{count} of {} nodes in service", nodes.len()));
         }
@@ -399,14 +488,17 @@ impl Cluster {
         if voters < nodes.len().min(3) {
             return Some(format!("{voters} voters"));
         }
+        if let Err(text) = check_hosts(&catalogue) {
+            return Some(text);
+        }
         for segment in catalogue.segments().iter() {
             if let Some(slot) = segment.slots.iter().find(|slot| slot.state != SlotState::Durable) {
                 return Some(format!("segment {} has {slot:?}", segment.id));
             }
-            let counting = catalogue.counting(segment).replicas;
-            if counting != segment.replicas_wanted() {
-                let wanted = segment.replicas_wanted();
-                return Some(format!("segment {}: {counting} of {wanted}", segment.id));
+            let (counting, wanted) = (catalogue.counting(segment), segment.replicas_wanted());
+            let racks = wanted.min(catalogue.racks()).min(RACKS_WANTED);
+            if counting.replicas != wanted || counting.racks < racks {
+                return Some(format!("segment {}: {counting:?} of {wanted}", segment.id));
             }
         }
         let reports = self.running().into_iter().find(|node| node.shared.reporter.pending() > 0);
@@ -416,7 +508,56 @@ impl Cluster {
         let applied = leader.shared.consensus.applied();
         let behind =
             self.running().into_iter().find(|node| node.shared.consensus.applied() + 5 < applied);
-        behind.map(|node| format!("{} has applied less than {applied}", node.name))
+        if let Some(node) = behind {
+            return Some(format!("{} has applied less than {applied}", node.name));
+        }
+        nodes.into_iter().find_map(|node| self.astray(node, &catalogue))
+    }
+
+    /// A segment file without a slot on this node, or the other way round.
+    fn astray(&self, process: ProcessId, catalogue: &Catalogue) -> Option<String> {
+        let disk = self.disk(process)?;
+        let id = node_id(catalogue, &disk.name)?;
+        let wanted: BTreeSet<String> = catalogue
+            .slots_on(id, SlotState::Durable)
+            .map(|(segment, _)| path_of(segment.digest))
+            .collect();
+        let paths = disk.paths().into_iter().filter(|path| path.starts_with("segments/"));
+        let held: BTreeSet<String> = paths.collect();
+        let odd = held.symmetric_difference(&wanted).next()?;
+        let what =
+            if held.contains(odd) { "a file without a slot" } else { "a slot without a file" };
+        Some(format!("{} has {what}: {odd}", disk.name))
+    }
+
+    /// What the nodes that are not left out still have to do: R replicas of every referenced
+    /// segment as far as there are enough of them (L1). `None` once it is done.
+    pub fn core_unsettled(&self) -> Option<String> {
+        if let Some(text) = self.out_of_service() {
+            return Some(text);
+        }
+        let (_, catalogue) = self.newest();
+        let core: BTreeMap<NodeId, String> = self
+            .core()
+            .into_iter()
+            .filter_map(|process| {
+                let id = node_id(&catalogue, &self.name(process))?;
+                Some((id, self.world.rack(process)?))
+            })
+            .collect();
+        let racks: BTreeSet<&String> = core.values().collect();
+        for segment in catalogue.segments().iter().filter(|segment| segment.is_referenced()) {
+            let slots = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
+            let held: Vec<&String> = slots.filter_map(|slot| core.get(&slot.node)).collect();
+            let wanted = (segment.replicas_wanted() as usize).min(core.len());
+            let spread = held.iter().collect::<BTreeSet<_>>().len();
+            let racks_wanted = wanted.min(racks.len()).min(RACKS_WANTED as usize);
+            if held.len() < wanted || spread < racks_wanted {
+                let text = format!("segment {}: {held:?} of {wanted}", segment.id);
+                return Some(format!("without the one left out, {text}"));
+            }
+        }
+        None
     }
 }
 
@@ -424,7 +565,8 @@ fn acknowledged_by(running: &Running) -> Acknowledged {
     let status = running.shared.consensus.status();
     let (vote_term, last) = (status.flushed_vote_term, status.flushed_log);
     let log = LogSummary { vote_term, last, promise: status.promise };
-    Acknowledged { log, snapshot: status.snapshot }
+    let applied = running.shared.consensus.applied();
+    Acknowledged { log, applied, snapshot: status.snapshot }
 }
 
 /// The SDK in a client's process.
@@ -448,16 +590,17 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         usage: Default::default,
         certificates: false,
     };
-    let mut joins = false;
+    let (mut joins, mut end) = (false, End::Other);
     let reason = match node::start(pieces, config).await {
         Ok(node) => {
+            let node = Arc::new(node);
             seat.serve(node.routes());
             let running = Running {
                 process: seat.id,
                 name: seat.life.name.clone(),
                 shared: node.shared().clone(),
                 life: seat.life.clone(),
-                _node: Arc::new(node),
+                _node: node.clone(),
             };
             if !seat.life.is_abandoned() {
                 let mut inner = cluster.lock();
@@ -466,15 +609,25 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
                 trace::count("cluster.restarted_behind", behind.into());
                 inner.running.insert(seat.id, running);
             }
-            reasons.recv().await.unwrap_or_default()
+            let reason = reasons.recv().await.unwrap_or_default();
+            if node.is_banished() {
+                end = End::Refused;
+            }
+            reason
         }
         Err(error) => {
             // A newcomer gives up where nobody answers; its supervisor tries again.
             joins = matches!(error, StartError::Join(_));
+            end = match error {
+                StartError::Identity(_) | StartError::Refused(_) => End::Refused,
+                StartError::Join(_) => End::NobodyAnswers,
+                _ => End::Other,
+            };
             error.to_string()
         }
     };
     trace::event(&seat.life.name, "ends", format_args!("{reason}"));
+    cluster.lock().ends.insert(seat.id, end);
     if seat.life.is_abandoned() {
         trace::count("cluster.zombies_ended", 1);
         return;
@@ -482,11 +635,13 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     trace::count("cluster.fatal_ends", 1);
     let mut inner = cluster.lock();
     if let Some(running) = inner.running.remove(&seat.id) {
-        let said = acknowledged_by(&running);
-        inner.acknowledged.insert(seat.id, said);
-        inner.see(&running);
+        inner.note_end(&running, None);
     }
-    if !joins && !inner.excused.contains(&seat.id) {
+    let excused = match inner.excused.get(&seat.id) {
+        Some(until) => until.is_none_or(|until| Instant::now() <= until),
+        None => false,
+    };
+    if !joins && !excused {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
     }
 }

@@ -97,12 +97,12 @@ impl Work {
         self.has_disk().await;
         let number = self.disk.begin_job();
         job();
-        let (cost, time) = self.disk.end_job();
+        let (cost, doings, time) = self.disk.end_job();
         trace::event(
             &self.life.name,
             "job",
             format_args!(
-                "{lane:?} #{number} reads {}/{} writes {}/{} names {} syncs {} takes {} us",
+                "{lane:?} #{number} reads {}/{} writes {}/{} names {} syncs {} takes {} us, {doings:016x}",
                 cost.reads,
                 cost.bytes_read,
                 cost.writes,

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_core::catalogue::Catalogue;
 use cairn_core::command::{Body, Command, Refusal, Reply};
+use cairn_core::ids::SegmentDigest;
 use cairn_proto::convert;
 use cairn_proto::wire::{
-    ExecuteReply, ExecuteRequest, GetRequest, PutRequest, RaftAppendReply, RaftSnapshotReply,
-    put_request, raft_append_reply,
+    ExecuteReply, ExecuteRequest, GetRequest, PutReply, PutRequest, RaftAppendReply,
+    RaftSnapshotReply, put_request, raft_append_reply,
 };
 use prost::Message;
 
@@ -37,6 +38,9 @@ struct Witness {
     /// What a read's call is about.
     read_calls: BTreeMap<u64, (ProcessId, Bytes)>,
     targets: BTreeMap<(ProcessId, Bytes), BTreeSet<ProcessId>>,
+    /// What a write's call is about, and what was acknowledged since somebody asked.
+    put_calls: BTreeMap<u64, Bytes>,
+    stored: Vec<(ProcessId, SegmentDigest)>,
 }
 
 struct Read {
@@ -57,6 +61,11 @@ pub(crate) fn reset() {
 /// A newer catalogue was seen.
 pub(crate) fn knows(catalogue: &Catalogue) {
     WITNESS.with_borrow_mut(|witness| witness.catalogue = catalogue.clone());
+}
+
+/// Segments that nodes have said they hold, since the last time this was asked.
+pub(crate) fn take_stored() -> Vec<(ProcessId, SegmentDigest)> {
+    WITNESS.with_borrow_mut(|witness| std::mem::take(&mut witness.stored))
 }
 
 /// One body that crosses a link.
@@ -129,6 +138,7 @@ impl Witness {
             "/cairn.v1.Segments/Put" => {
                 let message = crossing.first::<PutRequest>().and_then(|it| it.message);
                 if let Some(put_request::Message::Head(head)) = message {
+                    self.put_calls.insert(crossing.call, head.digest.clone());
                     let key = (crossing.from.process, head.digest);
                     let targets = self.targets.entry(key).or_default();
                     let new = targets.insert(crossing.to.process);
@@ -156,6 +166,13 @@ impl Witness {
             "/cairn.v1.Raft/SendSnapshot" => {
                 let installed = crossing.first::<RaftSnapshotReply>().is_some();
                 trace::count("wire.snapshots_installed", installed.into());
+            }
+            "/cairn.v1.Segments/Put" => {
+                let digest = self.put_calls.remove(&crossing.call);
+                let acknowledged = crossing.first::<PutReply>().and(digest);
+                let digest = acknowledged.and_then(|digest| digest[..].try_into().ok());
+                let stored = digest.map(|digest| (crossing.from.process, SegmentDigest(digest)));
+                self.stored.extend(stored);
             }
             "/cairn.v1.Segments/Get" => {
                 let Some(key) = self.read_calls.remove(&crossing.call) else { return };

@@ -285,6 +285,29 @@ impl History {
         }
     }
 
+    /// A listing between `began` and now showed these versions, each once.
+    pub fn listed(
+        &mut self,
+        name: &str,
+        versions: Vec<VersionId>,
+        began: Instant,
+    ) -> Result<(), (&'static str, String)> {
+        trace::count("checked.listings", 1);
+        let known = self.namespaces.get(name).map_or(&[][..], |namespace| &namespace.versions);
+        let is_known = |id: &VersionId| known.iter().any(|it| (it.step, it.attempt) == *id);
+        if let Some((step, attempt)) = versions.iter().find(|id| !is_known(id)) {
+            let text = format!("{name}@{step} attempt {attempt} is listed and nobody put it");
+            return Err(("C2", text));
+        }
+        let steps: BTreeSet<u64> = versions.iter().map(|(step, _)| *step).collect();
+        if steps.len() < versions.len() {
+            return Err(("C1", format!("{name} is listed with a step twice: {versions:?}")));
+        }
+        let call = self.record(name, "lister", Input::List, moment(began));
+        self.answer(&call, Output::Versions(versions));
+        Ok(())
+    }
+
     /// The versions that must be there now.
     pub fn committed(&self) -> Vec<(String, VersionId)> {
         let now = Instant::now();

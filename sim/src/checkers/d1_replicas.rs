@@ -19,7 +19,8 @@ use crate::trace;
 pub struct Checker {
     /// Process, crashes of its disk, file.
     sound: BTreeSet<(ProcessId, u64, u64)>,
-    hurt: BTreeSet<(ProcessId, SegmentDigest)>,
+    /// Files that were hurt; another one in their place must be sound.
+    hurt: BTreeMap<(ProcessId, SegmentDigest), u64>,
     distrusted: BTreeSet<ProcessId>,
     /// What the last look at a disk was at: names changed, crashes, entry applied.
     looked: BTreeMap<ProcessId, (u64, u64, u64)>,
@@ -27,10 +28,11 @@ pub struct Checker {
 }
 
 impl Checker {
-    pub fn hurt(&mut self, process: ProcessId, digest: SegmentDigest) {
-        self.hurt.insert((process, digest));
+    pub fn hurt(&mut self, process: ProcessId, digest: SegmentDigest, file: u64) {
+        self.hurt.insert((process, digest), file);
     }
 
+    /// What it has put into quarantine may be missing from its place.
     pub fn distrust(&mut self, process: ProcessId) {
         self.distrusted.insert(process);
     }
@@ -50,6 +52,25 @@ impl Checker {
             let now = (disk.names(), disk.crashes(), index);
             if self.looked.insert(process, now) != Some(now) {
                 self.look_at(cluster, (process, &disk), index, &catalogue, |_, _| true);
+            }
+        }
+    }
+
+    /// What a node had told its clients it holds, before it ended, is there after that.
+    pub fn ended(&mut self, cluster: &Cluster, process: ProcessId) {
+        let stored = cluster.take_stored(process);
+        let Some(disk) = cluster.disk(process) else { return };
+        for digest in stored {
+            if self.is_excused(process, &disk, digest) {
+                continue;
+            }
+            trace::count("checked.segments_after_crash", 1);
+            if let Err(text) = self.check(process, &disk, digest)
+                && self.reports < super::REPORTS_MAX
+            {
+                self.reports += 1;
+                let text = format!("{} had stored {digest} before it ended: {text}", disk.name);
+                cluster.world().violation("D1", text);
             }
         }
     }
@@ -77,14 +98,12 @@ impl Checker {
         let speaks = catalogue
             .node(id)
             .is_some_and(|node| node.inventoried && node.admin == Admin::InService);
-        if !speaks || self.distrusted.contains(&process) {
+        if !speaks {
             return;
         }
         let durable = catalogue.slots_on(id, SlotState::Durable);
         for (segment, slot) in durable.filter(|(segment, slot)| wanted(segment, slot)) {
-            if self.hurt.contains(&(process, segment.digest))
-                || disk.is_misdirected(&path_of(segment.digest))
-            {
+            if self.is_excused(process, disk, segment.digest) {
                 continue;
             }
             trace::count("checked.replicas", 1);
@@ -99,6 +118,19 @@ impl Checker {
                 cluster.world().violation("D1", text);
             }
         }
+    }
+
+    /// A fault was put on this very file, or has made its node set it aside.
+    fn is_excused(&self, process: ProcessId, disk: &SimDisk, digest: SegmentDigest) -> bool {
+        let path = path_of(digest);
+        let hurt = self.hurt.get(&(process, digest));
+        let set_aside = match disk.file_id(&path) {
+            Some(file) => hurt == Some(&file),
+            None => {
+                (hurt.is_some() || self.distrusted.contains(&process)) && is_aside(disk, digest)
+            }
+        };
+        set_aside || disk.is_misdirected(&path)
     }
 
     fn check(
@@ -123,6 +155,11 @@ impl Checker {
 
 pub fn path_of(digest: SegmentDigest) -> String {
     format!("segments/{:02x}/{digest}", digest.0[0])
+}
+
+fn is_aside(disk: &SimDisk, digest: SegmentDigest) -> bool {
+    let aside = format!("quarantine/{digest}.");
+    disk.paths().iter().any(|path| path.starts_with(&aside))
 }
 
 fn verify(file: &[u8], digest: SegmentDigest) -> Result<(), String> {

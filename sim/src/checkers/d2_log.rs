@@ -5,7 +5,7 @@
 use cairn_node::disk::{Disk, Open};
 use cairn_node::raft::{LogSummary, inspect_log, inspect_snapshots};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Acknowledged, Cluster};
 use crate::disk::{Mount, SimDisk};
 use crate::process::ProcessId;
 use crate::seed::Stream;
@@ -22,7 +22,7 @@ impl Checker {
         let Some(before) = cluster.take_acknowledged(process) else { return };
         let Some(disk) = cluster.disk(process) else { return };
         trace::count("checked.logs_after_crash", 1);
-        let checked = log(&disk, &before.log).and_then(|()| match before.snapshot {
+        let checked = log(&disk, &before).and_then(|()| match before.snapshot {
             Some(index) => snapshot(&disk, index),
             None => Ok(()),
         });
@@ -33,17 +33,19 @@ impl Checker {
     }
 }
 
-fn log(disk: &SimDisk, before: &LogSummary) -> Result<(), String> {
+fn log(disk: &SimDisk, before: &Acknowledged) -> Result<(), String> {
     let look = copy(disk, |path| path == LOG)?;
     let after = inspect_log(&look).map_err(|error| error.to_string())?;
     if keeps(before, &after) { Ok(()) } else { Err(format!("{after:?}")) }
 }
 
-/// A vote never goes back, nor do the entries of its own term. Older ones may have been cut by the
-/// job that the crash found in flight.
-fn keeps(before: &LogSummary, after: &LogSummary) -> bool {
-    after.vote_term >= before.vote_term
+/// A vote never goes back, nor do the entries of its own term, nor what was flushed and committed.
+/// Others may have been cut by the job that the crash found in flight.
+fn keeps(before: &Acknowledged, after: &LogSummary) -> bool {
+    after.vote_term >= before.log.vote_term
+        && after.last >= before.log.last.min(Some(before.applied))
         && before
+            .log
             .promise
             .is_none_or(|promised| after.promise.is_some_and(|held| !held.is_behind(&promised)))
 }

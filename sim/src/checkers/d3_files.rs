@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::{NodeId, SegmentDigest};
-use cairn_core::model::Slot;
+use cairn_core::model::{Slot, SlotState};
 
 use crate::cluster::{Cluster, node_id};
 use crate::process::ProcessId;
@@ -102,20 +102,24 @@ struct Own {
     moved: bool,
 }
 
+/// A slot of the node was released in one of the two, or is another one by now.
 fn was_released(
     before: &Catalogue,
     after: &Catalogue,
     node: NodeId,
     digest: &SegmentDigest,
 ) -> bool {
-    let live = |catalogue: &Catalogue| -> Option<Slot> {
-        catalogue.segment_by_digest(digest)?.live_slot_on(node).copied()
+    let slots = |catalogue: &Catalogue| -> Vec<Slot> {
+        let segment = catalogue.segment_by_digest(digest);
+        let slots = segment.into_iter().flat_map(|segment| &segment.slots);
+        slots.filter(|slot| slot.node == node).copied().collect()
     };
-    match (live(before), live(after)) {
-        (Some(old), Some(new)) => old.epoch != new.epoch,
-        (None, Some(_)) => true,
-        (_, None) => {
-            before.segment_by_digest(digest).is_some() || after.segment_by_digest(digest).is_some()
-        }
-    }
+    let (old, new) = (slots(before), slots(after));
+    let is_live = |slot: &&Slot| slot.state != SlotState::Released;
+    let released = old.iter().chain(&new).any(|slot| !is_live(&slot));
+    let replaced = old
+        .iter()
+        .filter(is_live)
+        .any(|old| !new.iter().filter(is_live).any(|new| new.epoch == old.epoch));
+    released || replaced
 }

@@ -11,9 +11,12 @@ mod d3_files;
 pub mod linearizable;
 mod steps;
 
+pub use d1_replicas::path_of;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_core::ids::SegmentDigest;
 use parking_lot::Mutex;
 
 use crate::applied;
@@ -80,6 +83,7 @@ impl Checkers {
     fn look(&self, files: bool) {
         let mut all = self.all.lock();
         let cluster = &self.cluster;
+        cluster.note_stored();
         all.c3.look(cluster);
         all.c2.look(cluster);
         all.d3.look(cluster);
@@ -92,13 +96,16 @@ impl Checkers {
     pub fn crashed(&self, process: ProcessId) {
         let mut all = self.all.lock();
         all.d2.look(&self.cluster, process);
+        all.d1.ended(&self.cluster, process);
         all.d3.forget(process);
         all.d1.look(&self.cluster);
     }
 
     /// The file of a segment on this node was hurt on purpose.
-    pub fn hurt(&self, process: ProcessId, digest: cairn_core::ids::SegmentDigest) {
-        self.all.lock().d1.hurt(process, digest);
+    pub fn hurt(&self, process: ProcessId, digest: SegmentDigest) {
+        let disk = self.cluster.disk(process);
+        let Some(file) = disk.and_then(|disk| disk.file_id(&path_of(digest))) else { return };
+        self.all.lock().d1.hurt(process, digest, file);
     }
 
     /// Reads on this node fail on purpose: it may take good files for bad.

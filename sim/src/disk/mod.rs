@@ -16,6 +16,7 @@ mod mount;
 mod state;
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ struct State {
     last_written: Bytes,
     /// Of the job that runs just now.
     cost: JobCost,
+    /// Every operation of it: what, where, which bytes.
+    doings: DefaultHasher,
     inode_base: u64,
     /// Syncs that failed, ever, and whether one did in this life.
     failed_syncs: u64,
@@ -81,6 +84,7 @@ impl SimDisk {
             names: 0,
             last_written: Bytes::new(),
             cost: JobCost::default(),
+            doings: DefaultHasher::new(),
             inode_base: u64::from(number) * INODES_A_DISK,
             failed_syncs: 0,
             sync_failed: false,
@@ -314,16 +318,18 @@ impl SimDisk {
     pub(crate) fn begin_job(&self) -> JobId {
         let mut state = self.state.lock();
         state.cost = JobCost::default();
+        state.doings = DefaultHasher::new();
         state.tree.begin_job()
     }
 
-    /// The closure has returned. What it did and the virtual time that takes.
-    pub(crate) fn end_job(&self) -> (JobCost, Duration) {
+    /// The closure has returned. What it did, a fingerprint of that, and the virtual time it takes.
+    pub(crate) fn end_job(&self) -> (JobCost, u64, Duration) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.tree.running = None;
         let cost = std::mem::take(&mut state.cost);
-        (cost, job_time(&cost, state.faults.slow, &mut state.chance_time))
+        let time = job_time(&cost, state.faults.slow, &mut state.chance_time);
+        (cost, state.doings.finish(), time)
     }
 
     pub(crate) fn settle(&self, job: JobId) {

@@ -1,6 +1,7 @@
 //! The disk seam over a simulated disk. A mount and its files belong to one life of the process:
 //! after a crash they answer only errors, so that what a dead process still drops cannot write.
 
+use std::hash::Hash;
 use std::io;
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ impl Mount {
         }
         guard.ops += 1;
         let state = &mut *guard;
+        (on as u8, path).hash(&mut state.doings);
         let checked = state.faults.check(state.ops, on, path, &mut state.chance_faults);
         if checked.is_err() && on == On::Sync {
             state.failed_syncs += 1;
@@ -110,6 +112,7 @@ impl Disk for Mount {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.operate(On::Names, to)?;
+        from.hash(&mut state.doings);
         let ino = state.tree.find(from).ok_or_else(|| missing(from))?;
         let (old, new) = (state.parent(from)?, state.parent(to)?);
         if let Some(target) = state.tree.find(to)
@@ -226,6 +229,7 @@ impl DiskFile for Handle {
         let mut state = self.mount.operate(On::Read, &self.path)?;
         state.cost.reads += 1;
         state.cost.bytes_read += buf.len() as u64;
+        (offset, buf.len()).hash(&mut state.doings);
         if !state.file(self.ino, &self.path)?.current.read(offset, buf) {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
@@ -253,6 +257,7 @@ impl DiskFile for Handle {
         }
         state.cost.writes += 1;
         state.cost.bytes_written += bytes.len() as u64;
+        (offset, bytes).hash(&mut state.doings);
         let bytes = state.shared(bytes);
         state.tree.write(self.ino, Write::Bytes { offset, bytes });
         Ok(())
@@ -263,6 +268,7 @@ impl DiskFile for Handle {
         let mut state = self.mount.operate(On::Write, &self.path)?;
         state.file(self.ino, &self.path)?;
         state.cost.writes += 1;
+        len.hash(&mut state.doings);
         state.tree.write(self.ino, Write::SetLen(len));
         Ok(())
     }

@@ -172,6 +172,11 @@ impl SimNet {
         self.state.lock().links.insert((from, to), policy);
     }
 
+    /// That direction is like the others again.
+    pub fn unset_link(&self, from: ProcessId, to: ProcessId) {
+        self.state.lock().links.remove(&(from, to));
+    }
+
     /// From now on transports are made over HTTP/2.
     pub fn speak_http2(&self) {
         self.state.lock().http2 = true;

@@ -70,6 +70,8 @@ kinds! {
         AddNode "add_node" 3,
         RemoveNode "remove_node" 2,
         ReplaceNode "replace_node" 2,
+        SlowLink "slow_link" 5,
+        EioNames "eio_names" 3,
     }
 }
 
@@ -87,6 +89,7 @@ kinds! {
         Delete "delete" 5,
         DeleteAndPutAgain "delete_and_put_again" 3,
         KeepLast "keep_last" 4,
+        List "list" 4,
     }
 }
 
@@ -119,6 +122,9 @@ pub struct Plan {
     pub skew_ms: u64,
     /// Which node's disk loses or hurts bytes, counted round.
     pub fragile: u64,
+    /// When faults cease, the fragile node is left out until the others have done all that a
+    /// cluster must: dead, cut off, or standing still (1, 2, 3); or none is (0).
+    pub left_out: u64,
     /// What a client gets done before calm, at the most, but for now and then a move more while
     /// things go wrong; and its pauses in between.
     pub moves: u64,
@@ -186,6 +192,7 @@ impl Plan {
             bytes_per_s: draw("bytes_per_s", 1..=40) * 1_000_000,
             skew_ms: if skewed { draw("skew_ms", 1..=300_000) } else { 0 },
             fragile: draw("fragile", 0..=59),
+            left_out: draw("left_out", 0..=5).saturating_sub(2),
             moves,
             move_pause_ms,
             faults: weights(&root.fork("faults"), FaultKind::ALL, FaultKind::WEIGHTS),
@@ -205,6 +212,7 @@ impl Plan {
             ("bytes_per_s".to_owned(), &mut self.bytes_per_s, 100_000..=1_000_000_000),
             ("skew_ms".to_owned(), &mut self.skew_ms, 0..=86_400_000),
             ("fragile".to_owned(), &mut self.fragile, 0..=59),
+            ("left_out".to_owned(), &mut self.left_out, 0..=3),
             ("moves".to_owned(), &mut self.moves, 0..=1_000),
             ("move_pause_ms".to_owned(), &mut self.move_pause_ms, 1..=600_000),
         ];

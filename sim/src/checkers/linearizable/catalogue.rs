@@ -28,6 +28,8 @@ pub enum Input {
     Step(u64),
     /// The newest commit.
     Latest,
+    /// All that is there.
+    List,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub enum Output {
     /// The version that was found, or deleted.
     Version(Version),
     Missing,
+    /// What was listed, in any order.
+    Versions(Vec<Version>),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,8 +88,9 @@ impl Model for Catalogue {
             }
             (Input::Latest, Some(Output::Version(version))) => state.with_latest(*version),
             (Input::Latest, Some(Output::Missing)) => state.without(|_| true),
+            (Input::List, Some(Output::Versions(listed))) => state.listed(listed),
             // A question nobody answered tells nothing; other answers are none.
-            (Input::Step(_) | Input::Latest, None) => Some(state.clone()),
+            (Input::Step(_) | Input::Latest | Input::List, None) => Some(state.clone()),
             _ => None,
         };
         next.into_iter().collect()
@@ -146,6 +151,13 @@ impl State {
             let old = self.visible.len().saturating_sub(keep);
             self.visible[..old].iter_mut().for_each(|entry| entry.doomed = true);
         }
+    }
+
+    /// Where these are there, and nothing else.
+    fn listed(&self, listed: &[Version]) -> Option<Self> {
+        let is_there = |version: &Version| self.at(version.0) == Some(*version);
+        let shown = |entry: &Entry| listed.contains(&entry.version);
+        listed.iter().all(is_there).then(|| self.without(|entry| !shown(entry)))?
     }
 
     /// Where this one is the newest: what is newer has gone.

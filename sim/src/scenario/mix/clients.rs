@@ -104,6 +104,11 @@ impl Script {
         self.state.lock().busy
     }
 
+    /// Its process has died: nothing of it is going on.
+    pub fn dies(&self) {
+        self.state.lock().busy = false;
+    }
+
     /// Whether all moves under faults are made.
     pub fn has_played(&self) -> bool {
         self.state.lock().played
@@ -258,6 +263,7 @@ impl Acting {
             MoveKind::Delete => self.delete().await,
             MoveKind::DeleteAndPutAgain => self.delete_and_put_again().await,
             MoveKind::KeepLast => self.keep_last().await,
+            MoveKind::List => self.list().await,
         };
         match &result {
             Ok(()) => trace::count("client.finished", 1),
@@ -391,6 +397,21 @@ impl Acting {
             }
             Err(error) => self.not_got(name, asked, began, &error),
         }
+    }
+
+    /// All of a namespace at one moment.
+    async fn list(&self) -> Result<(), String> {
+        let (name, _) = self.somewhere();
+        self.note(format!("list {name}"));
+        let (began, prefix) = (Instant::now(), writes::namespace(&name)?);
+        let all = self.sdk.list(Some(&prefix), false).await;
+        let all = all.map_err(|error| format!("list {name}: {error}"))?;
+        let own = all.into_iter().filter(|info| info.namespace == prefix);
+        let versions = own.map(|info| (info.step.0, info.attempt.0)).collect();
+        trace::count("client.lists", 1);
+        let judged = self.shared.history.lock().listed(&name, versions, began);
+        judged.unwrap_or_else(|broken| self.broken(broken));
+        Ok(())
     }
 
     /// A checkpoint that is not there is an answer, and is judged; others are failures.

@@ -1,6 +1,7 @@
 //! Three to five nodes and two or three clients do everything they can while everything goes
-//! wrong that the fault model allows (`sim/README.md`): safety first, then the faults stop and
-//! all must converge (L1, L2), then every committed checkpoint is read and compared (D2).
+//! wrong that the fault model allows (`sim/README.md`): safety first, then the faults stop but
+//! perhaps for one node that the others must do without, then all must converge (L1, L2), then
+//! every committed checkpoint is read and compared (D2).
 
 mod clients;
 mod faults;
@@ -112,6 +113,7 @@ async fn story(world: &World) -> Result<(), String> {
     *shared.phase.lock() = Phase::Quiet;
     faults.cease();
     world.net().set_policy(links);
+    let left_out = faults.leave_one_out();
     // Clients go on until their part is played, or nobody has seen much.
     let mut played = |_: &Cluster| {
         faults.look_after();
@@ -139,6 +141,18 @@ async fn story(world: &World) -> Result<(), String> {
         Some(format!("client {} is not done: {}", busy.name, busy.doing()))
     };
     cluster.wait(settle_limit, done).await.map_err(|text| format!("in calm: {text}"))?;
+    if left_out.is_some() {
+        if let Err(text) = cluster.wait(settle_limit, Cluster::core_unsettled).await {
+            world.violation("L1", text);
+        }
+        faults.take_in();
+        let in_service = |cluster: &Cluster| {
+            faults.look_after();
+            cluster.out_of_service()
+        };
+        let back = cluster.wait(plan.paced(START_LIMIT * 2), in_service).await;
+        back.map_err(|text| format!("with all nodes again: {text}"))?;
+    }
     for _ in 0..2 {
         if let Err(text) = cluster.wait(settle_limit, Cluster::unsettled).await {
             world.violation("L1", text);

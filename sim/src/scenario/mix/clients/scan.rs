@@ -1,8 +1,10 @@
 //! The end of a run: what must be there is restored, and all that clients saw is judged.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cairn_client::{Client, GetOptions, MemorySink};
+use cairn_core::model::CheckpointState;
 use tokio::time::Instant;
 
 use super::super::Shared;
@@ -12,13 +14,20 @@ use crate::cluster::Cluster;
 use crate::trace;
 use crate::world::{Seat, World};
 
-/// Reads every checkpoint that must be there, in full, then judges all that clients saw.
+/// Reads every checkpoint that must be there or that the catalogue has, in full, then judges all
+/// that clients saw.
 pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
     let reader = cluster.client("reader", "r1");
     let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
     let committed = shared.history.lock().committed();
-    for (name, (step, _)) in committed {
-        restore(world, shared, (&seat, &sdk), (&name, step)).await?;
+    let mut wanted: BTreeSet<(String, u64)> =
+        committed.into_iter().map(|(name, (step, _))| (name, step)).collect();
+    // And what the catalogue says is there, whatever clients were told.
+    let (_, catalogue) = cluster.newest();
+    let records = catalogue.checkpoints().filter(|it| it.state == CheckpointState::Committed);
+    wanted.extend(records.map(|record| (record.namespace.to_string(), record.step.0)));
+    for (name, step) in wanted.iter().filter(|(name, _)| name != AGAINST) {
+        restore(world, shared, (&seat, &sdk), (name, *step)).await?;
     }
     // What is there after many writers, nobody can say beforehand.
     for step in 1..=AGAINST_STEPS {

@@ -15,6 +15,8 @@ use crate::trace;
 
 /// Where writes and syncs fail.
 const PLACES: [&str; 5] = ["", "raft.redb", "tmp/", "segments/", "snapshots/"];
+/// Where names fail to be changed.
+const NAMED: [&str; 4] = ["", "tmp/", "segments/", "snapshots/"];
 /// A put or two, so that most quotas are met.
 const QUOTA_ROOM_MAX: u64 = 1 << 20;
 /// A node whose sync failed has ended by then, if it gets any turns.
@@ -55,20 +57,18 @@ impl Faults {
         let room = strike.chance.below(QUOTA_ROOM_MAX);
         let Some(disk) = self.cluster.disk(node) else { return };
         strike.says(format_args!("{} {room} bytes left", disk.name));
-        self.cluster.excuse(node);
         disk.set_quota(disk.bytes_used() + room);
-        self.after(&mut strike, 8_000, Later::HealDisk(node));
+        self.heal_after(&mut strike, 8_000, node);
     }
 
     /// Reads of segment files fail now and then.
     pub(super) fn fail_reads(&mut self, mut strike: Strike) {
         let Some((node, disk)) = self.fragile_disk() else { return };
         strike.says(format_args!("{}", disk.name));
-        self.cluster.excuse(node);
         self.checkers.distrust(node);
         let prefix = "segments/".to_owned();
         disk.add_fault(Fault { prefix, on: On::Read, probability: 0.3, times: Some(20) });
-        self.after(&mut strike, 5_000, Later::HealDisk(node));
+        self.heal_after(&mut strike, 5_000, node);
     }
 
     /// A few writes fail, and leave nothing written.
@@ -77,9 +77,18 @@ impl Faults {
         let times = strike.chance.range(1..5) as u32;
         let Some(disk) = self.cluster.disk(node) else { return };
         strike.says(format_args!("{} {prefix:?}, {times} times", disk.name));
-        self.cluster.excuse(node);
         disk.add_fault(Fault { prefix, on: On::Write, probability: 0.5, times: Some(times) });
-        self.after(&mut strike, 4_000, Later::HealDisk(node));
+        self.heal_after(&mut strike, 4_000, node);
+    }
+
+    /// Files cannot be made, renamed, removed or listed, now and then.
+    pub(super) fn fail_names(&mut self, mut strike: Strike, node: ProcessId) {
+        let prefix = strike.chance.pick(&NAMED).copied().unwrap_or_default().to_owned();
+        let times = strike.chance.range(1..5) as u32;
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{} {prefix:?}, {times} times", disk.name));
+        disk.add_fault(Fault { prefix, on: On::Names, probability: 0.5, times: Some(times) });
+        self.heal_after(&mut strike, 4_000, node);
     }
 
     /// One sync fails: those bytes are gone, and the node has to stop.
@@ -88,10 +97,9 @@ impl Faults {
         let world = self.cluster.world();
         let (Some(disk), Some(seat)) = (self.cluster.disk(node), world.seat(node)) else { return };
         strike.says(format_args!("{} {prefix:?}", disk.name));
-        self.cluster.excuse(node);
         let syncs = disk.failed_syncs();
         disk.add_fault(Fault { prefix, on: On::Sync, probability: 1.0, times: Some(1) });
-        self.after(&mut strike, 4_000, Later::HealDisk(node));
+        self.heal_after(&mut strike, 4_000, node);
         self.due(STOPS_WITHIN, Later::MustHaveStopped(node, seat.life, syncs));
     }
 
@@ -103,15 +111,15 @@ impl Faults {
             let text = format!("{} runs on after a failed sync", disk.name);
             self.cluster.world().violation("stop", text);
         }
+        trace::count("checked.stops_after_failed_sync", u64::from(failed && !same));
     }
 
     /// The next write of a segment's bytes lands a page further on.
     pub(super) fn misdirect(&mut self, mut strike: Strike) {
         let Some((node, disk)) = self.fragile_disk() else { return };
         strike.says(format_args!("{}", disk.name));
-        self.cluster.excuse(node);
         disk.misdirect_next("tmp/");
-        self.after(&mut strike, 4_000, Later::HealDisk(node));
+        self.heal_after(&mut strike, 4_000, node);
     }
 
     fn fragile_disk(&self) -> Option<(ProcessId, SimDisk)> {

@@ -7,7 +7,7 @@ use cairn_core::ids::Incarnation;
 use tokio::time::{Instant, sleep};
 
 use super::{Faults, Later, Strike};
-use crate::cluster::{Cluster, node_id};
+use crate::cluster::{Cluster, End, node_id};
 use crate::disk::Crash;
 use crate::process::ProcessId;
 use crate::trace;
@@ -110,6 +110,10 @@ impl Faults {
             world.violation("identity", format!("{} runs on an older copy of its disk", disk.name));
             world.crash(node, Crash::Kill);
         }
+        if self.cluster.end(node) == Some(End::Refused) {
+            trace::count("checked.old_disks_refused", 1);
+        }
+        self.cluster.excuse_no_more(node);
         self.cluster.take_acknowledged(node);
         world.replace_disk(node, disk);
         self.cluster.show_disk(node);
@@ -140,7 +144,7 @@ impl Faults {
             let text = format!("{} runs on a copied directory", self.cluster.name(process));
             world.violation("identity", text);
             world.crash(process, Crash::Kill);
-        } else {
+        } else if self.cluster.end(process) == Some(End::Refused) {
             trace::count("checked.copies_refused", 1);
         }
     }

@@ -9,6 +9,7 @@ mod disks;
 mod identity;
 mod operator;
 mod processes;
+mod without_one;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -30,12 +31,16 @@ use crate::trace;
 
 /// The supervisor looks after nodes so often.
 const LOOK: Duration = Duration::from_millis(250);
+/// What a fault on a disk brings about, comes about so long after its end.
+const EXCUSED_FOR: Duration = Duration::from_secs(10);
 /// In a healthy cluster a copied directory is refused within this.
 const REFUSED_SOON: Duration = Duration::from_secs(5);
 /// Where clients rest most of the time, so many of the events wait for one that does not.
 const AIMS: f64 = 0.7;
 const AIM_LIMIT: Duration = Duration::from_secs(3);
 const AIM_LOOK: Duration = Duration::from_millis(20);
+/// A link may be slow, but no slower than this.
+const SLOWEST_BYTES_PER_S: u64 = 50_000;
 
 pub struct Faults {
     cluster: Cluster,
@@ -49,11 +54,15 @@ pub struct Faults {
     chance: Stream,
     /// The one node whose disk loses or hurts bytes; none once it is gone.
     fragile: Option<ProcessId>,
+    /// That one, or who came in its place: nothing is lost with it that was not lost before.
+    spare: Option<ProcessId>,
     operator: Operator,
     /// So much time went by in which no planned event could strike.
     held: Duration,
     rotten: BTreeSet<(ProcessId, SegmentDigest)>,
     later: Vec<(Instant, Later)>,
+    /// The node that is not put right with the others.
+    left_out: Option<ProcessId>,
 }
 
 /// What is put right, or must have come about, after a while.
@@ -61,6 +70,7 @@ enum Later {
     Start(ProcessId),
     Mend(ProcessId, ProcessId),
     MendAll,
+    Quicken(ProcessId, ProcessId),
     Calm,
     HealDisk(ProcessId),
     Resume(Arc<Life>),
@@ -95,6 +105,7 @@ impl Faults {
         plan: &Plan,
     ) -> Self {
         let nodes = cluster.nodes();
+        let fragile = Some(nodes[plan.fragile as usize % nodes.len()]);
         Self {
             cluster: cluster.clone(),
             checkers: checkers.clone(),
@@ -103,11 +114,13 @@ impl Faults {
             plan: plan.clone(),
             links: LinkPolicy { bytes_per_s: plan.bytes_per_s, ..LinkPolicy::default() },
             chance: cluster.world().stream("faults"),
-            fragile: Some(nodes[plan.fragile as usize % nodes.len()]),
+            fragile,
+            spare: fragile,
             operator: Operator::default(),
             held: Duration::ZERO,
             rotten: BTreeSet::new(),
             later: Vec::new(),
+            left_out: None,
         }
     }
 
@@ -154,6 +167,7 @@ impl Faults {
                 Later::End(life) => life.end(),
                 // It may have started only now.
                 Later::MustBeRefused(_) => self.later.push((due.min(soon), what)),
+                Later::MustHaveStopped(..) => self.later.push((due, what)),
                 _ => {}
             }
         }
@@ -207,12 +221,21 @@ impl Faults {
             FaultKind::AddNode => self.add_node(strike),
             FaultKind::RemoveNode => self.remove_node(strike),
             FaultKind::ReplaceNode => self.replace_node(strike),
+            FaultKind::SlowLink => self.slow_link(strike, node),
+            FaultKind::EioNames => self.fail_names(strike, node),
         }
     }
 
     fn after(&mut self, strike: &mut Strike, most_ms: u64, what: Later) {
         let delay = Duration::from_millis(strike.chance.range(50..most_ms));
         self.due(delay, what);
+    }
+
+    /// The disk heals by then, and until some time after that the node may end.
+    fn heal_after(&mut self, strike: &mut Strike, most_ms: u64, node: ProcessId) {
+        self.after(strike, most_ms, Later::HealDisk(node));
+        let latest = Duration::from_millis(most_ms) + EXCUSED_FOR;
+        self.cluster.excuse_until(node, Instant::now() + self.plan.paced(latest));
     }
 
     /// After `usual`, by the plan's pace.
@@ -251,6 +274,10 @@ impl Faults {
                 Later::Start(process) => drop(world.start(process)),
                 Later::Mend(from, to) => world.net().mend(from, to),
                 Later::MendAll => world.net().heal(),
+                Later::Quicken(one, other) => {
+                    world.net().unset_link(one, other);
+                    world.net().unset_link(other, one);
+                }
                 Later::Calm => world.net().set_policy(self.links.clone()),
                 Later::HealDisk(node) => {
                     // A wiped node's disk is hidden, and heals all the same.
@@ -271,7 +298,8 @@ impl Faults {
 
     /// A node that ended by itself is started again, as its supervisor would.
     fn bring_back(&mut self) {
-        for node in self.cluster.nodes() {
+        let left_out = self.left_out;
+        for node in self.cluster.nodes().into_iter().filter(|node| Some(*node) != left_out) {
             let waits = self
                 .later
                 .iter()
@@ -304,6 +332,29 @@ impl Faults {
             self.cluster.world().net().cut(from, to);
             self.after(&mut strike, 8_000, Later::Mend(from, to));
         }
+    }
+
+    /// Both ways, between two nodes or a node and a client.
+    fn slow_link(&mut self, mut strike: Strike, node: ProcessId) {
+        let mut all = self.cluster.nodes();
+        all.extend(&self.clients);
+        let Some(other) = strike.chance.pick(&all).copied() else { return };
+        if node == other {
+            return;
+        }
+        let slower = strike.chance.range(5..100);
+        let delay_us = strike.chance.range(5_000..200_000);
+        let name = |process| self.cluster.name(process);
+        strike.says(format_args!("{} and {}: {slower} times", name(node), name(other)));
+        let link = LinkPolicy {
+            bytes_per_s: (self.links.bytes_per_s / slower).max(SLOWEST_BYTES_PER_S),
+            delay_us: delay_us..2 * delay_us,
+            ..LinkPolicy::default()
+        };
+        let net = self.cluster.world().net();
+        net.set_link(node, other, link.clone());
+        net.set_link(other, node, link);
+        self.after(&mut strike, 8_000, Later::Quicken(node, other));
     }
 
     fn cut_rack(&mut self, mut strike: Strike) {

@@ -45,6 +45,12 @@ impl Operator {
         self.lost
     }
 
+    /// Whether this one has lost its disk and has yet to come back.
+    pub(super) fn waits_for(&self, process: ProcessId) -> bool {
+        let wanted = self.wanted.lock();
+        wanted.values().any(|what| matches!(what, Removal::Dead(Some(it)) if *it == process))
+    }
+
     /// Takes the record of a lost disk out of the cluster.
     pub(super) fn replace(
         &mut self,
@@ -138,7 +144,7 @@ impl Faults {
             return;
         }
         strike.says(format_args!("{name}"));
-        self.fragile = None;
+        (self.fragile, self.spare) = (None, None);
         self.cluster.excuse(process);
         self.operator.remove(&self.cluster, node, Removal::Live(process));
     }
@@ -155,7 +161,7 @@ impl Faults {
         }
         let newcomer = self.add(&mut strike, &rack);
         strike.says(format_args!("{name} by {}", self.cluster.name(newcomer)));
-        self.fragile = None;
+        (self.fragile, self.spare) = (None, Some(newcomer));
         self.cluster.crash(process, Crash::Power);
         self.checkers.crashed(process);
         self.cluster.retire(process);

@@ -109,6 +109,8 @@ impl Faults {
         if self.cluster.world().is_up(client) {
             strike.says(format_args!("{}", self.cluster.name(client)));
             self.cluster.world().crash(client, Crash::Kill);
+            let place = self.clients.iter().position(|it| *it == client);
+            place.and_then(|place| self.scripts.get(place)).into_iter().for_each(|it| it.dies());
             self.after(&mut strike, 3_000, Later::Start(client));
         }
     }
