@@ -45,7 +45,9 @@ fn promises_hold_under_every_fault_and_the_faults_happen() {
         halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
     });
     for outcome in outcomes {
-        assert_eq!(outcome.violations, [], "sim run --scenario mix --seed {}", outcome.seed);
+        assert_eq!(outcome.violations, [], "sim run --seed {}", outcome.seed);
+        let lacking: Vec<String> = scenario::lacking_in_one("mix", &outcome.counters).collect();
+        assert_eq!(lacking, Vec::<String>::new(), "sim run --seed {}", outcome.seed);
         for (name, count) in outcome.counters {
             *counters.entry(name).or_default() += count;
         }
