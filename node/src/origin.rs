@@ -28,7 +28,7 @@ const ASK_DEADLINE: Duration = Duration::from_secs(2);
 const FIRST_NODE: NodeId = NodeId(1);
 /// Raft's log in the data directory.
 const LOG_FILE: &str = "raft.redb";
-/// Rounds of hello: to whoever was silent, and to a leader that was named.
+/// Rounds of hello: to whoever gave no answer, and to a leader that was named.
 const HELLO_ROUNDS_MAX: u32 = 3;
 /// Rounds over all join addresses before a join gives up.
 const JOIN_ROUNDS_MAX: u32 = 60;
@@ -204,7 +204,7 @@ fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), Stri
 }
 
 /// Asks the peers that can be reached whether this directory may come back, and what they have
-/// heard from it: the leader above all, to whom the others point. Who is silent is asked again, a
+/// heard from it: the leader above all, to whom the others point. Who gave no answer is asked again, a
 /// few times; then silence is consent: a whole cluster that starts cold has nobody to ask, and
 /// `Register` asks again.
 async fn hello(
@@ -233,15 +233,13 @@ async fn hello(
             }
         });
         for (address, answer) in futures::future::join_all(asks).await {
-            let answer = match answer {
-                Ok(Ok(answer)) => answer.into_inner(),
-                // Nobody is there, or somebody who does not serve yet.
-                Ok(Err(_)) => continue,
-                Err(_) => {
-                    silent.insert(address);
-                    continue;
-                }
+            // Nobody is there, or somebody who does not serve yet, or the connection broke under
+            // the answer: the three look the same from here.
+            let Ok(Ok(answer)) = answer else {
+                silent.insert(address);
+                continue;
             };
+            let answer = answer.into_inner();
             let theirs = cluster_of(&answer.cluster, answer.lineage);
             if !theirs.is_ok_and(|(cluster, _)| cluster == identity.cluster) {
                 continue;

@@ -151,6 +151,7 @@ impl<P: FnMut(&Replay) -> io::Result<Outcome>> Search<P> {
             ("clients".to_owned(), 1),
             ("clients".to_owned(), 2),
             ("skew_ms".to_owned(), 0),
+            ("left_out".to_owned(), 0),
             ("moves".to_owned(), plan.moves / 8),
             ("moves".to_owned(), plan.moves / 2),
         ];

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 21] = [
+pub const CANARIES: [Canary; 22] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -113,6 +113,11 @@ pub const CANARIES: [Canary; 21] = [
         name: "expire_before_lease",
         breaks: "an upload is given up while its lease runs",
         caught_by: &["L2"],
+    },
+    Canary {
+        name: "wait_for_the_dead",
+        breaks: "replicas of a node that stays down are never made elsewhere",
+        caught_by: &["L1"],
     },
     Canary {
         name: "uncounted_reference",

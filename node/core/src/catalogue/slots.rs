@@ -60,7 +60,9 @@ impl Catalogue {
         let down_ms = self.cluster.clock_ms.saturating_sub(node.liveness_since_ms);
         node.admin == Admin::InService
             && node.incarnation != Incarnation(0)
-            && (node.liveness == Liveness::Up || down_ms < self.cluster.settings.replace_after_ms)
+            && (node.liveness == Liveness::Up
+                || down_ms < self.cluster.settings.replace_after_ms
+                || canary!("wait_for_the_dead"))
     }
 
     /// The nodes of a segment's live slots that are worth waiting for.

@@ -222,6 +222,34 @@ fn retention_removes_silently_but_only_what_is_old() {
     ]));
 }
 
+#[test]
+fn listing_shows_one_moment() {
+    let list = |versions: &[Version], at| {
+        call(Input::List, at, at + 1, Output::Versions(versions.to_vec()))
+    };
+    let puts = [put((1, 1), 0), put((2, 1), 2)];
+    let then = |calls: &[Call]| fits(&[&puts[..], calls].concat());
+    assert!(then(&[list(&[(2, 1), (1, 1)], 10)]));
+    assert!(!then(&[list(&[(2, 1)], 10)]), "an acknowledged one is missing");
+    assert!(!then(&[delete((1, 1), 10), list(&[(1, 1), (2, 1)], 20)]), "a deleted one is shown");
+    let replaced = [put((1, 2), 10), list(&[(1, 1), (2, 1)], 20)];
+    assert!(!then(&replaced), "a replaced one is shown");
+    // Two concurrent puts, the second of which is shown without the first: it came first.
+    let both = [
+        call(Input::Put((1, 1)), 0, 50, Output::Done),
+        call(Input::Put((2, 1)), 0, 50, Output::Done),
+    ];
+    let seen = |first: &[Version], second: &[Version]| {
+        fits(&[&both[..], &[list(first, 10), list(second, 20)]].concat())
+    };
+    assert!(seen(&[(2, 1)], &[(1, 1), (2, 1)]));
+    assert!(!seen(&[(2, 1)], &[(1, 1)]));
+    // Retention may have removed what has newer ones, and nothing else.
+    let keep = call(Input::KeepLast(1), 6, 7, Output::Done);
+    assert!(then(&[keep.clone(), list(&[(2, 1)], 10)]));
+    assert!(!then(&[keep, list(&[(1, 1)], 10)]));
+}
+
 /// The register of before in terms of the catalogue: a node that was leader answers from its old
 /// catalogue.
 #[test]
