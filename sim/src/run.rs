@@ -202,7 +202,7 @@ struct Dog(#[allow(dead_code, reason = "its drop is the message")] mpsc::Sender<
 
 fn watch(options: &Options, tail: Tail) -> Dog {
     let (alive, over) = mpsc::channel();
-    let (seed, limit) = (options.seed, options.wall_limit);
+    let (seed, limit, head) = (options.seed, options.wall_limit, options.head.clone());
     std::thread::spawn(move || {
         let mut before = None;
         while over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -213,7 +213,7 @@ fn watch(options: &Options, tail: Tail) -> Dog {
                 continue;
             }
             let mut text = format!(
-                "seed {seed}: virtual time stood still for {limit:?} of real time; last lines:\n"
+                "{head}seed {seed}: virtual time stood still for {limit:?} of real time; last lines:\n"
             );
             // Where the run hangs inside the trace, there is nothing to show.
             for line in tail.try_lock().iter().flat_map(|tail| tail.iter()) {

@@ -37,6 +37,7 @@ struct Witness {
     reads: BTreeMap<(ProcessId, Bytes), Read>,
     /// What a read's call is about.
     read_calls: BTreeMap<u64, (ProcessId, Bytes)>,
+    /// Where a client's upload has sent a segment.
     targets: BTreeMap<(ProcessId, Bytes), BTreeSet<ProcessId>>,
     /// What a write's call is about, and what was acknowledged since somebody asked.
     put_calls: BTreeMap<u64, Bytes>,
@@ -127,7 +128,7 @@ impl Witness {
             "/cairn.v1.Catalogue/Execute" => {
                 let command = crossing.first::<ExecuteRequest>().and_then(|it| it.command);
                 if let Some(Ok(command)) = command.map(convert::command_from_wire) {
-                    self.command(&command);
+                    self.command(crossing.from.process, &command);
                 }
             }
             "/cairn.v1.Segments/Get" => {
@@ -204,8 +205,11 @@ impl Witness {
         }
     }
 
-    /// What a Stage meets.
-    fn command(&self, command: &Command) {
+    /// What a Stage meets. What is sent after the begin of an upload is sent anew.
+    fn command(&mut self, client: ProcessId, command: &Command) {
+        if matches!(command.body, Body::Begin { .. }) {
+            self.targets.retain(|(of, _), _| *of != client);
+        }
         let Body::Stage { checkpoint, segments, .. } = &command.body else { return };
         let staged_elsewhere = |id| {
             let open = self.catalogue.open_uploads().filter(|upload| upload.id != *checkpoint);

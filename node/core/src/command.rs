@@ -278,7 +278,8 @@ pub enum Refusal {
     NotEnoughHosts { have: u32, want: u32 },
     #[error("{have} racks can take a replica, {want} are needed")]
     NotEnoughRacks { have: u32, want: u32 },
-    /// The nodes the leader chose cannot take the slots any more; it plans again.
+    /// The nodes the leader chose cannot take the slots any more, or do not suffice any more; it
+    /// plans again.
     #[error("chosen nodes cannot take the slots any more")]
     BadTargets,
     #[error("the newest {keep_last} commits are kept by policy")]

@@ -108,7 +108,11 @@ impl Catalogue {
             let live: Vec<Slot> =
                 existing.map_or(Vec::new(), |segment| segment.live_slots().copied().collect());
             self.check_targets(&live, targets)?;
-            self.check_reach(&live, targets, quorum)?;
+            // Its plan had enough, so the leader's view was older: of replicas that have been
+            // reaped since, say. Whether there is too little now, the next plan says.
+            if !self.reaches(&live, targets, quorum) {
+                return Err(Refusal::BadTargets);
+            }
         }
         let existing = existing.map(|segment| segment.id);
         Ok(Planned { len: item.len, existing, kept, targets })
@@ -139,24 +143,11 @@ impl Catalogue {
     }
 
     /// Whether enough slots are on nodes that can receive bytes now.
-    fn check_reach(
-        &self,
-        live: &[Slot],
-        targets: &[NodeId],
-        quorum: Quorum,
-    ) -> Result<(), Refusal> {
+    fn reaches(&self, live: &[Slot], targets: &[NodeId], quorum: Quorum) -> bool {
         let nodes = live.iter().map(|slot| slot.node).chain(targets.iter().copied());
         let reachable = nodes.filter_map(|id| self.nodes.get(&id)).filter(|n| n.takes_slots());
         let have = spread(reachable.map(|node| node.rack.as_str()));
-        if have.replicas < quorum.replicas {
-            let (have, want) = (have.replicas, quorum.replicas);
-            return Err(Refusal::NotEnoughHosts { have, want });
-        }
-        if have.racks < quorum.racks {
-            let (have, want) = (have.racks, quorum.racks);
-            return Err(Refusal::NotEnoughRacks { have, want });
-        }
-        Ok(())
+        have.replicas >= quorum.replicas && have.racks >= quorum.racks
     }
 
     fn mint_segment(&mut self, digest: SegmentDigest, len: u32) -> SegmentId {

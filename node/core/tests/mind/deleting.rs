@@ -1,11 +1,12 @@
 //! Delete, retention, dropping references, grace, reaping, revival.
 
-use cairn_core::command::{Body, DeleteReason, Refusal};
+use cairn_core::command::{Body, DeleteReason, Refusal, StageSegment};
 use cairn_core::ids::Run;
 use cairn_core::model::{PolicyChange, SlotState};
+use cairn_core::placement::{Loads, plan_stage};
 use cairn_core::work;
 
-use crate::world::{World, digest, namespace, node, reported, stage_body};
+use crate::world::{LEN, World, digest, namespace, node, reported, stage_body};
 
 fn grace_ms(world: &World) -> u64 {
     world.catalogue.cluster().settings.grace_ms
@@ -56,7 +57,7 @@ fn stage_revives_before_the_reap_and_gets_new_slots_after_it() {
     assert_eq!(world.reap("x"), (0, 1), "revived");
 
     let none = stage_body((upload, 5), 0, Run(1), &["y"], &[]);
-    assert_eq!(world.refused(none), Refusal::NotEnoughHosts { have: 0, want: 2 });
+    assert_eq!(world.refused(none), Refusal::BadTargets);
     let staged = world.stage((upload, 5), 0, &["y"], &[1, 2]);
     assert!(!staged[0].kept);
     let y = world.segment("y");
@@ -69,6 +70,30 @@ fn stage_revives_before_the_reap_and_gets_new_slots_after_it() {
     assert_eq!(reported(world.done(removed.clone())), (1, 0));
     assert_eq!(reported(world.done(removed)), (0, 1));
     assert_eq!(world.live("y"), [(1, false), (2, false)]);
+}
+
+/// The plan counts on replicas that an entry before it takes away.
+#[test]
+fn stage_planned_before_a_reap_and_applied_after_it_is_planned_again() {
+    let mut world = World::new(&["a", "b"]);
+    let id = world.put(1, &["x"], &[1, 2]);
+    world.delete(id, true);
+    world.drop_references(id);
+    let upload = world.begin(2, 5, 1);
+    let record = world.catalogue.checkpoint(upload).unwrap().clone();
+    let mut segments = [StageSegment { digest: digest("x"), len: LEN, targets: Vec::new() }];
+    let plan = |world: &World, segments: &mut [StageSegment]| {
+        plan_stage(&world.catalogue, &mut Loads::default(), &record, segments, &Default::default())
+            .unwrap();
+        let targets: Vec<u64> = segments[0].targets.iter().map(|target| target.0).collect();
+        stage_body((upload, 5), 0, Run(1), &["x"], &targets)
+    };
+    let early = plan(&world, &mut segments);
+    assert_eq!(world.reap("x"), (1, 0));
+    assert_eq!(world.refused(early), Refusal::BadTargets);
+    let again = plan(&world, &mut segments);
+    world.done(again);
+    assert_eq!(world.live("x"), [(1, false), (2, false)]);
 }
 
 #[test]

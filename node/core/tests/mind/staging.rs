@@ -57,12 +57,12 @@ fn a_quorum_of_hosts_that_are_up_is_required() {
     let mut world = World::new(&["a", "b", "c"]);
     let id = world.begin(1, 5, 1);
     let stage = stage_body((id, 5), 0, Run(1), &["x"], &[1]);
-    assert_eq!(world.refused(stage), Refusal::NotEnoughHosts { have: 1, want: 2 });
+    assert_eq!(world.refused(stage), Refusal::BadTargets);
     // Slots on a node that went down do not help.
     world.stage((id, 5), 0, &["x"], &[1, 2]);
     world.set_liveness(2, Liveness::Down);
     let again = stage_body((id, 5), 0, Run(1), &["x"], &[]);
-    assert_eq!(world.refused(again), Refusal::NotEnoughHosts { have: 1, want: 2 });
+    assert_eq!(world.refused(again), Refusal::BadTargets);
     world.stage((id, 5), 0, &["x"], &[3]);
     assert_eq!(world.live("x").len(), 3);
 }
@@ -72,7 +72,7 @@ fn a_missing_rack_refuses_a_hard_policy_and_degrades_a_soft_one() {
     let mut world = World::new(&["a", "a", "b"]);
     let id = world.begin(1, 5, 1);
     let one_rack = stage_body((id, 5), 0, Run(1), &["x"], &[1, 2]);
-    let refusal = Refusal::NotEnoughRacks { have: 1, want: 2 };
+    let refusal = Refusal::BadTargets;
     assert_eq!(world.refused(one_rack.clone()), refusal);
     // A rack that is down is still one that the policy asks for.
     world.set_liveness(3, Liveness::Down);

@@ -1,5 +1,6 @@
 //! Disks that are slow, fail, or hurt bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::ids::SegmentDigest;
@@ -103,11 +104,14 @@ impl Faults {
         self.due(STOPS_WITHIN, Later::MustHaveStopped(node, seat.life, syncs));
     }
 
-    pub(super) fn must_have_stopped(&self, node: ProcessId, life: &Life, syncs: u64) {
+    pub(super) fn must_have_stopped(&mut self, node: ProcessId, life: Arc<Life>, syncs: u64) {
         let Some(disk) = self.cluster.disk(node) else { return };
         let failed = disk.failed_syncs() > syncs;
         let same = self.cluster.world().seat(node).is_some_and(|it| it.life.number == life.number);
-        if failed && same && !life.is_paused() && !disk.is_stuck() {
+        if failed && same && (life.is_paused() || disk.is_stuck()) {
+            // It gets no turns, or none of its jobs ends: later, then.
+            self.due(STOPS_WITHIN, Later::MustHaveStopped(node, life, syncs));
+        } else if failed && same {
             let text = format!("{} runs on after a failed sync", disk.name);
             self.cluster.world().violation("stop", text);
         }

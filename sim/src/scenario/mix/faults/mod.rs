@@ -289,7 +289,7 @@ impl Faults {
                 Later::Resume(life) => life.resume(),
                 Later::End(life) => life.end(),
                 Later::MustHaveStopped(node, life, syncs) => {
-                    self.must_have_stopped(node, &life, syncs);
+                    self.must_have_stopped(node, life, syncs);
                 }
                 Later::MustBeRefused(process) => self.must_be_refused(process),
             }
