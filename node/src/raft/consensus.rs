@@ -185,8 +185,8 @@ pub struct RaftStatus {
     /// Node and address. While a change is under way, voters of either configuration.
     pub voters: BTreeMap<u64, String>,
     pub learners: BTreeMap<u64, String>,
-    /// A voter change is under way: two configurations are in force.
-    pub joint: bool,
+    /// The voters a change that is under way leads to: two configurations are in force.
+    pub going_to: Option<BTreeSet<u64>>,
     /// On the leader: the last index each other node is known to hold.
     pub matched: BTreeMap<u64, Option<u64>>,
 }
@@ -307,8 +307,8 @@ impl Consensus {
         self.group.set_address(node, address.into()).await
     }
 
-    /// Makes `voters` the voters: at most one more or one less than now, all of them learners
-    /// already; who leaves stays as a learner. Again with the same set finishes a change that a
+    /// Makes `voters` the voters: at most one comes and one goes, in a joint change; all of them
+    /// are learners already; who leaves stays as a learner. Again with the same set finishes a change that a
     /// crashed leader left half done. Leader only.
     pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
         self.group.change_voters(voters).await

@@ -182,11 +182,12 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
         let configs = metrics.membership_config.get_joint_config();
         // In a joint configuration the last one is where the change was going.
         let now = configs.last().cloned().unwrap_or_default();
-        let differences = now.symmetric_difference(&voters).count();
-        if differences > 1 || (configs.len() > 1 && differences > 0) {
+        let (joins, leaves) = (voters.difference(&now).count(), now.difference(&voters).count());
+        let is_there = joins == 0 && leaves == 0;
+        if joins > 1 || leaves > 1 || (configs.len() > 1 && !is_there) {
             return Err(ChangeError::TooManyAtOnce { from: now, to: voters });
         }
-        if configs.len() == 1 && differences == 0 {
+        if configs.len() == 1 && is_there {
             return Ok(());
         }
         self.change(ChangeMembers::ReplaceAllVoters(voters)).await
@@ -423,7 +424,10 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
             purged: index(&metrics.purged),
             voters,
             learners,
-            joint: membership.get_joint_config().len() > 1,
+            going_to: match &membership.get_joint_config()[..] {
+                [_, .., last] => Some(last.clone()),
+                _ => None,
+            },
             matched: metrics
                 .replication
                 .unwrap_or_default()

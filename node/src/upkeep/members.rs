@@ -94,9 +94,8 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
             }
         }
     }
-    if status.joint {
+    if let Some(voters) = status.going_to {
         // A change that a former leader left half done is finished first.
-        let voters = status.voters.keys().copied().collect();
         return shared.consensus.change_voters(voters).await.map(|()| true).map_err(text);
     }
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
@@ -141,7 +140,9 @@ fn candidates(shared: &Shared, status: &RaftStatus) -> Vec<Candidate> {
     })
 }
 
-/// One voter more, one less, or one for another: first in, then out.
+/// One voter more, one less, or one for another: in one joint change, so that the old majority
+/// and the new one are enough. To take the newcomer in first would ask for three of four, of
+/// which one may be dead.
 async fn change_voters(
     shared: &Shared,
     current: &BTreeSet<NodeId>,
@@ -150,11 +151,9 @@ async fn change_voters(
     let mut next: BTreeSet<u64> = current.iter().map(|id| id.0).collect();
     if let Change::Add(add) | Change::Replace { add, .. } = change {
         next.insert(add.0);
-        shared.consensus.change_voters(next.clone()).await?;
     }
     if let Change::Remove(remove) | Change::Replace { remove, .. } = change {
         next.remove(&remove.0);
-        shared.consensus.change_voters(next).await?;
     }
-    Ok(())
+    shared.consensus.change_voters(next).await
 }

@@ -124,6 +124,53 @@ async fn acknowledged_writes_are_read_from_any_node() {
     assert!(nodes.iter().all(|node| node.told.all().is_empty()));
 }
 
+/// The old majority and the new one suffice, so the change needs neither of the two that it is
+/// about.
+#[tokio::test(start_paused = true)]
+async fn dead_voter_is_replaced_by_one_that_is_cut_off_just_then() {
+    let network = TestNetwork::default();
+    let mut nodes = three(&network).await;
+    nodes.push(Node::start(&network, 4, Arc::default()).await);
+    let first = nodes[0].consensus.clone();
+    first.add_learner(4, &address(4)).await.unwrap();
+    until("the learner has the log", || first.learners().get(&4).is_some_and(|l| l.1.is_some()))
+        .await;
+    let third = nodes.remove(2);
+    network.cut(&address(3));
+    third.consensus.shutdown().await;
+    network.cut(&address(4));
+    first.change_voters(BTreeSet::from([1, 2, 4])).await.unwrap();
+    assert_eq!(first.voters().into_keys().collect::<Vec<_>>(), [1, 2, 4]);
+    nodes[0].propose("with two of three").await.unwrap();
+}
+
+/// The first half of a change reaches the log of a leader that ends then.
+#[tokio::test(start_paused = true)]
+async fn change_that_was_left_half_done_says_where_it_goes_and_is_finished() {
+    let network = TestNetwork::default();
+    let mut nodes = three(&network).await;
+    nodes.push(Node::start(&network, 4, Arc::default()).await);
+    let first = nodes.remove(0);
+    first.consensus.add_learner(4, &address(4)).await.unwrap();
+    until("the learner has the log", || {
+        first.consensus.learners().get(&4).is_some_and(|l| l.1.is_some())
+    })
+    .await;
+    (2..=4).for_each(|id| network.cut(&address(id)));
+    let wanted = BTreeSet::from([1, 2, 4]);
+    assert!(first.consensus.change_voters(wanted.clone()).await.is_err());
+    let first = first.restart(&network).await;
+    nodes.iter().for_each(|node| network.serve(&address(node.id), node.consensus.routes()));
+    let consensus = &first.consensus;
+    until("node 1 leads again, in two configurations", || {
+        consensus.is_leader() && consensus.status().going_to == Some(wanted.clone())
+    })
+    .await;
+    consensus.change_voters(wanted.clone()).await.unwrap();
+    assert_eq!(consensus.voters().into_keys().collect::<BTreeSet<_>>(), wanted);
+    assert_eq!(consensus.status().going_to, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn group_survives_the_loss_of_its_leader() {
     let network = TestNetwork::default();
