@@ -484,9 +484,10 @@ impl Cluster {
         let nodes = self.nodes();
         let leader = self.leader()?;
         let catalogue = leader.catalogue();
-        let voters = leader.shared.consensus.voters().len();
-        if voters < nodes.len().min(3) {
-            return Some(format!("{voters} voters"));
+        let status = leader.shared.consensus.status();
+        let voters = status.voters.len();
+        if voters < nodes.len().min(3) || status.going_to.is_some() {
+            return Some(format!("{voters} voters, going to {:?}", status.going_to));
         }
         if let Err(text) = check_hosts(&catalogue) {
             return Some(text);

@@ -62,6 +62,8 @@ struct State {
     /// Syncs that failed, ever, and whether one did in this life.
     failed_syncs: u64,
     sync_failed: bool,
+    /// A change of names failed in this life.
+    name_failed: bool,
     /// Files that a misdirected write hit.
     misdirected: BTreeSet<u64>,
     chance_faults: Stream,
@@ -88,6 +90,7 @@ impl SimDisk {
             inode_base: u64::from(number) * INODES_A_DISK,
             failed_syncs: 0,
             sync_failed: false,
+            name_failed: false,
             misdirected: BTreeSet::new(),
             chance_faults: chance.fork("faults"),
             chance_crash: chance.fork("crash"),
@@ -144,6 +147,7 @@ impl SimDisk {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.generation += 1;
+        state.name_failed = false;
         let how = if std::mem::take(&mut state.sync_failed) { Crash::Power } else { how };
         state.tree.crash(how, &mut state.chance_crash);
         drop(guard);
@@ -297,6 +301,11 @@ impl SimDisk {
     /// Jobs whose effects are not settled: a crash now cuts into them.
     pub fn jobs_in_flight(&self) -> usize {
         self.state.lock().tree.jobs.len()
+    }
+
+    /// Whether a fault made a change of names fail since the process started.
+    pub fn has_failed_names(&self) -> bool {
+        self.state.lock().name_failed
     }
 
     /// Syncs that a fault made fail, ever.

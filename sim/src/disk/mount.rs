@@ -48,6 +48,7 @@ impl Mount {
             state.failed_syncs += 1;
             state.sync_failed = true;
         }
+        state.name_failed |= checked.is_err() && on == On::Names;
         checked?;
         Ok(guard)
     }
