@@ -118,7 +118,7 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "wire.append_conflicts", 50),
     ("mix", "wire.commits_refused", 1),
     ("mix", "wire.get_failovers", 20),
-    ("mix", "wire.replaced_targets", 20),
+    ("mix", "wire.replaced_targets", 5),
     ("mix", "wire.reports_stale_incarnation", 5),
     ("mix", "wire.reports_void_epoch", 100),
     ("mix", "wire.snapshots_installed", 10),
