@@ -4,6 +4,8 @@
 //! A simulated node's `main` is [`run_node`], as short as the real one: pieces in, routes out,
 //! wait for the reason to end.
 
+mod settled;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +13,7 @@ use std::time::Duration;
 use cairn_client::{Client, ClientOptions};
 use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::{NodeId, SegmentDigest};
-use cairn_core::invariants::check_hosts;
-use cairn_core::model::{Liveness, Settings, SlotState};
+use cairn_core::model::Settings;
 use cairn_node::config::{NodeConfig, Origin, Timings};
 use cairn_node::identity::IDENTITY_FILE;
 use cairn_node::ledger::MemoryLedger;
@@ -34,8 +35,6 @@ use crate::world::{Seat, Spec, World};
 
 /// How often a scenario looks whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
-/// The racks that replicas of one segment are on, where there are so many.
-const RACKS_WANTED: u32 = 2;
 
 /// A running node, for scenarios and checkers to look into.
 #[derive(Clone)]
@@ -131,7 +130,7 @@ impl Inner {
 pub enum End {
     /// It must not come back on this directory.
     Refused,
-    /// It found nobody to ask whether it may come back, or to join.
+    /// A newcomer found nobody to join.
     NobodyAnswers,
     Other,
 }
@@ -457,109 +456,6 @@ impl Cluster {
             tokio::time::sleep(LOOK).await;
         }
     }
-
-    /// All nodes that are not left out are up and in service, in their leader's eyes. `None` if so.
-    pub fn out_of_service(&self) -> Option<String> {
-        let nodes = self.core();
-        let Some(leader) = self.leader() else { return Some("no leader".to_owned()) };
-        let catalogue = leader.catalogue();
-        let serves = |process: &ProcessId| {
-            let id = node_id(&catalogue, &self.name(*process));
-            let record = id.and_then(|id| catalogue.node(id));
-            record.is_some_and(|node| node.inventoried && node.liveness == Liveness::Up)
-        };
-        let count = nodes.iter().filter(|node| serves(node)).count();
-        if count < nodes.len() {
-            return Some(format!("{count} of {} nodes in service", nodes.len()));
-        }
-        None
-    }
-
-    /// All nodes in service, voting where they should, nothing left to be copied, dropped or
-    /// destroyed (L1). `None` if so.
-    pub fn unsettled(&self) -> Option<String> {
-        if let Some(text) = self.out_of_service() {
-            return Some(text);
-        }
-        let nodes = self.nodes();
-        let leader = self.leader()?;
-        let catalogue = leader.catalogue();
-        let status = leader.shared.consensus.status();
-        let voters = status.voters.len();
-        if voters < nodes.len().min(3) || status.going_to.is_some() {
-            return Some(format!("{voters} voters, going to {:?}", status.going_to));
-        }
-        if let Err(text) = check_hosts(&catalogue) {
-            return Some(text);
-        }
-        for segment in catalogue.segments().iter() {
-            if let Some(slot) = segment.slots.iter().find(|slot| slot.state != SlotState::Durable) {
-                return Some(format!("segment {} has {slot:?}", segment.id));
-            }
-            let (counting, wanted) = (catalogue.counting(segment), segment.replicas_wanted());
-            let racks = wanted.min(catalogue.racks()).min(RACKS_WANTED);
-            if counting.replicas != wanted || counting.racks < racks {
-                return Some(format!("segment {}: {counting:?} of {wanted}", segment.id));
-            }
-        }
-        let reports = self.running().into_iter().find(|node| node.shared.reporter.pending() > 0);
-        if let Some(node) = reports {
-            return Some(format!("{} has something to report", node.name));
-        }
-        let applied = leader.shared.consensus.applied();
-        let behind =
-            self.running().into_iter().find(|node| node.shared.consensus.applied() + 5 < applied);
-        if let Some(node) = behind {
-            return Some(format!("{} has applied less than {applied}", node.name));
-        }
-        nodes.into_iter().find_map(|node| self.astray(node, &catalogue))
-    }
-
-    /// A segment file without a slot on this node, or the other way round.
-    fn astray(&self, process: ProcessId, catalogue: &Catalogue) -> Option<String> {
-        let disk = self.disk(process)?;
-        let id = node_id(catalogue, &disk.name)?;
-        let wanted: BTreeSet<String> = catalogue
-            .slots_on(id, SlotState::Durable)
-            .map(|(segment, _)| path_of(segment.digest))
-            .collect();
-        let paths = disk.paths().into_iter().filter(|path| path.starts_with("segments/"));
-        let held: BTreeSet<String> = paths.collect();
-        let odd = held.symmetric_difference(&wanted).next()?;
-        let what =
-            if held.contains(odd) { "a file without a slot" } else { "a slot without a file" };
-        Some(format!("{} has {what}: {odd}", disk.name))
-    }
-
-    /// What the nodes that are not left out still have to do: R replicas of every referenced
-    /// segment as far as there are enough of them (L1). `None` once it is done.
-    pub fn core_unsettled(&self) -> Option<String> {
-        if let Some(text) = self.out_of_service() {
-            return Some(text);
-        }
-        let (_, catalogue) = self.newest();
-        let core: BTreeMap<NodeId, String> = self
-            .core()
-            .into_iter()
-            .filter_map(|process| {
-                let id = node_id(&catalogue, &self.name(process))?;
-                Some((id, self.world.rack(process)?))
-            })
-            .collect();
-        let racks: BTreeSet<&String> = core.values().collect();
-        for segment in catalogue.segments().iter().filter(|segment| segment.is_referenced()) {
-            let slots = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
-            let held: Vec<&String> = slots.filter_map(|slot| core.get(&slot.node)).collect();
-            let wanted = (segment.replicas_wanted() as usize).min(core.len());
-            let spread = held.iter().collect::<BTreeSet<_>>().len();
-            let racks_wanted = wanted.min(racks.len()).min(RACKS_WANTED as usize);
-            if held.len() < wanted || spread < racks_wanted {
-                let text = format!("segment {}: {held:?} of {wanted}", segment.id);
-                return Some(format!("without the one left out, {text}"));
-            }
-        }
-        None
-    }
 }
 
 fn acknowledged_by(running: &Running) -> Acknowledged {
@@ -591,7 +487,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         usage: Default::default,
         certificates: false,
     };
-    let (mut joins, mut end) = (false, End::Other);
+    let mut end = End::Other;
     let reason = match node::start(pieces, config).await {
         Ok(node) => {
             let node = Arc::new(node);
@@ -617,8 +513,6 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
             reason
         }
         Err(error) => {
-            // A newcomer gives up where nobody answers; its supervisor tries again.
-            joins = matches!(error, StartError::Join(_));
             end = match error {
                 StartError::Identity(_) | StartError::Refused(_) => End::Refused,
                 StartError::Join(_) => End::NobodyAnswers,
@@ -642,7 +536,8 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         Some(until) => until.is_none_or(|until| Instant::now() <= until),
         None => false,
     };
-    if !joins && !excused {
+    // A newcomer gives up where nobody answers; its supervisor tries again.
+    if end != End::NobodyAnswers && !excused {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
     }
 }

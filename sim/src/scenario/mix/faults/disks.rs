@@ -73,22 +73,21 @@ impl Faults {
     }
 
     /// A few writes fail, and leave nothing written.
-    pub(super) fn fail_writes(&mut self, mut strike: Strike, node: ProcessId) {
-        let prefix = strike.chance.pick(&PLACES).copied().unwrap_or_default().to_owned();
-        let times = strike.chance.range(1..5) as u32;
-        let Some(disk) = self.cluster.disk(node) else { return };
-        strike.says(format_args!("{} {prefix:?}, {times} times", disk.name));
-        disk.add_fault(Fault { prefix, on: On::Write, probability: 0.5, times: Some(times) });
-        self.heal_after(&mut strike, 4_000, node);
+    pub(super) fn fail_writes(&mut self, strike: Strike, node: ProcessId) {
+        self.fail_some(strike, node, On::Write, &PLACES);
     }
 
     /// Files cannot be made, renamed, removed or listed, now and then.
-    pub(super) fn fail_names(&mut self, mut strike: Strike, node: ProcessId) {
-        let prefix = strike.chance.pick(&NAMED).copied().unwrap_or_default().to_owned();
+    pub(super) fn fail_names(&mut self, strike: Strike, node: ProcessId) {
+        self.fail_some(strike, node, On::Names, &NAMED);
+    }
+
+    fn fail_some(&mut self, mut strike: Strike, node: ProcessId, on: On, places: &[&str]) {
+        let prefix = strike.chance.pick(places).copied().unwrap_or_default().to_owned();
         let times = strike.chance.range(1..5) as u32;
         let Some(disk) = self.cluster.disk(node) else { return };
         strike.says(format_args!("{} {prefix:?}, {times} times", disk.name));
-        disk.add_fault(Fault { prefix, on: On::Names, probability: 0.5, times: Some(times) });
+        disk.add_fault(Fault { prefix, on, probability: 0.5, times: Some(times) });
         self.heal_after(&mut strike, 4_000, node);
     }
 
