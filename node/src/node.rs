@@ -28,7 +28,7 @@ use crate::peers::{self, Peers};
 use crate::process::Usage;
 use crate::raft::{
     Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, LogError, OpenError,
-    Promise, Timings as RaftTimings,
+    Promise, Timings as RaftTimings, Whereabouts,
 };
 use crate::report::Reporter;
 use crate::service;
@@ -126,7 +126,8 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         let disk = Arc::clone(&disk);
         env.blocking(Lane::Data, move || peers::load(&*disk)).await
     };
-    let peers = Peers::new(known_peers(remembered, &config));
+    let peers = Arc::new(Peers::new(remembered));
+    given_peers(&config).for_each(|address| peers.give(address.clone()));
     let Identified { file, identity, node, previous, promised, fresh } =
         origin::identify(&env, &disk, &config, &peers).await?;
     let (cluster, lineage) = (identity.cluster, identity.lineage);
@@ -144,7 +145,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &fatal, &banish),
+        hooks(&state, &peers, &fatal, &banish),
     )
     .await
     .map_err(|error| match error {
@@ -188,16 +189,13 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     Ok(Node { shared, routes })
 }
 
-/// Every address that may answer before the catalogue is known here.
-fn known_peers(mut addresses: Vec<String>, config: &NodeConfig) -> Vec<String> {
-    addresses.extend(config.peers.iter().cloned());
-    if let Origin::Join(join) = &config.origin {
-        addresses.extend(join.iter().cloned());
-    }
-    addresses.sort();
-    addresses.dedup();
-    addresses.retain(|address| *address != config.address);
-    addresses
+/// Addresses that the operator names.
+fn given_peers(config: &NodeConfig) -> impl Iterator<Item = &String> {
+    let join: &[String] = match &config.origin {
+        Origin::Join(addresses) => addresses,
+        _ => &[],
+    };
+    config.peers.iter().chain(join)
 }
 
 fn consensus_config(
@@ -232,16 +230,28 @@ fn banishment(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
 }
 
 /// What consensus asks back: who may speak, and where members are; and what it tells.
-fn hooks(state: &Arc<RwLock<CatalogueState>>, fatal: &FatalHook, banish: &FatalHook) -> Hooks {
+fn hooks(
+    state: &Arc<RwLock<CatalogueState>>,
+    peers: &Arc<Peers>,
+    fatal: &FatalHook,
+    banish: &FatalHook,
+) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
     hooks.banish = Arc::clone(banish);
     let known = Arc::clone(state);
     hooks.admit = Arc::new(move |sender, nonce| {
         service::admin::admit_raft(&known.read().catalogue, NodeId(sender), nonce)
     });
-    let known = Arc::clone(state);
+    let (known, peers) = (Arc::clone(state), Arc::clone(peers));
     hooks.resolve = Arc::new(move |node| {
-        known.read().catalogue.node(NodeId(node)).map(|record| record.address.clone())
+        let known = known.read();
+        let Some(record) = known.catalogue.node(NodeId(node)) else {
+            return Whereabouts::default();
+        };
+        Whereabouts {
+            registered: Some(record.address.clone()),
+            announced: peers.announced(record.id, record.incarnation),
+        }
     });
     hooks
 }

@@ -57,6 +57,10 @@ pub async fn identify(
     let mut file = open_identity(env, disk, config).await?;
     let mut identity = file.identity().clone();
     let previous = nonces(&identity);
+    if !identity.address.is_empty() {
+        // Where this node was before, another one may be now.
+        peers.give(identity.address.clone());
+    }
     let mut promised = Vec::new();
     if identity.node.is_none() {
         let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };
@@ -64,7 +68,8 @@ pub async fn identify(
         (identity.cluster, identity.lineage) = (joined.cluster, joined.lineage);
         identity.node = Some(joined.node);
     } else if !previous.is_empty() {
-        promised = hello(env, peers, &identity, &previous).await?;
+        let known = peers.known(&config.address);
+        promised = hello(env, peers, known, &identity, &previous).await?;
     }
     let node = identity.node.ok_or(StartError::Empty)?;
     identity.address.clone_from(&config.address);
@@ -210,6 +215,7 @@ fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), Stri
 async fn hello(
     env: &Env,
     peers: &Peers,
+    known: BTreeSet<String>,
     identity: &Identity,
     previous: &[Nonce],
 ) -> Result<Vec<Promise>, StartError> {
@@ -219,7 +225,7 @@ async fn hello(
         cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
         nonces: previous.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
     };
-    let mut silent: BTreeSet<String> = peers.remembered().into_iter().collect();
+    let mut silent = known;
     let mut asked = BTreeSet::new();
     let mut promised = Vec::new();
     for _ in 0..HELLO_ROUNDS_MAX {

@@ -2,13 +2,19 @@
 //!
 //! The `peers` file in the data directory remembers addresses over a restart, so that a starting
 //! node can say hello before it takes part in anything. It is advice: it may be lost or stale.
+//!
+//! A node that has moved says so in its registration, which needs a leader, who needs a majority
+//! that can be found. So every node remembers for a while where others say they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use cairn_core::ids::{Incarnation, NodeId};
 use cairn_proto::seam::{Env, Lane, Transport};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::disk::{Disk, Open};
 
@@ -16,17 +22,35 @@ const PEERS: &str = "peers";
 const PEERS_NEW: &str = "peers.new";
 /// A peers file beyond this is not ours, bytes.
 const PEERS_BYTES_MAX: u64 = 1 << 20;
+/// What a node says of its address counts for so long: one that cannot register repeats it.
+const ANNOUNCED_FOR: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
 pub struct Peers {
     transports: Mutex<BTreeMap<String, Transport>>,
     /// What the file holds.
     remembered: Mutex<Vec<String>>,
+    /// What somebody said beside that, for as long as this process lives.
+    given: Mutex<BTreeSet<String>>,
+    announced: Mutex<BTreeMap<NodeId, Announced>>,
+}
+
+/// Where a node says it is.
+struct Announced {
+    address: String,
+    /// The registration that stood then: a newer one knows better.
+    registered: Incarnation,
+    until: Instant,
 }
 
 impl Peers {
     pub fn new(remembered: Vec<String>) -> Self {
-        Self { transports: Mutex::default(), remembered: Mutex::new(remembered) }
+        Self { remembered: Mutex::new(remembered), ..Self::default() }
+    }
+
+    /// Somebody may be at this address, whatever the file says.
+    pub fn give(&self, address: String) {
+        self.given.lock().insert(address);
     }
 
     pub fn transport(&self, env: &Env, address: &str) -> Transport {
@@ -39,16 +63,38 @@ impl Peers {
         transport
     }
 
-    pub fn remembered(&self) -> Vec<String> {
-        self.remembered.lock().clone()
+    /// Everywhere but at `own` where somebody may be.
+    pub fn known(&self, own: &str) -> BTreeSet<String> {
+        let mut all = self.given.lock().clone();
+        all.extend(self.remembered.lock().iter().cloned());
+        all.remove(own);
+        all
     }
 
-    /// One that is remembered and is not `own`, another each turn.
+    /// One that is known and is not `own`, another each turn.
     pub fn in_turn(&self, own: &str, turn: usize) -> Option<String> {
-        let remembered = self.remembered.lock();
-        let others: Vec<&String> = remembered.iter().filter(|address| *address != own).collect();
+        let others = self.known(own);
         let place = turn.checked_rem(others.len())?;
-        others.get(place).map(|address| (*address).clone())
+        others.into_iter().nth(place)
+    }
+
+    /// A node whose registration is this one says that it is at another address now.
+    pub fn announce(&self, node: NodeId, registered: Incarnation, address: &str) {
+        let (address, until) = (address.to_owned(), Instant::now() + ANNOUNCED_FOR);
+        self.announced.lock().insert(node, Announced { address, registered, until });
+    }
+
+    /// It is where its registration says, after all.
+    pub fn is_at_home(&self, node: NodeId) {
+        self.announced.lock().remove(&node);
+    }
+
+    /// Where a node of this registration says it is, if that is another address.
+    pub fn announced(&self, node: NodeId, registered: Incarnation) -> Option<String> {
+        let announced = self.announced.lock();
+        let said = announced.get(&node)?;
+        let counts = said.registered == registered && Instant::now() < said.until;
+        counts.then(|| said.address.clone())
     }
 
     /// Writes `addresses` if they differ from what the file holds. After a failed sync the node
@@ -129,7 +175,24 @@ mod tests {
         let peers = Peers::new(["a", "b", "c"].map(str::to_owned).to_vec());
         let turns: Vec<_> = (0..3).filter_map(|turn| peers.in_turn("b", turn)).collect();
         assert_eq!(turns, ["a", "c", "a"]);
+        ["d", "c"].into_iter().for_each(|address| peers.give(address.to_owned()));
+        let turns: Vec<_> = (0..4).filter_map(|turn| peers.in_turn("b", turn)).collect();
+        assert_eq!(turns, ["a", "c", "d", "a"]);
         assert_eq!(Peers::new(vec!["b".to_owned()]).in_turn("b", 7), None);
         assert_eq!(Peers::default().in_turn("b", 0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_announces_counts_for_a_while_and_until_it_registers() {
+        let (peers, node, first) = (Peers::default(), NodeId(2), Incarnation(7));
+        assert_eq!(peers.announced(node, first), None);
+        peers.announce(node, first, "there");
+        assert_eq!(peers.announced(node, first).as_deref(), Some("there"));
+        assert_eq!(peers.announced(node, Incarnation(8)), None);
+        peers.is_at_home(node);
+        assert_eq!(peers.announced(node, first), None);
+        peers.announce(node, first, "there");
+        tokio::time::sleep(ANNOUNCED_FOR).await;
+        assert_eq!(peers.announced(node, first), None);
     }
 }

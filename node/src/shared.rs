@@ -51,7 +51,7 @@ pub struct Shared {
     pub clock: ClusterClock,
     pub counters: Counters,
     pub heard: Heard,
-    pub peers: Peers,
+    pub peers: Arc<Peers>,
     pub reporter: Reporter,
     /// The incarnation of this process once it has applied its own `Register` and inventory is
     /// under way; until then it reports, deletes and quarantines nothing.

@@ -21,7 +21,7 @@ use cairn_node::node::{self, Node, Pieces, StartError};
 use cairn_node::raft::{Engine, LogSummary};
 use cairn_node::shared::Shared;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::checkers::path_of;
@@ -35,6 +35,8 @@ use crate::world::{Seat, Spec, World};
 
 /// How often a scenario looks whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
+/// A node that was told to stop has so long for it, as in production.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running node, for scenarios and checkers to look into.
 #[derive(Clone)]
@@ -43,6 +45,7 @@ pub struct Running {
     pub name: Arc<str>,
     pub shared: Arc<Shared>,
     life: Arc<Life>,
+    stop: Arc<Notify>,
     /// Keeps the assembly alive.
     _node: Arc<Node>,
 }
@@ -70,6 +73,8 @@ struct Inner {
     nodes: Vec<ProcessId>,
     addresses: Vec<String>,
     running: BTreeMap<ProcessId, Running>,
+    /// Who each process was when it started last: what its disk says.
+    ids: BTreeMap<ProcessId, NodeId>,
     /// Processes that start on an empty disk into a cluster that is there.
     newcomers: BTreeSet<ProcessId>,
     /// Nodes whose disk is not to be looked at.
@@ -132,6 +137,7 @@ pub enum End {
     Refused,
     /// A newcomer found nobody to join.
     NobodyAnswers,
+    Told,
     Other,
 }
 
@@ -255,12 +261,27 @@ impl Cluster {
         let mut inner = self.inner.lock();
         inner.acknowledged.remove(&process);
         inner.stored.remove(&process);
+        inner.ids.remove(&process);
         inner.newcomers.insert(process);
         drop(inner);
         if let Some(disk) = self.world.disk(process) {
             trace::event(&disk.name, "wipe", format_args!("an empty disk"));
             disk.wipe();
         }
+    }
+
+    /// Gives two nodes that are down each other's disk: from now on each is who the other was,
+    /// elsewhere.
+    pub fn exchange_disks(&self, one: ProcessId, other: ProcessId) {
+        if !self.world.exchange_disks(one, other) {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        exchange(&mut inner.ids, one, other);
+        exchange(&mut inner.excused, one, other);
+        exchange(&mut inner.applied, one, other);
+        exchange(&mut inner.acknowledged, one, other);
+        exchange(&mut inner.stored, one, other);
     }
 
     /// No longer one of the nodes, whether it runs or not; its disk is of no interest.
@@ -295,6 +316,13 @@ impl Cluster {
 
     pub fn start_node(&self, process: ProcessId) {
         self.world.start(process);
+    }
+
+    /// Tells a running node to stop, as its supervisor would. It ends when it is ready.
+    pub fn stop(&self, process: ProcessId) {
+        if let Some(running) = self.running_node(process) {
+            running.stop.notify_one();
+        }
     }
 
     /// Ends a node, and notes what it had acknowledged.
@@ -354,6 +382,11 @@ impl Cluster {
     /// The name of a process, for traces.
     pub fn name(&self, process: ProcessId) -> String {
         self.world.name(process).unwrap_or_else(|| process.to_string())
+    }
+
+    /// The number of the node whose disk this process has, once it has started on it.
+    pub fn id_of(&self, process: ProcessId) -> Option<NodeId> {
+        self.inner.lock().ids.get(&process).copied()
     }
 
     /// A node's own disk.
@@ -476,6 +509,7 @@ pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
 /// The `main` of a simulated node.
 async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     let (fatal, mut reasons) = mpsc::channel::<String>(1);
+    let stop = Arc::<Notify>::default();
     let pieces = Pieces {
         engine: Engine::over::<SimRt>(),
         env: seat.env.clone(),
@@ -497,6 +531,7 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
                 name: seat.life.name.clone(),
                 shared: node.shared().clone(),
                 life: seat.life.clone(),
+                stop: stop.clone(),
                 _node: node.clone(),
             };
             if !seat.life.is_abandoned() {
@@ -504,9 +539,18 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
                 let before = inner.applied.get(&seat.id).copied().unwrap_or(0);
                 let behind = running.shared.consensus.applied() < before;
                 trace::count("cluster.restarted_behind", behind.into());
+                inner.ids.insert(seat.id, node.id());
                 inner.running.insert(seat.id, running);
             }
-            let reason = reasons.recv().await.unwrap_or_default();
+            let reason = tokio::select! {
+                biased;
+                reason = reasons.recv() => reason.unwrap_or_default(),
+                () = stop.notified() => {
+                    let _ = tokio::time::timeout(STOP_DEADLINE, node.stop()).await;
+                    end = End::Told;
+                    "told to stop".to_owned()
+                }
+            };
             if node.is_banished() {
                 end = End::Refused;
             }
@@ -527,7 +571,8 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         trace::count("cluster.zombies_ended", 1);
         return;
     }
-    trace::count("cluster.fatal_ends", 1);
+    let counter = if end == End::Told { "cluster.stopped_in_order" } else { "cluster.fatal_ends" };
+    trace::count(counter, 1);
     let mut inner = cluster.lock();
     if let Some(running) = inner.running.remove(&seat.id) {
         inner.note_end(&running, None);
@@ -537,13 +582,23 @@ async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
         None => false,
     };
     // A newcomer gives up where nobody answers; its supervisor tries again.
-    if end != End::NobodyAnswers && !excused {
+    if !matches!(end, End::NobodyAnswers | End::Told) && !excused {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
     }
 }
 
-/// The node id of a process's newest catalogue record, by its address.
-pub fn node_id(catalogue: &Catalogue, name: &str) -> Option<NodeId> {
-    let address = format!("{name}:7100");
-    catalogue.nodes().filter(|node| node.address == address).map(|node| node.id).max()
+/// Whose place a process has when these two have exchanged theirs.
+pub fn swapped(process: ProcessId, (one, other): (ProcessId, ProcessId)) -> ProcessId {
+    match process {
+        _ if process == one => other,
+        _ if process == other => one,
+        _ => process,
+    }
+}
+
+/// Swaps what a map says of two processes.
+pub fn exchange<V>(map: &mut BTreeMap<ProcessId, V>, one: ProcessId, other: ProcessId) {
+    let (first, second) = (map.remove(&one), map.remove(&other));
+    map.extend(first.map(|first| (other, first)));
+    map.extend(second.map(|second| (one, second)));
 }

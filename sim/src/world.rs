@@ -290,12 +290,22 @@ impl World {
         let mut processes = self.inner.processes.lock();
         match processes.get_mut(&id) {
             Some(process) if process.seat.is_none() => {
-                trace::event(&process.spec.name, "disk", format_args!("now {}", disk.name));
+                trace::event(&process.spec.name, "disk", format_args!("another one"));
                 process.disk = disk;
                 true
             }
             _ => false,
         }
+    }
+
+    /// Gives two processes that are down each other's disk. False if one runs.
+    pub fn exchange_disks(&self, one: ProcessId, other: ProcessId) -> bool {
+        let (Some(first), Some(second)) = (self.disk(one), self.disk(other)) else { return false };
+        if self.is_up(one) || self.is_up(other) {
+            return false;
+        }
+        let (for_one, for_other) = (second.named(&first.name), first.named(&second.name));
+        self.replace_disk(one, for_one) && self.replace_disk(other, for_other)
     }
 
     /// Records a broken promise; the run goes on.

@@ -268,6 +268,14 @@ pub fn check_label(text: &str) -> Result<(), NameError> {
     if ok { Ok(()) } else { Err(NameError::Label(text.into())) }
 }
 
+/// Longest address of a node, bytes: a DNS name and a port.
+const HOST_PORT_BYTES_MAX: usize = 300;
+
+/// Whether a text may be a node's address: 1 to 300 printable ASCII characters without spaces.
+pub fn is_host_port(text: &str) -> bool {
+    (1..=HOST_PORT_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,11 +35,13 @@ pub fn check(catalogue: &Catalogue) -> Result<(), String> {
     ensure(catalogue.indexes_are_consistent(), || "C3: an index is not the rebuilt one".into())
 }
 
-/// Where all nodes keep the host they came with: no two live slots of a segment on one host.
+/// Where all nodes keep the host they came with: no two live slots of a segment on one host, but
+/// for those of nodes that stay down.
 pub fn check_hosts(catalogue: &Catalogue) -> Result<(), String> {
     for segment in catalogue.segments().iter() {
         let mut hosts = BTreeSet::new();
-        for node in segment.live_slots().filter_map(|slot| catalogue.node(slot.node)) {
+        let nodes = segment.live_slots().filter_map(|slot| catalogue.node(slot.node));
+        for node in nodes.filter(|node| catalogue.is_trusted(node)) {
             ensure(hosts.insert(&node.host), || {
                 format!("L1: segment {} has two live slots on host {}", segment.id, node.host)
             })?;

@@ -1,6 +1,6 @@
 //! Which nodes get the slots a segment lacks.
 //!
-//! In order: never two on one host; racks before anything else, until as many are covered as the
+//! In order: never two on one host, not counting one that stays down; racks before anything else, until as many are covered as the
 //! policy asks for and beyond that as evenly as there are nodes; then the node whose free space
 //! is least spoken for. Deterministic: ties go to the lower id.
 //!

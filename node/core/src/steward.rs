@@ -246,8 +246,9 @@ impl<'a> Repair<'a> {
     }
 
     /// The replica to give up, if there is one too many: one on a node that stays down first,
-    /// then one that holds nothing yet, then one that shares its rack. Never one that stands in a
-    /// wanted rack alone: it would be assigned again at once.
+    /// then one that shares its host, as after a move, then one that holds nothing yet, then one
+    /// that shares its rack. Never one that stands in a wanted rack alone: it would be assigned
+    /// again at once.
     fn excess(&self, segment: &Segment) -> Option<NodeId> {
         let catalogue = self.catalogue;
         if segment.live_slots().count() as u32 <= segment.replicas_wanted() {
@@ -261,12 +262,13 @@ impl<'a> Repair<'a> {
         });
         let ranked = may_go.filter_map(|slot| {
             let node = catalogue.node(slot.node)?;
-            let holders = segment.live_slots().filter_map(|other| catalogue.node(other.node));
-            let in_rack = holders.filter(|other| other.rack == node.rack).count();
+            let holders = || segment.live_slots().filter_map(|other| catalogue.node(other.node));
+            let on_host = holders().filter(|other| other.host == node.host).count();
+            let in_rack = holders().filter(|other| other.rack == node.rack).count();
             let held = catalogue.node_slots(node.id).map_or(0, |slots| slots.live_bytes);
             let untrusted = !catalogue.is_trusted(node);
             let empty = slot.state == SlotState::Assigned;
-            Some((untrusted, empty, in_rack, held, node.id))
+            Some((untrusted, on_host, empty, in_rack, held, node.id))
         });
         ranked.max().map(|(.., node)| node)
     }

@@ -19,7 +19,7 @@ use super::group::Group;
 use super::leadership::{Leadership, LeadershipBoard, LeadershipWatch};
 use super::log_file::LogError;
 use super::machine::CatalogueMachine;
-use super::network::Resolve;
+use super::network::{Resolve, Whereabouts};
 use super::promises::Promise;
 use super::service::{Admit, Identity};
 use super::snapshot_files::SnapshotError;
@@ -101,7 +101,12 @@ impl Hooks {
     /// Admits everybody and knows no addresses beyond the membership's.
     pub fn new(fatal: FatalHook) -> Self {
         let banish = Arc::clone(&fatal);
-        Self { fatal, banish, admit: Arc::new(|_, _| Ok(())), resolve: Arc::new(|_| None) }
+        Self {
+            fatal,
+            banish,
+            admit: Arc::new(|_, _| Ok(())),
+            resolve: Arc::new(|_| Whereabouts::default()),
+        }
     }
 }
 

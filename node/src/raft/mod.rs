@@ -39,7 +39,7 @@ pub use consensus::{
 pub use leadership::{Leadership, LeadershipWatch};
 pub use log_file::{LogError, LogSummary, inspect as inspect_log};
 pub use machine::{CatalogueMachine, Encode};
-pub use network::Resolve;
+pub use network::{Resolve, Whereabouts};
 pub use promises::Promise;
 pub use service::{Admit, Identity, RaftService};
 pub use snapshot_files::{SnapshotError, inspect as inspect_snapshots};

@@ -35,8 +35,17 @@ use super::snapshot_files::SnapshotFile;
 use super::types::{LogId, Node, Snapshot, TypeConfig, Vote};
 use crate::disk::Disk;
 
-/// Where a node is to be called now, if that is known better than from the membership.
-pub type Resolve = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
+/// Where a node may be found, if that is known better than from the membership.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// By its last registration.
+    pub registered: Option<String>,
+    /// What it says itself, and could not register: nobody leads, perhaps because nobody finds it.
+    pub announced: Option<String>,
+}
+
+/// Says where a node may be found.
+pub type Resolve = Arc<dyn Fn(u64) -> Whereabouts + Send + Sync>;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,9 +55,17 @@ enum Purpose {
     Snapshot,
 }
 
-/// Connections by peer and purpose, each with the address it was dialled at. Bounded by the
-/// number of nodes.
-type Pool = BTreeMap<(u64, Purpose), (String, Transport)>;
+/// Connections by peer and purpose. Bounded by the number of nodes.
+type Pool = BTreeMap<(u64, Purpose), Pooled>;
+
+struct Pooled {
+    /// It was dialled at.
+    address: String,
+    /// None once it is of no use.
+    transport: Option<Transport>,
+    /// A call over it gave nothing since it was last taken.
+    failed: bool,
+}
 
 /// Makes links; shared by every task of openraft.
 #[derive(Clone)]
@@ -169,23 +186,26 @@ impl Link {
         }
     }
 
-    /// A client over the pooled connection; dials anew when the peer has moved.
+    /// A client over the pooled connection; dials anew when the peer has moved. What a peer only
+    /// announces is tried in turn with where it is registered, once nobody answers there as that
+    /// peer: two nodes of which each has the other's address find each other so.
     pub(super) fn client(&self) -> Result<RaftClient<Transport>, Status> {
         if self.target == self.network.identity.node {
             return Err(Status::unavailable("a node does not call itself"));
         }
-        let address = (self.network.resolve)(self.target).unwrap_or_else(|| self.address.clone());
+        let Whereabouts { registered, announced } = (self.network.resolve)(self.target);
+        let registered = registered.unwrap_or_else(|| self.address.clone());
         let mut pool = self.network.pool.lock();
         let key = (self.target, self.purpose);
-        let known = pool.get(&key).filter(|(dialled, _)| *dialled == address);
-        let transport = match known {
-            Some((_, transport)) => transport.clone(),
-            None => {
-                let transport = self.network.env.dialer.dial(&address);
-                pool.insert(key, (address, transport.clone()));
-                transport
-            }
+        let last = pool.remove(&key);
+        let address = match (&last, announced) {
+            (Some(last), Some(said)) if (last.address == said) != last.failed => said,
+            _ => registered,
         };
+        let pooled = last.filter(|last| last.address == address).and_then(|last| last.transport);
+        let transport = pooled.unwrap_or_else(|| self.network.env.dialer.dial(&address));
+        let kept = Some(transport.clone());
+        pool.insert(key, Pooled { address, transport: kept, failed: false });
         Ok(RaftClient::new(transport)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
@@ -199,8 +219,18 @@ impl Link {
         if Reason::of(status) == Some(Reason::StaleIdentity) {
             (self.network.banish)(status.message().to_owned());
         }
-        if matches!(status.code(), Code::ResourceExhausted | Code::Internal | Code::Unknown) {
-            self.network.pool.lock().remove(&(self.target, self.purpose));
+        let broken =
+            matches!(status.code(), Code::ResourceExhausted | Code::Internal | Code::Unknown);
+        self.failed(broken);
+    }
+
+    /// The last call gave nothing; the connection itself may be why.
+    pub(super) fn failed(&self, broken: bool) {
+        if let Some(pooled) = self.network.pool.lock().get_mut(&(self.target, self.purpose)) {
+            pooled.failed = true;
+            if broken {
+                pooled.transport = None;
+            }
         }
     }
 
@@ -219,7 +249,10 @@ impl Link {
                 self.note(&status);
                 Err(CallError::Status(status))
             }
-            Err(_) => Err(CallError::Timeout(timeout)),
+            Err(_) => {
+                self.failed(false);
+                Err(CallError::Timeout(timeout))
+            }
         }
     }
 
@@ -240,7 +273,7 @@ impl Link {
             CallError::Malformed(error) => RPCError::Network(NetworkError::new(&error)),
             CallError::Behind(error) => {
                 // The connection leads to the wrong process.
-                self.network.pool.lock().remove(&(self.target, self.purpose));
+                self.failed(true);
                 RPCError::Unreachable(Unreachable::new(&error))
             }
         }

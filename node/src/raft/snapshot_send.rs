@@ -143,6 +143,7 @@ impl Link {
                 Err(_) => {
                     let now = sent.load(Ordering::Relaxed);
                     if now == before {
+                        self.failed(false);
                         return Err(CallError::Timeout(idle));
                     }
                     before = now;

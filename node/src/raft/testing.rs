@@ -42,7 +42,7 @@ impl Runtime for TestRuntime {
 
 /// Addresses and who answers there. A missing address is a cut link.
 #[derive(Clone, Default)]
-pub struct TestNetwork(Arc<Mutex<BTreeMap<String, Routes>>>);
+pub struct TestNetwork(Arc<Mutex<BTreeMap<String, Routes>>>, Arc<Mutex<BTreeMap<u64, String>>>);
 
 impl TestNetwork {
     pub fn serve(&self, address: &str, routes: Routes) {
@@ -50,6 +50,13 @@ impl TestNetwork {
     }
     pub fn cut(&self, address: &str) {
         self.0.lock().remove(address);
+    }
+    /// Where a node says it is.
+    pub fn announce(&self, node: u64, address: &str) {
+        self.1.lock().insert(node, address.into());
+    }
+    pub fn announced(&self, node: u64) -> Option<String> {
+        self.1.lock().get(&node).cloned()
     }
     pub fn env(&self) -> Env {
         Env { runtime: Arc::new(TestRuntime::default()), dialer: Arc::new(self.clone()) }

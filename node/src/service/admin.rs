@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::command::{Body, Reply};
-use cairn_core::ids::{Incarnation, NodeId, Nonce, RequestId};
+use cairn_core::ids::{Incarnation, NodeId, Nonce, RequestId, is_host_port};
 use cairn_core::model::Admin;
 use cairn_proto::envelope::{FEATURE_LEVEL, Reason, refuse};
 use cairn_proto::{convert, wire};
@@ -94,10 +94,12 @@ impl wire::admin_server::Admin for Service {
         if !is_a_nodes_own(&command.body) {
             return Err(Status::permission_denied("not a report"));
         }
-        let registers = matches!(command.body, Body::Register { .. });
+        let registers = hear_address(&self.shared, &command.body);
         let reply = self.shared.propose(command.request, command.body).await?;
-        if registers {
+        if let Some(node) = registers {
             self.shared.members.ring();
+            // Registered or refused: either way what it said is of no more use.
+            self.shared.peers.is_at_home(node);
         }
         Ok(Response::new(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&reply)) }))
     }
@@ -132,6 +134,28 @@ impl wire::admin_server::Admin for Service {
     ) -> Result<Response<wire::NodeStatusReply>, Status> {
         Ok(Response::new(node_status(&self.shared).await))
     }
+}
+
+/// Remembers where a node says it is that may not be able to register yet, for elections. Which
+/// node registers, if one does.
+fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
+    let Body::Register { node, cookie, nonce, address, .. } = body else { return None };
+    if !is_host_port(address) {
+        return Some(*node);
+    }
+    let standing = shared.read(|catalogue| {
+        let record = catalogue.node(*node)?;
+        let may_be = record.admin != Admin::Removed
+            && record.cookie == *cookie
+            && !catalogue.is_superseded(*node, *nonce);
+        may_be.then(|| (record.incarnation, record.address == *address))
+    });
+    match standing {
+        Some((_, true)) => shared.peers.is_at_home(*node),
+        Some((registered, false)) => shared.peers.announce(*node, registered, address),
+        None => {}
+    }
+    Some(*node)
 }
 
 /// What a leader makes of a heartbeat.

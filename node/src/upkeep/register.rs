@@ -72,7 +72,9 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
 /// cluster must not fill its identity with nonces nobody heard.
 async fn wait_for_somebody(shared: &Arc<Shared>) {
     let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
-    while shared.consensus.leader().is_none() && shared.peers.remembered().is_empty() {
+    while shared.consensus.leader().is_none()
+        && shared.peers.known(&shared.config.address).is_empty()
+    {
         tokio::time::sleep(shared.env.jitter(pause)).await;
     }
 }
@@ -144,13 +146,16 @@ fn register_refusal(refusal: &Refusal) -> String {
 
 /// Sends `body` until the cluster answers it: to whom this node takes for the leader, to whom that
 /// one names instead, and to its peers in turn where that leads nowhere. A node that was removed
-/// while it was away hears of no new leader by itself.
+/// while it was away hears of no new leader by itself; and where nobody leads because nobody is
+/// found any more, all have to hear where this node is now.
 async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Status> {
     let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
     let mut named: Option<String> = None;
     let mut turn = 0_usize;
     loop {
-        let answer = match named.take().or_else(|| other_than_leader(shared, turn)) {
+        let elsewhere = named.take().or_else(|| other_than_leader(shared, turn));
+        let asked = elsewhere.clone().or_else(|| Some(shared.consensus.leader()?.1));
+        let answer = match elsewhere {
             Some(address) => report_to(shared, &address, RequestId(0), body.clone()).await,
             None => to_leader(shared, RequestId(0), body.clone()).await,
         };
@@ -161,7 +166,9 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                 tracing::debug!(%status, "not registered yet");
                 named = leader_of(&status)
                     .map(|(_, address)| address)
-                    .filter(|address| *address != shared.config.address);
+                    .filter(|address| *address != shared.config.address)
+                    // It has just said that it does not lead: whoever leads is somewhere else.
+                    .filter(|address| asked.as_ref() != Some(address));
                 tokio::time::sleep(shared.env.jitter(pause)).await;
             }
             Err(status) => return Err(status),

@@ -10,7 +10,7 @@ use cairn_core::ids::SegmentDigest;
 use cairn_core::model::{Admin, Segment, Slot, SlotState};
 use cairn_node::store::format::{Footer, Header, PAGE_BYTES};
 
-use crate::cluster::{Cluster, node_id};
+use crate::cluster::{Cluster, exchange, swapped};
 use crate::disk::SimDisk;
 use crate::process::ProcessId;
 use crate::trace;
@@ -43,6 +43,16 @@ impl Checker {
         self.sound.clear();
         self.hurt.clear();
         self.distrusted.clear();
+    }
+
+    /// Each has the other's disk now.
+    pub fn exchanged(&mut self, one: ProcessId, other: ProcessId) {
+        let swap = |process| swapped(process, (one, other));
+        let hurt = std::mem::take(&mut self.hurt).into_iter();
+        self.hurt = hurt.map(|((process, digest), it)| ((swap(process), digest), it)).collect();
+        self.distrusted = std::mem::take(&mut self.distrusted).into_iter().map(swap).collect();
+        exchange(&mut self.looked, one, other);
+        self.sound.retain(|(process, ..)| *process != one && *process != other);
     }
 
     pub fn look(&mut self, cluster: &Cluster) {
@@ -94,7 +104,7 @@ impl Checker {
         catalogue: &Catalogue,
         wanted: impl Fn(&Segment, &Slot) -> bool,
     ) {
-        let Some(id) = node_id(catalogue, &disk.name) else { return };
+        let Some(id) = cluster.id_of(process) else { return };
         let speaks = catalogue
             .node(id)
             .is_some_and(|node| node.inventoried && node.admin == Admin::InService);

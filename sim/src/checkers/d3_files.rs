@@ -13,7 +13,7 @@ use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::{NodeId, SegmentDigest};
 use cairn_core::model::{Slot, SlotState};
 
-use crate::cluster::{Cluster, node_id};
+use crate::cluster::{Cluster, exchange};
 use crate::process::ProcessId;
 use crate::trace;
 
@@ -33,6 +33,14 @@ impl Checker {
     /// What the next look finds is the beginning.
     pub fn forget(&mut self, process: ProcessId) {
         self.files.remove(&process);
+    }
+
+    /// Each has the other's disk now.
+    pub fn exchanged(&mut self, one: ProcessId, other: ProcessId) {
+        exchange(&mut self.files, one, other);
+        exchange(&mut self.crashes, one, other);
+        exchange(&mut self.own, one, other);
+        exchange(&mut self.names, one, other);
     }
 
     pub fn look(&mut self, cluster: &Cluster) {
@@ -55,7 +63,7 @@ impl Checker {
             let old = self.files.remove(&process).unwrap_or_default();
             for gone in old.difference(&files) {
                 trace::count("checked.vanished_files", 1);
-                let Some(id) = node_id(&catalogue, &disk.name) else { continue };
+                let Some(id) = cluster.id_of(process) else { continue };
                 let aside = format!("quarantine/{gone}.");
                 let allowed = paths.iter().any(|path| path.starts_with(&aside))
                     || was_released(&self.catalogue, &catalogue, id, gone)

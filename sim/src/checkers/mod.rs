@@ -101,6 +101,13 @@ impl Checkers {
         all.d1.look(&self.cluster);
     }
 
+    /// Two nodes that are down have exchanged their disks. To be called after [`crashed`](Self::crashed).
+    pub fn exchanged(&self, one: ProcessId, other: ProcessId) {
+        let mut all = self.all.lock();
+        all.d1.exchanged(one, other);
+        all.d3.exchanged(one, other);
+    }
+
     /// The file of a segment on this node was hurt on purpose.
     pub fn hurt(&self, process: ProcessId, digest: SegmentDigest) {
         let disk = self.cluster.disk(process);

@@ -7,7 +7,7 @@ use cairn_core::ids::NodeId;
 use cairn_core::invariants::check_hosts;
 use cairn_core::model::{Liveness, SlotState};
 
-use super::{Cluster, node_id};
+use super::Cluster;
 use crate::checkers::path_of;
 use crate::process::ProcessId;
 
@@ -21,8 +21,7 @@ impl Cluster {
         let Some(leader) = self.leader() else { return Some("no leader".to_owned()) };
         let catalogue = leader.catalogue();
         let serves = |process: &ProcessId| {
-            let id = node_id(&catalogue, &self.name(*process));
-            let record = id.and_then(|id| catalogue.node(id));
+            let record = self.id_of(*process).and_then(|id| catalogue.node(id));
             record.is_some_and(|node| node.inventoried && node.liveness == Liveness::Up)
         };
         let count = nodes.iter().filter(|node| serves(node)).count();
@@ -75,7 +74,7 @@ impl Cluster {
     /// A segment file without a slot on this node, or the other way round.
     fn astray(&self, process: ProcessId, catalogue: &Catalogue) -> Option<String> {
         let disk = self.disk(process)?;
-        let id = node_id(catalogue, &disk.name)?;
+        let id = self.id_of(process)?;
         let wanted: BTreeSet<String> = catalogue
             .slots_on(id, SlotState::Durable)
             .map(|(segment, _)| path_of(segment.digest))
@@ -98,10 +97,7 @@ impl Cluster {
         let core: BTreeMap<NodeId, String> = self
             .core()
             .into_iter()
-            .filter_map(|process| {
-                let id = node_id(&catalogue, &self.name(process))?;
-                Some((id, self.world.rack(process)?))
-            })
+            .filter_map(|process| Some((self.id_of(process)?, self.world.rack(process)?)))
             .collect();
         let racks: BTreeSet<&String> = core.values().collect();
         for segment in catalogue.segments().iter().filter(|segment| segment.is_referenced()) {

@@ -130,6 +130,11 @@ impl SimDisk {
         image
     }
 
+    /// The same disk in another process's place, under that one's name.
+    pub fn named(&self, name: &str) -> Self {
+        Self { name: name.into(), ..self.clone() }
+    }
+
     /// An empty disk under the old name; mounts of before answer errors.
     pub fn wipe(&self) {
         let mut state = self.state.lock();
@@ -231,12 +236,16 @@ impl SimDisk {
         files.any(|ino| state.misdirected.contains(&ino))
     }
 
-    /// Paths of the files that misdirected writes hit, once.
-    pub fn take_misdirected(&self) -> Vec<String> {
+    /// Paths of the files that misdirected writes hit.
+    pub fn misdirected(&self) -> Vec<String> {
         let mut paths = self.paths();
         paths.retain(|path| path.starts_with("segments/") && self.is_misdirected(path));
-        self.state.lock().misdirected.clear();
         paths
+    }
+
+    /// Whatever misdirected writes hit must be sound from now on.
+    pub fn forget_misdirected(&self) {
+        self.state.lock().misdirected.clear();
     }
 
     /// Flips one bit of a file, in the page cache and on the platter. False if it has no such

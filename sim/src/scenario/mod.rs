@@ -93,6 +93,7 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "cluster.elections", 200),
     ("mix", "cluster.leader_crashes", 100),
     ("mix", "cluster.restarted_behind", 100),
+    ("mix", "cluster.stopped_in_order", 20),
     ("mix", "cluster.zombies_ended", 2),
     ("mix", "core.left_out", 5),
     ("mix", "disk.crashes_with_unsynced", 200),

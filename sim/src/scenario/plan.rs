@@ -72,6 +72,8 @@ kinds! {
         ReplaceNode "replace_node" 2,
         SlowLink "slow_link" 5,
         EioNames "eio_names" 3,
+        Stop "stop" 5,
+        ExchangeDisks "exchange_disks" 3,
     }
 }
 

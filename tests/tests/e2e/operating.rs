@@ -137,6 +137,32 @@ fn nodes_stop_in_good_order_and_come_back() {
     assert!(text.contains("is down"), "{text}");
 }
 
+/// Each node starts where another one was, so that nobody is where the catalogue says.
+#[test]
+fn nodes_whose_disks_were_exchanged_find_each_other() {
+    let mut cluster = TestCluster::start(program());
+    let cairn = cluster.cairn();
+    let source = cluster.scratch("exchanged");
+    files::checkpoint(&source, 20 * MIB, 1);
+    cairn.run(args(&[&"put", &source, &"move/a@1", &"--wait", &"full"])).ok();
+    let before: Vec<u64> = (0..3).map(|index| cluster.node_status(index).node).collect();
+    (0..3).for_each(|index| cluster.node(index).kill().expect("kill a node"));
+    let directories: Vec<_> = cluster.nodes().iter().map(|node| node.data.clone()).collect();
+    let spare = cluster.scratch_directory("spare").join("data");
+    let rename = |from, to| std::fs::rename(from, to).expect("rename a data directory");
+    rename(&directories[2], &spare);
+    rename(&directories[1], &directories[2]);
+    rename(&directories[0], &directories[1]);
+    rename(&spare, &directories[0]);
+    cluster.start_nodes();
+    let after: Vec<u64> = (0..3).map(|index| cluster.node_status(index).node).collect();
+    assert_eq!(after, [before[2], before[0], before[1]]);
+    let restored = cluster.scratch("restored");
+    cairn.run(args(&[&"get", &"move/a@1", &restored])).ok();
+    files::assert_same(&source, &restored);
+    cairn.run(args(&[&"put", &source, &"move/a@2", &"--wait", &"full"])).ok();
+}
+
 #[test]
 fn a_dead_node_is_replaced_for_good() {
     let mut cluster = TestCluster::start(program());

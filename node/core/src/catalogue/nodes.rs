@@ -2,12 +2,11 @@
 
 use super::{Catalogue, Tally, check_batch, malformed};
 use crate::command::{Body, Refusal, Reply};
-use crate::ids::{ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label};
+use crate::ids::{
+    ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label, is_host_port,
+};
 use crate::limits::{NODES_MAX, NONCES_MAX, SUPERSEDED_MAX};
 use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings, Slot, SlotState};
-
-/// Longest advertised address, bytes: a DNS name and a port.
-const ADDRESS_BYTES_MAX: usize = 300;
 
 impl Catalogue {
     pub(super) fn init_cluster(
@@ -229,7 +228,5 @@ impl Catalogue {
 fn check_place(host: &str, rack: &str, address: &str) -> Result<(), Refusal> {
     check_label(host).map_err(|error| malformed(error.to_string()))?;
     check_label(rack).map_err(|error| malformed(error.to_string()))?;
-    let address_ok = (1..=ADDRESS_BYTES_MAX).contains(&address.len())
-        && address.bytes().all(|byte| byte.is_ascii_graphic());
-    if address_ok { Ok(()) } else { Err(malformed("address is not a HOST:PORT")) }
+    if is_host_port(address) { Ok(()) } else { Err(malformed("address is not a HOST:PORT")) }
 }

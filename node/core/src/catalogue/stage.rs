@@ -133,11 +133,13 @@ impl Catalogue {
     }
 
     /// Whether the node can take a slot beside live ones on `others`: it takes slots at all, and
-    /// none of them is on its host.
+    /// none of them is on its host, but for one that stays down: another one has its host now, or
+    /// it has been taken to another.
     pub(crate) fn may_take_slot(&self, target: NodeId, others: &[NodeId]) -> bool {
         let Some(node) = self.nodes.get(&target) else { return false };
         let on_host = |other: &NodeId| {
-            *other == target || self.nodes.get(other).is_some_and(|other| other.host == node.host)
+            let record = self.nodes.get(other);
+            *other == target || record.is_some_and(|it| it.host == node.host && self.is_trusted(it))
         };
         node.takes_slots() && !others.iter().any(on_host)
     }

@@ -127,6 +127,48 @@ fn a_replica_on_a_node_that_stays_down_is_made_elsewhere_before_it_is_given_up()
     assert!(world.segment("x").slots.iter().all(|slot| slot.state == SlotState::Durable));
 }
 
+/// A new process of a node registers from another host, and finds all its files.
+fn restart_on(world: &mut World, host: &str, number: u64, previous: &[u128], nonce: u128) {
+    let mut body = registration(number, "a", previous, nonce);
+    if let Body::Register { host: place, .. } = &mut body {
+        *place = host.into();
+    }
+    world.done(body);
+    let incarnation = world.incarnation(number);
+    let missing = Vec::new();
+    world.done(Body::Inventory { node: node(number), incarnation, missing, last: true });
+}
+
+#[test]
+fn a_newcomer_on_the_host_of_a_node_that_stays_down_takes_its_replicas() {
+    let mut world = World::new(&["a", "a", "a"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    world.done(Body::AllocateNode(new_node(4, "a")));
+    restart_on(&mut world, "host3", 4, &[], 400);
+    let mut leader = Leader::new();
+    leader.silent = vec![3];
+    world.pass(world.catalogue.cluster().settings.down_after_ms);
+    leader.settle(&mut world);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (3, true)], "not down for long");
+    world.pass(world.catalogue.cluster().settings.replace_after_ms);
+    leader.settle(&mut world);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (4, true)]);
+}
+
+#[test]
+fn of_two_replicas_that_have_met_on_one_host_one_is_given_up_first() {
+    let mut world = World::new(&["a", "a", "a", "a"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    world.set_liveness(3, Liveness::Down);
+    world.pass(world.catalogue.cluster().settings.replace_after_ms);
+    assert_eq!(assign(&mut world, "x", 4), (1, 0));
+    world.durable(4, &["x"]);
+    world.nodes_move = true;
+    restart_on(&mut world, "host1", 3, &[300], 301);
+    Leader::new().settle(&mut world);
+    assert_eq!(world.live("x"), [(1, true), (2, true), (4, true)]);
+}
+
 #[test]
 fn replicas_of_a_removed_node_are_made_elsewhere() {
     let mut world = World::new(&["a", "b", "c", "c"]);
@@ -319,7 +361,7 @@ fn from_anywhere_every_referenced_segment_reaches_r_and_every_released_file_goes
     for seed in 0..40 {
         let (catalogue, index) = generated::catalogue(seed, 1_500);
         let (clock_ms, wall_ms) = (catalogue.cluster().clock_ms, 0);
-        let mut world = World { catalogue, index, clock_ms, wall_ms };
+        let mut world = World { catalogue, index, clock_ms, wall_ms, nodes_move: false };
         let nodes = world.catalogue.nodes().filter(|node| node.admin == Admin::InService);
         let nodes: Vec<_> = nodes.cloned().collect();
         for record in &nodes {

@@ -14,6 +14,7 @@ use crate::disk::memory::MemoryDisk;
 use crate::raft::testing::{TestNetwork, Told, ToyMachine};
 use crate::raft::{
     ChangeError, Consensus, ConsensusConfig, Engine, Hooks, Identity, ProposeError, ReadError,
+    Whereabouts,
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,6 +33,15 @@ fn address(node: u64) -> String {
 
 impl Node {
     async fn start(network: &TestNetwork, id: u64, disk: Arc<MemoryDisk>) -> Self {
+        Self::start_at(network, &address(id), id, disk).await
+    }
+
+    async fn start_at(
+        network: &TestNetwork,
+        address: &str,
+        id: u64,
+        disk: Arc<MemoryDisk>,
+    ) -> Self {
         let identity = Identity {
             cluster: ClusterId(77),
             lineage: Lineage(1),
@@ -42,17 +52,23 @@ impl Node {
         config.snapshot_entries = 1_000_000;
         config.keep_entries = 0;
         let (toy, told) = (Arc::<RwLock<ToyMachine>>::default(), Told::default());
+        let mut hooks = Hooks::new(told.hook());
+        let announced = network.clone();
+        hooks.resolve = Arc::new(move |node| Whereabouts {
+            registered: None,
+            announced: announced.announced(node),
+        });
         let consensus = Consensus::open(
             Engine::over::<TokioRuntime>(),
             network.env(),
             disk.clone() as Arc<dyn Disk>,
             config,
             toy.clone(),
-            Hooks::new(told.hook()),
+            hooks,
         )
         .await
         .unwrap();
-        network.serve(&address(id), consensus.routes());
+        network.serve(address, consensus.routes());
         Self { id, disk, toy, told, consensus }
     }
 
@@ -169,6 +185,35 @@ async fn change_that_was_left_half_done_says_where_it_goes_and_is_finished() {
     consensus.change_voters(wanted.clone()).await.unwrap();
     assert_eq!(consensus.voters().into_keys().collect::<BTreeSet<_>>(), wanted);
     assert_eq!(consensus.status().going_to, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_have_exchanged_addresses_are_found_where_they_say() {
+    let network = TestNetwork::default();
+    let nodes = three(&network).await;
+    nodes[0].propose("before").await.unwrap();
+    for node in &nodes {
+        network.cut(&address(node.id));
+        node.consensus.shutdown().await;
+    }
+    let disks = nodes.into_iter().map(|node| node.disk);
+    let mut nodes = Vec::new();
+    for (disk, (id, place)) in disks.zip([(1, 2), (2, 3), (3, 1)]) {
+        nodes.push(Node::start_at(&network, &address(place), id, disk).await);
+    }
+    for node in &nodes {
+        let read = node.consensus.read_index(DEADLINE).await;
+        assert!(read.is_err(), "whoever answers is another node: {read:?}");
+    }
+    for (id, place) in [(1, 2), (2, 3), (3, 1)] {
+        network.announce(id, &address(place));
+    }
+    nodes[2].consensus.read_index(Duration::from_secs(30)).await.unwrap();
+    // Those that went back home are found there.
+    nodes.iter().for_each(|node| network.serve(&address(node.id), node.consensus.routes()));
+    nodes[2].consensus.read_index(Duration::from_secs(30)).await.unwrap();
+    let all_have_it = || nodes.iter().all(|node| node.toy.read().commands.len() == 1);
+    until("all have it", all_have_it).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,6 +34,8 @@ const AGAINST: &str = "against";
 const AGAINST_STEPS: u64 = 3;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
+/// Once things have stopped going wrong, nobody is waited for with what is left to do.
+const QUIET_PAUSE_MS: u64 = 700;
 /// A client whose read was cut short reads on at once, so often.
 const GOES_ON: f64 = 0.7;
 
@@ -186,7 +188,8 @@ impl Acting {
         let plan = &self.shared.plan;
         let through = self.script.state.lock().moves >= plan.moves;
         match through {
-            false => (!self.shared.is_calm()).then_some(plan.move_pause_ms),
+            false if self.shared.has_faults() => Some(plan.move_pause_ms),
+            false => (!self.shared.is_calm()).then_some(plan.move_pause_ms.min(QUIET_PAUSE_MS)),
             true => self.shared.has_faults().then_some(plan.move_pause_ms.max(4 * plan.pause_ms)),
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::checkers::Checkers;
 use crate::checkpoint_files::{self, Files};
-use crate::cluster::{Cluster, node_id};
+use crate::cluster::Cluster;
 use crate::disk::Crash;
 use crate::net::LinkPolicy;
 use crate::process::ProcessId;
@@ -203,11 +203,10 @@ impl Stage {
         self.read_all().await
     }
 
-    /// The node's number in the catalogue.
+    /// The node's number.
     pub fn node_id(&self, process: ProcessId) -> Told<NodeId> {
-        let (_, catalogue) = self.cluster.newest();
-        let name = self.cluster.name(process);
-        node_id(&catalogue, &name).ok_or_else(|| format!("{name} is not registered"))
+        let id = self.cluster.id_of(process);
+        id.ok_or_else(|| format!("{} has no number", self.cluster.name(process)))
     }
 
     /// An operator removes a node, as soon as the cluster lets him.

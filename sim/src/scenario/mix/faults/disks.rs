@@ -9,7 +9,6 @@ use cairn_node::store::ballast::BALLAST_FILE;
 use cairn_node::upkeep::suspect;
 
 use super::{Faults, Later, Strike};
-use crate::cluster::node_id;
 use crate::disk::{Fault, On, SimDisk};
 use crate::process::{Life, ProcessId};
 use crate::trace;
@@ -134,7 +133,7 @@ impl Faults {
     pub(super) fn rot(&mut self, mut strike: Strike) {
         let Some((node, disk)) = self.fragile_disk() else { return };
         let (_, catalogue) = self.cluster.newest();
-        let Some(id) = node_id(&catalogue, &disk.name) else { return };
+        let Some(id) = self.cluster.id_of(node) else { return };
         let durable = catalogue.slots_on(id, SlotState::Durable);
         let spare = durable.filter(|(segment, _)| {
             let others = segment.slots.iter().filter(|slot| slot.node != id);
@@ -155,13 +154,16 @@ impl Faults {
     /// What a scrub would find is looked at: bad copies that no reader has met.
     pub async fn mend_replicas(&mut self) {
         if let Some((node, disk)) = self.fragile_disk() {
-            let paths = disk.take_misdirected().into_iter();
+            let paths = disk.misdirected().into_iter();
             let digests =
                 paths.filter_map(|path| path.strip_prefix("segments/")?.get(3..)?.parse().ok());
             self.rotten.extend(digests.map(|digest| (node, digest)));
         }
         for (process, digest) in std::mem::take(&mut self.rotten) {
             self.look_at(process, digest).await;
+        }
+        if let Some((_, disk)) = self.fragile_disk() {
+            disk.forget_misdirected();
         }
     }
 

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use cairn_core::ids::Incarnation;
 use tokio::time::{Instant, sleep};
 
 use super::{Faults, Later, Strike};
-use crate::cluster::{Cluster, End, node_id};
+use crate::cluster::{Cluster, End, swapped};
 use crate::disk::Crash;
 use crate::process::ProcessId;
 use crate::trace;
@@ -18,15 +17,16 @@ const HEALTHY_LIMIT: Duration = Duration::from_secs(15);
 const REFUSED_LIMIT: Duration = Duration::from_secs(15);
 /// Until what a node holds has been heard by others.
 const HEARD: Duration = Duration::from_secs(1);
+/// Of the exchanges of disks, so many are among all nodes.
+const ALL_MOVE: f64 = 0.4;
 
 impl Faults {
     /// The fragile node loses its disk, and comes back as a new member on an empty one. The
     /// promise (D2) is about the loss of one disk: it happens once, and on that node.
     pub(super) fn wipe(&mut self, mut strike: Strike) {
         let Some(node) = self.fragile else { return };
-        let (_, catalogue) = self.cluster.newest();
         let name = self.cluster.name(node);
-        let Some(old) = node_id(&catalogue, &name) else { return };
+        let Some(old) = self.cluster.id_of(node) else { return };
         if self.operator.has_lost_a_disk() {
             return;
         }
@@ -61,12 +61,14 @@ impl Faults {
     }
 
     /// Restarts the node: what was on its disk is older than its registration then.
-    async fn registers_again(&mut self, node: ProcessId, incarnation: Incarnation) -> bool {
+    async fn registers_again(&mut self, node: ProcessId) -> bool {
         self.cluster.crash(node, Crash::Kill);
         self.checkers.crashed(node);
         self.cluster.start_node(node);
-        let newer = |_: &Cluster| {
-            let newer = self.incarnation(node).is_some_and(|it| it > incarnation);
+        // That of this very life: the catalogue may only now say what was on the disk before.
+        let newer = |cluster: &Cluster| {
+            let running = cluster.running_node(node);
+            let newer = running.is_some_and(|it| it.shared.incarnation().is_some());
             (!newer).then(|| "not registered again".to_owned())
         };
         self.cluster.wait(self.plan.paced(HEALTHY_LIMIT), newer).await.is_ok()
@@ -90,9 +92,8 @@ impl Faults {
         let world = self.cluster.world().clone();
         let Some(disk) = self.cluster.disk(node) else { return };
         let image = disk.image(&strike.chance);
-        let Some(incarnation) = self.incarnation(node) else { return };
         let newer = match strike.chance.clone().chance(0.5) {
-            true => self.registers_again(node, incarnation).await,
+            true => self.registers_again(node).await,
             false => self.promises_more(node).await,
         };
         if !newer || !self.healthy().await {
@@ -121,10 +122,47 @@ impl Faults {
         self.cluster.start_node(node);
     }
 
-    fn incarnation(&self, node: ProcessId) -> Option<Incarnation> {
-        let (_, catalogue) = self.cluster.newest();
-        let id = node_id(&catalogue, &self.cluster.name(node))?;
-        catalogue.node(id).map(|record| record.incarnation)
+    /// Two nodes die, or all, and get each other's disks: whoever was here is there now, on another
+    /// host, perhaps in another rack, and nobody is where the catalogue says.
+    ///
+    /// What is wrong with disks is put right first: it would go with them.
+    pub(super) fn exchange_disks(&mut self, mut strike: Strike, one: ProcessId) {
+        let nodes = self.cluster.nodes();
+        let others: Vec<ProcessId> = nodes.iter().copied().filter(|node| *node != one).collect();
+        let Some(other) = strike.chance.pick(&others).copied() else { return };
+        let moved = if strike.chance.chance(ALL_MOVE) { nodes } else { vec![one, other] };
+        // A node without a number is nobody yet.
+        let is_its_own = |node: &ProcessId| {
+            self.cluster.disk(*node).is_some() && self.cluster.id_of(*node).is_some()
+        };
+        if !self.operator.is_at_rest() || !moved.iter().all(is_its_own) {
+            return;
+        }
+        let how = if strike.chance.chance(0.3) { Crash::Kill } else { Crash::Power };
+        self.cease();
+        let names: Vec<String> = moved.iter().map(|node| self.cluster.name(*node)).collect();
+        strike.says(format_args!("{} {how:?}", names.join(", ")));
+        for node in &moved {
+            self.cluster.crash(*node, how);
+            self.checkers.crashed(*node);
+        }
+        self.later.retain(|(_, what)| !matches!(what, Later::MustHaveStopped(..)));
+        for pair in moved.windows(2) {
+            if let [one, other] = *pair {
+                self.exchange(one, other);
+            }
+        }
+        moved.into_iter().for_each(|node| self.after(&mut strike, 6_000, Later::Start(node)));
+    }
+
+    fn exchange(&mut self, one: ProcessId, other: ProcessId) {
+        self.cluster.exchange_disks(one, other);
+        self.checkers.exchanged(one, other);
+        let swap = |node| swapped(node, (one, other));
+        self.fragile = self.fragile.map(swap);
+        self.spare = self.spare.map(swap);
+        let rotten = std::mem::take(&mut self.rotten).into_iter();
+        self.rotten = rotten.map(|(node, digest)| (swap(node), digest)).collect();
     }
 
     /// Somebody copies a node's directory and starts a second process on it.

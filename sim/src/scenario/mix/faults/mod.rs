@@ -223,6 +223,8 @@ impl Faults {
             FaultKind::ReplaceNode => self.replace_node(strike),
             FaultKind::SlowLink => self.slow_link(strike, node),
             FaultKind::EioNames => self.fail_names(strike, node),
+            FaultKind::Stop => self.stop(strike, node),
+            FaultKind::ExchangeDisks => self.exchange_disks(strike, node),
         }
     }
 

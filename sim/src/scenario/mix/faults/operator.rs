@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::{Faults, Later, Strike};
-use crate::cluster::{Cluster, node_id};
+use crate::cluster::Cluster;
 use crate::disk::Crash;
 use crate::process::ProcessId;
 use crate::trace;
@@ -77,7 +77,7 @@ impl Operator {
         let (_, catalogue) = cluster.newest();
         self.wanted.lock().retain(|node, what| {
             if let Removal::Dead(Some(process)) = what
-                && node_id(&catalogue, &cluster.name(*process)).is_some_and(|newer| newer != *node)
+                && cluster.id_of(*process).is_some_and(|newer| newer != *node)
             {
                 cluster.show_disk(*process);
                 *what = Removal::Dead(None);
@@ -94,6 +94,10 @@ impl Operator {
             }
             false
         });
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.wanted.lock().is_empty()
     }
 
     /// What is not done yet. `None` once all is.
@@ -137,9 +141,8 @@ impl Faults {
     /// The fragile node, while it runs: its copies are void at once, so it counts as a lost disk.
     pub(super) fn remove_node(&mut self, strike: Strike) {
         let Some(process) = self.fragile else { return };
-        let (_, catalogue) = self.cluster.newest();
         let name = self.cluster.name(process);
-        let Some(node) = node_id(&catalogue, &name) else { return };
+        let Some(node) = self.cluster.id_of(process) else { return };
         if self.operator.lost || self.cluster.nodes().len() <= NODES_MIN {
             return;
         }
@@ -152,9 +155,8 @@ impl Faults {
     /// The fragile node dies for good, and another one comes in its place.
     pub(super) fn replace_node(&mut self, mut strike: Strike) {
         let Some(process) = self.fragile else { return };
-        let (_, catalogue) = self.cluster.newest();
         let name = self.cluster.name(process);
-        let Some(node) = node_id(&catalogue, &name) else { return };
+        let Some(node) = self.cluster.id_of(process) else { return };
         let Some(rack) = self.cluster.world().rack(process) else { return };
         if self.operator.lost {
             return;

@@ -32,6 +32,14 @@ impl Faults {
         self.down(&mut strike, node, how);
     }
 
+    /// A node is told to stop, and is started again when it has.
+    pub(super) fn stop(&mut self, strike: Strike, node: ProcessId) {
+        if self.cluster.running_node(node).is_some() {
+            strike.says(format_args!("{}", self.cluster.name(node)));
+            self.cluster.stop(node);
+        }
+    }
+
     pub(super) fn crash_all(&mut self, mut strike: Strike) {
         strike.says(format_args!("Power"));
         for node in self.cluster.nodes() {
