@@ -57,10 +57,6 @@ pub async fn identify(
     let mut file = open_identity(env, disk, config).await?;
     let mut identity = file.identity().clone();
     let previous = nonces(&identity);
-    if !identity.address.is_empty() {
-        // Where this node was before, another one may be now.
-        peers.give(identity.address.clone());
-    }
     let mut promised = Vec::new();
     if identity.node.is_none() {
         let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };

@@ -33,13 +33,14 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// The addresses a restart will say hello to.
+/// The addresses a restart will say hello to. Where this node was registered before it moved,
+/// another one may be by now.
 async fn remember_peers(shared: &Arc<Shared>) {
-    let node = shared.node;
+    let own = &shared.config.address;
     let addresses = shared.read(|catalogue| {
         catalogue
             .nodes()
-            .filter(|record| record.id != node && record.admin != Admin::Removed)
+            .filter(|record| record.address != *own && record.admin != Admin::Removed)
             .map(|record| record.address.clone())
             .collect::<Vec<_>>()
     });
