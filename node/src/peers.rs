@@ -67,6 +67,10 @@ impl Peers {
     pub fn known(&self, own: &str) -> BTreeSet<String> {
         let mut all = self.given.lock().clone();
         all.extend(self.remembered.lock().iter().cloned());
+        let now = Instant::now();
+        let announced = self.announced.lock();
+        // Whoever cannot be found may well not find this node.
+        all.extend(announced.values().filter(|it| now < it.until).map(|it| it.address.clone()));
         all.remove(own);
         all
     }
@@ -188,6 +192,7 @@ mod tests {
         assert_eq!(peers.announced(node, first), None);
         peers.announce(node, first, "there");
         assert_eq!(peers.announced(node, first).as_deref(), Some("there"));
+        assert_eq!(peers.in_turn("here", 0).as_deref(), Some("there"));
         assert_eq!(peers.announced(node, Incarnation(8)), None);
         peers.is_at_home(node);
         assert_eq!(peers.announced(node, first), None);

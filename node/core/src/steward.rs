@@ -184,6 +184,7 @@ impl<'a> Repair<'a> {
     fn round(mut self, cursor: &mut Cursor) -> Vec<Body> {
         let catalogue = self.catalogue;
         self.look(catalogue.unsettled().iter().take(SCAN_SEGMENTS_MAX));
+        self.finish_sealed();
         for node in catalogue.nodes().filter(|node| !catalogue.is_trusted(node)) {
             if let Some(slots) = catalogue.node_slots(node.id) {
                 let held = slots.durable.iter().chain(slots.assigned.iter());
@@ -208,33 +209,60 @@ impl<'a> Repair<'a> {
         bodies
     }
 
+    /// What a node that is down keeps from its commit, of parts whose clients are through with
+    /// them, does not wait until that node has been down for long.
+    fn finish_sealed(&mut self) {
+        let catalogue = self.catalogue;
+        let is_down = |node: &Node| node.liveness == Liveness::Down && catalogue.is_trusted(node);
+        if !catalogue.nodes().any(is_down) {
+            return;
+        }
+        for upload in catalogue.open_uploads().filter(|it| !it.sealed_parts().is_empty()) {
+            let quorum = catalogue.quorum(&upload.policy);
+            for id in catalogue.lacking_in(upload, SCAN_SEGMENTS_MAX) {
+                if self.is_full() {
+                    return;
+                }
+                if let Some(segment) = catalogue.segment(id)
+                    && self.looked_at.insert(id)
+                {
+                    self.add_missing(segment, quorum);
+                }
+            }
+        }
+    }
+
+    /// Too full for the most slots one segment can be given.
+    fn is_full(&self) -> bool {
+        self.assign.len() + 8 > BATCH_SEGMENTS_MAX || self.release.len() >= BATCH_SEGMENTS_MAX
+    }
+
     fn look(&mut self, ids: impl Iterator<Item = SegmentId>) {
         for id in ids {
-            // Room for the most slots one segment can be given.
-            let full = self.assign.len() + 8 > BATCH_SEGMENTS_MAX
-                || self.release.len() >= BATCH_SEGMENTS_MAX;
-            if full {
+            if self.is_full() {
                 return;
             }
             if let Some(segment) = self.catalogue.segment(id)
                 && segment.is_referenced()
                 && self.looked_at.insert(id)
             {
-                self.add_missing(segment);
+                self.add_missing(segment, Quorum { replicas: 0, racks: 0 });
                 self.release.extend(self.excess(segment).map(|node| (id, node)));
             }
         }
     }
 
-    fn add_missing(&mut self, segment: &Segment) {
+    /// Gives the segment the slots it lacks: on nodes worth waiting for, and of those that can
+    /// receive bytes now the quorum.
+    fn add_missing(&mut self, segment: &Segment, quorum: Quorum) {
         let wanted = segment.replicas_wanted();
         let have = self.catalogue.trusted_spread(segment);
         let racks = self.racks.min(wanted);
-        if have.replicas >= wanted && have.racks >= racks {
+        let for_a_commit = quorum.replicas > 0;
+        if have.replicas >= wanted && have.racks >= racks && !for_a_commit {
             return;
         }
         let live: Vec<_> = segment.live_slots().copied().collect();
-        let quorum = Quorum { replicas: 0, racks: 0 };
         let wanted = Wanted { replicas: wanted, racks, quorum };
         let exclude = BTreeSet::new();
         let placed = place(self.catalogue, self.loads, wanted, segment.len, &live, &exclude);

@@ -154,6 +154,12 @@ impl Catalogue {
         self.below_quorum(record, union(upload).iter()).collect()
     }
 
+    /// Of the first `most` segments of an open upload, those that lack what its commit asks for.
+    pub(crate) fn lacking_in(&self, record: &Checkpoint, most: usize) -> Vec<SegmentId> {
+        let Some(upload) = &record.open else { return Vec::new() };
+        self.below_quorum(record, union(upload).iter().take(most)).collect()
+    }
+
     /// Which of `lacking` still lack what `checkpoint`'s policy asks for.
     pub fn still_lacking(&self, checkpoint: CheckpointId, lacking: &[SegmentId]) -> Vec<SegmentId> {
         let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };

@@ -170,6 +170,26 @@ fn of_two_replicas_that_have_met_on_one_host_one_is_given_up_first() {
 }
 
 #[test]
+fn a_sealed_part_does_not_wait_for_a_node_that_is_down() {
+    let mut world = World::new(&["a", "b", "b", "c"]);
+    let id = world.begin(1, 5, 2);
+    world.stage((id, 5), 0, &["x"], &[1, 2, 3]);
+    [1, 2, 3].into_iter().for_each(|number| world.durable(number, &["x"]));
+    assert!(world.seal((id, 5), 0, &["x"]).refusal().is_none());
+    let mut leader = Leader::new();
+    leader.settle(&mut world);
+    assert_eq!(world.live("x").len(), 3);
+    // What is left of it is in one rack.
+    world.set_liveness(1, Liveness::Down);
+    leader.silent = vec![1];
+    leader.settle(&mut world);
+    assert!(world.live("x").contains(&(4, true)), "{:?}", world.live("x"));
+    world.stage((id, 5), 1, &["y"], &[2, 4]);
+    [2, 4].into_iter().for_each(|number| world.durable(number, &["y"]));
+    assert!(matches!(world.seal((id, 5), 1, &["y"]), Reply::Committed { .. }));
+}
+
+#[test]
 fn replicas_of_a_removed_node_are_made_elsewhere() {
     let mut world = World::new(&["a", "b", "c", "c"]);
     world.put(1, &["x"], &[1, 2, 3]);
