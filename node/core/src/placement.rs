@@ -1,8 +1,8 @@
 //! Which nodes get the slots a segment lacks.
 //!
-//! In order: never two on one host, not counting one that stays down; racks before anything else, until as many are covered as the
-//! policy asks for and beyond that as evenly as there are nodes; then the node whose free space
-//! is least spoken for. Deterministic: ties go to the lower id.
+//! In order: never two on one host, not counting one that stays down; racks before anything else,
+//! until as many are covered as the policy asks for and beyond that as evenly as there are nodes;
+//! then the node whose free space is least spoken for. Deterministic: ties go to the lower id.
 //!
 //! [`Loads`] is the leader's soft knowledge. It counts what was planned since a node last spoke,
 //! so that consecutive segments go to different nodes.
