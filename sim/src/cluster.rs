@@ -1,9 +1,9 @@
 //! A cluster of real nodes and real clients in a [`World`], and what a scenario does to it in
 //! words: start, crash, who leads, has it converged.
 //!
-//! A simulated node's `main` is [`run_node`], as short as the real one: pieces in, routes out,
-//! wait for the reason to end.
+//! A simulated node's `main` is in `node_main.rs`.
 
+mod node_main;
 mod settled;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,21 +13,19 @@ use std::time::Duration;
 use cairn_client::{Client, ClientOptions};
 use cairn_core::catalogue::Catalogue;
 use cairn_core::ids::{NodeId, SegmentDigest};
-use cairn_core::model::Settings;
-use cairn_node::config::{NodeConfig, Origin, Timings};
+use cairn_node::config::Origin;
 use cairn_node::identity::IDENTITY_FILE;
-use cairn_node::ledger::MemoryLedger;
-use cairn_node::node::{self, Node, Pieces, StartError};
-use cairn_node::raft::{Engine, LogSummary};
+use cairn_node::node::Node;
+use cairn_node::raft::LogSummary;
 use cairn_node::shared::Shared;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::node_main::{config, run_node, settings};
 use crate::checkers::path_of;
 use crate::disk::{Crash, SimDisk};
 use crate::process::{Life, ProcessId};
-use crate::rt::SimRt;
 use crate::seed::Stream;
 use crate::trace;
 use crate::witness;
@@ -35,8 +33,6 @@ use crate::world::{Seat, Spec, World};
 
 /// How often a scenario looks whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
-/// A node that was told to stop has so long for it, as in production.
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running node, for scenarios and checkers to look into.
 #[derive(Clone)]
@@ -149,42 +145,6 @@ pub struct Acknowledged {
     pub applied: u64,
     /// The last entry of its snapshot.
     pub snapshot: Option<u64>,
-}
-
-/// Cluster times that let minutes of upkeep happen in seconds.
-fn settings(pace: u64) -> Settings {
-    Settings {
-        lease_ms: 10_000 * pace,
-        grace_ms: 20_000 * pace,
-        down_after_ms: 3_000 * pace,
-        replace_after_ms: 30_000 * pace,
-    }
-}
-
-fn timings(pace: u64) -> Timings {
-    let usual = Timings::default();
-    Timings {
-        raft_heartbeat_ms: usual.raft_heartbeat_ms * pace,
-        election_min_ms: usual.election_min_ms * pace,
-        election_max_ms: usual.election_max_ms * pace,
-        heartbeat_ms: usual.heartbeat_ms * pace,
-        upkeep_ms: usual.upkeep_ms * pace,
-        snapshot_entries: 150,
-        log_kept_entries: 50,
-        ..usual
-    }
-}
-
-fn config(name: &str, rack: &str, pace: u64) -> NodeConfig {
-    NodeConfig {
-        address: format!("{name}:7100"),
-        host: name.to_owned(),
-        rack: rack.to_owned(),
-        capacity_bytes: 64 << 30,
-        origin: Origin::Resume,
-        peers: Vec::new(),
-        timings: timings(pace),
-    }
 }
 
 impl Cluster {
@@ -504,87 +464,6 @@ pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
     let mut options = ClientOptions::new(addresses.iter().cloned());
     options.rack = Some(seat.rack.clone());
     Client::new(seat.env.clone(), options)
-}
-
-/// The `main` of a simulated node.
-async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
-    let (fatal, mut reasons) = mpsc::channel::<String>(1);
-    let stop = Arc::<Notify>::default();
-    let pieces = Pieces {
-        engine: Engine::over::<SimRt>(),
-        env: seat.env.clone(),
-        disk: seat.disk.clone(),
-        ledger: Arc::new(MemoryLedger::default()),
-        fatal: Arc::new(move |reason| {
-            let _ = fatal.try_send(reason);
-        }),
-        usage: Default::default,
-        certificates: false,
-    };
-    let mut end = End::Other;
-    let reason = match node::start(pieces, config).await {
-        Ok(node) => {
-            let node = Arc::new(node);
-            seat.serve(node.routes());
-            let running = Running {
-                process: seat.id,
-                name: seat.life.name.clone(),
-                shared: node.shared().clone(),
-                life: seat.life.clone(),
-                stop: stop.clone(),
-                _node: node.clone(),
-            };
-            if !seat.life.is_abandoned() {
-                let mut inner = cluster.lock();
-                let before = inner.applied.get(&seat.id).copied().unwrap_or(0);
-                let behind = running.shared.consensus.applied() < before;
-                trace::count("cluster.restarted_behind", behind.into());
-                inner.ids.insert(seat.id, node.id());
-                inner.running.insert(seat.id, running);
-            }
-            let reason = tokio::select! {
-                biased;
-                reason = reasons.recv() => reason.unwrap_or_default(),
-                () = stop.notified() => {
-                    let _ = tokio::time::timeout(STOP_DEADLINE, node.stop()).await;
-                    end = End::Told;
-                    "told to stop".to_owned()
-                }
-            };
-            if node.is_banished() {
-                end = End::Refused;
-            }
-            reason
-        }
-        Err(error) => {
-            end = match error {
-                StartError::Identity(_) | StartError::Refused(_) => End::Refused,
-                StartError::Join(_) => End::NobodyAnswers,
-                _ => End::Other,
-            };
-            error.to_string()
-        }
-    };
-    trace::event(&seat.life.name, "ends", format_args!("{reason}"));
-    cluster.lock().ends.insert(seat.id, end);
-    if seat.life.is_abandoned() {
-        trace::count("cluster.zombies_ended", 1);
-        return;
-    }
-    let counter = if end == End::Told { "cluster.stopped_in_order" } else { "cluster.fatal_ends" };
-    trace::count(counter, 1);
-    let mut inner = cluster.lock();
-    if let Some(running) = inner.running.remove(&seat.id) {
-        inner.note_end(&running, None);
-    }
-    let excused = match inner.excused.get(&seat.id) {
-        Some(until) => until.is_none_or(|until| Instant::now() <= until),
-        None => false,
-    };
-    // A newcomer gives up where nobody answers; its supervisor tries again.
-    if !matches!(end, End::NobodyAnswers | End::Told) && !excused {
-        seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
-    }
 }
 
 /// Whose place a process has when these two have exchanged theirs.
