@@ -27,8 +27,8 @@ use crate::origin::{self, Fresh, Identified};
 use crate::peers::{self, Peers};
 use crate::process::Usage;
 use crate::raft::{
-    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, LogError, OpenError,
-    Promise, Timings as RaftTimings, Whereabouts,
+    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, Promise,
+    Timings as RaftTimings, Whereabouts,
 };
 use crate::report::Reporter;
 use crate::service;
@@ -148,11 +148,9 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         hooks(&state, &peers, &fatal, &banish),
     )
     .await
-    .map_err(|error| match error {
-        OpenError::Log(error @ (LogError::Lost(_) | LogError::SetBack(_))) => {
-            StartError::Refused(error.to_string())
-        }
-        error => StartError::Log(error.to_string()),
+    .map_err(|error| match error.is_final() {
+        true => StartError::Refused(error.to_string()),
+        false => StartError::Log(error.to_string()),
     })?;
     let raft_routes = consensus.routes();
 

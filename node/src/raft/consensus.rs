@@ -123,6 +123,18 @@ pub enum OpenError {
     Start(String),
 }
 
+impl OpenError {
+    /// Whether the directory is no good any more, however often it is tried: what the node has
+    /// promised, or the only record of it, is not there.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Log(error) => !matches!(error, LogError::Disk { .. } | LogError::Store { .. }),
+            Self::Snapshot(error) => matches!(error, SnapshotError::NotCovered { .. }),
+            Self::Settings(_) | Self::Start(_) => false,
+        }
+    }
+}
+
 /// Why a command was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {

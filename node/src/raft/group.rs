@@ -111,8 +111,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
                 &config.promised,
             )
             .await?;
-            let store =
-                SnapshotStore::open(env.clone(), disk.clone(), SNAPSHOT_DIR, log.purged()).await?;
+            let store = SnapshotStore::open(env.clone(), disk, SNAPSHOT_DIR, log.purged()).await?;
             let flushed = log.watch();
             let state_machine =
                 StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
@@ -120,7 +119,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             let promises = Promises::default();
             let network = Network::new(
                 env.clone(),
-                disk,
+                store.clone(),
                 identity,
                 &hooks,
                 (flushed.clone(), promises.clone()),

@@ -18,7 +18,8 @@ use cairn_core::canary;
 use cairn_proto::wire;
 use prost::Message;
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
+    StorageError, TableDefinition,
 };
 
 use super::codec;
@@ -47,6 +48,9 @@ pub enum LogError {
     Store { doing: &'static str, why: String },
     #[error("raft log record {record} is damaged: {why}")]
     Damaged { record: String, why: String },
+    /// Its pages are not what was written.
+    #[error("the raft log's file is damaged: {0}")]
+    Rotten(String),
     /// The votes this node gave are forgotten: it may never vote under its id again.
     #[error("raft log was lost: {0}")]
     Lost(&'static str),
@@ -287,11 +291,17 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
     disk_seam.rename(NEW_FILE, FILE).map_err(disk(doing))
 }
 
+/// Checks every page: a bit that flipped in an inner one would hide or misplace records, each of
+/// them sound.
 fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
     Database::builder()
         .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true)
         .create_with_backend(RedbFile(file))
-        .map_err(store("opening"))
+        .map_err(|error| match error {
+            DatabaseError::Storage(StorageError::Corrupted(why)) => LogError::Rotten(why),
+            error => store("opening")(error),
+        })
 }
 
 fn seal_record(entry: &Entry) -> Vec<u8> {

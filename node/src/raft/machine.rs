@@ -42,7 +42,16 @@ pub struct SnapshotStore {
     pub(super) env: Env,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: String,
-    current: Mutex<Option<SnapshotFile>>,
+    current: Mutex<Current>,
+    /// Two of the same entries would have one name.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Default)]
+struct Current {
+    file: Option<SnapshotFile>,
+    /// Its bytes are not what was written.
+    is_bad: bool,
 }
 
 impl SnapshotStore {
@@ -56,15 +65,33 @@ impl SnapshotStore {
         let (files, name) = (disk.clone(), dir.to_owned());
         let current =
             env.blocking(Lane::Data, move || snapshot_files::load(&*files, &name, purged)).await?;
-        Ok(Arc::new(Self { env, disk, dir: dir.into(), current: Mutex::new(current) }))
+        let current = Mutex::new(Current { file: current, is_bad: false });
+        Ok(Arc::new(Self { env, disk, dir: dir.into(), current, writing: Default::default() }))
     }
 
     /// Takes `file` as current unless a newer one is.
     fn set_current(&self, file: SnapshotFile) {
         let mut current = self.current.lock();
-        if current.as_ref().is_none_or(|old| old.meta.last_log_id <= file.meta.last_log_id) {
-            *current = Some(file);
+        let is_newer = |old: &SnapshotFile| old.meta.last_log_id > file.meta.last_log_id;
+        if !current.file.as_ref().is_some_and(is_newer) {
+            *current = Current { file: Some(file), is_bad: false };
         }
+    }
+
+    /// A peer says that it got other bytes than were announced: if they are so on this disk,
+    /// another snapshot is made when one is asked for.
+    pub(super) async fn look_at(&self, snapshot: &SnapshotFile) {
+        let (disk, file) = (self.disk.clone(), snapshot.clone());
+        let check = move || snapshot_files::check(&*disk, &file);
+        if let Err(error) = self.env.blocking(Lane::Data, check).await {
+            self.found_bad(snapshot, &error);
+        }
+    }
+
+    pub(super) fn found_bad(&self, snapshot: &SnapshotFile, why: &dyn std::fmt::Display) {
+        tracing::error!(path = snapshot.path, %why, "own snapshot is of no use, making another");
+        let mut current = self.current.lock();
+        current.is_bad |= current.file.as_ref() == Some(snapshot);
     }
 }
 
@@ -87,6 +114,19 @@ impl<M: CatalogueMachine> StateMachine<M> {
     ) -> Self {
         let membership = StoredMembership::default();
         Self { machine, store, applied, fatal, last_applied: None, membership }
+    }
+
+    /// Of everything applied so far.
+    fn builder(&self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            encode: self.machine.read().snapshot(),
+            meta: SnapshotMeta {
+                last_log_id: self.last_applied,
+                last_membership: self.membership.clone(),
+            },
+            store: self.store.clone(),
+            fatal: self.fatal.clone(),
+        }
     }
 }
 
@@ -137,15 +177,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder {
-            encode: self.machine.read().snapshot(),
-            meta: SnapshotMeta {
-                last_log_id: self.last_applied,
-                last_membership: self.membership.clone(),
-            },
-            store: self.store.clone(),
-            fatal: self.fatal.clone(),
-        }
+        self.builder()
     }
 
     async fn install_snapshot(
@@ -182,8 +214,18 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let current = self.store.current.lock().clone();
-        Ok(current.map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
+        let Current { mut file, is_bad } = self.store.current.lock().clone();
+        if is_bad {
+            // The log it covers is gone: whoever needs it gets it from here, or not at all.
+            match self.builder().write().await {
+                Ok(newer) => file = Some(newer),
+                Err(error) if error.is_full() => {
+                    tracing::warn!(%error, "no sound snapshot until there is room");
+                }
+                Err(error) => return Err(stop(&self.fatal, error.to_string())),
+            }
+        }
+        Ok(file.map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
     }
 }
 
@@ -200,10 +242,7 @@ impl SnapshotBuilder {
     async fn build(&self) -> io::Result<Snapshot> {
         loop {
             match self.write().await {
-                Ok(file) => {
-                    self.store.set_current(file.clone());
-                    return Ok(Snapshot { meta: file.meta.clone(), snapshot: file });
-                }
+                Ok(file) => return Ok(Snapshot { meta: file.meta.clone(), snapshot: file }),
                 Err(error) if error.is_full() => {
                     tracing::warn!(%error, "no snapshot until there is room; the log grows");
                     tokio::time::sleep(self.store.env.jitter(FULL_PAUSE)).await;
@@ -214,9 +253,12 @@ impl SnapshotBuilder {
     }
 
     async fn write(&self) -> Result<SnapshotFile, SnapshotError> {
+        let _alone = self.store.writing.lock().await;
         let (store, meta, encode) = (self.store.clone(), self.meta.clone(), self.encode.clone());
         let write = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
-        self.store.env.blocking(Lane::Data, write).await
+        let file = self.store.env.blocking(Lane::Data, write).await?;
+        self.store.set_current(file.clone());
+        Ok(file)
     }
 }
 

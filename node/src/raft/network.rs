@@ -29,11 +29,11 @@ use super::FatalHook;
 use super::codec::{self, Malformed};
 use super::consensus::{Hooks, Timings};
 use super::log_store::FlushedWatch;
+use super::machine::SnapshotStore;
 use super::promises::{Behind, Matched, Promises};
 use super::service::Identity;
 use super::snapshot_files::SnapshotFile;
 use super::types::{LogId, Node, Snapshot, TypeConfig, Vote};
-use crate::disk::Disk;
 
 /// Where a node may be found, if that is known better than from the membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +71,7 @@ struct Pooled {
 #[derive(Clone)]
 pub struct Network {
     pub(super) env: Env,
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) snapshots: Arc<SnapshotStore>,
     identity: Identity,
     resolve: Resolve,
     banish: FatalHook,
@@ -119,7 +119,7 @@ impl From<Malformed> for CallError {
 impl Network {
     pub fn new(
         env: Env,
-        disk: Arc<dyn Disk>,
+        snapshots: Arc<SnapshotStore>,
         identity: Identity,
         hooks: &Hooks,
         (flushed, promises): (FlushedWatch, Promises),
@@ -127,7 +127,7 @@ impl Network {
     ) -> Self {
         Self {
             env,
-            disk,
+            snapshots,
             identity,
             resolve: hooks.resolve.clone(),
             banish: hooks.banish.clone(),

@@ -203,8 +203,7 @@ pub fn adopt(
         disk_seam.sync_dir(dir).map_err(synced("directory sync", dir))?;
     }
     let adopted = SnapshotFile { path, ..snapshot.clone() };
-    let file = disk_seam.open(&adopted.path, Open::Read).map_err(disk("opening", &adopted.path))?;
-    verify(&*file, &adopted)?;
+    check(disk_seam, &adopted)?;
     for other in disk_seam.list(dir).map_err(disk("listing", dir))? {
         if other.name.ends_with(".snap") && other.name < name {
             let other = format!("{dir}/{}", other.name);
@@ -324,6 +323,13 @@ fn open(disk_seam: &dyn Disk, path: &str) -> Result<SnapshotFile, SnapshotError>
     let snapshot = SnapshotFile { path: path.into(), body_offset, len, digest, meta };
     verify(&*file, &snapshot)?;
     Ok(snapshot)
+}
+
+/// Whether the body on the disk is the one that was written.
+pub fn check(disk_seam: &dyn Disk, snapshot: &SnapshotFile) -> Result<(), SnapshotError> {
+    let path = &snapshot.path;
+    let file = disk_seam.open(path, Open::Read).map_err(disk("opening", path))?;
+    verify(&*file, snapshot)
 }
 
 fn verify(file: &dyn DiskFile, snapshot: &SnapshotFile) -> Result<(), SnapshotError> {

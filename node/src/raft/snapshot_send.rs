@@ -8,7 +8,8 @@
 //!
 //! Progress is what counts, not total time: a transfer is given up when nothing moves for the
 //! idle time, then continued from what the peer holds. Attempts without progress are bounded;
-//! openraft backs off and starts over after that.
+//! openraft backs off and starts over after that. Where the peer finds damage, and it is damage of
+//! this node's own file, openraft is given another snapshot then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use cairn_proto::seam::Lane;
 use cairn_proto::wire;
 use futures::{Stream, StreamExt, stream};
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::codec::{self, Malformed};
 use super::network::{CallError, Link};
@@ -117,7 +118,7 @@ impl Link {
         offset: u64,
     ) -> Result<Vote, CallError> {
         let idle = self.network.snapshot_idle;
-        let (disk, path) = (self.network.disk.clone(), snapshot.path.clone());
+        let (disk, path) = (self.network.snapshots.disk.clone(), snapshot.path.clone());
         let open = move || disk.open(&path, Open::Read);
         let file = self.network.env.blocking(Lane::Data, open).await.map_err(|error| {
             CallError::Status(Status::unavailable(format!("open own snapshot: {error}")))
@@ -138,6 +139,9 @@ impl Link {
                 Ok(Ok(reply)) => return Ok(codec::required_vote(reply.into_inner().vote)?),
                 Ok(Err(status)) => {
                     self.note(&status);
+                    if status.code() == Code::DataLoss {
+                        self.network.snapshots.look_at(snapshot).await;
+                    }
                     return Err(CallError::Status(status));
                 }
                 Err(_) => {
@@ -161,8 +165,9 @@ impl Link {
         offset: u64,
         sent: Arc<AtomicU64>,
     ) -> impl Stream<Item = wire::RaftSnapshotPiece> + Send + 'static {
-        let env = self.network.env.clone();
+        let (env, snapshots) = (self.network.env.clone(), self.network.snapshots.clone());
         let file: Arc<dyn DiskFile> = file.into();
+        let own = snapshot.clone();
         let (body_offset, len) = (snapshot.body_offset, snapshot.len);
         let tail = piece(Piece::Tail(wire::RaftSnapshotTail {
             len,
@@ -170,6 +175,7 @@ impl Link {
         }));
         stream::unfold((offset, Some(tail)), move |(at, tail)| {
             let (env, file, sent) = (env.clone(), file.clone(), sent.clone());
+            let (snapshots, own) = (snapshots.clone(), own.clone());
             async move {
                 sent.store(at, Ordering::Relaxed);
                 if at >= len {
@@ -186,7 +192,7 @@ impl Link {
                         Some((data, (at + want as u64, tail)))
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "own snapshot cannot be read");
+                        snapshots.found_bad(&own, &error);
                         None
                     }
                 }

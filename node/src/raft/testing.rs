@@ -17,6 +17,17 @@ use tonic::service::Routes;
 use tower::{Service, ServiceExt};
 
 use super::{CatalogueMachine, Encode, FatalHook};
+use crate::disk::memory::MemoryDisk;
+use crate::disk::{Disk, Open};
+
+/// As a disk that rots does.
+pub fn flip_last_byte(disk: &MemoryDisk, path: &str) {
+    let file = disk.open(path, Open::Write).unwrap();
+    let last = file.len().unwrap() - 1;
+    let mut byte = [0];
+    file.read_at(last, &mut byte).unwrap();
+    file.write_at(last, &[byte[0] ^ 1]).unwrap();
+}
 
 #[derive(Default)]
 struct TestRuntime(AtomicU64);

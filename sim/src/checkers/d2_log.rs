@@ -11,8 +11,8 @@ use crate::process::ProcessId;
 use crate::seed::Stream;
 use crate::trace;
 
-const LOG: &str = "raft.redb";
-const SNAPSHOTS: &str = "snapshots";
+pub const LOG: &str = "raft.redb";
+pub const SNAPSHOTS: &str = "snapshots";
 
 #[derive(Default)]
 pub struct Checker;
@@ -34,9 +34,14 @@ impl Checker {
 }
 
 fn log(disk: &SimDisk, before: &Acknowledged) -> Result<(), String> {
-    let look = copy(disk, |path| path == LOG)?;
-    let after = inspect_log(&look).map_err(|error| error.to_string())?;
+    let after = read_log(disk)?;
     if keeps(before, &after) { Ok(()) } else { Err(format!("{after:?}")) }
+}
+
+/// What a node would find in the log of a disk that no process has.
+pub fn read_log(disk: &SimDisk) -> Result<LogSummary, String> {
+    let look = copy(disk, |path| path == LOG)?;
+    inspect_log(&look).map_err(|error| error.to_string())
 }
 
 /// A vote never goes back, nor do the entries of its own term, nor what was flushed and committed.

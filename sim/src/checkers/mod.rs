@@ -6,7 +6,7 @@ pub mod c1_history;
 mod c2_catalogue;
 mod c3_digests;
 mod d1_replicas;
-mod d2_log;
+pub mod d2_log;
 mod d3_files;
 pub mod linearizable;
 mod steps;

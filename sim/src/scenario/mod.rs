@@ -76,6 +76,7 @@ const MINIMUMS: &[(&str, &str, u64)] = &[
     ("mix", "checked.operations", 5_000),
     ("mix", "checked.reads", 1_500),
     ("mix", "checked.replicas", 200_000),
+    ("mix", "checked.rotten_logs_refused", 2),
     ("mix", "checked.snapshots_after_crash", 100),
     ("mix", "checked.steps", 20_000),
     ("mix", "checked.stops_after_failed_sync", 10),

@@ -74,6 +74,7 @@ kinds! {
         EioNames "eio_names" 3,
         Stop "stop" 5,
         ExchangeDisks "exchange_disks" 3,
+        RotLog "rot_log" 2,
     }
 }
 

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 
 use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
-use crate::raft::testing::{TestNetwork, Told, ToyMachine};
+use crate::raft::testing::{TestNetwork, Told, ToyMachine, flip_last_byte};
 use crate::raft::{
     ChangeError, Consensus, ConsensusConfig, Engine, Hooks, Identity, ProposeError, ReadError,
     Whereabouts,
@@ -279,6 +279,34 @@ async fn far_behind_node_is_given_a_snapshot() {
         assert_eq!(node.toy.read().commands.len(), 41);
         assert!(node.told.all().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshot_that_has_rotted_is_made_anew_for_who_needs_it() {
+    let network = TestNetwork::default();
+    let mut nodes = three(&network).await;
+    let last = nodes.pop().unwrap();
+    network.cut(&address(3));
+    last.consensus.shutdown().await;
+    for count in 0..40 {
+        nodes[0].propose(&count.to_string()).await.unwrap();
+    }
+    for node in &nodes {
+        node.consensus.trigger_snapshot().await;
+        until("the log is purged", || node.consensus.status().purged > Some(30)).await;
+    }
+    let leads = leader(&nodes).unwrap();
+    let name = leads.disk.list("snapshots").unwrap().remove(0).name;
+    flip_last_byte(&leads.disk, &format!("snapshots/{name}"));
+    let last = Node::start(&network, 3, last.disk).await;
+    last.consensus.read_index(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(last.toy.read().commands, leads.toy.read().commands);
+
+    // What it starts from is sound again.
+    let place = nodes.iter().position(|node| node.consensus.is_leader()).unwrap();
+    let restarted = nodes.remove(place).restart(&network).await;
+    restarted.consensus.read_index(DEADLINE).await.unwrap();
+    assert_eq!(restarted.toy.read().commands.len(), 40);
 }
 
 #[tokio::test(start_paused = true)]

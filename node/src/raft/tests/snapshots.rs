@@ -15,7 +15,7 @@ use crate::raft::SnapshotError;
 use crate::raft::applied::Applied;
 use crate::raft::machine::{SnapshotStore, StateMachine};
 use crate::raft::snapshot_receive::{Key, SnapshotReceiver};
-use crate::raft::testing::{Told, ToyMachine, test_env};
+use crate::raft::testing::{Told, ToyMachine, flip_last_byte, test_env};
 use crate::raft::types::{LogId, Snapshot, SnapshotMeta, TypeConfig};
 
 type C = TypeConfig<TokioRuntime>;
@@ -64,14 +64,6 @@ impl World {
     fn files(&self) -> Vec<String> {
         self.disk.list(DIR).unwrap().into_iter().map(|listed| listed.name).collect()
     }
-}
-
-fn flip_last_byte(disk: &MemoryDisk, path: &str) {
-    let file = disk.open(path, Open::Write).unwrap();
-    let last = file.len().unwrap() - 1;
-    let mut byte = [0];
-    file.read_at(last, &mut byte).unwrap();
-    file.write_at(last, &[byte[0] ^ 1]).unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -124,7 +124,7 @@ impl Faults {
         self.heal_after(&mut strike, 4_000, node);
     }
 
-    fn fragile_disk(&self) -> Option<(ProcessId, SimDisk)> {
+    pub(super) fn fragile_disk(&self) -> Option<(ProcessId, SimDisk)> {
         let node = self.fragile?;
         Some((node, self.cluster.disk(node)?))
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use cairn_core::ids::NodeId;
 use tokio::time::{Instant, sleep};
 
 use super::{Faults, Later, Strike};
@@ -31,11 +32,16 @@ impl Faults {
             return;
         }
         strike.says(format_args!("{name}"));
+        self.lose_disk(&mut strike, node, old);
+    }
+
+    /// The node comes back as a new member, the operator removes the old one.
+    pub(super) fn lose_disk(&mut self, strike: &mut Strike, node: ProcessId, old: NodeId) {
         self.cluster.wipe(node);
         self.cluster.hide_disk(node);
         self.checkers.crashed(node);
         self.operator.replace(&self.cluster, old, Some(node));
-        self.after(&mut strike, 6_000, Later::Start(node));
+        self.after(strike, 6_000, Later::Start(node));
     }
 
     /// The fragile node's disk is rolled back to before its last registration: it must not come

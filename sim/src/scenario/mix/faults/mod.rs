@@ -9,6 +9,7 @@ mod disks;
 mod identity;
 mod operator;
 mod processes;
+mod rotten_log;
 mod without_one;
 
 use std::collections::BTreeSet;
@@ -225,6 +226,7 @@ impl Faults {
             FaultKind::EioNames => self.fail_names(strike, node),
             FaultKind::Stop => self.stop(strike, node),
             FaultKind::ExchangeDisks => self.exchange_disks(strike, node),
+            FaultKind::RotLog => self.rot_log(strike).await,
         }
     }
 
