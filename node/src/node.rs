@@ -69,6 +69,8 @@ pub enum StartError {
     Refused(String),
     #[error("cannot join the cluster: {0}")]
     Join(String),
+    #[error(transparent)]
+    Peers(#[from] peers::SyncFailed),
     #[error("cannot open the log: {0}")]
     Log(String),
     #[error("cannot open the segments: {0}")]

@@ -61,6 +61,10 @@ pub async fn identify(
     if identity.node.is_none() {
         let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };
         let joined = join(env, peers, config, identity.cookie, addresses).await?;
+        // The next start may be told nothing, and come before the catalogue has said who else
+        // there is.
+        let known = peers.known(&config.address).into_iter().collect();
+        peers.remember(env, disk, known).await?;
         (identity.cluster, identity.lineage) = (joined.cluster, joined.lineage);
         identity.node = Some(joined.node);
     } else if !previous.is_empty() {

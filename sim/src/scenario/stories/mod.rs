@@ -19,6 +19,7 @@ stories! {
     copied_directory "a second process starts on a copy of a node's directory, and is refused",
     full_disk "a node's disk fills up in the middle of a put, which goes on without it",
     leader_loss_in_mid_commit "the leader loses power when all bytes are there and the commit is not",
+    moved_before_it_registered "a newcomer that has only its number changes places with the first node",
     power_loss_everywhere "all nodes lose power in the middle of a put",
     rack_loss "a rack of two nodes is gone: reads and writes go on",
     removed_before_it_caught_up "a node is removed between its registration and its next log entry, and ends",

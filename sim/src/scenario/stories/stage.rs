@@ -126,6 +126,12 @@ impl Stage {
         self.checkers.crashed(node);
     }
 
+    /// Of two nodes that are down.
+    pub fn exchange_disks(&self, one: ProcessId, other: ProcessId) {
+        self.cluster.exchange_disks(one, other);
+        self.checkers.exchanged(one, other);
+    }
+
     pub async fn pause(&mut self, most_ms: u64) {
         sleep(Duration::from_millis(self.chance.range(1..most_ms))).await;
     }
