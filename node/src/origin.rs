@@ -177,6 +177,7 @@ async fn join(
             match answer {
                 Ok(reply) => {
                     let reply = reply.into_inner();
+                    peers.give(address);
                     let (cluster, lineage) = cluster_of(&reply.cluster, reply.lineage)
                         .map_err(|error| StartError::Join(error.to_string()))?;
                     return Ok(Joined { cluster, lineage, node: NodeId(reply.node) });

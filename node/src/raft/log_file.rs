@@ -300,6 +300,15 @@ fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
         .create_with_backend(RedbFile(file))
         .map_err(|error| match error {
             DatabaseError::Storage(StorageError::Corrupted(why)) => LogError::Rotten(why),
+            // Its first bytes, or the version in them.
+            DatabaseError::Storage(StorageError::Io(why))
+                if why.kind() == io::ErrorKind::InvalidData =>
+            {
+                LogError::Rotten(format!("not a redb file: {why}"))
+            }
+            DatabaseError::UpgradeRequired(version) => {
+                LogError::Rotten(format!("it says it is of redb's version {version}"))
+            }
             error => store("opening")(error),
         })
 }

@@ -43,8 +43,9 @@ pub struct SnapshotStore {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: String,
     current: Mutex<Current>,
-    /// Two of the same entries would have one name.
-    writing: tokio::sync::Mutex<()>,
+    /// Held while files are put in place: each removes those it finds older, and two snapshots of
+    /// the same entries have one name.
+    placing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Default)]
@@ -66,7 +67,7 @@ impl SnapshotStore {
         let current =
             env.blocking(Lane::Data, move || snapshot_files::load(&*files, &name, purged)).await?;
         let current = Mutex::new(Current { file: current, is_bad: false });
-        Ok(Arc::new(Self { env, disk, dir: dir.into(), current, writing: Default::default() }))
+        Ok(Arc::new(Self { env, disk, dir: dir.into(), current, placing: Default::default() }))
     }
 
     /// Takes `file` as current unless a newer one is.
@@ -88,10 +89,13 @@ impl SnapshotStore {
         }
     }
 
+    /// Nothing, if another one has taken its place.
     pub(super) fn found_bad(&self, snapshot: &SnapshotFile, why: &dyn std::fmt::Display) {
-        tracing::error!(path = snapshot.path, %why, "own snapshot is of no use, making another");
         let mut current = self.current.lock();
-        current.is_bad |= current.file.as_ref() == Some(snapshot);
+        if current.file.as_ref() == Some(snapshot) {
+            tracing::error!(path = snapshot.path, %why, "own snapshot is of no use");
+            current.is_bad = true;
+        }
     }
 }
 
@@ -201,12 +205,11 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
             }
             Ok(adopted)
         };
-        let adopted = self
-            .store
-            .env
-            .blocking(Lane::Data, install)
-            .await
-            .map_err(|error| stop(&self.fatal, error.to_string()))?;
+        let adopted = {
+            let _alone = self.store.placing.lock().await;
+            let adopted = self.store.env.blocking(Lane::Data, install).await;
+            adopted.map_err(|error| stop(&self.fatal, error.to_string()))?
+        };
         self.store.set_current(adopted);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -214,17 +217,19 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let Current { mut file, is_bad } = self.store.current.lock().clone();
+        let is_bad = self.store.current.lock().is_bad;
         if is_bad {
             // The log it covers is gone: whoever needs it gets it from here, or not at all.
             match self.builder().write().await {
-                Ok(newer) => file = Some(newer),
-                Err(error) if error.is_full() => {
-                    tracing::warn!(%error, "no sound snapshot until there is room");
+                Ok(file) => tracing::info!(path = file.path, "a snapshot in place of a bad one"),
+                Err(error @ SnapshotError::Sync { .. }) => {
+                    return Err(stop(&self.fatal, error.to_string()));
                 }
-                Err(error) => return Err(stop(&self.fatal, error.to_string())),
+                // Asked again, it is tried again.
+                Err(error) => tracing::warn!(%error, "no snapshot in place of a bad one"),
             }
         }
+        let file = self.store.current.lock().file.clone();
         Ok(file.map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
     }
 }
@@ -253,7 +258,7 @@ impl SnapshotBuilder {
     }
 
     async fn write(&self) -> Result<SnapshotFile, SnapshotError> {
-        let _alone = self.store.writing.lock().await;
+        let _alone = self.store.placing.lock().await;
         let (store, meta, encode) = (self.store.clone(), self.meta.clone(), self.encode.clone());
         let write = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
         let file = self.store.env.blocking(Lane::Data, write).await?;

@@ -121,6 +121,7 @@ impl Link {
         let (disk, path) = (self.network.snapshots.disk.clone(), snapshot.path.clone());
         let open = move || disk.open(&path, Open::Read);
         let file = self.network.env.blocking(Lane::Data, open).await.map_err(|error| {
+            self.network.snapshots.found_bad(snapshot, &error);
             CallError::Status(Status::unavailable(format!("open own snapshot: {error}")))
         })?;
         let start = piece(Piece::Start(wire::RaftSnapshotStart {

@@ -9,6 +9,7 @@ use openraft_rt_tokio::TokioRuntime;
 
 use crate::disk::memory::MemoryDisk;
 use crate::disk::{Disk, Open};
+use crate::raft::OpenError;
 use crate::raft::applied::Applied;
 use crate::raft::log_file::{LogError, LogFile, damage_record, read_entries};
 use crate::raft::log_store::{LogClosed, LogStore};
@@ -195,11 +196,16 @@ async fn no_bit_that_has_rotted_is_believed() {
     let (mut refused, mut taken_back) = (0, 0);
     for (sound, was_killed) in [(stopped, false), (killed, true)] {
         let written = (0..sound.len()).filter(|at| sound[*at] != 0);
-        for at in written.step_by(23) {
+        let head = 0..320;
+        for at in head.chain(written.step_by(23)) {
             let mut bytes = sound.clone();
             bytes[at] ^= 1 << (at % 8);
             match held(&bytes) {
-                Err(_) => refused += 1,
+                Err(error) => {
+                    let text = format!("a bit at {at}: {error}");
+                    assert!(OpenError::from(error).is_final(), "{text}");
+                    refused += 1;
+                }
                 Ok(held) if held == whole => {}
                 Ok(held) if was_killed && held == earlier => taken_back += 1,
                 Ok(held) => panic!("a bit at {at} was believed: {held}"),

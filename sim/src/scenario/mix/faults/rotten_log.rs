@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::{AIM_LOOK, EXCUSED_FOR, Faults, Later, Strike};
 use crate::checkers::d2_log::{LOG, SNAPSHOTS, read_log};
+use crate::cluster::{Cluster, End};
 use crate::disk::{Crash, SimDisk};
 use crate::process::ProcessId;
 use crate::trace;
 
-/// A node that finds its log damaged says so within this, whatever else is slow.
-const SAYS_WITHIN: Duration = Duration::from_secs(15);
+/// A node that finds its log damaged says so within this, whatever else is slow or fails.
+const SAYS_WITHIN: Duration = Duration::from_secs(30);
 /// Most of the log's file is of no use; until a bit is hit that is.
 const TRIES: u32 = 16;
 /// So often it is the snapshot.
@@ -60,17 +61,27 @@ impl Faults {
         self.cluster.excuse_until(node, end + EXCUSED_FOR);
         self.cluster.start_node(node);
         let world = self.cluster.world().clone();
-        while world.is_up(node) && self.cluster.running_node(node).is_none() && Instant::now() < end
+        let name = self.cluster.name(node);
+        let is_refused =
+            |cluster: &Cluster| !world.is_up(node) && cluster.end(node) == Some(End::Refused);
+        // One that ends for another reason is started again.
+        while self.cluster.running_node(node).is_none()
+            && !is_refused(&self.cluster)
+            && Instant::now() < end
         {
             self.wait_until(Instant::now() + AIM_LOOK).await;
         }
-        if self.cluster.running_node(node).is_none() {
+        if is_refused(&self.cluster) {
             trace::count("checked.rotten_logs_refused", 1);
             self.later.retain(|(_, what)| !matches!(what, Later::Start(it) if *it == node));
             self.lose_disk(strike, node, id);
+        } else if self.cluster.running_node(node).is_none() {
+            world.violation(
+                "identity",
+                format!("{name} neither runs on what has rotted nor says so"),
+            );
         } else if matches!(rotten, Rotten::Log) {
-            let text = format!("{} runs on a log with a rotten bit", self.cluster.name(node));
-            world.violation("D2", text);
+            world.violation("D2", format!("{name} runs on a log with a rotten bit"));
         }
     }
 }
