@@ -128,7 +128,11 @@ impl OpenError {
     /// promised, or the only record of it, is not there.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Log(error) => !matches!(error, LogError::Disk { .. } | LogError::Store { .. }),
+            Self::Log(error) => match error {
+                LogError::Damaged { .. } | LogError::Rotten(_) | LogError::Hole { .. } => true,
+                LogError::Lost(_) | LogError::SetBack(_) => true,
+                LogError::Disk { .. } | LogError::Store { .. } => false,
+            },
             Self::Snapshot(error) => matches!(error, SnapshotError::NotCovered { .. }),
             Self::Settings(_) | Self::Start(_) => false,
         }

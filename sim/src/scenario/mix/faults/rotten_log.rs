@@ -41,6 +41,8 @@ impl Faults {
         self.cluster.crash(node, how);
         self.checkers.crashed(node);
         let Some((rotten, what)) = flip(&mut strike, &disk) else {
+            // Still a crash, and to be found among the faults.
+            strike.says(format_args!("{}: nothing that it would meet", disk.name));
             self.after(&mut strike, 6_000, Later::Start(node));
             return;
         };
