@@ -1,21 +1,34 @@
 //! What the catalogue knows: checkpoints, where segments are, nodes; and the few commands that
 //! are not an upload.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cairn_core::command::{Body, DeleteReason};
-use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, SegmentId, Step};
-use cairn_core::limits::BATCH_SEGMENTS_MAX;
-use cairn_core::model::{CheckpointInfo, PolicyChange, Slot};
-use cairn_proto::manifest::Manifest;
-use cairn_proto::{convert, wire};
+use cairn_host::envelope::Reason;
+use cairn_proto::wire;
+use cairn_types::command::{self, Accept, Body, Refusal};
+use cairn_types::convert;
+use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, SegmentId, Step};
+use cairn_types::limits::BATCH_SEGMENTS_MAX;
+use cairn_types::manifest::Manifest;
+use cairn_types::model::{CheckpointInfo, Policy, PolicyChange, Slot, SlotState};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::time::timeout;
+use tonic::{Response, Status};
 
+use crate::answers;
 use crate::cluster::{Answer, Client, with_identity};
 use crate::error::ClientError;
+use crate::status::{ClusterStatus, NodeInfo, NodeStatus};
 
 /// Checkpoints of one `List` page.
 const LIST_PAGE: u32 = 500;
+
+/// Voters that one node is believed to name.
+const VOTERS_NAMED_MAX: usize = 16;
+
+/// A leader moves the node's vote before it answers, and may hand over leadership first.
+const REMOVAL_WAIT: Duration = Duration::from_secs(20);
 
 /// Where a segment is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +41,44 @@ pub struct LocatedSegment {
     pub slots: Vec<Slot>,
 }
 
+impl LocatedSegment {
+    /// Whether at least `quorum` replicas count, as far as these records of the nodes tell.
+    pub(crate) fn has_counting(&self, nodes: &BTreeMap<NodeId, NodeInfo>, quorum: u32) -> bool {
+        let counts = |slot: &&Slot| {
+            slot.state == SlotState::Durable
+                && nodes.get(&slot.node).is_some_and(|node| node.up && node.inventoried)
+        };
+        self.id.is_some() && self.slots.iter().filter(counts).count() >= quorum as usize
+    }
+}
+
+/// What a page lists beside committed checkpoints.
+#[derive(Clone, Copy)]
+pub(crate) struct Beside {
+    pub open: bool,
+    pub deleted: bool,
+}
+
 /// A place in a listing: the last checkpoint of a page.
 pub type ListPlace = (Namespace, Step, CheckpointId);
+
+/// What a node's removal would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovalPlan {
+    /// Why it would be refused.
+    pub refused: Option<Refusal>,
+    /// Whether the node votes now, and leads.
+    pub votes: bool,
+    pub leads: bool,
+    /// Who would vote without it.
+    pub voters: Vec<NodeId>,
+    /// Segments in use that are durable there; their replicas are made elsewhere.
+    pub segments: u64,
+    pub bytes: u64,
+    /// Of these, the ones without another living replica.
+    pub segments_lost: u64,
+    pub bytes_lost: u64,
+}
 
 /// Everything about one checkpoint.
 #[derive(Debug, Clone)]
@@ -53,10 +102,14 @@ impl Client {
                     Box::pin(async move { stub.resolve(request).await })
                 })
                 .await?;
-            self.learn_nodes(&reply.nodes);
             let malformed = |problem| malformed("resolve checkpoint", problem);
+            answers::nodes(&reply.nodes).map_err(malformed)?;
+            self.learn_nodes(reply.nodes.into_iter().map(NodeInfo::received).collect());
             let info = reply.checkpoint.ok_or_else(|| malformed("no checkpoint".to_owned()))?;
-            convert::info_from_wire(info).map_err(|error| malformed(error.to_string()))
+            let info =
+                convert::info_from_wire(info).map_err(|error| malformed(error.to_string()))?;
+            answers::resolved(address, &info).map_err(malformed)?;
+            Ok(info)
         })
     }
 
@@ -69,6 +122,16 @@ impl Client {
         after: Option<&'a ListPlace>,
         limit: u32,
     ) -> Answer<'a, (Vec<CheckpointInfo>, bool)> {
+        self.page(prefix, Beside { open, deleted: false }, after, limit)
+    }
+
+    pub(crate) fn page<'a>(
+        &'a self,
+        prefix: Option<&'a Namespace>,
+        beside: Beside,
+        after: Option<&'a ListPlace>,
+        limit: u32,
+    ) -> Answer<'a, (Vec<CheckpointInfo>, bool)> {
         Box::pin(async move {
             let (namespace, step, id) = match after {
                 Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
@@ -76,7 +139,8 @@ impl Client {
             };
             let message = wire::ListRequest {
                 prefix: prefix.map(ToString::to_string).unwrap_or_default(),
-                open,
+                open: beside.open,
+                deleted: beside.deleted,
                 deadline_ms: 0,
                 after_namespace: namespace,
                 after_step: step,
@@ -91,30 +155,42 @@ impl Client {
                 })
                 .await?;
             let infos = reply.checkpoints.into_iter().map(convert::info_from_wire);
-            let infos = infos
+            let infos: Vec<_> = infos
                 .collect::<Result<_, _>>()
                 .map_err(|error| malformed("list checkpoints", error.to_string()))?;
+            answers::listed(prefix, beside, after, limit, &infos)
+                .map_err(|problem| malformed("list checkpoints", problem))?;
             Ok((infos, reply.more))
         })
     }
 
-    /// All checkpoints below `prefix`, page after page.
-    pub async fn list(
+    /// All checkpoints below `prefix` (`None` for all), ascending by (namespace, step); `open` lists
+    /// uploads too. Nothing is asked before the stream is polled, and a page of 500 only once the
+    /// one before is taken: a checkpoint committed meanwhile may be in it. An error ends the stream.
+    pub fn list(
         &self,
         prefix: Option<&Namespace>,
         open: bool,
-    ) -> Result<Vec<CheckpointInfo>, ClientError> {
-        let mut all: Vec<CheckpointInfo> = Vec::new();
-        loop {
-            let after = all.last().map(|info| (info.namespace.clone(), info.step, info.id));
-            let (page, more) = self.list_page(prefix, open, after.as_ref(), LIST_PAGE).await?;
-            // A page without entries that claims more would go on for ever.
-            let more = more && !page.is_empty();
-            all.extend(page);
-            if !more {
-                return Ok(all);
+    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
+        let (client, prefix) = (self.clone(), prefix.cloned());
+        // The state is the place behind which the next page begins; `None` at the end.
+        let pages = stream::try_unfold(Some(None), move |after: Option<Option<ListPlace>>| {
+            let (client, prefix) = (client.clone(), prefix.clone());
+            async move {
+                let Some(after) = after else { return Ok(None) };
+                let page = client.list_page(prefix.as_ref(), open, after.as_ref(), LIST_PAGE);
+                let (page, more) = page.await?;
+                // A page without entries that claims more would go on for ever.
+                let last = page.last().filter(|_| more);
+                let next = last.map(|info| Some((info.namespace.clone(), info.step, info.id)));
+                if next.is_some() && next.as_ref() == Some(&after) {
+                    let problem = "a page ends where it began".to_owned();
+                    return Err(malformed("list checkpoints", problem));
+                }
+                Ok(Some((stream::iter(page.into_iter().map(Ok)), next)))
             }
-        }
+        });
+        pages.try_flatten().boxed()
     }
 
     /// Where segments are, in the order asked.
@@ -125,7 +201,8 @@ impl Client {
                 let reply = self
                     .read("locate segments", |mut stub, identity, deadline_ms| {
                         let digests = batch.iter().map(convert::digest_to_wire).collect();
-                        let message = wire::LocateRequest { digests, deadline_ms };
+                        let message =
+                            wire::LocateRequest { digests, deadline_ms, ..Default::default() };
                         let request = with_identity(message, &identity);
                         Box::pin(async move { stub.locate(request).await })
                     })
@@ -136,6 +213,8 @@ impl Client {
                     return Err(malformed("locate segments", problem));
                 }
                 for (digest, located) in batch.iter().zip(&reply.segments) {
+                    answers::located(located)
+                        .map_err(|problem| malformed("locate segments", problem))?;
                     let slots = located.slots.iter().map(convert::slot_from_wire);
                     all.push(LocatedSegment {
                         digest: *digest,
@@ -151,39 +230,140 @@ impl Client {
         })
     }
 
-    /// The cluster as the leader's followers see it.
-    pub fn status<'a>(&'a self) -> Answer<'a, wire::StatusReply> {
+    /// The policy of a namespace; the default one where it has none.
+    pub fn policy<'a>(&'a self, namespace: &'a Namespace) -> Answer<'a, Policy> {
         Box::pin(async move {
             let reply = self
-                .read("read status", |mut stub, identity, deadline_ms| {
+                .read("read policy", |mut stub, identity, deadline_ms| {
+                    let namespace = namespace.to_string();
+                    let message = wire::LocateRequest { digests: vec![], deadline_ms, namespace };
+                    let request = with_identity(message, &identity);
+                    Box::pin(async move { stub.locate(request).await })
+                })
+                .await?;
+            let policy = reply.policy.unwrap_or_default();
+            convert::policy_from_wire(&policy)
+                .map_err(|error| malformed("read policy", error.to_string()))
+        })
+    }
+
+    /// The cluster as any node sees it: what only the leader hears from all nodes may be missing.
+    pub fn status<'a>(&'a self) -> Answer<'a, ClusterStatus> {
+        self.status_within(self.options.deadline)
+    }
+
+    /// [`Client::status`] with a deadline of its own; `None` tries for ever.
+    pub fn status_within<'a>(&'a self, deadline: Option<Duration>) -> Answer<'a, ClusterStatus> {
+        Box::pin(async move {
+            let reply = self
+                .read_within("read status", deadline, |mut stub, identity, deadline_ms| {
                     let request = with_identity(wire::StatusRequest { deadline_ms }, &identity);
                     Box::pin(async move { stub.status(request).await })
                 })
                 .await?;
-            self.learn_nodes(&reply.nodes);
-            self.learn_leader(&reply.leader_address);
-            Ok(reply)
+            answers::nodes(&reply.nodes).map_err(|problem| malformed("read status", problem))?;
+            let status = ClusterStatus::received(reply)?;
+            self.learn_nodes(status.nodes.clone());
+            self.learn_leader(status.leader_address.as_deref());
+            self.learn_settings(status.settings.clone());
+            Ok(status)
+        })
+    }
+
+    /// As [`Client::status`], from the leader if it answers: only it hears from all nodes how much
+    /// room they have.
+    pub fn full_status<'a>(&'a self) -> Answer<'a, ClusterStatus> {
+        self.full_status_within(self.options.deadline)
+    }
+
+    /// [`Client::full_status`] with a deadline of its own; `None` tries for ever.
+    pub fn full_status_within<'a>(
+        &'a self,
+        deadline: Option<Duration>,
+    ) -> Answer<'a, ClusterStatus> {
+        Box::pin(async move {
+            let status = self.status_within(deadline).await?;
+            let is_known = status.nodes.iter().any(|node| node.available_bytes.is_some());
+            let Some(leader) = status.leader_address.clone().filter(|_| !is_known) else {
+                return Ok(status);
+            };
+            let (mut stub, identity) = self.catalogue_at(&leader);
+            let deadline = self.options.call_deadline;
+            let deadline_ms = deadline.mul_f32(0.8).as_millis() as u64;
+            let request = with_identity(wire::StatusRequest { deadline_ms }, &identity);
+            match timeout(deadline, stub.status(request)).await {
+                Ok(Ok(reply)) if answers::nodes(&reply.get_ref().nodes).is_ok() => {
+                    ClusterStatus::received(reply.into_inner())
+                }
+                // What any node knows has to do.
+                _ => Ok(status),
+            }
         })
     }
 
     /// One node's own view and counters. One try: the question is about that node.
-    pub fn node_status<'a>(&'a self, address: &'a str) -> Answer<'a, wire::NodeStatusReply> {
+    pub fn node_status<'a>(&'a self, address: &'a str) -> Answer<'a, NodeStatus> {
         Box::pin(async move {
             let (mut stub, identity) = self.admin(address);
             let request = with_identity(wire::NodeStatusRequest {}, &identity);
-            let unreachable = |last: String| ClientError::Unreachable {
-                endpoints: vec![address.to_owned()],
-                last,
-            };
-            match timeout(self.options.call_deadline, stub.node_status(request)).await {
-                Ok(Ok(response)) => {
-                    self.learn(address, response.metadata())?;
-                    Ok(response.into_inner())
-                }
-                Ok(Err(status)) => Err(unreachable(status.message().to_owned())),
-                Err(_) => Err(unreachable("no answer in time".to_owned())),
-            }
+            let patience = self.options.call_deadline;
+            let reply = self.of_one_node(address, patience, stub.node_status(request)).await?;
+            NodeStatus::received(reply)
         })
+    }
+
+    /// The answer of one node to a question about itself.
+    pub(crate) async fn of_one_node<T>(
+        &self,
+        address: &str,
+        patience: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, ClientError> {
+        let unreachable =
+            |last: String| ClientError::Unreachable { endpoints: vec![address.to_owned()], last };
+        match timeout(patience, call).await {
+            Ok(Ok(response)) => {
+                self.learn(address, response.metadata())?;
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) if Reason::of(&status) == Some(Reason::Key) => {
+                let (endpoint, what) = (address.to_owned(), status.message().to_owned());
+                Err(ClientError::Key { endpoint, what })
+            }
+            Ok(Err(status)) => Err(unreachable(status.message().to_owned())),
+            Err(_) => Err(unreachable("no answer in time".to_owned())),
+        }
+    }
+
+    /// What every node says for itself: the endpoints, and the voters that they name. Needs no
+    /// leader. Each is asked once, all at the same time, and waited for `patience`.
+    pub async fn views(&self, patience: Duration) -> BTreeMap<String, View> {
+        let mut found = BTreeMap::new();
+        // The second round asks the voters that the first one named.
+        let mut ask: BTreeSet<String> = self.addresses().into_iter().collect();
+        for _ in 0..2 {
+            let asked = ask.iter().map(|address| async move {
+                let answer = timeout(patience, self.node_status(address)).await;
+                let silent = || {
+                    Err(ClientError::Unreachable {
+                        endpoints: vec![address.clone()],
+                        last: format!("no answer within {patience:?}"),
+                    })
+                };
+                (address.clone(), answer.unwrap_or_else(|_| silent()))
+            });
+            found.extend(futures::future::join_all(asked).await);
+            let named = found.values().flatten().flat_map(|status| {
+                // A cluster has at most five, and ten while they change.
+                status.voters.iter().take(VOTERS_NAMED_MAX)
+            });
+            let named = named.map(|voter| voter.address.clone());
+            // Under another name it may have answered already.
+            let own = found.values().flatten().map(|status| status.address.clone());
+            let own: BTreeSet<String> = own.collect();
+            ask = named.filter(|at| !found.contains_key(at) && !own.contains(at)).collect();
+        }
+        found
     }
 
     /// A checkpoint with its decoded manifests and the places of its segments.
@@ -202,21 +382,40 @@ impl Client {
         })
     }
 
-    /// Deletes the checkpoint an address names; `now` gives its space back without the grace.
-    pub async fn delete(
-        &self,
-        address: &Address,
-        now: bool,
-    ) -> Result<CheckpointInfo, ClientError> {
-        let info = self.resolve(address).await?;
-        let body = Body::Delete { checkpoint: info.id, reason: DeleteReason::Asked, now };
-        self.execute(body, Duration::ZERO).await?;
-        Ok(info)
+    /// Takes a node out of the cluster, once the cluster can do without its vote and its
+    /// replicas. Final: its id never returns.
+    pub async fn remove_node(&self, node: NodeId, accept: Accept) -> Result<(), ClientError> {
+        self.execute(Body::RemoveNode(command::RemoveNode { node, accept }), REMOVAL_WAIT)
+            .await
+            .map(|_| ())
     }
 
-    /// Takes a node out of the cluster for good.
-    pub async fn remove_node(&self, node: NodeId) -> Result<(), ClientError> {
-        self.execute(Body::RemoveNode { node }, Duration::ZERO).await.map(|_| ())
+    /// What [`Client::remove_node`] would do now.
+    pub fn plan_removal(&self, node: NodeId, accept: Accept) -> Answer<'_, RemovalPlan> {
+        Box::pin(async move {
+            let message = wire::PlanRemovalRequest {
+                node: node.0,
+                accept_data_loss: accept.data_loss,
+                accept_fewer_hosts: accept.fewer_hosts,
+            };
+            let reply = self
+                .read("plan removal", |mut stub, identity, _| {
+                    let request = with_identity(message, &identity);
+                    Box::pin(async move { stub.plan_removal(request).await })
+                })
+                .await?;
+            let refused = reply.refused.map(convert::refusal_from_wire).transpose();
+            Ok(RemovalPlan {
+                refused: refused.map_err(|error| malformed("plan removal", error.to_string()))?,
+                votes: reply.votes,
+                leads: reply.leads,
+                voters: reply.voters.into_iter().map(NodeId).collect(),
+                segments: reply.segments,
+                bytes: reply.bytes,
+                segments_lost: reply.segments_lost,
+                bytes_lost: reply.bytes_lost,
+            })
+        })
     }
 
     /// Changes a namespace's policy.
@@ -225,10 +424,13 @@ impl Client {
         namespace: &Namespace,
         change: PolicyChange,
     ) -> Result<(), ClientError> {
-        let body = Body::SetPolicy { namespace: namespace.clone(), change };
+        let body = Body::SetPolicy(command::SetPolicy { namespace: namespace.clone(), change });
         self.execute(body, Duration::ZERO).await.map(|_| ())
     }
 }
+
+/// One node's own view, or the reason why it gave no answer.
+pub type View = Result<NodeStatus, ClientError>;
 
 pub(crate) fn malformed(what: &str, problem: String) -> ClientError {
     ClientError::Malformed { what: what.to_owned(), problem }

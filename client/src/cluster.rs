@@ -14,90 +14,119 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::{ClusterId, Lineage, NodeId, RequestId};
-use cairn_core::limits::{CATALOGUE_REPLY_BYTES_MAX, MESSAGE_BYTES_MAX};
-use cairn_proto::envelope::{self, Identity, Reason};
-use cairn_proto::seam::{Env, Transport};
+use cairn_host::envelope::{Identity, Reason};
+use cairn_host::seam::{Env, Transport};
+use cairn_proto::wire;
 use cairn_proto::wire::admin_client::AdminClient;
 use cairn_proto::wire::catalogue_client::CatalogueClient;
 use cairn_proto::wire::segments_client::SegmentsClient;
-use cairn_proto::{convert, wire};
+use cairn_types::command::{Body, Command, Refusal, Reply};
+use cairn_types::convert;
+use cairn_types::ids::{CheckpointId, ClusterId, Lineage, NodeId, RequestId};
+use cairn_types::limits::{CATALOGUE_REPLY_BYTES_MAX, MESSAGE_BYTES_MAX};
+use cairn_types::model::Settings;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
+use crate::asking::Ask;
+use crate::download::Paces;
+use crate::endpoints::Endpoints;
 use crate::error::ClientError;
-use crate::tries::{Next, Tries};
+use crate::options::ClientOptions;
+use crate::status::NodeInfo;
 
 /// First and longest pause before a plan that went stale is made again.
 const PLAN_PAUSE_MIN: Duration = Duration::from_millis(50);
 const PLAN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// A leader that says that it is busy is sealing still, or others' parts are: the longest manifest
+/// over a slow path takes it many minutes. A deadline does not end a seal for so long.
+const SEAL_BUSY_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// A survey waits this long for an endpoint's answer: one that is down costs no more.
+const SURVEY_DEADLINE: Duration = Duration::from_secs(1);
+
 /// What a question to the cluster gives. Boxed, so that this crate compiles what answers it and
 /// not every program that asks.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ClientError>>;
-
-/// How a client behaves. `ClientOptions::new` gives the defaults.
-#[derive(Debug, Clone)]
-pub struct ClientOptions {
-    /// Any nodes of one cluster, `host:port`; the others are learned.
-    pub endpoints: Vec<String>,
-    /// One try's time for an answer, beside what the call itself asks the node to wait.
-    pub call_deadline: Duration,
-    /// All tries together; `None` tries for ever.
-    pub deadline: Option<Duration>,
-    /// A segment stream without progress for this long is given up.
-    pub stall_deadline: Duration,
-    /// The client's own rack: replicas there are read first.
-    pub rack: Option<String>,
-}
-
-impl ClientOptions {
-    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            endpoints: endpoints.into_iter().map(Into::into).collect(),
-            call_deadline: Duration::from_secs(5),
-            deadline: Some(Duration::from_secs(60)),
-            stall_deadline: Duration::from_secs(10),
-            rack: None,
-        }
-    }
-}
 
 /// A handle to one cluster. Cheap to clone; clones share what they learn.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) env: Env,
     pub(crate) options: Arc<ClientOptions>,
-    known: Arc<Mutex<Known>>,
+    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) endpoints: Arc<Mutex<Endpoints>>,
+    /// How fast nodes gave segments of late.
+    pub(crate) paces: Arc<Mutex<Paces>>,
 }
 
 /// What answers have taught so far.
 #[derive(Default)]
-struct Known {
-    cluster: Option<ClusterId>,
-    lineage: Option<Lineage>,
-    leader: Option<String>,
+pub(crate) struct Known {
+    pub(crate) cluster: Option<ClusterId>,
+    /// The address that named it; `None` where the caller did.
+    pub(crate) cluster_from: Option<String>,
+    pub(crate) lineage: Option<Lineage>,
+    pub(crate) leader: Option<String>,
     /// The address that answered a read last.
-    reader: Option<String>,
-    nodes: Arc<BTreeMap<NodeId, wire::NodeInfo>>,
+    pub(crate) reader: Option<String>,
+    /// A node that passes commands on to a leader that did not answer itself, and until when it
+    /// is used.
+    pub(crate) via: Option<(String, Instant)>,
+    nodes: Arc<BTreeMap<NodeId, NodeInfo>>,
+    /// They are what the cluster was founded with, and never change.
+    settings: Option<Settings>,
     transports: BTreeMap<String, Transport>,
 }
 
 /// Whom a call is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Aim {
+pub(crate) enum Aim {
     Leader,
     AnyNode,
 }
 
 impl Client {
-    /// A handle to the cluster that the endpoints belong to. Nothing is contacted yet.
+    /// A handle to the cluster that the endpoints belong to, in surroundings of the caller's.
+    /// Nothing is contacted yet. Programs begin with [`Client::builder`].
     pub fn new(env: Env, options: ClientOptions) -> Self {
-        Self { env, options: Arc::new(options), known: Arc::default() }
+        let known = Known { cluster: options.cluster, ..Known::default() };
+        let known = Arc::new(Mutex::new(known));
+        Self {
+            env,
+            options: Arc::new(options),
+            known,
+            endpoints: Arc::default(),
+            paces: Arc::default(),
+        }
+    }
+
+    /// Asks every endpoint which cluster it belongs to; two of them are an error. A call goes to
+    /// one endpoint only, and an answer of the wrong cluster looks like any other. Endpoints that
+    /// do not answer soon are left out.
+    pub fn survey(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let asks = self.options.endpoints.iter().map(|address| async move {
+                let (mut stub, _) = self.admin(address);
+                // Without an identity: the question is who that is.
+                let request = with_identity(wire::NodeStatusRequest {}, &Identity::default());
+                (address, timeout(SURVEY_DEADLINE, stub.node_status(request)).await)
+            });
+            for (address, answer) in futures::future::join_all(asks).await {
+                match answer {
+                    Ok(Ok(response)) => self.learn(address, response.metadata())?,
+                    Ok(Err(status)) if Reason::of(&status).is_some() => {
+                        self.learn(address, status.metadata())?;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
     }
 
     pub fn options(&self) -> &ClientOptions {
@@ -108,13 +137,13 @@ impl Client {
         &self.env
     }
 
-    /// The cluster's id, once anything has answered.
+    /// The cluster's id, if it was given or once anything has answered.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.known.lock().cluster
     }
 
     /// What is known of the nodes: filled by `status` and `resolve`.
-    pub fn nodes(&self) -> Arc<BTreeMap<NodeId, wire::NodeInfo>> {
+    pub fn nodes(&self) -> Arc<BTreeMap<NodeId, NodeInfo>> {
         self.known.lock().nodes.clone()
     }
 
@@ -151,25 +180,30 @@ impl Client {
         exclude: &'a [NodeId],
     ) -> Answer<'a, Reply> {
         Box::pin(async move {
-            let what = verb(&body);
+            let what = body.words();
+            let busy_max = match body {
+                Body::SealPart(_) => SEAL_BUSY_MAX,
+                _ => Duration::ZERO,
+            };
             let request = RequestId(self.env.random_u128());
             let command =
-                convert::command_to_wire(&Command { request, clock_ms: 0, wall_ms: 0, body });
+                convert::encode_command(&Command { request, clock_ms: 0, wall_ms: 0, body });
             let started = Instant::now();
             let mut pause = PLAN_PAUSE_MIN;
             loop {
                 let left = deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
-                let ask = Ask { what, aim: Aim::Leader, wait, deadline: left };
+                let ask = Ask { what, aim: Aim::Leader, wait, deadline: left, busy_max };
                 let reply = self
-                    .ask(&ask, |transport, identity, wait| {
-                        let wait_ms = wait.as_millis() as u64;
+                    .ask(&ask, |call| {
                         let message = wire::ExecuteRequest {
-                            command: Some(command.clone()),
-                            wait_ms,
+                            command: command.clone(),
+                            wait_ms: as_ms(call.wait),
                             exclude: exclude.iter().map(|node| node.0).collect(),
+                            forward: call.forward,
+                            deadline_ms: as_ms(call.patience),
                         };
-                        let request = with_identity(message, &identity);
-                        Box::pin(async move { catalogue(transport).execute(request).await })
+                        let request = with_identity(message, &call.identity);
+                        Box::pin(async move { catalogue(call.transport).execute(request).await })
                     })
                     .await?;
                 let malformed =
@@ -180,7 +214,9 @@ impl Client {
                 {
                     // The leader planned on a view that was stale by then. It had no effect, and
                     // refusals are not remembered: the same request is judged anew.
-                    Reply::Refused(Refusal::BadTargets) if left != Some(Duration::ZERO) => {
+                    Reply::Refused(Refusal::BadTargets | Refusal::NotCompared { .. })
+                        if left != Some(Duration::ZERO) =>
+                    {
                         sleep(self.env.jitter(pause)).await;
                         pause = (pause * 2).min(PLAN_PAUSE_MAX);
                     }
@@ -191,126 +227,55 @@ impl Client {
         })
     }
 
-    /// A linearizable read: any node will do, the next one if one fails.
+    /// Tells the leader that somebody waits for all replicas of a checkpoint. A hint: it is asked
+    /// again, so that a failure is no error.
+    pub(crate) async fn hasten(&self, checkpoint: CheckpointId) {
+        let deadline = Some(self.options.call_deadline);
+        let (wait, busy_max) = (Duration::ZERO, Duration::ZERO);
+        let ask = Ask { what: "hasten", aim: Aim::Leader, wait, deadline, busy_max };
+        let asked = self.ask(&ask, |call| {
+            let message = wire::HastenRequest { checkpoint: checkpoint.0 };
+            let request = with_identity(message, &call.identity);
+            Box::pin(async move { catalogue(call.transport).hasten(request).await })
+        });
+        if let Err(error) = asked.await {
+            tracing::debug!(%error, "the leader does not know that somebody waits");
+        }
+    }
+
+    /// A linearizable read: any node works, and the next one is asked if one fails.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         what: &'static str,
+        send: impl FnMut(
+            CatalogueClient<Transport>,
+            Identity,
+            u64,
+        ) -> BoxFuture<'static, Result<Response<T>, Status>>
+        + Send,
+    ) -> Result<T, ClientError> {
+        self.read_within(what, self.options.deadline, send).await
+    }
+
+    pub(crate) async fn read_within<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        deadline: Option<Duration>,
         mut send: impl FnMut(
             CatalogueClient<Transport>,
             Identity,
             u64,
-        ) -> BoxFuture<'static, Result<Response<T>, Status>>,
+        ) -> BoxFuture<'static, Result<Response<T>, Status>>
+        + Send,
     ) -> Result<T, ClientError> {
-        // The node gives up first, so that its reason arrives instead of our silence.
-        let wait = self.options.call_deadline.mul_f32(0.8);
-        let ask =
-            Ask { what, aim: Aim::AnyNode, wait: Duration::ZERO, deadline: self.options.deadline };
-        self.ask(&ask, |transport, identity, _| {
-            send(catalogue(transport), identity, wait.as_millis() as u64)
+        let (wait, busy_max) = (Duration::ZERO, Duration::ZERO);
+        let ask = Ask { what, aim: Aim::AnyNode, wait, deadline, busy_max };
+        self.ask(&ask, |call| {
+            // The node gives up first, so that its reason arrives instead of our silence.
+            let wait = call.patience.mul_f32(0.8);
+            send(catalogue(call.transport), call.identity, as_ms(wait))
         })
         .await
-    }
-
-    async fn ask<T: Send + 'static>(
-        &self,
-        ask: &Ask,
-        mut send: impl FnMut(
-            Transport,
-            Identity,
-            Duration,
-        ) -> BoxFuture<'static, Result<Response<T>, Status>>,
-    ) -> Result<T, ClientError> {
-        let started = Instant::now();
-        let mut tries = Tries::starting_at(self.first_address(ask.aim)?);
-        loop {
-            let left = ask.deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
-            let longest = self.options.call_deadline + ask.wait;
-            let patience = left.map_or(longest, |left| left.min(longest));
-            let (transport, identity) = (self.transport(&tries.address), self.identity(None));
-            let call = send(transport, identity, ask.wait.min(patience));
-            let next = match timeout(patience, call).await {
-                Ok(Ok(response)) => match self.learn(&tries.address, response.metadata()) {
-                    Ok(()) => {
-                        self.note_answer(ask.aim, &tries.address);
-                        return Ok(response.into_inner());
-                    }
-                    Err(error) => Next::Stop(error),
-                },
-                Ok(Err(status)) => {
-                    // A transport's own `Unavailable` is silence; a node's names its cluster.
-                    tries.answered |= Reason::of(&status).is_some()
-                        || Identity::read(status.metadata()).is_ok_and(|id| id.cluster.is_some());
-                    self.judge(&tries.address, &status)
-                }
-                Err(_) => Next::Elsewhere(format!("no answer within {patience:?}")),
-            };
-            if let Next::Stop(error) = next {
-                return Err(error);
-            }
-            self.note_failure(&tries.address);
-            let pause = self.env.jitter(tries.advance(next, &self.addresses()));
-            let over = |deadline: Duration| started.elapsed() + pause >= deadline;
-            if ask.deadline.is_some_and(over) || tries.all_foreign(&self.addresses()) {
-                return Err(tries.give_up(ask.what, self.addresses()));
-            }
-            tracing::debug!(what = ask.what, next = %tries.address, last = %tries.last, "try again");
-            sleep(pause).await;
-        }
-    }
-
-    /// What a failed try means.
-    fn judge(&self, address: &str, status: &Status) -> Next {
-        let text = match status.message() {
-            named if named.starts_with(address) => named.to_owned(),
-            text => format!("{address}: {text}"),
-        };
-        let other_cluster = |what: &str| {
-            Next::Stop(ClientError::OtherCluster {
-                endpoint: address.to_owned(),
-                want: self.cluster(),
-                what: what.to_owned(),
-            })
-        };
-        match Reason::of(status) {
-            Some(Reason::NotLeader) => {
-                return match envelope::leader_of(status) {
-                    Some((_, leader)) if leader != address => Next::Redirect(leader),
-                    _ => Next::Elsewhere(text),
-                };
-            }
-            Some(Reason::OtherCluster) => return other_cluster(status.message()),
-            Some(Reason::OtherLineage) => {
-                // The cluster was recovered since: learn its lineage anew.
-                self.known.lock().lineage = None;
-                return Next::Again(text);
-            }
-            Some(Reason::Protocol) => {
-                return Next::Stop(ClientError::Incompatible {
-                    endpoint: address.to_owned(),
-                    what: status.message().to_owned(),
-                });
-            }
-            Some(Reason::Busy | Reason::NotYet) => return Next::Again(text),
-            _ => {}
-        }
-        if let Err(error) = self.learn(address, status.metadata()) {
-            return Next::Stop(error);
-        }
-        if let Some(refusal) = convert::refusal_of(status) {
-            return Next::Stop(ClientError::Refused(refusal));
-        }
-        match status.code() {
-            Code::InvalidArgument | Code::OutOfRange => {
-                let refusal = Refusal::Malformed(status.message().to_owned());
-                Next::Stop(ClientError::Refused(refusal))
-            }
-            Code::PermissionDenied | Code::Unauthenticated => Next::Stop(ClientError::NotAllowed {
-                endpoint: address.to_owned(),
-                what: status.message().to_owned(),
-            }),
-            Code::Unimplemented => Next::Foreign(text),
-            _ => Next::Elsewhere(text),
-        }
     }
 
     /// Takes in who answered; an answer from another cluster is an error.
@@ -324,11 +289,15 @@ impl Client {
             (Some(want), Some(got)) if want != got => {
                 return Err(ClientError::OtherCluster {
                     endpoint: address.to_owned(),
-                    want: Some(want),
-                    what: format!("this is cluster {got}, the others are {want}"),
+                    got: Some(got),
+                    want,
+                    want_from: known.cluster_from.clone(),
                 });
             }
-            (None, Some(got)) => known.cluster = Some(got),
+            (None, Some(got)) => {
+                known.cluster = Some(got);
+                known.cluster_from = Some(address.to_owned());
+            }
             _ => {}
         }
         // Lineages only rise; a late answer from before a recovery teaches nothing.
@@ -336,11 +305,11 @@ impl Client {
         Ok(())
     }
 
-    pub(crate) fn learn_nodes(&self, nodes: &[wire::NodeInfo]) {
+    pub(crate) fn learn_nodes(&self, nodes: Vec<NodeInfo>) {
         if nodes.is_empty() {
             return;
         }
-        let nodes = nodes.iter().map(|node| (NodeId(node.id), node.clone())).collect();
+        let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
         let mut known = self.known.lock();
         known.nodes = Arc::new(nodes);
         // Connections to addresses nobody has any more are dropped.
@@ -352,14 +321,33 @@ impl Client {
         known.transports = transports;
     }
 
-    pub(crate) fn learn_leader(&self, address: &str) {
-        if !address.is_empty() {
+    pub(crate) fn learn_settings(&self, settings: Settings) {
+        self.known.lock().settings = Some(settings);
+    }
+
+    /// Has the next put ask the cluster again, which says where its nodes are as well.
+    pub(crate) fn forget_settings(&self) {
+        self.known.lock().settings = None;
+    }
+
+    /// The cluster's settings; asks the cluster, which says where its nodes are as well, unless it
+    /// has said so before.
+    pub(crate) async fn settings(&self) -> Result<Settings, ClientError> {
+        let known = self.known.lock().settings.clone();
+        match known {
+            Some(settings) => Ok(settings),
+            None => Ok(self.status().await?.settings),
+        }
+    }
+
+    pub(crate) fn learn_leader(&self, address: Option<&str>) {
+        if let Some(address) = address {
             self.known.lock().leader = Some(address.to_owned());
         }
     }
 
     /// A node's record; asks the cluster once if it is not known.
-    pub(crate) async fn node(&self, node: NodeId) -> Result<wire::NodeInfo, ClientError> {
+    pub(crate) async fn node(&self, node: NodeId) -> Result<NodeInfo, ClientError> {
         if let Some(info) = self.known.lock().nodes.get(&node).cloned() {
             return Ok(info);
         }
@@ -380,6 +368,11 @@ impl Client {
         Ok((stub, self.identity(Some(node))))
     }
 
+    /// The catalogue service at an address, for a call of one try.
+    pub(crate) fn catalogue_at(&self, address: &str) -> (CatalogueClient<Transport>, Identity) {
+        (catalogue(self.transport(address)), self.identity(None))
+    }
+
     /// The admin service at an address, which need not be a known node's.
     pub(crate) fn admin(&self, address: &str) -> (AdminClient<Transport>, Identity) {
         let stub = AdminClient::new(self.transport(address))
@@ -388,19 +381,19 @@ impl Client {
         (stub, self.identity(None))
     }
 
-    fn identity(&self, node: Option<NodeId>) -> Identity {
+    pub(crate) fn identity(&self, node: Option<NodeId>) -> Identity {
         let known = self.known.lock();
         Identity { cluster: known.cluster, lineage: known.lineage, node }
     }
 
-    fn transport(&self, address: &str) -> Transport {
+    pub(crate) fn transport(&self, address: &str) -> Transport {
         let mut known = self.known.lock();
         let dial = || self.env.dialer.dial(address);
         known.transports.entry(address.to_owned()).or_insert_with(dial).clone()
     }
 
     /// All addresses worth trying: the endpoints given, then nodes learned.
-    fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         let mut addresses = self.options.endpoints.clone();
         for node in self.known.lock().nodes.values() {
             if !node.removed && !node.address.is_empty() && !addresses.contains(&node.address) {
@@ -409,50 +402,10 @@ impl Client {
         }
         addresses
     }
-
-    fn first_address(&self, aim: Aim) -> Result<String, ClientError> {
-        let known = self.known.lock();
-        let remembered = match aim {
-            Aim::Leader => known.leader.clone(),
-            Aim::AnyNode => known.reader.clone(),
-        };
-        drop(known);
-        if let Some(address) = remembered {
-            return Ok(address);
-        }
-        let addresses = self.addresses();
-        // Many clients with the same list do not all start at its head.
-        let start = self.env.random_u64() as usize % addresses.len().max(1);
-        addresses.get(start).cloned().ok_or_else(|| ClientError::Unreachable {
-            endpoints: vec![],
-            last: "no endpoint was given".to_owned(),
-        })
-    }
-
-    fn note_answer(&self, aim: Aim, address: &str) {
-        let mut known = self.known.lock();
-        match aim {
-            Aim::Leader => known.leader = Some(address.to_owned()),
-            Aim::AnyNode => known.reader = Some(address.to_owned()),
-        }
-    }
-
-    fn note_failure(&self, address: &str) {
-        let mut known = self.known.lock();
-        if known.leader.as_deref() == Some(address) {
-            known.leader = None;
-        }
-        if known.reader.as_deref() == Some(address) {
-            known.reader = None;
-        }
-    }
 }
 
-struct Ask {
-    what: &'static str,
-    aim: Aim,
-    wait: Duration,
-    deadline: Option<Duration>,
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn catalogue(transport: Transport) -> CatalogueClient<Transport> {
@@ -466,17 +419,4 @@ pub(crate) fn with_identity<M>(message: M, identity: &Identity) -> Request<M> {
     let mut request = Request::new(message);
     identity.write(request.metadata_mut());
     request
-}
-
-fn verb(body: &Body) -> &'static str {
-    match body {
-        Body::Begin { .. } => "begin upload",
-        Body::Stage { .. } => "stage segments",
-        Body::SealPart { .. } => "seal part",
-        Body::Renew { .. } => "renew lease",
-        Body::Delete { .. } => "delete checkpoint",
-        Body::SetPolicy { .. } => "set policy",
-        Body::RemoveNode { .. } => "remove node",
-        _ => "execute command",
-    }
 }

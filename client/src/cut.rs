@@ -9,7 +9,7 @@
 //! small files   [a b c ... up to 4 MiB] [d e ...]      in name order, across files
 //! ```
 
-use cairn_core::limits::{PACK_BYTES_MAX, SEGMENT_BYTES_MAX, TENSOR_BYTES_MIN};
+use cairn_types::limits::{PACK_BYTES_MAX, SEGMENT_BYTES_MAX, TENSOR_BYTES_MIN};
 
 use crate::safetensors;
 use crate::source::{Source, SourceError};
@@ -130,7 +130,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use bytes::Bytes;
-    use cairn_core::ids::SegmentDigest;
+    use cairn_types::ids::SegmentDigest;
 
     use super::*;
     use crate::safetensors::tests::file_of;

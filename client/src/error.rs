@@ -1,22 +1,33 @@
 //! What can go wrong for a caller: one variant for each thing they would do differently.
 
-use cairn_core::command::Refusal;
-use cairn_core::ids::{ClusterId, NodeId, SegmentDigest};
+use cairn_types::command::Refusal;
+use cairn_types::ids::{Attempt, ClusterId, NodeId, SegmentDigest};
 
+use crate::builder::SetupError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
+    /// The client cannot be made.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// No endpoint ever answered.
     #[error("no node answers at {}: {last}", endpoints.join(", "))]
     Unreachable { endpoints: Vec<String>, last: String },
     /// Something answers there, but it does not speak Cairn.
     #[error("{endpoint} is not a cairn node: {what}")]
     NotACluster { endpoint: String, what: String },
-    /// The endpoints belong to different clusters.
-    #[error("{endpoint} belongs to another cluster: {what}")]
-    OtherCluster { endpoint: String, want: Option<ClusterId>, what: String },
+    /// A node of another cluster than the one this client knows, or was told.
+    #[error("{endpoint} belongs to {}, {} to cluster {want}", which(*got), from_where(want_from))]
+    OtherCluster {
+        endpoint: String,
+        got: Option<ClusterId>,
+        want: ClusterId,
+        /// The address that said so; `None` if the caller did.
+        want_from: Option<String>,
+    },
     /// The node speaks another version of the protocol.
     #[error("{endpoint} speaks another version of the protocol: {what}")]
     Incompatible { endpoint: String, what: String },
@@ -26,55 +37,104 @@ pub enum ClientError {
     /// The node wants to know who asks, and was not satisfied.
     #[error("{endpoint} does not allow this: {what}")]
     NotAllowed { endpoint: String, what: String },
+    /// The node and this client do not hold the same cluster key.
+    #[error("{what}")]
+    Key { endpoint: String, what: String },
     /// Nodes answered, but not what was needed in the time given.
     #[error("{what} did not complete in time: {last}")]
     Timeout { what: String, last: String },
     /// A node's answer makes no sense.
-    #[error("{what} answered with something malformed: {problem}")]
+    #[error("{what}: malformed answer: {problem}")]
     Malformed { what: String, problem: String },
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// No replica of a segment gave the right bytes.
+    /// No replica of a segment gave the right bytes. `lost`: every node that should have a
+    /// replica answers, and has none that is right.
     #[error("segment {segment} of {file} cannot be read from any replica: {}", said(nodes))]
-    Damaged { file: String, segment: SegmentDigest, nodes: Vec<(NodeId, String)> },
-    /// Parts of one checkpoint name the same file with different content.
-    #[error("{file} is in parts {first} and {second} with different content")]
-    ConflictingParts { file: String, first: usize, second: usize },
+    Damaged { file: String, segment: SegmentDigest, nodes: Vec<(NodeId, String)>, lost: bool },
+    /// The nodes that may have the right bytes had too much to do.
+    #[error("segment {segment} of {file} could not be read in time: {}", said(nodes))]
+    Busy { file: String, segment: SegmentDigest, nodes: Vec<(NodeId, String)> },
+    /// The checkpoint was there when the read began.
+    #[error("{address} was deleted during the read")]
+    Deleted { address: String },
+    /// A part of several has no attempt: each would take one of its own, and none would meet.
+    #[error("an upload of several parts needs an attempt")]
+    PartWithoutAttempt,
+    /// The upload ended without a commit while it was waited for.
+    #[error("the upload of {address}, attempt {attempt}, ended without a commit")]
+    UploadOver { address: String, attempt: Attempt },
+    /// One directory cannot hold both parts of a checkpoint.
+    #[error("{file} is in parts {first} and {second}, {how}")]
+    ConflictingParts { file: String, first: u32, second: u32, how: &'static str },
     /// The checkpoint has no such file, or not that range of it.
     #[error("{address} has no {what}")]
     NoSuchFile { address: String, what: String },
-    #[error("{what} is {got}, the most is {max}")]
+    /// The step has no record of the kind that was asked for.
+    #[error("{address} has no {what}")]
+    NoSuchRecord { address: String, what: &'static str },
+    #[error("{what}: limit {max}, got {got}")]
     TooLarge { what: &'static str, got: u64, max: u64 },
+    /// The caller's source, sink or filter panicked, or this crate beside it.
+    #[error("a panic ended the call: {message}")]
+    Panicked { message: String },
     /// The work was abandoned because its runtime or its sibling work ended.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl ClientError {
-    /// What to do about it, where we know.
+    /// What to do about it, where we know. Programs show it: it names no flag and no verb of the
+    /// command line, which has hints of its own.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Setup(error) => return error.hint().map(str::to_owned),
             Self::Unreachable { .. } => {
                 "check that the nodes run and that the endpoints name their host:port"
             }
             Self::NotACluster { .. } => "the endpoint must be a node's gRPC address",
-            Self::OtherCluster { .. } => "give endpoints of one cluster only",
-            Self::Incompatible { .. } => "use a client of the same release as the nodes",
-            Self::NotAllowed { .. } => "pass the cluster key that the nodes were given",
-            Self::Refused(refusal) => return refusal_hint(refusal),
-            Self::Timeout { .. } => {
-                "the cluster may lack a majority or enough nodes; see `cairn status`"
+            Self::OtherCluster { want_from: None, .. } => {
+                "a node created a second cluster, perhaps on an empty directory: stop it and join it again; if you replaced the cluster on purpose, name the new one"
             }
+            Self::OtherCluster { .. } => {
+                "give endpoints of one cluster only; if a node created a second cluster on an empty directory, stop it and join it again"
+            }
+            Self::Incompatible { .. } => "use a client of the same release as the nodes",
+            Self::Key { what, .. } if what.contains("uses no cluster key") => {
+                "leave the key out, or give it to the nodes"
+            }
+            Self::Key { .. } | Self::NotAllowed { .. } => "pass the cluster key that the nodes use",
+            Self::Refused(refusal) => return refusal_hint(refusal),
+            Self::Timeout { .. } => "the cluster may lack a majority or enough nodes",
             Self::Source(error) => return error.hint(),
             Self::Sink(error) => return error.hint(),
-            Self::Damaged { .. } => {
+            Self::Damaged { lost: false, .. } => {
                 "bring the nodes that hold it back, or restore another checkpoint"
             }
-            Self::ConflictingParts { .. } => "restore one of the two with --file",
-            Self::NoSuchFile { .. } => "`cairn show` lists a checkpoint's files",
-            Self::Malformed { .. } | Self::TooLarge { .. } | Self::Cancelled => return None,
+            Self::Damaged { lost: true, .. } => {
+                "its replicas are lost or damaged: restore another checkpoint, or put the same \
+                 files again as another step to repair this one"
+            }
+            Self::Busy { .. } => "the nodes have too many readers; try again",
+            Self::Deleted { .. } => "list the committed checkpoints to find another one",
+            Self::ConflictingParts { .. } => "restore each part alone, into a directory of its own",
+            Self::NoSuchFile { .. } => "the checkpoint's manifests list its files",
+            Self::NoSuchRecord { .. } => {
+                "list checkpoints and open uploads to see what there is; a deleted one is remembered \
+                 until its grace is over"
+            }
+            Self::PartWithoutAttempt => {
+                "all parts pass the same attempt, a number that rises with each restart"
+            }
+            Self::UploadOver { .. } => {
+                "a higher attempt took it over, or it was aborted or expired"
+            }
+            Self::Malformed { .. }
+            | Self::TooLarge { .. }
+            | Self::Panicked { .. }
+            | Self::Cancelled => return None,
         };
         Some(hint.to_owned())
     }
@@ -90,32 +150,107 @@ impl ClientError {
 
 fn refusal_hint(refusal: &Refusal) -> Option<String> {
     let hint = match refusal {
-        Refusal::StepExists { .. } => {
-            "a step is written once; --replace puts this upload in its place"
+        Refusal::FeatureLevel { .. } => {
+            "nodes that do not understand this are in service: upgrade them first"
         }
-        Refusal::Fenced { .. } => {
-            "a newer upload of this step has begun; start again with a higher attempt"
+        Refusal::StepExists { .. } => {
+            "a step is written once, unless the upload asks to replace it"
+        }
+        Refusal::Fenced { current, client, began_wall_ms, .. } => {
+            return Some(fenced_hint(*current, client, *began_wall_ms));
+        }
+        Refusal::OtherJob { attempt, current, client, began_wall_ms, .. } => {
+            return Some(other_job_hint(*attempt, current, client, *began_wall_ms));
+        }
+        Refusal::OtherTerms { .. } => {
+            "parts of one checkpoint and a repeated put must ask for the same; an upload that \
+             replaces commits the step again"
         }
         Refusal::PartCount { .. } => "all ranks must pass the same number of parts",
         Refusal::PartSealed { .. } => {
             "the same attempt already holds other content for this part; use a new attempt"
         }
         Refusal::OtherRun { .. } => "another process writes this part; let it finish or stop it",
-        Refusal::NoSuchCheckpoint { .. } => "`cairn ls` lists the committed checkpoints",
+        Refusal::NameClash { .. } => {
+            "parts are restored into one directory; give the files of each a prefix of its own, \
+             such as rank0"
+        }
+        Refusal::NoSuchCheckpoint { .. } => "list the committed checkpoints to find another one",
+        Refusal::NotEnoughHosts { shortage, .. } | Refusal::NotEnoughRacks { shortage, .. }
+            if shortage.has_full() =>
+        {
+            "deleting without a grace frees space at once, another node adds some"
+        }
+        Refusal::NotEnoughHosts { shortage, .. } | Refusal::NotEnoughRacks { shortage, .. }
+            if shortage.down() > 0 =>
+        {
+            "bring back the nodes that are down, or start other nodes"
+        }
         Refusal::NotEnoughHosts { .. } => {
-            "start more nodes on other hosts, or lower --replicas and --write-quorum"
+            "start more nodes on other hosts, or lower the replicas and the write quorum"
         }
         Refusal::NotEnoughRacks { .. } => {
-            "start nodes in other racks, or allow fewer with --isolation soft or --min-racks"
+            "start nodes in other racks, or allow fewer: soft isolation, or a lower rack minimum"
         }
         Refusal::KeptByPolicy { .. } => "lower keep_last of the namespace first",
-        Refusal::LastReplicas { .. } => {
-            "bring back or start other nodes and wait until `cairn status` shows full replication"
+        Refusal::Protected { .. } => "move the refs and release the holds, or delete it with force",
+        Refusal::RefMoved { .. } => "list the refs to see where it points, and its generation",
+        Refusal::NoSuchRef { .. } => "list the refs of the namespace",
+        Refusal::NoSuchHold { .. } => "list the holds and their owners",
+        Refusal::Quarantined { .. } => {
+            "take it out of quarantine, or ask for it although it is there; a higher attempt may \
+             write its step again"
         }
+        Refusal::LastReplicas { .. } => {
+            "bring back or start other nodes and wait for full replication"
+        }
+        Refusal::NoMajority { .. } => {
+            "bring back voters that are down or join other nodes, and wait until a voter can be lost"
+        }
+        Refusal::TooFewHosts { .. } => {
+            "join another node on another host first, or accept fewer hosts"
+        }
+        Refusal::NodeRemoved(_) => "a removed node never returns under its id",
+        Refusal::UnknownNode(_) => "the status lists the nodes",
         Refusal::LastNode(_) => "a cluster keeps at least one node; join another one first",
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn which(cluster: Option<ClusterId>) -> String {
+    cluster.map_or("another cluster".to_owned(), |id| format!("cluster {id}"))
+}
+
+fn from_where(address: &Option<String>) -> &str {
+    address.as_deref().unwrap_or("this client")
+}
+
+/// When and by whom an upload was begun: `2026-11-21T19:20:00Z by process 7 on host`.
+pub fn began_text(client: &str, began_wall_ms: u64) -> String {
+    // The last second of the year 9999: no later one can be written.
+    let began_wall_ms = began_wall_ms.min(253_402_300_799_000);
+    let began = std::time::UNIX_EPOCH + std::time::Duration::from_millis(began_wall_ms);
+    let began = humantime::format_rfc3339_seconds(began);
+    let by = if client.is_empty() { String::new() } else { format!(" by {client}") };
+    format!("{began}{by}")
+}
+
+fn other_job_hint(attempt: Attempt, job: &str, client: &str, began_wall_ms: u64) -> String {
+    let (began, next) = (began_text(client, began_wall_ms), attempt.0.saturating_add(1));
+    format!(
+        "job {job} began it at {began}; if that job is gone, pass attempt {next} on all ranks, or \
+         abort its upload; ranks of one job pass the same job"
+    )
+}
+
+/// Says what the other upload is, so that a person can tell a rival from a wrong clock.
+fn fenced_hint(current: Attempt, client: &str, began_wall_ms: u64) -> String {
+    let began = began_text(client, began_wall_ms);
+    format!(
+        "attempt {current} began at {began}; to take over from it, give a higher attempt, \
+         or none for a single part"
+    )
 }
 
 fn said(nodes: &[(NodeId, String)]) -> String {
@@ -124,4 +259,24 @@ fn said(nodes: &[(NodeId, String)]) -> String {
     }
     let lines: Vec<_> = nodes.iter().map(|(node, text)| format!("node {node}: {text}")).collect();
     lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    /// The command line has hints of its own, which name its flags and verbs.
+    #[test]
+    fn no_hint_names_a_flag_or_a_verb_of_the_command_line() {
+        let (flag, verb) = (concat!("-", "-"), concat!("`cai", "rn "));
+        for (file, text) in [
+            ("error.rs", include_str!("error.rs")),
+            ("sink.rs", include_str!("sink.rs")),
+            ("source.rs", include_str!("source.rs")),
+            ("builder.rs", include_str!("builder.rs")),
+        ] {
+            let is_code = |line: &&str| !line.trim_start().starts_with("//");
+            let named =
+                text.lines().filter(is_code).find(|it| it.contains(flag) || it.contains(verb));
+            assert_eq!(named, None, "in {file}");
+        }
+    }
 }

@@ -1,34 +1,149 @@
-//! The Cairn SDK: everything a writer or reader of checkpoints does, over any async runtime
-//! that implements `cairn_proto::seam`.
+//! The Cairn SDK: everything that a program needs to write and read checkpoints. This crate is
+//! the only one a program depends on, beside tokio.
+//!
+//! ```no_run
+//! use std::{path::Path, sync::Arc};
+//!
+//! use cairn_client::{Client, GetOptions, LocalSink, LocalSource, PutOptions, Step};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let client = Client::builder()
+//!         .endpoints(["node1:7400", "node2:7400"])
+//!         .key_file("cluster.key")
+//!         .connect()
+//!         .await?;
+//!     let source = Arc::new(LocalSource::scan(&["out/step-1000".into()])?);
+//!     let report = client.put(source, PutOptions::new("team/run7".parse()?, Step(1000))).await?;
+//!     println!("{} files, {} bytes sent", report.files, report.bytes_sent);
+//!
+//!     let sink = Arc::new(LocalSink::open(Path::new("restored"))?);
+//!     let report = client.get(&"team/run7@latest".parse()?, sink, GetOptions::default()).await?;
+//!     println!("{}@{}", report.checkpoint.namespace, report.checkpoint.step);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `examples/` has a program for each way to read and write. The SDK runs over any async runtime
+//! that implements `cairn_host::seam` ([`ClientBuilder::env`]); by default it is tokio's. Programs
+//! that are not async use [`blocking`].
+//!
+//! # Cancellation
+//!
+//! A future that is dropped ends its work. A checkpoint is never visible half, and the same call
+//! goes on from there:
+//!
+//! | dropped | what is left | the same call again |
+//! |---|---|---|
+//! | [`Client::put`] | an open upload, which expires with its lease and the grace (by default an hour); the commit, where the put was sealing | sends only what is not durable yet; says [`PutOutcome::AlreadyCommitted`] after a commit |
+//! | [`FileWriter`] before `finish` | an open upload, which never commits | sends only what is not durable yet |
+//! | [`FileWriter::finish`] | as of a put | as a put |
+//! | [`Client::get`] | finished files, and part files | fetches only what is missing |
+//! | [`FileReader`], a stream | nothing | |
+//! | a command, such as [`Client::delete`] | perhaps its effect | says that there is nothing to delete |
+//!
+//! [`Client::abort_upload`] ends an open upload at once. A read, a write or a hash that has begun (32
+//! MiB at most) is finished in the background.
+//!
+//! # Panics
+//!
+//! A panic in a source, a sink or a filter is an error of the call it belongs to
+//! ([`ClientError::Panicked`]), not the end of the process.
+//!
+//! # What happens meanwhile
+//!
+//! [`Progress`] and [`GetProgress`] count bytes, files and segments while a call runs; with
+//! [`Progress::watched`] and [`GetProgress::watched`] a callback is told of each change. Calls are
+//! `tracing` spans: `put`, `get` and `open` (INFO); below them, at DEBUG, `stage`, `segment` and
+//! `seal`, and a `call` for each question to the cluster with all its tries.
+//!
+//! # Layout
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`builder`], `options` | making a client: endpoints, key; how it behaves |
+//! | [`blocking`] | the same for programs that are not async |
 //! | [`cluster`] | finding nodes and the leader, asking until there is an answer |
 //! | [`catalogue`] | what the catalogue knows, and commands that are not an upload |
+//! | [`status`] | the cluster and its nodes, as they describe themselves |
+//! | `deletion` | deleting checkpoints, aborting uploads, ending a grace early |
+//! | `annotate` | labels and metrics known after the commit |
+//! | `answers` | whether an answer is to its question |
+//! | `labels` | taking back time labels that a wrong clock made |
+//! | `marks` | refs, holds, quarantine of checkpoints, rollback |
+//! | `quarantine` | what lies in a node's quarantine, and putting it back |
 //! | [`upload`] | from a [`source`], by way of its [`cut`]s, to a commit |
 //! | [`download`] | from a checkpoint to a [`sink`], verified |
-//! | [`source`] | files to upload, on disk or in memory |
+//! | [`source`], [`local_source`] | files to upload, in memory and on disk |
 //! | [`sink`], [`local_sink`] | where downloaded files go |
-//! | [`error`] | what can go wrong, with hints |
+//! | `caller_code` | panics in sources, sinks, filters and callbacks |
+//! | [`error`], `kind` | what can go wrong, with hints; what a caller can do about it |
 
+mod annotate;
+mod answers;
+mod asking;
+pub mod blocking;
+pub mod builder;
+mod caller_code;
 pub mod catalogue;
 pub mod cluster;
 pub mod cut;
+mod deletion;
 pub mod download;
+mod endpoints;
 pub mod error;
+mod kind;
+mod labels;
 pub mod local_sink;
+pub mod local_source;
+mod marks;
+mod options;
+mod quarantine;
 mod safetensors;
 pub mod sink;
 pub mod source;
+pub mod status;
 mod task;
 mod tries;
 pub mod upload;
 
-pub use catalogue::{LocatedSegment, Shown};
-pub use cluster::{Client, ClientOptions};
-pub use download::{GetOptions, GetProgress, GetReport, Include};
+pub use annotate::Annotation;
+pub use builder::{ClientBuilder, SetupError};
+pub use catalogue::{LocatedSegment, RemovalPlan, Shown};
+pub use cluster::Client;
+pub use deletion::DeleteOptions;
+pub use download::{
+    FileRange, FileReader, GetOptions, GetProgress, GetReport, Include, ReaderBuilder,
+};
 pub use error::ClientError;
+pub use kind::ErrorKind;
+pub use labels::TimeRepairPlan;
 pub use local_sink::LocalSink;
+pub use local_source::{Exclude, Links, LocalSource, ScanOptions};
+pub use marks::{ListedHold, RefList, RollbackReport};
+pub use options::{ClientOptions, Retry};
+pub use quarantine::{QuarantinePage, QuarantinedFile, Restored};
 pub use sink::{MemorySink, Sink, SinkError};
-pub use source::{LocalSource, MemorySource, Source, SourceError};
-pub use upload::{Progress, PutOptions, PutOutcome, PutReport, Wait};
+pub use source::{MemorySource, Source, SourceError};
+pub use status::{
+    ClusterStatus, NamespaceAhead, NodeInfo, NodeState, NodeStatus, NodeTrouble, Voter,
+};
+pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Wait};
+
+// Other crates of Cairn that show in the interface, so that a program needs this one only.
+pub use bytes::Bytes;
+/// Streams, and what takes from them.
+pub mod stream {
+    pub use futures::stream::{BoxStream, Stream, StreamExt, TryStreamExt};
+}
+pub use cairn_host::seam::Env;
+pub use cairn_host::tls::{ClusterKey, KeyError};
+pub use cairn_types::command::Refusal;
+pub use cairn_types::ids::{
+    Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId,
+    SegmentDigest, Selector, Step,
+};
+pub use cairn_types::model::{
+    CheckpointInfo, CheckpointState, Commit, Durability, Isolation, Metric, Policy, PolicyChange,
+    Settings,
+};

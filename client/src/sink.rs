@@ -1,17 +1,18 @@
 //! Where a download's files go.
 //!
-//! A file is written under its part name and takes its own only when every byte is verified;
-//! [`crate::local_sink::LocalSink`] writes below a directory, [`MemorySink`] into memory. Methods
-//! may block: they are called on `Lane::Client` only.
+//! A file is written as a part file, where no other run writes, and takes its own name only when
+//! every byte is verified; [`crate::local_sink::LocalSink`] writes below a directory,
+//! [`MemorySink`] into memory. Methods may block: they are called on `Lane::Client` only.
+//!
+//! ```text
+//! begin --> check_room --> per file: create, write_at ..., finish --> complete
+//! ```
 
 use std::collections::BTreeMap;
 use std::io;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
-
-/// Ends the name of a file that is not complete yet.
-pub const PART_SUFFIX: &[u8] = b".cairn-part";
 
 /// A range of a segment that makes up a range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +32,6 @@ pub struct FileExtent {
 pub struct FileTarget {
     /// Relative, checked by the manifest's decoder.
     pub name: Vec<u8>,
-    /// The name while incomplete: beside the final one, and no file's final name.
-    pub part_name: Vec<u8>,
     pub mode: u32,
     pub mtime_ns: i64,
     pub len: u64,
@@ -58,13 +57,36 @@ pub enum Presence {
     Other,
 }
 
+/// What one run is going to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// No name is below another one, and no name is twice.
+    pub files: &'a [FileTarget],
+    /// Names and modes, ascending by name; none is the name of a file or below one.
+    pub directories: &'a [(Vec<u8>, u32)],
+    /// Files that exist with other content are replaced.
+    pub replace: bool,
+}
+
 pub trait Sink: Send + Sync + 'static {
-    fn probe(&self, file: &FileTarget) -> Result<Presence, SinkError>;
+    /// Looks at what is there and makes the directories. Called once, before all others. Says
+    /// what was found, one a file; where a file is in the way, nothing was changed.
+    fn begin(&self, plan: &Plan<'_>) -> Result<Vec<Presence>, SinkError>;
+
+    /// Takes over part files that killed runs left of these files, which exist with content that is
+    /// to be replaced; whether there was one, one a file. From here on such a file is a
+    /// [`Presence::Part`].
+    fn resume(&self, files: &[FileTarget]) -> Result<Vec<bool>, SinkError> {
+        Ok(vec![false; files.len()])
+    }
+
+    /// Fails where there is not room for so many bytes more of these files.
+    fn check_room(&self, missing: &[(&FileTarget, u64)]) -> Result<(), SinkError>;
 
     /// Makes an empty part file of the file's length.
     fn create(&self, file: &FileTarget) -> Result<(), SinkError>;
 
-    /// Fills `buffer` from what [`Sink::probe`] found: the part, or the file itself.
+    /// Fills `buffer` from what [`Sink::begin`] found: the part, or the file itself.
     fn read_at(
         &self,
         file: &FileTarget,
@@ -76,23 +98,38 @@ pub trait Sink: Send + Sync + 'static {
     /// Writes verified bytes into the part file.
     fn write_at(&self, file: &FileTarget, offset: u64, bytes: &[u8]) -> Result<(), SinkError>;
 
-    /// Makes the part file durable and gives it its mode, time and final name; a file already
-    /// there is replaced only if `replace`.
+    /// Makes the part file durable and gives it its mode, time and final name. A file already
+    /// there is replaced only if `replace`; one with the same bytes stays.
     fn finish(&self, file: &FileTarget, replace: bool) -> Result<(), SinkError>;
 
-    fn make_directory(&self, name: &[u8], mode: u32) -> Result<(), SinkError>;
+    /// Which of these files, all finished, are other files by now, of the same length: another run
+    /// has replaced them. [`Sink::read_at`] reads the new ones from here on, and
+    /// [`Sink::complete`] takes them as verified: the caller does that first.
+    fn replaced(&self, _files: &[FileTarget]) -> Result<Vec<usize>, SinkError> {
+        Ok(Vec::new())
+    }
 
-    /// All files are finished: makes their names durable.
+    /// All files are finished: makes their names durable, sets the modes of directories, and
+    /// checks that every name still is the file that this run wrote or verified.
     fn complete(&self) -> Result<(), SinkError>;
 }
 
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SinkError {
     #[error("{name} exists and differs from the checkpoint")]
     WouldOverwrite { name: String },
     /// Something that is not a plain file or directory stands where one must go.
     #[error("{name} cannot be written: {why}")]
     Unsafe { name: String, why: &'static str },
+    /// A file that this run wrote or verified is another file now.
+    #[error("{name} was replaced by another process while this one worked")]
+    Replaced { name: String },
+    #[error(
+        "the target file system has too little space: {} free, {} needed",
+        iec(*.free), iec(*.needed)
+    )]
+    NoRoom { needed: u64, free: u64 },
     #[error("{verb} {name}: {error}")]
     Io { verb: &'static str, name: String, error: io::Error },
 }
@@ -100,8 +137,14 @@ pub enum SinkError {
 impl SinkError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::WouldOverwrite { .. } => "restore into another directory, or pass --overwrite",
+            Self::WouldOverwrite { .. } => "restore into another directory, or overwrite",
             Self::Unsafe { .. } => "links are never followed; restore into a clean directory",
+            Self::Replaced { .. } => {
+                "another process writes other files with these names; run one at a time"
+            }
+            Self::NoRoom { .. } => {
+                "free some space, or ignore what the file system says (for one that compresses)"
+            }
             Self::Io { error, .. } if error.raw_os_error() == Some(28) => {
                 "free some space and run the same command again; it continues"
             }
@@ -114,6 +157,18 @@ impl SinkError {
 /// A name for people.
 pub fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
+}
+
+/// `1.5 GiB`.
+fn iec(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let power = (count.max(1).ilog2() / 10).min(5);
+    match power {
+        0 => format!("{count} B"),
+        _ => {
+            format!("{:.1} {}", count as f64 / (1u64 << (10 * power)) as f64, UNITS[power as usize])
+        }
+    }
 }
 
 /// Files in memory.
@@ -151,20 +206,28 @@ fn out_of_range(file: &FileTarget, verb: &'static str) -> SinkError {
 }
 
 impl Sink for MemorySink {
-    fn probe(&self, file: &FileTarget) -> Result<Presence, SinkError> {
+    fn begin(&self, plan: &Plan<'_>) -> Result<Vec<Presence>, SinkError> {
         let state = self.state.lock();
-        let is_right = |content: &Vec<u8>| content.len() as u64 == file.len;
-        Ok(match (state.files.get(&file.name), state.parts.get(&file.part_name)) {
-            (Some(content), _) if is_right(content) => Presence::Final,
-            (Some(_), _) => Presence::Other,
-            (None, Some(part)) if is_right(part) => Presence::Part,
-            (None, _) => Presence::Absent,
-        })
+        let presence = |file: &FileTarget| {
+            let is_right = |content: &Vec<u8>| content.len() as u64 == file.len;
+            match (state.files.get(&file.name), state.parts.get(&file.name)) {
+                (Some(content), _) if is_right(content) => Ok(Presence::Final),
+                (Some(_), _) if plan.replace => Ok(Presence::Other),
+                (Some(_), _) => Err(SinkError::WouldOverwrite { name: file.shown() }),
+                (None, Some(part)) if is_right(part) => Ok(Presence::Part),
+                (None, _) => Ok(Presence::Absent),
+            }
+        };
+        plan.files.iter().map(presence).collect()
+    }
+
+    fn check_room(&self, _missing: &[(&FileTarget, u64)]) -> Result<(), SinkError> {
+        Ok(())
     }
 
     fn create(&self, file: &FileTarget) -> Result<(), SinkError> {
         let len = usize::try_from(file.len).map_err(|_| out_of_range(file, "create"))?;
-        self.state.lock().parts.insert(file.part_name.clone(), vec![0; len]);
+        self.state.lock().parts.insert(file.name.clone(), vec![0; len]);
         Ok(())
     }
 
@@ -177,7 +240,7 @@ impl Sink for MemorySink {
     ) -> Result<(), SinkError> {
         let state = self.state.lock();
         let content = match from {
-            Presence::Part => state.parts.get(&file.part_name),
+            Presence::Part => state.parts.get(&file.name),
             _ => state.files.get(&file.name),
         };
         let start = offset as usize;
@@ -191,7 +254,7 @@ impl Sink for MemorySink {
         let start = offset as usize;
         let place = state
             .parts
-            .get_mut(&file.part_name)
+            .get_mut(&file.name)
             .and_then(|part| part.get_mut(start..start + bytes.len()));
         place.ok_or_else(|| out_of_range(file, "write"))?.copy_from_slice(bytes);
         state.bytes_written += bytes.len() as u64;
@@ -203,13 +266,9 @@ impl Sink for MemorySink {
         if !replace && state.files.contains_key(&file.name) {
             return Err(SinkError::WouldOverwrite { name: file.shown() });
         }
-        let part = state.parts.remove(&file.part_name);
+        let part = state.parts.remove(&file.name);
         let part = part.ok_or_else(|| out_of_range(file, "finish"))?;
         state.files.insert(file.name.clone(), part);
-        Ok(())
-    }
-
-    fn make_directory(&self, _name: &[u8], _mode: u32) -> Result<(), SinkError> {
         Ok(())
     }
 

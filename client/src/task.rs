@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use cairn_proto::seam::Env;
+use cairn_host::seam::Env;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 

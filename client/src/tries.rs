@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::error::ClientError;
+use crate::options::Retry;
 
-/// First and longest pause after every known address has failed once.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Pause between two addresses of the first round: enough to keep a refusing one from being
 /// hammered, too little to notice.
 const HOP_PAUSE: Duration = Duration::from_millis(5);
@@ -23,8 +21,12 @@ pub(crate) enum Next {
     Redirect(String),
     /// The same node again, after a pause.
     Again(String),
+    /// As `Again`; it answers, and has too much to do or is still at it.
+    Busy(String),
     /// That is no Cairn node; others may be.
     Foreign(String),
+    /// That one does not hold our key, or we not its; others may.
+    Locked(String),
     Stop(ClientError),
 }
 
@@ -32,21 +34,39 @@ pub(crate) enum Next {
 #[derive(Default)]
 pub(crate) struct Tries {
     pub address: String,
+    /// A command is passed on by a node that does not lead.
+    pub forward: bool,
     failures: u32,
+    /// Of these, the ones that do not count against the limit: the leader was still at it.
+    pub forgiven: u32,
     redirects: u32,
     /// Whether any node has answered at all.
     pub answered: bool,
     foreign: BTreeMap<String, String>,
+    locked: BTreeMap<String, String>,
     pub last: String,
+    retry: Retry,
 }
 
 impl Tries {
-    pub fn starting_at(address: String) -> Self {
-        Self { address, ..Self::default() }
+    pub fn starting_at(address: String, retry: Retry) -> Self {
+        Self { address, retry, ..Self::default() }
     }
 
-    /// Chooses the next address and returns the pause before it.
-    pub fn advance(&mut self, next: Next, addresses: &[String]) -> Duration {
+    /// Whether as many tries have failed as one call may have.
+    pub fn is_spent(&self) -> bool {
+        let failures = self.failures.saturating_sub(self.forgiven);
+        self.retry.tries_max.is_some_and(|max| failures > 0 && failures >= max)
+    }
+
+    /// Goes to the next address, which is `elsewhere` unless the answer named one, and returns
+    /// the pause before it.
+    pub fn advance(
+        &mut self,
+        next: Next,
+        addresses: &[String],
+        elsewhere: Option<String>,
+    ) -> Duration {
         match next {
             Next::Redirect(leader) => {
                 self.last = format!("{} names {leader} as leader", self.address);
@@ -56,37 +76,49 @@ impl Tries {
                     return Duration::ZERO;
                 }
             }
-            Next::Again(text) => self.last = text,
+            Next::Again(text) | Next::Busy(text) => self.last = text,
             Next::Foreign(text) => {
                 self.foreign.insert(self.address.clone(), text.clone());
-                self.move_on(text, addresses);
+                self.move_on(text, elsewhere);
             }
-            Next::Elsewhere(text) => self.move_on(text, addresses),
+            Next::Locked(text) => {
+                self.locked.insert(self.address.clone(), text.clone());
+                self.move_on(text, elsewhere);
+            }
+            Next::Elsewhere(text) => self.move_on(text, elsewhere),
             Next::Stop(_) => {}
         }
         self.failures += 1;
         let round = self.failures / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         match round {
             0 => HOP_PAUSE,
-            round => BACKOFF_MIN.saturating_mul(1 << (round - 1).min(8)).min(BACKOFF_MAX),
+            round => {
+                let Retry { pause_min, pause_max, .. } = self.retry;
+                pause_min.saturating_mul(1 << (round - 1).min(8)).min(pause_max)
+            }
         }
     }
 
-    fn move_on(&mut self, text: String, addresses: &[String]) {
+    fn move_on(&mut self, text: String, elsewhere: Option<String>) {
         self.last = text;
         self.redirects = 0;
-        let at = addresses.iter().position(|address| *address == self.address);
-        let next = at.map_or(0, |at| at + 1) % addresses.len().max(1);
-        if let Some(address) = addresses.get(next) {
-            self.address.clone_from(address);
+        if let Some(address) = elsewhere {
+            self.address = address;
         }
     }
 
+    /// Whether no address is left that could be a node of ours.
     pub fn all_foreign(&self, addresses: &[String]) -> bool {
-        !self.answered && addresses.iter().all(|address| self.foreign.contains_key(address))
+        let foreign = |address: &String| {
+            self.foreign.contains_key(address) || self.locked.contains_key(address)
+        };
+        !self.answered && addresses.iter().all(foreign)
     }
 
     pub fn give_up(self, what: &str, endpoints: Vec<String>) -> ClientError {
+        if let Some((endpoint, said)) = self.locked.into_iter().next().filter(|_| !self.answered) {
+            return ClientError::Key { endpoint, what: said };
+        }
         if let Some((endpoint, said)) = self.foreign.into_iter().next().filter(|_| !self.answered) {
             return ClientError::NotACluster { endpoint, what: said };
         }

@@ -1,19 +1,55 @@
 //! Cluster time on a leader: the applied value plus the leader's own monotonic time since it
-//! began to lead (DESIGN section 3). Without a leader it stands still.
+//! began to lead (DESIGN section 3). Without a leader it stands still. And the wall clock that
+//! labels commits, which no one clock decides.
 
 use std::time::Duration;
 
+use cairn_types::canary;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+/// The most that counts of the time between two looks at the clock. A leader looks at least once a
+/// second; more than this is a clock that jumped, or a process that stood still, and neither may
+/// end a grace of an hour.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+/// A commit's label is at most this far ahead of the voters' median clock. Clocks that are kept
+/// by NTP differ by far less.
+pub const WALL_AHEAD_MAX_MS: i64 = 10_000;
+
+/// The label that a leader gives to a commit: its own clock, but not far ahead of the voters'
+/// median. `ahead_ms` says how far the clocks of the other voters are ahead of this one. Of an even
+/// number the earlier one of the middle counts: a label in the future is worse than one in the
+/// past, because a namespace's labels never decrease.
+pub fn label_ms(own_ms: u64, ahead_ms: impl IntoIterator<Item = i64>) -> u64 {
+    if canary!("label_by_own_clock") {
+        return own_ms;
+    }
+    let median_ms = median_ahead_ms(ahead_ms);
+    own_ms.saturating_add_signed(median_ms.saturating_add(WALL_AHEAD_MAX_MS).min(0))
+}
+
+/// How far the voters' median clock is ahead of this node's own, which is one of them.
+pub fn median_ahead_ms(others_ahead_ms: impl IntoIterator<Item = i64>) -> i64 {
+    let mut all: Vec<i64> = others_ahead_ms.into_iter().collect();
+    all.push(0);
+    all.sort_unstable();
+    all[(all.len() - 1) / 2]
+}
+
+/// A wall clock that is so far off the voters' median is wrong.
+pub fn is_wrong(ahead_ms: i64) -> bool {
+    ahead_ms.unsigned_abs() > WALL_AHEAD_MAX_MS.unsigned_abs()
+}
 
 /// One leadership's origin of time.
 #[derive(Debug, Clone, Copy)]
 struct Base {
     term: u64,
     leading_since: Instant,
-    /// Cluster time was `clock_ms` at `since`.
-    since: Instant,
+    /// Cluster time was `clock_ms` when `counted` was zero.
     clock_ms: u64,
+    counted: Duration,
+    looked: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -28,13 +64,23 @@ impl ClusterClock {
         let mut base = self.base.lock();
         let current = match &mut *base {
             Some(current) if current.term == term => current,
-            _ => base.insert(Base { term, leading_since: now, since: now, clock_ms: applied_ms }),
+            _ => base.insert(Base {
+                term,
+                leading_since: now,
+                clock_ms: applied_ms,
+                counted: Duration::ZERO,
+                looked: now,
+            }),
         };
-        let computed_ms = current.clock_ms + elapsed_ms(current.since);
+        current.counted += now.duration_since(current.looked).min(LOOK_MAX);
+        current.looked = now;
+        let counted =
+            if canary!("clock_runs_fast") { current.counted * 2 } else { current.counted };
+        let computed_ms = current.clock_ms + as_ms(counted);
         if applied_ms > computed_ms {
             // A fresh leader that had not applied all yet began too low: time goes on from what
             // it has learned, it does not stand still until it would have got there.
-            (current.since, current.clock_ms) = (now, applied_ms);
+            (current.counted, current.clock_ms) = (Duration::ZERO, applied_ms);
         }
         computed_ms.max(applied_ms)
     }
@@ -48,8 +94,23 @@ impl ClusterClock {
     }
 }
 
-fn elapsed_ms(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
+/// Lets something happen at most once in a period.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    pub fn claim(&self, period: Duration) -> bool {
+        let mut last = self.0.lock();
+        let may = last.is_none_or(|last| last.elapsed() >= period);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
+}
+
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 #[cfg(test)]
@@ -67,5 +128,40 @@ mod tests {
         assert_eq!(clock.now_ms(1, 10_000), 10_007);
         assert_eq!(clock.led_for(1), Duration::from_millis(57));
         assert_eq!(clock.now_ms(2, 9_000), 9_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jump_of_a_day_counts_as_seconds() {
+        let clock = ClusterClock::default();
+        assert_eq!(clock.now_ms(1, 100), 100);
+        for second in 1..=20 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(clock.now_ms(1, 100), 100 + second * 1_000);
+        }
+        tokio::time::advance(Duration::from_secs(86_400)).await;
+        for _ in 0..1_000 {
+            assert_eq!(clock.now_ms(1, 100), 30_100);
+        }
+        tokio::time::advance(Duration::from_millis(1_500)).await;
+        assert_eq!(clock.now_ms(1, 100), 31_600);
+    }
+
+    #[test]
+    fn label_is_never_far_ahead_of_the_voters_median() {
+        const YEAR_MS: i64 = 365 * 86_400_000;
+        let now = 1_800_000_000_000;
+        let bound = WALL_AHEAD_MAX_MS as u64;
+        assert_eq!(label_ms(now, []), now, "a sole voter has its own clock");
+        assert_eq!(label_ms(now, [20, -700]), now);
+        // The leader is a year ahead of both others.
+        let ahead = now + YEAR_MS as u64;
+        assert_eq!(label_ms(ahead, [-YEAR_MS, -YEAR_MS]), now + bound);
+        // Another one is wrong, the leader is not.
+        assert_eq!(label_ms(now, [YEAR_MS, 0]), now);
+        assert_eq!(label_ms(now, [-YEAR_MS, 0]), now);
+        // A leader that is behind is not put ahead.
+        assert_eq!(label_ms(now, [YEAR_MS, YEAR_MS]), now);
+        assert_eq!(label_ms(ahead, [-YEAR_MS]), now + bound);
+        assert_eq!(label_ms(5, [i64::MIN, i64::MIN]), 0);
     }
 }

@@ -1,12 +1,13 @@
 //! What a node is told at its start, as plain data.
 
-use cairn_core::model::Settings;
+use cairn_types::ids::{ClusterId, NodeId};
+use cairn_types::model::Settings;
 
 /// How an empty data directory becomes a member. A directory that has an identity already
 /// ignores this and comes back as who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Makes a new cluster and is its first node.
+    /// Makes a new cluster and is its first node, unless a cluster answers at one of the peers.
     Bootstrap(Settings),
     /// Asks one of these addresses for an id.
     Join(Vec<String>),
@@ -24,8 +25,18 @@ pub struct NodeConfig {
     /// Bytes of segment files this node takes at most.
     pub capacity_bytes: u64,
     pub origin: Origin,
+    /// The one cluster this node may belong to, where that is known: it makes this one, joins no
+    /// other, and does not start on a directory of another.
+    pub cluster: Option<ClusterId>,
+    /// A cluster that is known to be there: this node does not make one.
+    pub exists: Option<ClusterId>,
+    /// With [`Origin::Join`]: the member of this host and address whose place it takes.
+    pub replaces: Option<NodeId>,
     /// Further addresses to say hello to at start, beside the remembered ones.
     pub peers: Vec<String>,
+    /// The highest feature level this node understands: its build's, or a lower one that an
+    /// operator has set to keep the way back to an older build open.
+    pub feature_level: u32,
     pub timings: Timings,
 }
 
@@ -34,8 +45,8 @@ pub struct NodeConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
     pub raft_heartbeat_ms: u64,
-    pub election_min_ms: u64,
-    pub election_max_ms: u64,
+    /// A leader is believed for so long after each answer of a majority; see `decisions/0008`.
+    pub raft_lease_ms: u64,
     /// Node heartbeat to the leader.
     pub heartbeat_ms: u64,
     /// Rounds of the steward and of a node's own work when nothing wakes them.
@@ -46,6 +57,15 @@ pub struct Timings {
     pub call_ms: u64,
     /// A segment stream without a byte for this long is broken off.
     pub stall_ms: u64,
+    /// A write to the log that has not ended after this long makes the node unfit: it gives up
+    /// leadership and gets no new slots. Longer than a busy disk takes for a sync.
+    pub log_late_ms: u64,
+    /// The same for an operation on a segment file, which moves up to 32 MiB.
+    pub segments_late_ms: u64,
+    /// The same for a listener that cannot accept.
+    pub accept_late_ms: u64,
+    /// The process ends when either of the first two has not ended after this long.
+    pub disk_end_ms: u64,
     /// Entries between snapshots, and entries kept behind the newest one.
     pub snapshot_entries: u64,
     pub log_kept_entries: u64,
@@ -55,13 +75,16 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             raft_heartbeat_ms: 150,
-            election_min_ms: 600,
-            election_max_ms: 1_200,
+            raft_lease_ms: 1_500,
             heartbeat_ms: 500,
             upkeep_ms: 1_000,
             report_batch_ms: 2,
             call_ms: 2_000,
             stall_ms: 10_000,
+            log_late_ms: 5_000,
+            segments_late_ms: 15_000,
+            accept_late_ms: 5_000,
+            disk_end_ms: 60_000,
             snapshot_entries: 20_000,
             log_kept_entries: 10_000,
         }

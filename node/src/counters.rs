@@ -31,6 +31,10 @@ pub struct Counters {
     pub segments_destroyed: Counter,
     pub segments_quarantined: Counter,
     pub suspects_confirmed: Counter,
+    /// Sources that gave this node wrong bytes when it fetched from them.
+    pub sources_suspected: Counter,
+    /// Clients' commands passed on to the leader.
+    pub commands_forwarded: Counter,
     pub reports_sent: Counter,
     pub reports_refused: Counter,
 }

@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cairn_core::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce};
+use cairn_types::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce};
 
 use crate::disk::{DIRECT_ALIGN, Disk, DiskFile, Open};
 
@@ -30,9 +30,9 @@ const NAMES_AT: usize = 96;
 const HAS_NODE: u8 = 1;
 const HAS_REGISTERED: u8 = 2;
 
-/// Longest advertised address, bytes: a DNS name and a port would be 259, which nobody has.
-pub const ADDRESS_BYTES_MAX: usize = 255;
-/// Longest host or rack name, bytes (as `cairn_core::ids::check_label`).
+/// Longest advertised address, bytes.
+const ADDRESS_BYTES_MAX: usize = cairn_types::ids::HOST_PORT_BYTES_MAX;
+/// Longest host or rack name, bytes (as `cairn_types::ids::check_label`).
 pub const NAME_BYTES_MAX: usize = 64;
 
 /// Registrations sent and never answered that are remembered: with the registered one, what

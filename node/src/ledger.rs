@@ -5,9 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_host::seam::{Env, Lane};
+use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
 /// Statistics by segment. Recording never blocks; asking and flushing may, and are done on the
@@ -24,6 +29,18 @@ pub trait Ledger: Send + Sync + 'static {
     /// Hands what was recorded to the disk; call it now and then. Never fails: what cannot be
     /// kept is lost.
     fn flush(&self);
+}
+
+/// What was recorded is handed to the disk so often; the rest is lost with the process.
+const FLUSH_PERIOD: Duration = Duration::from_secs(60);
+
+/// Keeps the ledger for as long as the node runs.
+pub async fn run(env: Env, ledger: Arc<dyn Ledger>) {
+    loop {
+        tokio::time::sleep(FLUSH_PERIOD).await;
+        let ledger = Arc::clone(&ledger);
+        env.blocking(Lane::Data, move || ledger.flush()).await;
+    }
 }
 
 /// One segment's record.
@@ -94,8 +111,14 @@ struct Pending {
 }
 
 /// A ledger on disk, by sled with a small cache: digest -> verified wall time, reads.
+///
+/// sled syncs its file when it is dropped, and panics where that fails, which aborts a node that is
+/// stopping because its disk fails, before it can say why. So it is never dropped: what was not
+/// flushed is lost with the process, as the ledger may be.
 pub struct SledLedger {
-    stored: sled::Db,
+    stored: ManuallyDrop<sled::Db>,
+    /// A flush failed: sled takes no more, and it was said.
+    failed: AtomicBool,
     pending: Mutex<BTreeMap<SegmentDigest, Pending>>,
     /// One flush at a time, so that a record is not merged into a value already being replaced.
     flushing: Mutex<()>,
@@ -123,7 +146,12 @@ impl SledLedger {
             }
         };
         std::fs::remove_file(&opening).map_err(mark)?;
-        Ok(Self { stored, pending: Mutex::default(), flushing: Mutex::default() })
+        Ok(Self {
+            stored: ManuallyDrop::new(stored),
+            failed: AtomicBool::new(false),
+            pending: Mutex::default(),
+            flushing: Mutex::default(),
+        })
     }
 
     fn record(&self, digest: SegmentDigest, change: impl FnOnce(&mut Pending)) {
@@ -184,7 +212,9 @@ impl Ledger for SledLedger {
             }
         }
         let kept = self.stored.apply_batch(batch).and_then(|()| self.stored.flush());
-        if let Err(error) = kept {
+        if let Err(error) = kept
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(%error, "cannot keep ledger, statistics are lost");
         }
     }
@@ -258,8 +288,32 @@ mod tests {
         tells_what_it_was_told(&MemoryLedger::default());
         let dir = tempfile::tempdir().unwrap();
         tells_what_it_was_told(&SledLedger::open(dir.path()).unwrap());
-        let again = SledLedger::open(dir.path()).unwrap();
+        let again = SledLedger::open(copy(dir.path()).path()).unwrap();
         assert_eq!((again.verified_at(A), again.reads(A), again.reads(B)), (Some(77), 1, 1));
+    }
+
+    /// A data directory as the next process finds it: in this one the ledger stays locked.
+    fn copy(from: &Path) -> tempfile::TempDir {
+        let to = tempfile::tempdir().unwrap();
+        let (from, into) = (from.join(LEDGER_DIRECTORY), to.path().join(LEDGER_DIRECTORY));
+        std::fs::create_dir(&into).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), into.join(entry.file_name())).unwrap();
+            }
+        }
+        to
+    }
+
+    /// sled's own end syncs, and panics where the disk fails.
+    #[test]
+    fn a_ledger_that_ends_leaves_the_disk_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = SledLedger::open(dir.path()).unwrap();
+        ledger.add_reads(A, 4);
+        drop(ledger);
+        let ended = open_sled(&dir.path().join(LEDGER_DIRECTORY));
+        assert!(ended.is_err(), "sled was dropped: its lock is free");
     }
 
     #[test]
@@ -269,8 +323,8 @@ mod tests {
         let ledger = SledLedger::open(dir.path()).unwrap();
         ledger.add_reads(A, 4);
         ledger.flush();
-        drop(ledger);
         // As if the process had died while opening it.
+        let dir = copy(dir.path());
         std::fs::write(dir.path().join(OPENING_FILE), b"").unwrap();
         assert_eq!(SledLedger::open(dir.path()).unwrap().reads(A), 0);
         assert!(!dir.path().join(OPENING_FILE).exists());

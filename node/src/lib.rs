@@ -7,35 +7,61 @@
 //! | `origin` | who a data directory is at start: itself again, a new cluster's first, a new member |
 //! | [`serve`] | production: sockets, TLS, signals, files, threads around the assembly |
 //! | [`service`] | gRPC and HTTP services |
-//! | [`guard`] | identity, certificates and admission before every service |
+//! | [`listener`] | connections: how many, from whom, how long without a request |
+//! | `browsers` | requests that only a web page sends |
+//! | [`guard`] | identity, certificates, whole requests and admission before every service |
+//! | [`admission`], [`pace`] | permits that no peer can have all; how slow a stream may be |
 //! | [`shared`] | what all parts of a node share |
 //! | [`upkeep`] | the loops: registration, heartbeats, own work, steward, members |
-//! | [`report`] | durable, lost, removed: what a node says of its replicas |
+//! | [`accused`] | a peer says that this process must not go on: the others are asked |
+//! | [`health`] | whether disk and listener answer; what an unfit node does |
+//! | [`joining`] | nodes that cannot be called back, and stay outside |
+//! | [`reporter`] | durable, lost, removed: what a node has to say of its replicas |
 //! | [`raft`] | openraft behind a small handle: log, snapshots, network |
+//! | `remote` | a segment's blocks from another node, verified one by one |
 //! | [`machine`] | the catalogue as Raft's state machine |
+//! | [`summary`] | the catalogue at a glance, one walk for all who ask |
 //! | [`store`] | segment files |
+//! | [`counters`], [`waits`] | what this node did, and how long its callers waited |
 //! | [`identity`] | who a data directory is |
 //! | [`ledger`] | statistics that may be lost |
 //! | [`disk`] | the disk seam |
+//! | [`fatal`] | how a part says that the node must stop |
 
+pub mod accused;
+pub mod admission;
+mod browsers;
 pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod disk;
+pub mod door;
+pub mod fatal;
 pub mod guard;
-pub mod heard;
+pub mod hastened;
+pub mod health;
+pub mod heartbeats;
+mod hello;
 pub mod identity;
+pub mod joining;
+pub mod leaving;
 pub mod ledger;
+pub mod listener;
 pub mod machine;
 pub mod node;
 mod origin;
+pub mod pace;
 pub mod peers;
 pub mod process;
 pub mod raft;
-pub mod report;
+mod remote;
+pub mod reporter;
 pub mod serve;
 pub mod service;
 pub mod shared;
+mod start_error;
 pub mod store;
+pub mod summary;
 pub mod upkeep;
+pub mod waits;
 pub mod wake;

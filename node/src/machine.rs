@@ -1,33 +1,140 @@
-//! The catalogue as openraft's state machine: decode, apply, snapshot, restore.
+//! The catalogue as openraft's state machine: apply, snapshot, decode.
 
 use std::sync::Arc;
 
-use cairn_core::catalogue::Catalogue;
-use cairn_core::command::Reply;
-use cairn_proto::{convert, snapshot};
+use cairn_core::catalogue::{Catalogue, stored};
+use cairn_types::command::{Body, Command, Reply};
+use cairn_types::convert::{self, ConvertError};
+use cairn_types::ids::{ClusterId, Lineage};
 
-use crate::raft::{CatalogueMachine, Encode};
+use crate::raft::{CatalogueMachine, Check, Decode, Encode};
 
 /// The applied catalogue. Writers: the state machine worker only.
-#[derive(Default)]
 pub struct CatalogueState {
     pub catalogue: Catalogue,
+    /// Up to which feature level this node understands commands.
+    feature_level: u32,
+}
+
+impl CatalogueState {
+    pub fn new(feature_level: u32) -> Self {
+        Self { catalogue: Catalogue::default(), feature_level }
+    }
 }
 
 impl CatalogueMachine for CatalogueState {
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String> {
-        let command = convert::decode_command(command)
-            .map_err(|error| format!("log entry {index} cannot be applied: {error}"))?;
-        Ok(self.catalogue.apply(index, &command))
+        let command = decode(command, self.feature_level)?;
+        let reply = self.catalogue.apply(index, &command);
+        let cluster = self.catalogue.cluster().feature_level;
+        if cluster > self.feature_level {
+            return Err(too_old(self.feature_level, cluster));
+        }
+        Ok(reply)
+    }
+
+    fn checker(&self) -> Check {
+        let feature_level = self.feature_level;
+        Arc::new(move |bytes| {
+            let command = decode(bytes, feature_level)?;
+            // These two set the cluster's level.
+            let level = match &command.body {
+                Body::InitCluster(init) => init.node.feature_level,
+                Body::RaiseFeatureLevel(raise) => raise.level,
+                _ => 0,
+            };
+            if level > feature_level { Err(too_old(feature_level, level)) } else { Ok(()) }
+        })
+    }
+
+    fn cluster(&self) -> Option<(ClusterId, Lineage)> {
+        let cluster = self.catalogue.cluster();
+        self.catalogue.is_initialized().then_some((cluster.id, cluster.lineage))
     }
 
     fn snapshot(&self) -> Encode {
         let catalogue = self.catalogue.clone();
-        Arc::new(move || snapshot::encode(&catalogue))
+        Arc::new(move || stored::encode(&catalogue))
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.catalogue = snapshot::decode(bytes).map_err(|error| error.to_string())?;
-        Ok(())
+    fn decoder(&self) -> Decode<Self> {
+        let feature_level = self.feature_level;
+        Arc::new(move |bytes| {
+            let catalogue = stored::decode(bytes, feature_level);
+            let catalogue = catalogue.map_err(|error| error.to_string())?;
+            Ok(Self { catalogue, feature_level })
+        })
+    }
+}
+
+fn decode(bytes: &[u8], feature_level: u32) -> Result<Command, String> {
+    convert::decode_command(bytes, feature_level)
+        .map_err(|error| not_understood(&error, feature_level))
+}
+
+fn not_understood(error: &ConvertError, level: u32) -> String {
+    match error {
+        ConvertError::FutureCommand { feature_level } => too_old(level, *feature_level),
+        error => error.to_string(),
+    }
+}
+
+/// Why this node cannot go on with this build, or with this setting.
+fn too_old(understood: u32, needed: u32) -> String {
+    format!(
+        "this node understands feature levels up to {understood} (its build, or --feature-level), \
+         and level {needed} is in use: start a newer build, or remove --feature-level"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_types::command::{Annotate, Command, FEATURE_LEVEL, InitCluster, RaiseFeatureLevel};
+    use cairn_types::ids::{CheckpointId, ClusterId, Cookie, RequestId};
+    use cairn_types::model::{NewNode, Settings};
+
+    use super::*;
+
+    fn entry(body: impl Into<cairn_types::command::Body>) -> bytes::Bytes {
+        let body = body.into();
+        convert::encode_command(&Command { request: RequestId(0), clock_ms: 0, wall_ms: 0, body })
+    }
+
+    #[test]
+    fn a_node_below_the_clusters_level_stops_before_it_applies_commands_of_it() {
+        let node = NewNode {
+            cookie: Cookie(1),
+            host: "h".to_owned(),
+            rack: "r".to_owned(),
+            address: "h:7100".to_owned(),
+            capacity_bytes: 1,
+            feature_level: FEATURE_LEVEL,
+            replaces: None,
+        };
+        let cluster = ClusterId(7);
+        let init = entry(InitCluster { cluster, settings: Settings::default(), node });
+        let mut older = CatalogueState::new(FEATURE_LEVEL - 1);
+        let why = older.apply(1, &init).unwrap_err();
+        assert!(why.contains("start a newer build, or remove --feature-level"), "{why}");
+        let mut current = CatalogueState::new(FEATURE_LEVEL);
+        current.apply(1, &init).unwrap();
+        let annotate = Annotate {
+            checkpoint: CheckpointId(1),
+            labels: Default::default(),
+            metrics: Default::default(),
+            remove: Vec::new(),
+        };
+        let annotate = entry(annotate);
+        assert!(current.apply(2, &annotate).is_ok(), "refused, as there is no such checkpoint");
+        assert!(older.apply(2, &annotate).unwrap_err().contains("level 2 is in use"));
+        // Whoever sends such an entry is told so before it is in the log.
+        let checks = |level, command: &[u8]| CatalogueState::new(level).checker()(command);
+        for command in [&init, &annotate] {
+            assert!(checks(FEATURE_LEVEL - 1, command).is_err());
+            assert_eq!(checks(FEATURE_LEVEL, command), Ok(()));
+        }
+        let raise = entry(RaiseFeatureLevel { level: FEATURE_LEVEL + 1 });
+        assert!(checks(FEATURE_LEVEL, &raise).unwrap_err().contains("start a newer build"));
+        assert!(checks(FEATURE_LEVEL, b"garbage\xff").is_err());
     }
 }

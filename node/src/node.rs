@@ -11,34 +11,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cairn_core::ids::{NodeId, Nonce, check_label};
-use cairn_proto::seam::{Env, Lane};
+use cairn_host::envelope::Identity as CallIdentity;
+use cairn_host::seam::{Env, Lane};
+use cairn_types::ids::{NodeId, Nonce, check_host_port, check_label};
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tonic::service::Routes;
 
+use crate::accused::{self, Accusations};
+use crate::browsers::Local;
 use crate::config::{NodeConfig, Origin, Timings};
 use crate::disk::Disk;
+use crate::door::Starting;
+use crate::fatal::FatalHook;
 use crate::guard::Guard;
-use crate::identity::IdentityError;
+use crate::health::Health;
+use crate::hello;
 use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
 use crate::origin::{self, Fresh, Identified};
 use crate::peers::{self, Peers};
 use crate::process::Usage;
 use crate::raft::{
-    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, Promise,
-    Timings as RaftTimings, Whereabouts,
+    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, NodeAddresses, Promise,
+    RaftTimings,
 };
-use crate::report::Reporter;
+use crate::reporter::Reporter;
 use crate::service;
-use crate::shared::{FatalHook, Shared};
+use crate::shared::Shared;
+pub use crate::start_error::StartError;
 use crate::store::{SegmentStore, StoreConfig};
 use crate::upkeep;
 use crate::upkeep::register::Registration;
 
 /// Work that entries bring is looked for this much later, once for all of a burst.
 const APPLY_GATHER: Duration = Duration::from_millis(20);
+
+/// A leader that stops waits this long for another to take over: a message, an election by
+/// request, and the disks of both. Less than the loss of a leader costs.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(1);
+/// A node that stops waits so long for somebody to hear it; where all stop at once, nobody does.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The outermost pieces of a node.
 pub struct Pieces {
@@ -52,31 +65,12 @@ pub struct Pieces {
     pub usage: fn() -> Usage,
     /// gRPC calls must come over a connection with a client certificate.
     pub certificates: bool,
-}
-
-/// Why a node did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(
-        "the data directory is empty: start with --bootstrap to make a cluster, or --join ADDR to join one"
-    )]
-    Empty,
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    #[error("{0}")]
-    Config(String),
-    #[error("this node must not come back: {0}")]
-    Refused(String),
-    #[error("cannot join the cluster: {0}")]
-    Join(String),
-    #[error(transparent)]
-    Peers(#[from] peers::SyncFailed),
-    #[error("cannot open the log: {0}")]
-    Log(String),
-    #[error("cannot open the segments: {0}")]
-    Store(String),
-    #[error("cannot start the cluster: {0}")]
-    Bootstrap(String),
+    /// It has no key, and only processes of its own machine reach it.
+    pub is_local: bool,
+    /// Told who this node is as soon as that is known.
+    pub starting: Starting,
+    /// Told by the listener whether it can accept.
+    pub health: Arc<Health>,
 }
 
 /// A running node.
@@ -100,13 +94,27 @@ impl Node {
     }
 
     /// Whether this node stopped because its directory must not come back under its id.
-    pub fn is_banished(&self) -> bool {
-        self.shared.banished.load(Ordering::SeqCst)
+    pub fn is_stopped_for_good(&self) -> bool {
+        self.shared.stopped_for_good.load(Ordering::SeqCst)
     }
 
-    /// Stops taking part in Raft and waits until what was begun there is done. The process then
-    /// ends its tasks.
+    /// Hands leadership over and tells the leader that this node is down from now on. To be called
+    /// before [`Node::stop`] by a process that was told to stop, while it still serves: the node
+    /// that takes over needs answers.
+    pub async fn say_goodbye(&self) {
+        self.shared.consensus.hand_over(HAND_OVER_DEADLINE).await;
+        let said = upkeep::heartbeat::goodbye(&self.shared);
+        if tokio::time::timeout(GOODBYE_DEADLINE, said).await.is_err() {
+            tracing::debug!("nobody has heard the goodbye");
+        }
+    }
+
+    /// Hands leadership over, stops taking part in Raft and waits until what was begun there is
+    /// done. The process then ends its tasks.
     pub async fn stop(&self) {
+        if !self.is_stopped_for_good() {
+            self.shared.consensus.hand_over(HAND_OVER_DEADLINE).await;
+        }
         self.shared.consensus.shutdown().await;
     }
 }
@@ -120,9 +128,13 @@ pub fn start(pieces: Pieces, config: NodeConfig) -> BoxFuture<'static, Result<No
 }
 
 async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError> {
-    let Pieces { engine, env, disk, ledger, fatal, usage, certificates } = pieces;
+    let Pieces { engine, env, disk, ledger, fatal, usage, starting, health, .. } = pieces;
+    let (certificates, is_local) = (pieces.certificates, pieces.is_local);
     check_label(&config.rack).map_err(|error| StartError::Config(error.to_string()))?;
     check_label(&config.host).map_err(|error| StartError::Config(error.to_string()))?;
+    for address in std::iter::once(&config.address).chain(given_peers(&config)) {
+        check_host_port(address).map_err(|error| StartError::Config(error.to_string()))?;
+    }
     let nonce = Nonce(env.random_u128());
     let remembered = {
         let disk = Arc::clone(&disk);
@@ -131,12 +143,14 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let peers = Arc::new(Peers::new(remembered));
     given_peers(&config).for_each(|address| peers.give(address.clone()));
     let Identified { file, identity, node, previous, promised, fresh } =
-        origin::identify(&env, &disk, &config, &peers).await?;
+        origin::identify(&env, &disk, &config, &peers, &starting).await?;
     let (cluster, lineage) = (identity.cluster, identity.lineage);
 
-    let state: Arc<RwLock<CatalogueState>> = Arc::default();
-    let (banish, banished) = banishment(&fatal);
-    // Before Raft: a node that leads must serve, and looking through many files takes a while.
+    let state = Arc::new(RwLock::new(CatalogueState::new(config.feature_level)));
+    let (stop_for_good, stopped_for_good) = stop_for_good_hook(&fatal);
+    let (accusations, brought) = Accusations::new();
+    let known: Vec<_> = previous.iter().copied().chain([nonce]).collect();
+    let papers = hello::papers(&identity, &known);
     let store = open_store(&env, &disk, &config, &fatal).await?;
     // A node that was registered has a log; one that lost it has forgotten its votes.
     let expect_log = identity.registered_nonce.is_some();
@@ -147,7 +161,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &peers, &fatal, &banish),
+        hooks(&state, &peers, &fatal, &accusations),
     )
     .await
     .map_err(|error| match error.is_final() {
@@ -167,26 +181,43 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         store,
         ledger,
         clock: Default::default(),
+        clock_warned: Default::default(),
         counters: Default::default(),
-        heard: Default::default(),
+        waits: Default::default(),
+        heartbeats: Default::default(),
+        hastened: Default::default(),
+        health,
+        summaries: Default::default(),
         peers,
         reporter: Reporter::default(),
         incarnation: Mutex::new(None),
         work: Default::default(),
         steward: Default::default(),
         members: Default::default(),
+        leaving: Default::default(),
+        joining: Default::default(),
+        stopping: Default::default(),
         fatal,
-        banish,
-        banished,
+        stop_for_good,
+        accusations,
+        stopped_for_good,
         usage,
         room: Mutex::new((config.capacity_bytes, 0)),
         config,
     });
-    let guard = Guard::new(cluster, lineage, node, certificates);
+    let own = CallIdentity { cluster: Some(cluster), lineage: Some(lineage), node: Some(node) };
+    let local = is_local.then(|| Local { advertised: host_of(&shared.config.address) });
+    let guard = Guard::new(own, certificates, local);
     let routes = service::routes(&shared, raft_routes, guard);
     let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
+    env.spawn("accused", accused::run(Arc::clone(&shared), brought, papers));
     start_loops(&shared, registration, fresh);
     Ok(Node { shared, routes })
+}
+
+/// The host of a `host:port`.
+fn host_of(address: &str) -> String {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned()
 }
 
 /// Addresses that the operator names.
@@ -205,12 +236,10 @@ fn consensus_config(
     promised: Vec<Promise>,
 ) -> ConsensusConfig {
     let mut config = ConsensusConfig::new(identity);
-    config.timings = RaftTimings {
-        heartbeat: Duration::from_millis(timings.raft_heartbeat_ms),
-        election_min: Duration::from_millis(timings.election_min_ms),
-        election_max: Duration::from_millis(timings.election_max_ms),
-        ..RaftTimings::default()
-    };
+    config.timings = RaftTimings::with(
+        Duration::from_millis(timings.raft_heartbeat_ms),
+        Duration::from_millis(timings.raft_lease_ms),
+    );
     config.expect_log = expect_log;
     config.promised = promised;
     config.snapshot_entries = timings.snapshot_entries;
@@ -219,14 +248,14 @@ fn consensus_config(
 }
 
 /// How to stop for good, and whether that has happened.
-fn banishment(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
-    let (fatal, banished) = (Arc::clone(fatal), Arc::<AtomicBool>::default());
-    let happened = Arc::clone(&banished);
-    let banish = move |reason| {
+fn stop_for_good_hook(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
+    let (fatal, stopped_for_good) = (Arc::clone(fatal), Arc::<AtomicBool>::default());
+    let happened = Arc::clone(&stopped_for_good);
+    let stop_for_good = move |reason| {
         happened.store(true, Ordering::SeqCst);
         fatal(reason);
     };
-    (Arc::new(banish), banished)
+    (Arc::new(stop_for_good), stopped_for_good)
 }
 
 /// What consensus asks back: who may speak, and where members are; and what it tells.
@@ -234,21 +263,22 @@ fn hooks(
     state: &Arc<RwLock<CatalogueState>>,
     peers: &Arc<Peers>,
     fatal: &FatalHook,
-    banish: &FatalHook,
+    accusations: &Accusations,
 ) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
-    hooks.banish = Arc::clone(banish);
+    let accusations = accusations.clone();
+    hooks.told_to_stop = Arc::new(move |reason| accusations.bring(reason));
     let known = Arc::clone(state);
-    hooks.admit = Arc::new(move |sender, nonce| {
-        service::admin::admit_raft(&known.read().catalogue, NodeId(sender), nonce)
+    hooks.admit = Arc::new(move |sender, nonce, votes| {
+        service::admin::admit_raft(&known.read().catalogue, NodeId(sender), nonce, votes)
     });
     let (known, peers) = (Arc::clone(state), Arc::clone(peers));
     hooks.resolve = Arc::new(move |node| {
         let known = known.read();
         let Some(record) = known.catalogue.node(NodeId(node)) else {
-            return Whereabouts::default();
+            return NodeAddresses::default();
         };
-        Whereabouts {
+        NodeAddresses {
             registered: Some(record.address.clone()),
             announced: peers.announced(record.id, record.incarnation),
         }
@@ -266,12 +296,28 @@ async fn open_store(
     SegmentStore::format(env, disk).await.map_err(failed)?;
     let store_config =
         StoreConfig { capacity_bytes: config.capacity_bytes, ..StoreConfig::default() };
-    let (store, found) =
-        SegmentStore::open(env.clone(), Arc::clone(disk), store_config, Arc::clone(fatal))
-            .await
-            .map_err(failed)?;
-    tracing::info!(?found, "segment files read");
-    Ok(store)
+    SegmentStore::open(env.clone(), Arc::clone(disk), store_config, Arc::clone(fatal))
+        .await
+        .map_err(failed)
+}
+
+/// Looks through the segment files while the node serves already: there may be very many.
+async fn look_through(shared: Arc<Shared>) {
+    match shared.store.look_through().await {
+        Ok(found) => {
+            tracing::info!(
+                segments = found.segments,
+                bytes = found.bytes,
+                damaged = found.damaged.len(),
+                strangers = found.strangers.len(),
+                "segment files read"
+            );
+            shared.work.ring();
+        }
+        // The hook has been called.
+        Err(error) if error.is_fatal() => {}
+        Err(error) => (shared.fatal)(format!("cannot read the segments: {error}")),
+    }
 }
 
 fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<Fresh>) {
@@ -286,10 +332,15 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
         }
         upkeep::register::run(&owner, registration).await;
     });
+    env.spawn("segment files", look_through(Arc::clone(shared)));
     env.spawn("own work", upkeep::own_work::run(Arc::clone(shared)));
-    env.spawn("reports", crate::report::run(Arc::clone(shared)));
+    env.spawn("ledger", crate::ledger::run(env.clone(), Arc::clone(&shared.ledger)));
+    env.spawn("compare", upkeep::compare::run(Arc::clone(shared)));
+    env.spawn("reports", crate::upkeep::report::run(Arc::clone(shared)));
     env.spawn("heartbeat", upkeep::heartbeat::run(Arc::clone(shared)));
+    env.spawn("health", crate::health::run(Arc::clone(shared)));
     env.spawn("steward", upkeep::steward::run(Arc::clone(shared)));
+    env.spawn("announce", upkeep::announce::run(Arc::clone(shared)));
     env.spawn("members", upkeep::members::run(Arc::clone(shared)));
     let owner = Arc::clone(shared);
     env.spawn("wake on apply", async move {

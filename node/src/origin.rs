@@ -1,35 +1,36 @@
 //! Who a data directory is when a node starts on it: itself again, the first node of a new
 //! cluster, or a new member.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce, RequestId};
-use cairn_core::model::NewNode;
-use cairn_proto::envelope::FEATURE_LEVEL;
-use cairn_proto::seam::{Env, Lane};
+use cairn_host::envelope;
+use cairn_host::seam::{Env, Lane};
+use cairn_proto::wire;
 use cairn_proto::wire::admin_client::AdminClient;
-use cairn_proto::{convert, wire};
+use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::convert;
+use cairn_types::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce, RequestId};
+use cairn_types::model::NewNode;
 use tonic::{Request, Status};
 
 use crate::config::{NodeConfig, Origin};
 use crate::disk::Disk;
+use crate::door::Starting;
+use crate::hello;
 use crate::identity::{Identity, IdentityError, IdentityFile};
-use crate::node::StartError;
 use crate::peers::Peers;
 use crate::raft::Promise;
 use crate::shared::Shared;
+use crate::start_error::StartError;
 
-/// A join or hello gives one address this long.
+/// A join, or a question who is there, gives one address this long.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
 /// The number of the node that makes a cluster.
 const FIRST_NODE: NodeId = NodeId(1);
-/// Raft's log in the data directory.
+/// Raft's log in the data directory, and what else is there only if a node has run on it.
 const LOG_FILE: &str = "raft.redb";
-/// Rounds of hello: to whoever gave no answer, and to a leader that was named.
-const HELLO_ROUNDS_MAX: u32 = 3;
+const TRACES: [&str; 3] = [LOG_FILE, "snapshots", "segments"];
 /// Rounds over all join addresses before a join gives up.
 const JOIN_ROUNDS_MAX: u32 = 60;
 
@@ -53,11 +54,22 @@ pub async fn identify(
     disk: &Arc<dyn Disk>,
     config: &NodeConfig,
     peers: &Peers,
+    starting: &Starting,
 ) -> Result<Identified, StartError> {
-    let mut file = open_identity(env, disk, config).await?;
+    let mut file = open_identity(env, disk, config, peers).await?;
     let mut identity = file.identity().clone();
+    if identity.node.is_some() {
+        say_who(starting, &identity);
+    }
     let previous = nonces(&identity);
     let mut promised = Vec::new();
+    if let Some(want) = config.cluster
+        && identity.node.is_some()
+        && identity.cluster != want
+    {
+        let place = "the data directory".to_owned();
+        return Err(StartError::OtherCluster { place, want, got: identity.cluster });
+    }
     if identity.node.is_none() {
         let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };
         let joined = join(env, peers, config, identity.cookie, addresses).await?;
@@ -68,10 +80,10 @@ pub async fn identify(
         (identity.cluster, identity.lineage) = (joined.cluster, joined.lineage);
         identity.node = Some(joined.node);
     } else if !previous.is_empty() {
-        let known = peers.known(&config.address);
-        promised = hello(env, peers, known, &identity, &previous).await?;
+        promised = hello::ask(env, peers, &config.address, &identity, &previous).await?;
     }
     let node = identity.node.ok_or(StartError::Empty)?;
+    say_who(starting, &identity);
     identity.address.clone_from(&config.address);
     identity.host.clone_from(&config.host);
     identity.rack.clone_from(&config.rack);
@@ -88,6 +100,12 @@ pub async fn identify(
     Ok(Identified { file, identity, node, previous, promised, fresh })
 }
 
+/// From now on the port says whose it is.
+fn say_who(starting: &Starting, identity: &Identity) {
+    let (cluster, lineage) = (Some(identity.cluster), Some(identity.lineage));
+    let _ = starting.set(envelope::Identity { cluster, lineage, node: identity.node });
+}
+
 fn nonces(identity: &Identity) -> Vec<Nonce> {
     identity.registered_nonce.iter().chain(&identity.pending_nonces).copied().collect()
 }
@@ -98,20 +116,28 @@ async fn open_identity(
     env: &Env,
     disk: &Arc<dyn Disk>,
     config: &NodeConfig,
+    peers: &Peers,
 ) -> Result<IdentityFile, StartError> {
     let files = Arc::clone(disk);
-    let identity = match env.blocking(Lane::Log, move || IdentityFile::load(&files)).await {
+    let loaded = env.blocking(Lane::Log, move || IdentityFile::load(&files)).await;
+    if matches!(loaded, Err(IdentityError::Missing)) {
+        not_a_nodes(env, disk).await?;
+    }
+    let identity = match loaded {
         Ok(file) => return Ok(file),
         Err(IdentityError::Missing) => {
             let cookie = Cookie(env.random_u128());
             match &config.origin {
                 Origin::Resume => return Err(StartError::Empty),
-                Origin::Bootstrap(_) => Identity {
-                    cluster: ClusterId(env.random_u128()),
-                    node: Some(FIRST_NODE),
-                    cookie,
-                    ..Identity::default()
-                },
+                Origin::Bootstrap(_) => {
+                    nobody_there(env, config, peers).await?;
+                    Identity {
+                        cluster: config.cluster.unwrap_or_else(|| ClusterId(env.random_u128())),
+                        node: Some(FIRST_NODE),
+                        cookie,
+                        ..Identity::default()
+                    }
+                }
                 // The cookie is on disk before the cluster hears it: a join that is cut short
                 // and repeated gets the same number.
                 Origin::Join(_) => Identity { cookie, ..Identity::default() },
@@ -120,18 +146,65 @@ async fn open_identity(
         Err(error) => return Err(error.into()),
     };
     let files = Arc::clone(disk);
-    let foreign = env.blocking(Lane::Log, move || files.exists(LOG_FILE)).await;
-    if foreign.map_err(|error| StartError::Log(error.to_string()))? {
-        return Err(StartError::Refused("the directory has a log but no identity".into()));
-    }
-    let files = Arc::clone(disk);
     Ok(env.blocking(Lane::Log, move || IdentityFile::create(&files, identity)).await?)
+}
+
+/// A directory without an identity in which a node has run: it has lost its identity, and nothing
+/// can tell which votes it gave.
+async fn not_a_nodes(env: &Env, disk: &Arc<dyn Disk>) -> Result<(), StartError> {
+    let files = Arc::clone(disk);
+    let found = env.blocking(Lane::Log, move || -> std::io::Result<Option<&'static str>> {
+        for name in TRACES {
+            if files.exists(name)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    });
+    match found.await {
+        Ok(None) => Ok(()),
+        Ok(Some(trace)) => Err(StartError::NoIdentity { trace }),
+        Err(error) => Err(StartError::Log(error.to_string())),
+    }
+}
+
+/// Makes sure that the new cluster is the only one here: one is named, or answers at an address
+/// that was given, where this directory was perhaps that of one of its nodes.
+async fn nobody_there(env: &Env, config: &NodeConfig, peers: &Peers) -> Result<(), StartError> {
+    if let Some(cluster) = config.exists {
+        return Err(StartError::Founded { cluster, address: None });
+    }
+    let known = peers.known(&config.address);
+    if known.is_empty() {
+        tracing::warn!("no other address is given: whether a cluster is there is not asked");
+    }
+    let asks = known.into_iter().map(|address| {
+        let mut client = AdminClient::new(peers.transport(env, &address));
+        async move {
+            let mut request = Request::new(wire::NodeStatusRequest {});
+            // Any cluster will do.
+            envelope::Identity::default().write(request.metadata_mut());
+            let answer = tokio::time::timeout(ASK_DEADLINE, client.node_status(request)).await;
+            (address, answer)
+        }
+    });
+    for (address, answer) in futures::future::join_all(asks).await {
+        let said = match answer {
+            Ok(Ok(response)) => envelope::Identity::read(response.metadata()),
+            Ok(Err(status)) => envelope::Identity::read(status.metadata()),
+            Err(_) => continue,
+        };
+        if let Ok(envelope::Identity { cluster: Some(cluster), .. }) = said {
+            return Err(StartError::Founded { cluster, address: Some(address) });
+        }
+    }
+    Ok(())
 }
 
 /// What the first node proposes once: repeated at every start with `--bootstrap`, refused as
 /// initialised from the second time on.
 pub struct Fresh {
-    settings: cairn_core::model::Settings,
+    settings: cairn_types::model::Settings,
     node: NewNode,
 }
 
@@ -142,7 +215,8 @@ fn new_node(config: &NodeConfig, cookie: Cookie) -> NewNode {
         rack: config.rack.clone(),
         address: config.address.clone(),
         capacity_bytes: config.capacity_bytes,
-        feature_level: FEATURE_LEVEL,
+        feature_level: config.feature_level,
+        replaces: config.replaces,
     }
 }
 
@@ -169,7 +243,11 @@ async fn join(
         for address in targets.clone() {
             let node = Some(convert::new_node_to_wire(&new_node(config, cookie)));
             let mut client = AdminClient::new(peers.transport(env, &address));
-            let call = client.join(Request::new(wire::JoinRequest { node }));
+            let mut request = Request::new(wire::JoinRequest { node });
+            // A node of another cluster refuses the call before it changes anything.
+            envelope::Identity { cluster: config.cluster, ..Default::default() }
+                .write(request.metadata_mut());
+            let call = client.join(request);
             let answer = match tokio::time::timeout(ASK_DEADLINE, call).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Status::deadline_exceeded(format!("no answer from {address}"))),
@@ -177,13 +255,20 @@ async fn join(
             match answer {
                 Ok(reply) => {
                     let reply = reply.into_inner();
-                    peers.give(address);
                     let (cluster, lineage) = cluster_of(&reply.cluster, reply.lineage)
                         .map_err(|error| StartError::Join(error.to_string()))?;
+                    is_wanted(config, &address, cluster)?;
+                    peers.give(address);
                     return Ok(Joined { cluster, lineage, node: NodeId(reply.node) });
                 }
                 Err(status) => {
-                    if let Some((_, leader)) = cairn_proto::envelope::leader_of(&status)
+                    other_cluster(config, &address, &status)?;
+                    // A cluster that is being made takes nodes a moment later.
+                    let refusal = cairn_proto::refused::refusal_of(&status);
+                    if let Some(refusal) = refusal.filter(|it| *it != Refusal::NotInitialized) {
+                        return Err(StartError::JoinRefused(refusal));
+                    }
+                    if let Some((_, leader)) = envelope::leader_of(&status)
                         && !targets.contains(&leader)
                     {
                         targets.push(leader);
@@ -191,7 +276,8 @@ async fn join(
                     if matches!(
                         status.code(),
                         tonic::Code::InvalidArgument | tonic::Code::Unauthenticated
-                    ) {
+                    ) || envelope::Reason::of(&status) == Some(envelope::Reason::Key)
+                    {
                         return Err(StartError::Join(status.message().to_owned()));
                     }
                     last = status;
@@ -203,67 +289,31 @@ async fn join(
     Err(StartError::Join(format!("{}: {}", addresses.join(", "), last.message())))
 }
 
-fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), String> {
+/// An error if the cluster that answers at `address` is not the one this node is to join.
+fn is_wanted(config: &NodeConfig, address: &str, got: ClusterId) -> Result<(), StartError> {
+    match config.cluster {
+        Some(want) if want != got => {
+            Err(StartError::OtherCluster { place: address.to_owned(), want, got })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// [`is_wanted`], of a refusal.
+fn other_cluster(config: &NodeConfig, address: &str, status: &Status) -> Result<(), StartError> {
+    if envelope::Reason::of(status) != Some(envelope::Reason::OtherCluster) {
+        return Ok(());
+    }
+    match envelope::Identity::read(status.metadata()) {
+        Ok(envelope::Identity { cluster: Some(got), .. }) => is_wanted(config, address, got),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), String> {
     let bytes: [u8; 16] = cluster.try_into().map_err(|_| "malformed cluster id".to_owned())?;
     let lineage = u16::try_from(lineage).map_err(|_| "malformed lineage".to_owned())?;
     Ok((ClusterId(u128::from_be_bytes(bytes)), Lineage(lineage)))
-}
-
-/// Asks the peers that can be reached whether this directory may come back, and what they have
-/// heard from it: the leader above all, to whom the others point. Who gave no answer is asked again, a
-/// few times; then silence is consent: a whole cluster that starts cold has nobody to ask, and
-/// `Register` asks again.
-async fn hello(
-    env: &Env,
-    peers: &Peers,
-    known: BTreeSet<String>,
-    identity: &Identity,
-    previous: &[Nonce],
-) -> Result<Vec<Promise>, StartError> {
-    let message = wire::HelloRequest {
-        cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
-        node: identity.node.map_or(0, |node| node.0),
-        cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
-        nonces: previous.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
-    };
-    let mut silent = known;
-    let mut asked = BTreeSet::new();
-    let mut promised = Vec::new();
-    for _ in 0..HELLO_ROUNDS_MAX {
-        asked.extend(silent.iter().cloned());
-        let asks = std::mem::take(&mut silent).into_iter().map(|address| {
-            let mut client = AdminClient::new(peers.transport(env, &address));
-            let message = message.clone();
-            async move {
-                let call = client.hello(Request::new(message));
-                (address, tokio::time::timeout(ASK_DEADLINE, call).await)
-            }
-        });
-        for (address, answer) in futures::future::join_all(asks).await {
-            // Nobody is there, or somebody who does not serve yet, or the connection broke under
-            // the answer: the three look the same from here.
-            let Ok(Ok(answer)) = answer else {
-                silent.insert(address);
-                continue;
-            };
-            let answer = answer.into_inner();
-            let theirs = cluster_of(&answer.cluster, answer.lineage);
-            if !theirs.is_ok_and(|(cluster, _)| cluster == identity.cluster) {
-                continue;
-            }
-            if !answer.refused.is_empty() {
-                return Err(StartError::Refused(answer.refused));
-            }
-            promised.extend(Promise::from_wire(answer.promise));
-            if !answer.leader_address.is_empty() && !asked.contains(&answer.leader_address) {
-                silent.insert(answer.leader_address);
-            }
-        }
-        if silent.is_empty() {
-            break;
-        }
-    }
-    Ok(promised)
 }
 
 /// Makes the cluster: one Raft voter, the first entry. Safe to repeat.
@@ -274,11 +324,11 @@ pub async fn bootstrap(shared: &Arc<Shared>, fresh: Fresh) -> Result<(), String>
     }
     let initialized = |shared: &Shared| shared.read(|catalogue| catalogue.is_initialized());
     while !initialized(shared) {
-        let body = Body::InitCluster {
+        let body = Body::InitCluster(command::InitCluster {
             cluster: shared.cluster,
             settings: fresh.settings.clone(),
             node: fresh.node.clone(),
-        };
+        });
         match shared.propose(RequestId(0), body).await.as_deref() {
             Ok(Reply::Refused(Refusal::AlreadyInitialized)) => return Ok(()),
             Ok(Reply::Refused(refusal)) => return Err(refusal.to_string()),

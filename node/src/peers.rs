@@ -11,8 +11,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::ids::{Incarnation, NodeId};
-use cairn_proto::seam::{Env, Lane, Transport};
+use cairn_host::seam::{Env, Lane, Transport};
+use cairn_types::ids::{Incarnation, NodeId, check_host_port};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -142,9 +142,26 @@ impl From<io::Error> for WriteError {
     }
 }
 
-/// Reads the remembered addresses; a missing or unreadable file is an empty list.
+/// Reads the remembered addresses; a missing or unreadable file is an empty list. It is advice: a
+/// line that is no address is left out.
 pub fn load(disk: &dyn Disk) -> Vec<String> {
-    read(disk).unwrap_or_default().lines().map(str::to_owned).collect()
+    let text = match read(disk) {
+        Ok(text) => text,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(%error, "cannot read the peers file");
+            }
+            return Vec::new();
+        }
+    };
+    let is_address = |line: &&str| match check_host_port(line) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "a line of the peers file is left out");
+            false
+        }
+    };
+    text.lines().filter(is_address).map(str::to_owned).collect()
 }
 
 fn read(disk: &dyn Disk) -> io::Result<String> {

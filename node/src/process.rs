@@ -1,6 +1,6 @@
 //! What this process has used: for `/metrics`, `NodeStatus` and `cairn bench`.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// CPU time of all threads and peak resident memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,23 @@ fn usage_of(process: &str) -> Option<Usage> {
     Some(Usage { cpu_ms: ticks * 1000 / ticks_per_second, rss_peak_bytes: peak_kib << 10 })
 }
 
-/// The soft limit of open files.
-pub fn open_files_max() -> Option<u64> {
-    getrlimit(Resource::Nofile).current
+/// More descriptors than this are of no use to a node.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
+
+/// Raises the soft limit of open files to the hard one: a shell's usual 1,024 would be used up by
+/// a thousand clients. Gives the limit that holds now.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);
+    let soft = limit.current.unwrap_or(DESCRIPTORS_MAX);
+    if soft >= hard {
+        return soft;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: limit.maximum }) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, soft, hard, "the limit of open files could not be raised");
+            soft
+        }
+    }
 }

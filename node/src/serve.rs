@@ -1,35 +1,36 @@
 //! Production around the assembly: files, sockets, TLS, threads, and an orderly end.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_proto::dial::TcpDialer;
-use cairn_proto::host::TokioHost;
-use cairn_proto::seam::Env;
-use cairn_proto::tls::ClusterKey;
+use cairn_host::dial::TcpDialer;
+use cairn_host::seam::{Env, Lane, Runtime};
+use cairn_host::tls::ClusterKey;
+use cairn_host::tokio_host::TokioHost;
+use cairn_types::ids::ClusterId;
+use cairn_types::model::Admin;
 use futures::future::BoxFuture;
 use openraft_rt_tokio::TokioRuntime;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::NodeConfig;
-use crate::disk::files::FileDisk;
+use crate::disk::files::{DirectoryLock, FileDisk};
+use crate::door::Door;
+use crate::health::Health;
 use crate::ledger::SledLedger;
+use crate::listener::{self, Connections, connections_max};
 use crate::node::{self, Pieces, StartError};
 use crate::raft::Engine;
+use crate::shared::Shared;
+use cairn_host::windows;
 
-/// Flow-control windows: a 32 MiB segment should not wait for window updates on a fast network,
-/// and 48 streams of them stay within memory because handlers read as fast as the disk takes.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// One DATA frame carries a 256 KiB piece: fewer, larger frames cost less CPU.
-const FRAME_BYTES_MAX: u32 = 256 << 10;
-/// Streams of one connection at once; beyond it the caller queues on its own side.
-const CONNECTION_STREAMS_MAX: u32 = 1024;
+/// Where the cluster's nodes are is looked up this often: they may move, and names may.
+const NODES_LOOKUP: Duration = Duration::from_secs(10);
 /// Calls under way get this long to finish once the node is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -45,7 +46,7 @@ pub struct ServeConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(
-        "listening on {0} without a key would let anyone in: give --cluster-key FILE, or --insecure if you must"
+        "listening on {0} without a key accepts anyone: give --cluster-key FILE, or --insecure to allow this"
     )]
     OpenToAll(SocketAddr),
     #[error("cannot listen on {address}: {source}")]
@@ -64,43 +65,72 @@ pub enum ServeError {
     #[error("node stopped: {0}")]
     Fatal(String),
     /// Its data directory must not come back under its id.
-    #[error("node stopped for good: {0}")]
+    #[error("node stopped permanently: {0}")]
     MustNotComeBack(String),
 }
 
-/// Runs a node until `stop` resolves or it must not go on. `ready` is called with the bound
-/// address once the node serves.
+/// Told how the node will have ended.
+pub type Stopping = Box<dyn FnOnce(&Result<(), ServeError>) + Send>;
+
+/// What the process of a node is told on the way.
+pub struct Told {
+    /// The bound address and the cluster, once the node serves.
+    pub ready: Box<dyn FnOnce(SocketAddr, ClusterId) + Send>,
+    /// How the node will have ended, when it begins to stop. What follows may wait for a disk
+    /// that does not answer: the process must see to it that it ends all the same.
+    pub stopping: Stopping,
+}
+
+/// Runs a node until `stop` resolves or it must not go on.
 ///
 /// Boxed, so that openraft's instances for production are compiled with this crate and not with
 /// every binary that awaits it.
 pub fn serve(
     config: ServeConfig,
     stop: BoxFuture<'static, ()>,
-    ready: Box<dyn FnOnce(SocketAddr) + Send>,
+    told: Told,
 ) -> BoxFuture<'static, Result<(), ServeError>> {
-    Box::pin(run(config, stop, ready))
+    Box::pin(run(config, stop, told))
+}
+
+/// What stands in the data directory beside the store. Blocks.
+fn open_data(data: &std::path::Path) -> Result<(FileDisk, DirectoryLock, SledLedger), ServeError> {
+    let failed = |reason: String| ServeError::Data { path: data.to_owned(), reason };
+    let disk = FileDisk::create(data).map_err(|error| failed(error.to_string()))?;
+    let lock = disk.lock().map_err(|error| failed(error.to_string()))?;
+    let ledger = SledLedger::open(data).map_err(|error| failed(error.to_string()))?;
+    Ok((disk, lock, ledger))
 }
 
 async fn run(
     config: ServeConfig,
     stop: BoxFuture<'static, ()>,
-    ready: Box<dyn FnOnce(SocketAddr) + Send>,
+    told: Told,
 ) -> Result<(), ServeError> {
     let ServeConfig { data, listen, key, insecure, node: node_config } = config;
     if !is_loopback(listen.ip()) && key.is_none() && !insecure {
         return Err(ServeError::OpenToAll(listen));
     }
-    let data_error = |reason: String| ServeError::Data { path: data.clone(), reason };
-    let disk = FileDisk::create(&data).map_err(|error| data_error(error.to_string()))?;
-    let _lock = disk.lock().map_err(|error| data_error(error.to_string()))?;
+    tokio::pin!(stop);
+    let descriptors = crate::process::raise_open_files();
+    let host = TokioHost::new(tokio::runtime::Handle::current()).map_err(ServeError::Threads)?;
+    let env =
+        Env { runtime: Arc::clone(&host) as _, dialer: Arc::new(TcpDialer::new(key.clone())) };
+    let (disk, lock, ledger) = tokio::select! {
+        biased;
+        // The disk may not even let itself be opened.
+        () = &mut stop => {
+            (told.stopping)(&Ok(()));
+            return Ok(());
+        }
+        opened = env.blocking(Lane::Data, move || open_data(&data)) => opened?,
+    };
     let listen_error = |source| ServeError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
     let bound = listener.local_addr().map_err(listen_error)?;
 
-    let host = TokioHost::new(tokio::runtime::Handle::current()).map_err(ServeError::Threads)?;
-    let env =
-        Env { runtime: Arc::clone(&host) as _, dialer: Arc::new(TcpDialer::new(key.clone())) };
-    let ledger = SledLedger::open(&data).map_err(|error| data_error(error.to_string()))?;
+    let door = Door::default();
+    let health = Arc::<Health>::default();
     let (fatal, mut fatal_reason) = mpsc::channel::<String>(1);
     let pieces = Pieces {
         engine: Engine::over::<TokioRuntime>(),
@@ -114,21 +144,16 @@ async fn run(
         }),
         usage: crate::process::usage,
         certificates: key.is_some(),
+        is_local: key.is_none() && is_loopback(bound.ip()),
+        starting: door.starting(),
+        health: Arc::clone(&health),
     };
-    tokio::pin!(stop);
-    let node = tokio::select! {
-        biased;
-        // A node may wait long for a cluster to join: it can be told to stop meanwhile.
-        () = &mut stop => return Ok(()),
-        node = node::start(pieces, node_config) => node?,
-    };
-
     let mut server = Server::builder()
         .accept_http1(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .initial_stream_window_size(windows::SERVER.stream_bytes)
+        .initial_connection_window_size(windows::SERVER.connection_bytes)
+        .max_frame_size(windows::SERVER.frame_bytes_max)
+        .max_concurrent_streams(windows::CONNECTION_STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)));
     if let Some(key) = &key {
@@ -137,33 +162,91 @@ async fn run(
             .map_err(|error| ServeError::Tls(error.to_string()))?;
     }
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = server.add_routes(node.routes()).serve_with_incoming_shutdown(incoming, async {
+    let connections = Connections::new(connections_max(descriptors));
+    let incoming = listener::incoming(listener, connections.clone(), Arc::clone(&health));
+    let serving = server.add_routes(door.routes()).serve_with_incoming_shutdown(incoming, async {
         let _ = ended.await;
     });
+    // Answers from now on, if only that the node starts.
     tokio::pin!(serving);
+    let node = tokio::select! {
+        biased;
+        // A node may wait long for a cluster to join: it can be told to stop meanwhile.
+        () = &mut stop => {
+            (told.stopping)(&Ok(()));
+            leave_locked(&host, lock);
+            return Ok(());
+        }
+        node = node::start(pieces, node_config) => node?,
+        result = &mut serving => return Err(ended_by_itself(result)),
+    };
+    door.open(node.routes());
+    let shared = Arc::clone(node.shared());
+    host.spawn("node addresses", Box::pin(know_nodes(shared, connections)));
     tracing::info!(node = %node.id(), address = %bound, "node serves");
-    ready(bound);
+    (told.ready)(bound, node.shared().cluster);
     let reason = tokio::select! {
         biased;
         reason = fatal_reason.recv() => Some(reason.unwrap_or_default()),
         () = &mut stop => None,
-        result = &mut serving => {
-            let text = result.err().map_or("ended by itself".to_owned(), |error| error.to_string());
-            return Err(ServeError::Server(text));
-        }
+        result = &mut serving => return Err(ended_by_itself(result)),
+    };
+    let result = match reason {
+        Some(reason) if node.is_stopped_for_good() => Err(ServeError::MustNotComeBack(reason)),
+        Some(reason) => Err(ServeError::Fatal(reason)),
+        None => Ok(()),
     };
     tracing::info!("node stops");
+    (told.stopping)(&result);
+    if result.is_ok() {
+        // Served meanwhile: the node that takes over leadership needs answers.
+        tokio::select! {
+            biased;
+            () = node.say_goodbye() => {}
+            result = &mut serving => return Err(ended_by_itself(result)),
+        }
+    }
     // A disk that hangs must not keep the process: what is durable stays so.
     let _ = tokio::time::timeout(STOP_DEADLINE, node.stop()).await;
     let _ = end.send(());
     let _ = tokio::time::timeout(STOP_DEADLINE, serving).await;
     let _ = tokio::time::timeout(STOP_DEADLINE, host.stop()).await;
-    match reason {
-        Some(reason) if node.is_banished() => Err(ServeError::MustNotComeBack(reason)),
-        Some(reason) => Err(ServeError::Fatal(reason)),
-        None => Ok(()),
+    leave_locked(&host, lock);
+    result
+}
+
+/// Tells the listener from which addresses the cluster's nodes call.
+async fn know_nodes(shared: Arc<Shared>, connections: Connections) {
+    loop {
+        let addresses: Vec<String> = shared.read(|catalogue| {
+            let members = catalogue.nodes().filter(|node| node.admin != Admin::Removed);
+            members.map(|node| node.address.clone()).collect()
+        });
+        let mut known = BTreeSet::new();
+        for address in addresses {
+            // A name that cannot be looked up now is looked up again; its node has a client's
+            // share meanwhile.
+            if let Ok(found) = tokio::net::lookup_host(&address).await {
+                known.extend(found.map(|it| it.ip().to_canonical()));
+            }
+        }
+        connections.set_nodes(known);
+        tokio::time::sleep(NODES_LOOKUP).await;
     }
+}
+
+/// Gives the data directory up, unless a job may still write there: then it stays locked until
+/// the operating system has ended the last thread of this process, so that no other process takes
+/// up a log that still changes.
+fn leave_locked(host: &TokioHost, lock: DirectoryLock) {
+    if host.jobs_running() > 0 {
+        std::mem::forget(lock);
+    }
+}
+
+fn ended_by_itself(result: Result<(), tonic::transport::Error>) -> ServeError {
+    let text = result.err().map_or("ended by itself".to_owned(), |error| error.to_string());
+    ServeError::Server(text)
 }
 
 fn is_loopback(address: IpAddr) -> bool {

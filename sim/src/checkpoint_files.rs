@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use cairn_types::limits::BLOCK_BYTES;
 
 use crate::seed::Stream;
 
@@ -25,6 +26,21 @@ pub fn checkpoint(chance: &mut Stream, tensors: usize) -> Files {
     let mut files = small_files(chance);
     files.insert(b"model.safetensors".to_vec(), safetensors(&tensors));
     files
+}
+
+/// A checkpoint with a tensor of two to four blocks, and a usual one.
+pub fn large(chance: &mut Stream) -> Files {
+    let mut files = small_files(chance);
+    let lengths = [chance.range(BLOCK_BYTES + 1..3 * BLOCK_BYTES + BLOCK_BYTES / 2), TENSOR_BYTES];
+    let tensors = lengths.map(|len| chance.bytes(len as usize));
+    files.insert(b"model.safetensors".to_vec(), safetensors(&tensors));
+    files
+}
+
+/// So many files of one byte, with long names: little data, and a manifest of 230 bytes a file.
+pub fn long_names(chance: &mut Stream, files: usize) -> Files {
+    let name = |number: usize| format!("{number:0>200}").into_bytes();
+    (0..files).map(|number| (name(number), chance.bytes(1).into())).collect()
 }
 
 fn small_files(chance: &mut Stream) -> Files {

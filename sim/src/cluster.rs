@@ -1,8 +1,11 @@
 //! A cluster of real nodes and real clients in a [`World`], and what a scenario does to it in
 //! words: start, crash, who leads, has it converged.
 //!
-//! A simulated node's `main` is in `node_main.rs`.
+//! A simulated node's `main` is in `node_main.rs`; what is expected of nodes in `expected.rs`; what
+//! they had acknowledged in `acknowledged.rs`; what a cluster has still to do in `settled.rs`.
 
+mod acknowledged;
+mod expected;
 mod node_main;
 mod settled;
 
@@ -12,18 +15,18 @@ use std::time::Duration;
 
 use cairn_client::{Client, ClientOptions};
 use cairn_core::catalogue::Catalogue;
-use cairn_core::ids::{NodeId, SegmentDigest};
 use cairn_node::config::Origin;
 use cairn_node::identity::IDENTITY_FILE;
 use cairn_node::node::Node;
-use cairn_node::raft::LogSummary;
 use cairn_node::shared::Shared;
+use cairn_types::ids::{NodeId, SegmentDigest};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use self::acknowledged::Acknowledged;
+pub(crate) use self::node_main::DISK_END_MS;
 use self::node_main::{config, run_node, settings};
-use crate::checkers::path_of;
 use crate::disk::{Crash, SimDisk};
 use crate::process::{Life, ProcessId};
 use crate::seed::Stream;
@@ -40,7 +43,7 @@ pub struct Running {
     pub process: ProcessId,
     pub name: Arc<str>,
     pub shared: Arc<Shared>,
-    life: Arc<Life>,
+    pub(crate) life: Arc<Life>,
     stop: Arc<Notify>,
     /// Keeps the assembly alive.
     _node: Arc<Node>,
@@ -71,8 +74,18 @@ struct Inner {
     running: BTreeMap<ProcessId, Running>,
     /// Who each process was when it started last: what its disk says.
     ids: BTreeMap<ProcessId, NodeId>,
+    /// When two nodes came back on each other's hosts last.
+    exchanged: Option<Instant>,
     /// Processes that start on an empty disk into a cluster that is there.
     newcomers: BTreeSet<ProcessId>,
+    /// Whose place processes take whose disk was lost.
+    replaces: BTreeMap<ProcessId, NodeId>,
+    /// Feature levels of processes that run an older build.
+    levels: BTreeMap<ProcessId, u32>,
+    /// Processes whose next start is with an older build, by mistake.
+    mistaken: BTreeMap<ProcessId, u32>,
+    /// The first node is told to make a cluster though its disk was lost.
+    careless: bool,
     /// Nodes whose disk is not to be looked at.
     hidden: BTreeSet<ProcessId>,
     /// Nodes on whose disks a fault was put that may well end them, and until when; for ever if
@@ -82,6 +95,8 @@ struct Inner {
     ends: BTreeMap<ProcessId, End>,
     /// A node that is not expected to be in service.
     left_out: Option<ProcessId>,
+    /// It is up, and what it holds counts.
+    left_out_counts: bool,
     /// Of each node, when it was last cleanly up; for what the checkers want to know.
     acknowledged: BTreeMap<ProcessId, Acknowledged>,
     /// What each node has told its clients it holds, in which file, since its last end; after that,
@@ -105,21 +120,10 @@ impl Inner {
         }
     }
 
-    fn note_end(&mut self, running: &Running, disk: Option<&SimDisk>) {
-        let said = acknowledged_by(running);
-        self.acknowledged.insert(running.process, said);
-        self.see(running);
-        // One that ended by itself has lost nothing by that.
-        let stored = self.stored.remove(&running.process).zip(disk);
-        if let Some((mut stored, disk)) = stored {
-            stored.retain(|digest, file| disk.file_id(&path_of(*digest)) == Some(*file));
-            self.stored.insert(running.process, stored);
-        }
-    }
-
     /// The first node makes the cluster, unless it is there already.
     fn origin(&self, process: ProcessId, address: &str) -> Origin {
-        if self.nodes.first() == Some(&process) && !self.newcomers.contains(&process) {
+        let newcomer = self.newcomers.contains(&process) && !self.careless;
+        if self.nodes.first() == Some(&process) && !newcomer {
             return Origin::Bootstrap(settings(self.pace));
         }
         Origin::Join(self.addresses.iter().filter(|it| *it != address).cloned().collect())
@@ -135,16 +139,6 @@ pub enum End {
     NobodyAnswers,
     Told,
     Other,
-}
-
-/// What consensus on a node had flushed, and may have acknowledged, when its process ended.
-#[derive(Debug, Clone)]
-pub struct Acknowledged {
-    pub log: LogSummary,
-    /// The last entry it had applied: committed, and never cut again.
-    pub applied: u64,
-    /// The last entry of its snapshot.
-    pub snapshot: Option<u64>,
 }
 
 impl Cluster {
@@ -186,7 +180,18 @@ impl Cluster {
             let (mut config, owner) = (config.clone(), owner.clone());
             async move {
                 let Some(inner) = owner.upgrade() else { return };
-                config.origin = inner.lock().origin(seat.id, &config.address);
+                {
+                    let mut inner = inner.lock();
+                    config.origin = inner.origin(seat.id, &config.address);
+                    config.replaces = inner.replaces.get(&seat.id).copied();
+                    let mistaken = inner.mistaken.remove(&seat.id);
+                    let level = mistaken.or_else(|| inner.levels.get(&seat.id).copied());
+                    config.feature_level = level.unwrap_or(config.feature_level);
+                    if matches!(config.origin, Origin::Bootstrap(_)) {
+                        config.peers = inner.addresses.clone();
+                        config.peers.retain(|address| *address != config.address);
+                    }
+                }
                 run_node(seat, config, inner).await;
             }
         };
@@ -201,6 +206,9 @@ impl Cluster {
         disk.peek(IDENTITY_FILE)?;
         let name = format!("{}-copy", disk.name);
         let process = self.add_process(&name, "r1", 0);
+        // The same build is started on it.
+        let level = self.inner.lock().levels.get(&of).copied();
+        level.into_iter().for_each(|level| self.set_feature_level(process, level));
         self.world.replace_disk(process, disk.copy(&name, process.0, chance));
         self.excuse(process);
         Some(process)
@@ -221,13 +229,22 @@ impl Cluster {
         let mut inner = self.inner.lock();
         inner.acknowledged.remove(&process);
         inner.stored.remove(&process);
-        inner.ids.remove(&process);
+        // A newcomer has the newest build.
+        inner.levels.remove(&process);
+        if let Some(node) = inner.ids.remove(&process) {
+            inner.replaces.insert(process, node);
+        }
         inner.newcomers.insert(process);
         drop(inner);
         if let Some(disk) = self.world.disk(process) {
             trace::event(&disk.name, "wipe", format_args!("an empty disk"));
             disk.wipe();
         }
+    }
+
+    /// `--bootstrap` stays in the first node's configuration, whatever becomes of its disk.
+    pub fn leave_bootstrap_in(&self, careless: bool) {
+        self.inner.lock().careless = careless;
     }
 
     /// Gives two nodes that are down each other's disk: from now on each is who the other was,
@@ -237,11 +254,19 @@ impl Cluster {
             return;
         }
         let mut inner = self.inner.lock();
+        inner.exchanged = Some(Instant::now());
         exchange(&mut inner.ids, one, other);
         exchange(&mut inner.excused, one, other);
         exchange(&mut inner.applied, one, other);
         exchange(&mut inner.acknowledged, one, other);
         exchange(&mut inner.stored, one, other);
+        // The build goes with the disk: the cluster may count on what its node said last.
+        exchange(&mut inner.levels, one, other);
+    }
+
+    /// Whether nodes were on other hosts within this time.
+    pub fn exchanged_within(&self, time: Duration) -> bool {
+        self.inner.lock().exchanged.is_some_and(|at| at.elapsed() <= time)
     }
 
     /// No longer one of the nodes, whether it runs or not; its disk is of no interest.
@@ -297,48 +322,6 @@ impl Cluster {
         self.inner.lock().running.remove(&process);
     }
 
-    /// This is not the node's own disk, or it is being removed: that it stops, or does not start,
-    /// is no surprise.
-    pub fn excuse(&self, process: ProcessId) {
-        self.inner.lock().excused.insert(process, None);
-    }
-
-    /// A fault is on this node's disk until then: that it stops, or does not start, is no
-    /// surprise.
-    pub fn excuse_until(&self, process: ProcessId, end: Instant) {
-        let mut inner = self.inner.lock();
-        let known = inner.excused.entry(process).or_insert(Some(end));
-        *known = known.map(|known| known.max(end));
-    }
-
-    /// It has its own disk again, and no fault on it.
-    pub fn excuse_no_more(&self, process: ProcessId) {
-        self.inner.lock().excused.remove(&process);
-    }
-
-    /// All faults on disks are over.
-    pub fn excuse_nobody(&self) {
-        let mut inner = self.inner.lock();
-        let nodes = inner.nodes.clone();
-        inner.excused.retain(|process, _| !nodes.contains(process));
-    }
-
-    /// How a process ended by itself, the last time it did.
-    pub fn end(&self, process: ProcessId) -> Option<End> {
-        self.inner.lock().ends.get(&process).copied()
-    }
-
-    /// From now on the others must do without this one, or with all if there is none.
-    pub fn leave_out(&self, process: Option<ProcessId>) {
-        self.inner.lock().left_out = process;
-    }
-
-    /// Those that must be in service.
-    fn core(&self) -> Vec<ProcessId> {
-        let inner = self.inner.lock();
-        inner.nodes.iter().copied().filter(|node| Some(*node) != inner.left_out).collect()
-    }
-
     /// The name of a process, for traces.
     pub fn name(&self, process: ProcessId) -> String {
         self.world.name(process).unwrap_or_else(|| process.to_string())
@@ -347,6 +330,12 @@ impl Cluster {
     /// The number of the node whose disk this process has, once it has started on it.
     pub fn id_of(&self, process: ProcessId) -> Option<NodeId> {
         self.inner.lock().ids.get(&process).copied()
+    }
+
+    /// The process that has this node's disk, whether it runs or not.
+    pub fn process_of(&self, node: NodeId) -> Option<ProcessId> {
+        let inner = self.inner.lock();
+        inner.ids.iter().find(|(_, id)| **id == node).map(|(process, _)| *process)
     }
 
     /// A node's own disk.
@@ -368,43 +357,10 @@ impl Cluster {
         running.filter(|running| !running.life.is_over())
     }
 
-    /// Remembers a node's catalogue if it is the newest.
-    fn see(&self, running: &Running) {
-        self.inner.lock().see(running);
-    }
-
-    /// Remembers what a node had promised, which is about to end.
-    fn note_end(&self, running: &Running) {
-        self.note_stored();
-        let disk = self.disk(running.process);
-        self.inner.lock().note_end(running, disk.as_ref());
-    }
-
-    /// Remembers in which files segments are whose storage was acknowledged.
-    pub fn note_stored(&self) {
-        for (process, digest) in witness::take_stored() {
-            let file = self.disk(process).and_then(|disk| disk.file_id(&path_of(digest)));
-            if let Some(file) = file {
-                self.inner.lock().stored.entry(process).or_default().insert(digest, file);
-            }
-        }
-    }
-
-    /// What the node's previous life had acknowledged to clients and held when it ended, once.
-    pub fn take_stored(&self, process: ProcessId) -> Vec<SegmentDigest> {
-        let stored = self.inner.lock().stored.remove(&process);
-        stored.unwrap_or_default().into_keys().collect()
-    }
-
     /// The newest catalogue that any node has applied, and its index.
     pub fn newest(&self) -> (u64, Catalogue) {
         self.running().iter().for_each(|running| self.see(running));
         self.inner.lock().newest.clone()
-    }
-
-    /// What the node's previous life had acknowledged, once.
-    pub fn take_acknowledged(&self, process: ProcessId) -> Option<Acknowledged> {
-        self.inner.lock().acknowledged.remove(&process)
     }
 
     /// The node that leads, of the highest term if several think so.
@@ -449,14 +405,6 @@ impl Cluster {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-fn acknowledged_by(running: &Running) -> Acknowledged {
-    let status = running.shared.consensus.status();
-    let (vote_term, last) = (status.flushed_vote_term, status.flushed_log);
-    let log = LogSummary { vote_term, last, promise: status.promise };
-    let applied = running.shared.consensus.applied();
-    Acknowledged { log, applied, snapshot: status.snapshot }
 }
 
 /// The SDK in a client's process.

@@ -6,11 +6,15 @@
 //! does not stop it, as it would not stop a disk thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use cairn_proto::seam::{Job, Lane, Runtime};
+use cairn_host::jobs::RunningJobs;
+use cairn_host::seam::{Job, Lane, Runtime};
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::disk::SimDisk;
 use crate::process::Life;
@@ -20,26 +24,84 @@ use crate::trace;
 pub const EPOCH_MS: u64 = 1_795_219_200_000;
 /// Jobs of the data and client lanes that run at a time.
 const LANE_WIDTH: usize = 4;
+/// And of the lanes beside them, as in production.
+const SIDE_LANE_WIDTH: usize = 2;
+const LANES: [Lane; 6] =
+    [Lane::Log, Lane::Data, Lane::Snapshot, Lane::Replication, Lane::Walk, Lane::Client];
 
 /// See the module.
 pub struct SimHost {
     life: Arc<Life>,
-    wall_skew_ms: i64,
+    clock: Arc<WallClock>,
     work: Arc<Work>,
+}
+
+/// The wall clock of one process: off by its skew all the time, and by a jump for a while.
+#[derive(Debug)]
+pub struct WallClock {
+    skew_ms: i64,
+    jump: Mutex<Jump>,
+}
+
+#[derive(Debug, Default)]
+struct Jump {
+    now_ms: i64,
+    /// The last one that was put right, and when.
+    last: Option<(i64, Instant)>,
+}
+
+impl WallClock {
+    pub fn new(skew_ms: i64) -> Self {
+        Self { skew_ms, jump: Mutex::default() }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.with(self.jump.lock().now_ms)
+    }
+
+    /// The latest it has said within this time, as if it were now; a jump back does not count.
+    pub fn latest_within_ms(&self, window: Duration) -> u64 {
+        let jump = self.jump.lock();
+        let last = jump.last.filter(|(_, ended)| ended.elapsed() < window);
+        self.with(jump.now_ms.max(last.map_or(0, |(ms, _)| ms)).max(0))
+    }
+
+    pub fn jump(&self, ms: i64) {
+        self.jump.lock().now_ms += ms;
+    }
+
+    /// Back to its skew.
+    pub fn put_right(&self) {
+        let mut jump = self.jump.lock();
+        if jump.now_ms != 0 {
+            jump.last = Some((std::mem::take(&mut jump.now_ms), Instant::now()));
+        }
+    }
+
+    /// Whether it has been right for so long.
+    pub fn is_right_since(&self, window: Duration) -> bool {
+        let jump = self.jump.lock();
+        jump.now_ms == 0 && jump.last.is_none_or(|(_, ended)| ended.elapsed() >= window)
+    }
+
+    fn with(&self, jump_ms: i64) -> u64 {
+        (EPOCH_MS + trace::now_us() / 1000).saturating_add_signed(self.skew_ms + jump_ms)
+    }
 }
 
 struct Work {
     life: Arc<Life>,
     disk: SimDisk,
     /// Room of each lane, given in the order in which it was asked for.
-    lanes: [Semaphore; 3],
+    lanes: [Semaphore; LANES.len()],
+    jobs: RunningJobs,
 }
 
 impl SimHost {
-    pub fn new(life: Arc<Life>, disk: SimDisk, wall_skew_ms: i64) -> Self {
-        let lanes = [Lane::Log, Lane::Data, Lane::Client].map(|lane| Semaphore::new(width(lane)));
-        let work = Work { life: life.clone(), disk, lanes };
-        Self { life, wall_skew_ms, work: Arc::new(work) }
+    pub fn new(life: Arc<Life>, disk: SimDisk, clock: Arc<WallClock>) -> Self {
+        let lanes = LANES.map(|lane| Semaphore::new(width(lane)));
+        let work = Work { life: life.clone(), disk, lanes, jobs: RunningJobs::default() };
+        Self { life, clock, work: Arc::new(work) }
     }
 }
 
@@ -67,21 +129,21 @@ impl Runtime for SimHost {
         })
     }
 
+    fn oldest_job(&self, lane: Lane) -> Option<Duration> {
+        self.work.jobs.oldest(lane)
+    }
+
     fn random_u64(&self) -> u64 {
         self.life.random_u64()
     }
 
     fn wall_ms(&self) -> u64 {
-        (EPOCH_MS + trace::now_us() / 1000).saturating_add_signed(self.wall_skew_ms)
+        self.clock.now_ms()
     }
 }
 
 fn place(lane: Lane) -> usize {
-    match lane {
-        Lane::Log => 0,
-        Lane::Data => 1,
-        Lane::Client => 2,
-    }
+    LANES.iter().position(|known| *known == lane).unwrap_or(0)
 }
 
 /// Jobs of a lane that run at a time.
@@ -89,11 +151,13 @@ fn width(lane: Lane) -> usize {
     match lane {
         Lane::Log => 1,
         Lane::Data | Lane::Client => LANE_WIDTH,
+        Lane::Snapshot | Lane::Replication | Lane::Walk => SIDE_LANE_WIDTH,
     }
 }
 
 impl Work {
     async fn run(&self, lane: Lane, job: Job) {
+        let _running = self.jobs.begin(lane);
         self.has_disk().await;
         let number = self.disk.begin_job();
         job();
@@ -132,10 +196,7 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use cairn_node::disk::{Disk, Open};
-    use parking_lot::Mutex;
 
     use super::*;
     use crate::process::tests::life;
@@ -143,7 +204,7 @@ mod tests {
 
     fn host() -> (SimHost, SimDisk) {
         let disk = SimDisk::new("d1", 1, &Stream::new(1));
-        (SimHost::new(life("n1"), disk.clone(), 0), disk)
+        (SimHost::new(life("n1"), disk.clone(), Arc::new(WallClock::new(0))), disk)
     }
 
     fn note(list: &Arc<Mutex<Vec<u32>>>, number: u32) -> Job {

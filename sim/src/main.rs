@@ -13,10 +13,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use std::process::ExitCode;
 
-use cairn_core::canary;
 use cairn_sim::canaries::{self, CanaryArgs};
 use cairn_sim::mind::verb as core;
 use cairn_sim::scenario;
+use cairn_types::canary;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]

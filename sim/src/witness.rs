@@ -4,21 +4,24 @@
 //! catalogue, which reports and commits are refused, which reads go on elsewhere in mid-stream.
 //! Like the trace it is a run's own, on the run's thread.
 
+mod requests;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_core::catalogue::Catalogue;
-use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::SegmentDigest;
-use cairn_proto::convert;
 use cairn_proto::wire::{
     ExecuteReply, ExecuteRequest, GetRequest, PutReply, PutRequest, RaftAppendReply,
     RaftSnapshotReply, put_request, raft_append_reply,
 };
+use cairn_types::command::{self, Body, Command, FEATURE_LEVEL, Refusal, Reply};
+use cairn_types::convert;
+use cairn_types::ids::{Attempt, CheckpointId, SegmentDigest};
 use prost::Message;
 
+use self::requests::Requests;
 use crate::process::{Life, ProcessId};
 use crate::trace;
 
@@ -42,6 +45,7 @@ struct Witness {
     /// What a write's call is about, and what was acknowledged since somebody asked.
     put_calls: BTreeMap<u64, Bytes>,
     stored: Vec<(ProcessId, SegmentDigest)>,
+    requests: Requests,
 }
 
 struct Read {
@@ -67,6 +71,16 @@ pub(crate) fn knows(catalogue: &Catalogue) {
 /// Segments that nodes have said they hold, since the last time this was asked.
 pub(crate) fn take_stored() -> Vec<(ProcessId, SegmentDigest)> {
     WITNESS.with_borrow_mut(|witness| std::mem::take(&mut witness.stored))
+}
+
+/// Promises that answers broke since the last time this was asked: the name, and how.
+pub(crate) fn take_broken() -> Vec<(&'static str, String)> {
+    WITNESS.with_borrow_mut(|witness| witness.requests.take_broken())
+}
+
+/// The cluster time of which the client of this attempt knows that its upload goes on.
+pub(crate) fn renewed_ms(upload: CheckpointId, attempt: Attempt) -> Option<u64> {
+    WITNESS.with_borrow(|witness| witness.requests.renewed_ms(upload, attempt))
 }
 
 /// One body that crosses a link.
@@ -126,9 +140,12 @@ impl Witness {
     fn request(&mut self, crossing: &Crossing) {
         match &*crossing.path {
             "/cairn.v1.Catalogue/Execute" => {
-                let command = crossing.first::<ExecuteRequest>().and_then(|it| it.command);
-                if let Some(Ok(command)) = command.map(convert::command_from_wire) {
+                let request = crossing.first::<ExecuteRequest>();
+                let command = request.map(|it| convert::decode_command(&it.command, FEATURE_LEVEL));
+                if let Some(Ok(command)) = command {
                     self.command(crossing.from.process, &command);
+                    let clock_ms = self.catalogue.cluster().clock_ms;
+                    self.requests.asks(crossing.call, command, clock_ms);
                 }
             }
             "/cairn.v1.Segments/Get" => {
@@ -156,6 +173,7 @@ impl Witness {
                 let reply = crossing.first::<ExecuteReply>().and_then(|it| it.reply);
                 if let Some(Ok(reply)) = reply.map(convert::reply_from_wire) {
                     count_reply(&reply);
+                    self.requests.answer(crossing.call, &reply);
                 }
             }
             "/cairn.v1.Raft/Append" => {
@@ -207,10 +225,12 @@ impl Witness {
 
     /// What a Stage meets. What is sent after the begin of an upload is sent anew.
     fn command(&mut self, client: ProcessId, command: &Command) {
-        if matches!(command.body, Body::Begin { .. }) {
+        if matches!(command.body, Body::Begin(_)) {
             self.targets.retain(|(of, _), _| *of != client);
         }
-        let Body::Stage { checkpoint, segments, .. } = &command.body else { return };
+        let Body::Stage(command::Stage { checkpoint, segments, .. }) = &command.body else {
+            return;
+        };
         let staged_elsewhere = |id| {
             let open = self.catalogue.open_uploads().filter(|upload| upload.id != *checkpoint);
             open.flat_map(|upload| upload.references()).any(|segment| segment == id)

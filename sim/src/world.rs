@@ -12,14 +12,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_host::seam::Env;
 use cairn_node::disk::Disk;
-use cairn_proto::seam::Env;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tonic::service::Routes;
 
 use crate::disk::{Crash, SimDisk};
-use crate::host::SimHost;
+use crate::host::{SimHost, WallClock};
 use crate::net::SimNet;
 use crate::process::{Life, ProcessId};
 use crate::replay::Tuning;
@@ -124,6 +124,7 @@ struct Inner {
 
 struct Process {
     spec: Spec,
+    clock: Arc<WallClock>,
     disk: SimDisk,
     lives: u32,
     seat: Option<Seat>,
@@ -169,7 +170,8 @@ impl World {
         self.inner.net.place(id, &spec.rack, &spec.address);
         let chance = self.inner.chance.fork("disk").fork(&spec.name);
         let disk = SimDisk::new(&spec.name, id.0, &chance);
-        processes.insert(id, Process { spec, disk, lives: 0, seat: None });
+        let clock = Arc::new(WallClock::new(spec.wall_skew_ms));
+        processes.insert(id, Process { spec, clock, disk, lives: 0, seat: None });
         id
     }
 
@@ -181,11 +183,11 @@ impl World {
             return Some(seat.clone());
         }
         process.lives += 1;
-        let Spec { name, rack, address, wall_skew_ms, boot } = process.spec.clone();
+        let Spec { name, rack, address, wall_skew_ms: _, boot } = process.spec.clone();
         trace::event(&name, "start", format_args!("{id} life {}", process.lives));
         let chance = self.inner.chance.fork(&name).fork(&process.lives.to_string());
         let life = Arc::new(Life::new(id, process.lives, name.into(), chance));
-        let runtime = SimHost::new(life.clone(), process.disk.clone(), wall_skew_ms);
+        let runtime = SimHost::new(life.clone(), process.disk.clone(), process.clock.clone());
         let env = Env { runtime: Arc::new(runtime), dialer: self.inner.net.dialer(&life) };
         let disk = Arc::new(process.disk.mount());
         let net = self.inner.net.clone();
@@ -283,6 +285,11 @@ impl World {
 
     pub fn disk(&self, id: ProcessId) -> Option<SimDisk> {
         self.inner.processes.lock().get(&id).map(|process| process.disk.clone())
+    }
+
+    /// The wall clock of a process, which goes on from life to life.
+    pub fn clock(&self, id: ProcessId) -> Option<Arc<WallClock>> {
+        self.inner.processes.lock().get(&id).map(|process| process.clock.clone())
     }
 
     /// Puts another disk into a process that is down (a swap, a copy). False if it runs.

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_host::seam::Lane;
 use cairn_node::disk::redb_file::RedbFile;
 use cairn_node::disk::{Disk, Open};
-use cairn_proto::seam::Lane;
 use cairn_sim::disk::Crash;
 use cairn_sim::run::{Options, run};
 use cairn_sim::seed::Stream;

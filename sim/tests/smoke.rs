@@ -27,20 +27,18 @@ fn fresh(name: &str, seed: u64) -> String {
 
 #[test]
 fn real_cluster_gives_the_same_trace_here_again_and_in_a_fresh_process() {
-    for name in ["slice", "mix"] {
-        let first = play(name, 7);
-        assert_eq!(first, play(name, 7), "{name}");
-        let Outcome { trace_hash, lines, virtual_ms, violations, .. } = &first;
-        let brief = format!("7 {trace_hash} {lines} {virtual_ms} {}", violations.len());
-        assert_eq!(brief, fresh(name, 7), "{name}");
-    }
+    let first = play("mix", 7);
+    assert_eq!(first, play("mix", 7));
+    let Outcome { trace_hash, lines, virtual_ms, violations, .. } = &first;
+    let brief = format!("7 {trace_hash} {lines} {virtual_ms} {}", violations.len());
+    assert_eq!(brief, fresh("mix", 7));
 }
 
 #[test]
 fn promises_hold_under_every_fault_and_the_faults_happen() {
     let mut counters = Counters::new();
     let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
-        let halves = [1000..1010, 1010..1020]
+        let halves = [1000..1005, 1005..1010]
             .map(|seeds| scope.spawn(|| seeds.map(|seed| play("mix", seed)).collect::<Vec<_>>()));
         halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
     });
@@ -52,22 +50,21 @@ fn promises_hold_under_every_fault_and_the_faults_happen() {
             *counters.entry(name).or_default() += count;
         }
     }
-    let lacking = scenario::lacking("mix", 20, &counters);
+    let lacking = scenario::lacking("mix", scenario::SEEDS_TO_COUNT, &counters);
     assert_eq!(lacking, Vec::<String>::new(), "{counters:?}");
 }
 
 #[test]
 fn stories_end_well() {
     for (name, ..) in scenario::stories::STORIES {
-        for seed in 1..=3 {
-            assert_eq!(play(name, seed).violations, [], "sim run --scenario {name} --seed {seed}");
-        }
+        assert_eq!(play(name, 1).violations, [], "sim run --scenario {name} --seed 1");
     }
 }
 
 #[test]
 fn seeds_that_found_bugs_pass() {
-    for line in include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#')) {
+    let lines = include_str!("../regressions.txt").lines();
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let mut fields = line.split('|').map(str::trim);
         let seed = fields.next().unwrap().parse().unwrap();
         let name = fields.next().unwrap();

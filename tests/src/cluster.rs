@@ -8,12 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
 use cairn_cli::children::{Cluster, ClusterPlan, NodeProcess};
-use cairn_client::{Client, ClientError, ClientOptions};
-use cairn_proto::dial::TcpDialer;
-use cairn_proto::host::TokioHost;
-use cairn_proto::seam::Env;
-use cairn_proto::tls::ClusterKey;
-use cairn_proto::wire::{NodeInfo, NodeStatusReply, StatusReply};
+use cairn_client::{Client, ClientError, ClusterStatus, NodeInfo, NodeStatus};
+use cairn_host::tls::ClusterKey;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -183,7 +179,7 @@ impl TestCluster {
         path
     }
 
-    pub fn status(&self) -> Result<StatusReply, ClientError> {
+    pub fn status(&self) -> Result<ClusterStatus, ClientError> {
         self.run(self.client.status())
     }
 
@@ -192,7 +188,7 @@ impl TestCluster {
     /// up under its last incarnation: each is asked itself.
     pub fn wait_healthy(&mut self) {
         let (voters, nodes) = (self.voters, self.cluster.nodes.len());
-        let reached = |status: &StatusReply| {
+        let reached = |status: &ClusterStatus| {
             let members: Vec<_> = status.nodes.iter().filter(|node| !node.removed).collect();
             status.voters == voters
                 && members.len() == nodes
@@ -214,8 +210,8 @@ impl TestCluster {
     pub fn wait_status(
         &mut self,
         what: &str,
-        reached: impl Fn(&StatusReply) -> bool,
-    ) -> StatusReply {
+        reached: impl Fn(&ClusterStatus) -> bool,
+    ) -> ClusterStatus {
         let Self { cluster, client, runtime, .. } = self;
         until(what, DEADLINE, || {
             if let Some(node) = cluster.fallen() {
@@ -233,12 +229,13 @@ impl TestCluster {
     pub fn leader(&self) -> usize {
         until("a leader is known", DEADLINE, || {
             let status = self.status().map_err(|error| error.to_string())?;
-            let leads = |node: &NodeProcess| node.address.to_string() == status.leader_address;
-            self.cluster.nodes.iter().position(leads).ok_or(status.leader_address)
+            let address = status.leader_address.unwrap_or_default();
+            let leads = |node: &NodeProcess| node.address.to_string() == address;
+            self.cluster.nodes.iter().position(leads).ok_or(address)
         })
     }
 
-    pub fn node_status(&self, index: usize) -> NodeStatusReply {
+    pub fn node_status(&self, index: usize) -> NodeStatus {
         let address = self.cluster.nodes[index].address.to_string();
         until("a node answers", DEADLINE, || {
             self.run(self.client.node_status(&address)).map_err(|error| error.to_string())
@@ -246,7 +243,7 @@ impl TestCluster {
     }
 
     /// A counter summed over the nodes that answer.
-    pub fn sum(&self, counter: impl Fn(&NodeStatusReply) -> u64) -> u64 {
+    pub fn sum(&self, counter: impl Fn(&NodeStatus) -> u64) -> u64 {
         let ask =
             |node: &NodeProcess| self.run(self.client.node_status(&node.address.to_string())).ok();
         self.cluster.nodes.iter().filter_map(ask).map(|status| counter(&status)).sum()
@@ -265,9 +262,9 @@ impl Drop for TestCluster {
 
 fn client_of(runtime: &Runtime, endpoints: Vec<String>, key: Option<&Path>) -> Client {
     let key = key.map(|path| ClusterKey::load(path).expect("load the cluster key"));
-    let host = TokioHost::new(runtime.handle().clone()).expect("start threads");
-    let env = Env { runtime: host, dialer: Arc::new(TcpDialer::new(key)) };
-    Client::new(env, ClientOptions::new(endpoints))
+    let _within = runtime.enter();
+    let client = Client::builder().endpoints(endpoints).key(key).insecure();
+    client.build().expect("make a client")
 }
 
 /// The right to run a cluster.

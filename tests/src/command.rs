@@ -18,11 +18,18 @@ const POLL: Duration = Duration::from_millis(2);
 pub struct Cairn {
     program: PathBuf,
     common: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl Cairn {
     pub fn new(program: &Path) -> Self {
-        Self { program: program.to_owned(), common: Vec::new() }
+        Self { program: program.to_owned(), common: Vec::new(), environment: Vec::new() }
+    }
+
+    /// Sets a variable for every run.
+    pub fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
     }
 
     /// Adds flags to every run.
@@ -36,15 +43,32 @@ impl Cairn {
         self.start(arguments).finish()
     }
 
+    /// Runs to the end, with stdout going to a file.
+    pub fn run_into<A: AsRef<OsStr>>(
+        &self,
+        out: std::fs::File,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Ran {
+        self.start_with(Stdio::from(out), arguments).finish()
+    }
+
     /// Runs in the background.
     pub fn start<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Running {
+        self.start_with(Stdio::piped(), arguments)
+    }
+
+    fn start_with<A: AsRef<OsStr>>(
+        &self,
+        out: Stdio,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Running {
         let mut command = Command::new(&self.program);
         // The surroundings of whoever runs the tests must not leak into what is tested.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
-        command.args(arguments).args(&self.common);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).args(&self.common).envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
         let shown = format!("{command:?}");
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         let stdout = collect(child.stdout.take());
@@ -94,6 +118,16 @@ impl Running {
 
     pub fn terminate(&self) {
         self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// SIGINT, as Ctrl-C sends it.
+    pub fn interrupt(&self) {
+        self.signal(rustix::process::Signal::INT);
+    }
+
+    /// SIGHUP, as a terminal that closes sends it.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
     }
 
     /// SIGSTOP: nothing of it moves until it may go on.

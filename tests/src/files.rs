@@ -128,6 +128,18 @@ pub fn assert_same(original: &Path, restored: &Path) {
     }
 }
 
+/// [`assert_same`], but for what is below names at the top that begin with `prefix`.
+#[track_caller]
+pub fn assert_same_but(original: &Path, restored: &Path, prefix: &str) {
+    let mut found = list(restored);
+    found.retain(|name| !name.to_string_lossy().starts_with(prefix));
+    assert_eq!(list(original), found);
+    for name in found {
+        let (left, right) = (digest(&original.join(&name)), digest(&restored.join(&name)));
+        assert_eq!(left, right, "{} differs", name.display());
+    }
+}
+
 pub fn total_len(root: &Path) -> u64 {
     let len = |name: PathBuf| std::fs::metadata(root.join(name)).map_or(0, |found| found.len());
     list(root).into_iter().map(len).sum()

@@ -7,6 +7,7 @@
 //! | [`command`] | one run of the binary: arguments in, exit code and words out |
 //! | [`files`] | trees of files, made and compared |
 //! | [`chance`] | random numbers from a seed that a failure prints |
+//! | [`transcript`] | shell sessions as a document shows them, and what may differ when they run |
 //! | [`wait`] | waiting for a condition, never for a time |
 
 #![allow(
@@ -19,4 +20,6 @@ pub mod chance;
 pub mod cluster;
 pub mod command;
 pub mod files;
+pub mod http;
+pub mod transcript;
 pub mod wait;

@@ -11,7 +11,7 @@ pub fn until<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Result<
         match ask() {
             Ok(answer) => return answer,
             Err(last) if started.elapsed() > deadline => {
-                panic!("waited {deadline:?} in vain until {what}: {last}")
+                panic!("timed out after {deadline:?} waiting until {what}: {last}")
             }
             Err(_) => std::thread::sleep(POLL),
         }

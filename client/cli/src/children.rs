@@ -1,13 +1,19 @@
 //! Node processes that this process starts and watches: for `dev`, `demo`, `bench` and the
 //! end-to-end tests.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use cairn_types::ids::ClusterId;
+
+/// Holds the cluster's id, beside the nodes' directories.
+const CLUSTER_FILE: &str = "cluster-id";
 
 /// One node process on loopback.
 pub struct NodeProcess {
@@ -35,11 +41,19 @@ impl NodeProcess {
 
     /// Starts the process, or starts it again on the same directory and port.
     pub fn start(&mut self) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.data)
+            .with_context(|| format!("create {}", self.data.display()))?;
         let log = open_log(&self.log)?;
         let errors = log.try_clone().context("open node log")?;
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        // What the environment says to `cairn node start` is not for these nodes.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
+        }
+        let child = command
             .args(&self.arguments)
-            .stdin(Stdio::null())
+            // The node stops when this end closes, so also when this process is killed.
+            .stdin(Stdio::piped())
             .stdout(Stdio::from(log))
             .stderr(Stdio::from(errors))
             .spawn()
@@ -83,11 +97,6 @@ impl NodeProcess {
         Ok(None)
     }
 
-    /// Takes note that the process has ended.
-    pub fn forget(&mut self) {
-        self.child = None;
-    }
-
     /// The last lines of its log, for an error report.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -105,6 +114,10 @@ impl Drop for NodeProcess {
 #[allow(clippy::disallowed_methods, reason = "waits for another process, outside any runtime")]
 fn wait_a_little() {
     std::thread::sleep(Duration::from_millis(20));
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with("CAIRN_"))
 }
 
 fn open_log(path: &Path) -> anyhow::Result<File> {
@@ -129,6 +142,8 @@ pub struct ClusterPlan {
 
 /// Node processes on loopback, one per rack and host name. Killed when dropped.
 pub struct Cluster {
+    /// The nodes belong to this cluster and join no other.
+    pub id: ClusterId,
     pub nodes: Vec<NodeProcess>,
 }
 
@@ -137,12 +152,12 @@ impl Cluster {
     pub fn plan(plan: &ClusterPlan) -> anyhow::Result<Self> {
         let addresses = addresses(plan)?;
         let first = addresses.first().context("a cluster has at least one node")?.to_string();
+        let id = cluster_id(&plan.directory)?;
         let mut nodes = Vec::new();
         for (index, address) in addresses.iter().enumerate() {
             let name = format!("node{}", index + 1);
             let rack = format!("rack{}", index + 1);
             let data = plan.directory.join(&name);
-            std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
             let mut arguments: Vec<String> = ["node", "start", "--data"].map(Into::into).into();
             arguments.push(path_text(&data)?);
             for (flag, value) in [
@@ -154,10 +169,12 @@ impl Cluster {
             ] {
                 arguments.extend([flag.to_owned(), value]);
             }
+            arguments.push("--stop-with-parent".into());
             if index == 0 {
-                arguments.push("--bootstrap".into());
+                arguments.extend(["--bootstrap".into(), "--found".into(), id.to_string()]);
             } else {
                 arguments.extend(["--join".into(), first.clone()]);
+                arguments.extend(["--cluster".into(), id.to_string()]);
             }
             arguments.extend(plan.extra.iter().cloned());
             nodes.push(NodeProcess {
@@ -171,7 +188,13 @@ impl Cluster {
                 child: None,
             });
         }
-        Ok(Self { nodes })
+        Ok(Self { id, nodes })
+    }
+
+    /// An address of these nodes at which somebody listens already.
+    pub fn taken_address(&self) -> Option<SocketAddr> {
+        let taken = |address: &SocketAddr| TcpListener::bind(address).is_err();
+        self.nodes.iter().map(|node| node.address).find(taken)
     }
 
     pub fn start(&mut self) -> anyhow::Result<()> {
@@ -207,6 +230,27 @@ fn path_text(path: &Path) -> anyhow::Result<String> {
     match path.to_str() {
         Some(text) => Ok(text.to_owned()),
         None => bail!("directory name {} is not UTF-8", path.display()),
+    }
+}
+
+/// The id of the cluster in this directory: made once, before the first node starts.
+fn cluster_id(directory: &Path) -> anyhow::Result<ClusterId> {
+    let path = directory.join(CLUSTER_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().with_context(|| format!("read {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("create {}", directory.display()))?;
+            let id = ClusterId(rand::random());
+            let write = || {
+                let mut file = File::create_new(&path)?;
+                writeln!(file, "{id}")?;
+                file.sync_all()
+            };
+            write().with_context(|| format!("write {}", path.display()))?;
+            Ok(id)
+        }
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
 }
 

@@ -19,14 +19,15 @@ pub enum Exit {
 pub const EXIT_CODES: &str = "\
 Exit codes of every cairn verb:
     0  done
-    1  failed; the error says why
+    1  failed, or the result could not be written; the error says why
     2  wrong flags or arguments
-    3  no such checkpoint, file or node
-    4  refused: the step exists, the attempt is fenced, or a policy cannot be met
-    5  no cluster answered in time
-    6  put: committed and safe to W replicas, but --wait full ran out of time
-    7  segment data is damaged or cannot be had from any node
-    8  status: something is below its policy
+    3  no such checkpoint, file, node, ref or hold
+    4  refused: the step exists, the attempt is fenced, a policy cannot be met, the ref
+       was moved, the checkpoint is in quarantine, or a ref or a hold keeps it
+    5  no cluster answered in time, or its nodes were too busy: try again
+    6  put: durable on W replicas, but not committed or not full within --wait-timeout
+    7  segment data is damaged, or no node can send it
+    8  status: data is below its policy, or there is no room; a wait timed out
   130  interrupted
 ";
 

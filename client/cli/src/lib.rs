@@ -3,12 +3,16 @@
 //! # Layout
 //! | module | owns |
 //! |---|---|
-//! | [`args`] | the command line as clap reads it |
+//! | [`args`], [`global`] | the command line as clap reads it; flags of every verb |
 //! | [`verb`] | one file per verb |
 //! | [`session`] | runtime, client and logging of one run |
 //! | [`output`], [`progress`] | results, words, bars |
+//! | [`repeats`] | few of each warning that consensus repeats |
+//! | [`pin`] | which cluster a key belongs to |
+//! | [`address`] | checkpoint addresses as people write them |
+//! | [`foreign`] | text of others, made fit for a terminal |
 //! | [`exit`] | exit codes and failures |
-//! | [`children`] | node processes that `dev`, `demo` and `bench` start |
+//! | [`children`], [`own_cluster`] | the nodes that `dev`, `demo` and `bench` start, and their cluster |
 //! | [`generate`] | a safetensors checkpoint of random numbers |
 //!
 //! Data goes to stdout, words to stderr. Errors end in `hint:` where we know the fix.
@@ -16,32 +20,46 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
+pub mod address;
 pub mod args;
 pub mod children;
 pub mod exit;
+pub mod foreign;
 pub mod generate;
+pub mod global;
+mod hints;
 pub mod output;
+pub mod own_cluster;
+pub mod pin;
 pub mod progress;
+pub mod repeats;
 pub mod session;
 pub mod verb;
+mod whoami;
 
-use args::{Cli, HelpArgs, Verb};
+use args::Cli;
 use exit::{Exit, Failure, Outcome};
 use session::Session;
 
 /// Parses the process's arguments, runs the verb, reports how it ended.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+    let (json, outcome) = match Cli::try_parse() {
+        Ok(cli) => (cli.global.json, run(cli)),
+        Err(error) if error.use_stderr() => {
+            let json = json_is_wanted();
+            if !json {
+                // In colour, and with the usage.
+                let _ = error.print();
+                return Exit::Usage.into();
+            }
+            (json, Err(usage_failure(&error)))
         }
+        // Help and version.
+        Err(error) => (json_is_wanted(), print_help(&error)),
     };
-    let json = cli.global.json;
-    match run(cli) {
+    match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => {
             report(&failure, json);
@@ -50,51 +68,37 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Outcome {
-    let session = Session::new(cli.global)?;
-    match cli.verb {
-        Verb::Put(args) => verb::put::run(&session, args),
-        Verb::Get(args) => verb::get::run(&session, args),
-        Verb::Ls(args) => verb::ls::run(&session, args),
-        Verb::Show(args) => verb::show::run(&session, args),
-        Verb::Rm(args) => verb::rm::run(&session, args),
-        Verb::Status(args) => verb::status::run(&session, args),
-        Verb::Node(args) => verb::node::run(&session, args),
-        Verb::Key(args) => verb::key::run(&session, args),
-        Verb::Dev(args) => verb::dev::run(&session, args),
-        Verb::Demo(args) => verb::demo::run(&session, args),
-        Verb::Bench(args) => verb::bench::run(&session, args),
-        Verb::Version => verb::version::run(&session),
-        Verb::Help(args) => help(&args),
+/// Whether arguments that clap could not take ask for JSON.
+fn json_is_wanted() -> bool {
+    let set =
+        |value: std::ffi::OsString| !matches!(value.to_str(), Some("" | "0" | "false" | "no"));
+    std::env::args_os().any(|argument| argument == "--json")
+        || std::env::var_os("CAIRN_JSON").is_some_and(set)
+}
+
+/// The first paragraph of clap's words as the error, its tip as the hint.
+pub(crate) fn usage_failure(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(str::trim);
+    let first = paragraphs.next().unwrap_or_default();
+    let failure = Failure::usage(first.strip_prefix("error: ").unwrap_or(first));
+    match paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ")) {
+        Some(tip) => failure.with_hint(tip),
+        None => failure,
     }
 }
 
-fn help(args: &HelpArgs) -> Outcome {
-    if let [topic] = args.topic.as_slice()
-        && let Some(text) = args::topic(topic)
-    {
-        // Whoever reads only the first line has what they wanted.
-        let _ = std::io::stdout().write_all(text.as_bytes());
-        return Ok(Exit::Ok);
-    }
-    let mut command = Cli::command();
-    command.build();
-    let mut found = &mut command;
-    for name in &args.topic {
-        found = match found.find_subcommand_mut(name) {
-            Some(subcommand) => subcommand,
-            None => {
-                return Err(Failure::usage(format!("no verb or topic {name:?}"))
-                    .with_hint("`cairn --help` lists the verbs; exit-codes is the one topic"));
-            }
-        };
-    }
-    let _ = found.print_help();
+pub(crate) fn print_help(error: &clap::Error) -> Outcome {
+    output::written(error.print().and_then(|()| std::io::stdout().flush()))?;
     Ok(Exit::Ok)
 }
 
+fn run(cli: Cli) -> Outcome {
+    cli.verb.run(&Session::new(cli.global))
+}
+
 fn report(failure: &Failure, json: bool) {
-    let text = format!("{:#}", failure.error);
+    let text = chain(&failure.error);
     // A reader that has gone away changes nothing about the exit code.
     let mut err = std::io::stderr();
     if json {
@@ -103,11 +107,43 @@ fn report(failure: &Failure, json: bool) {
             "exit_code": failure.exit as u8,
             "hint": failure.hint,
         });
-        let _ = writeln!(err, "{document}");
+        let _ = writeln!(err, "{}", foreign::json(&document.to_string()));
         return;
     }
-    let _ = writeln!(err, "error: {text}");
+    // Further lines are indented, so that no file's name can pass for a hint.
+    let _ = writeln!(err, "error: {}", foreign::lines(&text).replace('\n', "\n  "));
     if let Some(hint) = &failure.hint {
-        let _ = writeln!(err, "hint: {hint}");
+        let _ = writeln!(err, "hint: {}", foreign::text(hint));
+    }
+}
+
+/// An error and its causes, each text once: many errors quote their cause already.
+fn chain(error: &anyhow::Error) -> String {
+    let mut whole = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if whole.is_empty() {
+            whole = text;
+        } else if !whole.ends_with(&text) {
+            whole = format!("{whole}: {text}");
+        }
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot listen on x: {source}")]
+        struct Listen {
+            source: std::io::Error,
+        }
+        let source = std::io::Error::other("in use");
+        let error = anyhow::Error::new(Listen { source }).context("start");
+        assert_eq!(chain(&error), "start: cannot listen on x: in use");
     }
 }

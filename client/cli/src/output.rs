@@ -2,8 +2,12 @@
 
 use std::io::{IsTerminal, Write};
 
+use anyhow::Context;
 use bytesize::ByteSize;
 use serde::Serialize;
+
+use crate::exit::Failure;
+use crate::foreign;
 
 /// Where and in which form a verb speaks.
 #[derive(Debug, Clone, Copy)]
@@ -13,33 +17,53 @@ pub struct Output {
 }
 
 impl Output {
-    /// Prints the verb's result: `document` as JSON, or `text` for people. A closed pipe is not
-    /// an error.
-    pub fn result(&self, document: &impl Serialize, text: impl FnOnce() -> String) {
-        let mut line = if self.json {
-            serde_json::to_string_pretty(document)
-                .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
-        } else {
-            text()
-        };
-        if line.is_empty() {
-            return;
+    /// Prints the verb's result: `document` as JSON, or `text` for people.
+    pub fn result(
+        &self,
+        document: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        match self.json {
+            true => {
+                let document = serde_json::to_string_pretty(document).context("encode JSON")?;
+                print(&foreign::json(&document))
+            }
+            false => print(&foreign::lines(&text())),
         }
-        if !line.ends_with('\n') {
-            line.push('\n');
-        }
-        let _ = std::io::stdout().write_all(line.as_bytes());
     }
 
-    /// Words about what is happening.
+    /// Words about what is happening. Nobody depends on them, so nobody hears if they fail.
     pub fn say(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+            let _ = writeln!(std::io::stderr(), "{}", foreign::lines(text.as_ref()));
         }
     }
 
     pub fn is_terminal(&self) -> bool {
         std::io::stderr().is_terminal() && !self.json && !self.quiet
+    }
+}
+
+/// Writes a result to stdout. The reader of a pipe may have seen enough and gone; any other failed
+/// write is a result that is lost, and an error.
+pub fn print(text: &str) -> Result<(), Failure> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let mut out = std::io::stdout().lock();
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    written(
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.write_all(end.as_bytes()))
+            .and_then(|()| out.flush()),
+    )
+}
+
+/// What became of a write to stdout.
+pub fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result.context("write to stdout")?),
     }
 }
 
@@ -53,15 +77,18 @@ pub fn plural(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-/// Lays rows out in columns separated by two spaces; the last column is not padded.
+/// Lays rows out in columns separated by two spaces; the last column is not padded. A cell is one
+/// line, whatever it holds.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| foreign::text(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width_of = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
     let widths: Vec<usize> = (0..columns).map(|column| width_of(column).unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             line.push_str(cell);
@@ -76,8 +103,12 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A wall-clock label as `2026-11-21T19:20:00Z`.
+/// The last millisecond that has four digits for its year.
+const WALL_MS_MAX: u64 = 253_402_300_799_999;
+
+/// A wall-clock label as `2026-11-21T19:20:00Z`. A clock may be wrong by any number of years.
 pub fn wall_time(wall_ms: u64) -> String {
+    let wall_ms = wall_ms.min(WALL_MS_MAX);
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(wall_ms);
     humantime::format_rfc3339_seconds(time).to_string()
 }

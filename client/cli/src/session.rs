@@ -1,43 +1,68 @@
 //! One run of the binary: logging, key, runtime, client, signals.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::Context;
-use cairn_client::{Client, ClientError, ClientOptions};
-use cairn_core::command::Refusal;
-use cairn_proto::dial::TcpDialer;
-use cairn_proto::host::TokioHost;
-use cairn_proto::seam::Env;
-use cairn_proto::tls::ClusterKey;
+use cairn_client::builder::with_port;
+use cairn_client::{Client, ClientBuilder, ClientError, SourceError};
+use cairn_host::tls::{ClusterKey, KeyError, is_open_to_others};
+use cairn_types::command::Refusal;
+use cairn_types::ids::ClusterId;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::args::{Global, LogFormat};
 use crate::exit::{Exit, Failure};
+use crate::global::{Global, LogFormat};
+use crate::hints;
 use crate::output::Output;
+use crate::pin;
+use crate::repeats::FewOf;
 
 pub struct Session {
     pub global: Global,
     pub output: Output,
-    pub key: Option<ClusterKey>,
 }
 
 impl Session {
-    pub fn new(global: Global) -> Result<Self, Failure> {
-        let key = match &global.cluster_key {
-            Some(path) => Some(ClusterKey::load(path).map_err(|error| {
-                Failure::usage(error).with_hint("`cairn key new FILE` makes a key")
-            })?),
-            None => None,
-        };
+    pub fn new(global: Global) -> Self {
         let output = Output { json: global.json, quiet: global.quiet };
-        let session = Self { global, output, key };
+        let session = Self { global, output };
         if session.global.log.is_some() {
             session.log_by_default("info");
         }
-        Ok(session)
+        session
+    }
+
+    /// The cluster key that the flags name. Read where it is needed only: a verb that talks to no
+    /// cluster works whatever CAIRN_CLUSTER_KEY says.
+    pub fn key(&self) -> Result<Option<ClusterKey>, Failure> {
+        let path = self.global.cluster_key.as_deref().filter(|path| !path.as_os_str().is_empty());
+        let Some(path) = path else { return Ok(None) };
+        let key = ClusterKey::load(path).map_err(key_failure)?;
+        if is_open_to_others(path) {
+            self.output.say(format!(
+                "warning: other users of this machine can read or change {}: run chmod 600 on it",
+                path.display()
+            ));
+        }
+        Ok(Some(key))
+    }
+
+    /// The addresses that the flags name, with ports.
+    pub fn endpoints(&self) -> Result<Vec<String>, Failure> {
+        let given = &self.global.endpoints;
+        // A variable that is empty is as good as unset; `-e ""` is a script's mistake.
+        if given.iter().all(String::is_empty)
+            && std::env::var_os("CAIRN_ENDPOINTS").is_some_and(|value| value.is_empty())
+        {
+            return Ok(vec![crate::global::DEFAULT_ENDPOINT.to_owned()]);
+        }
+        given.iter().map(|text| endpoint(text)).collect()
     }
 
     /// Starts logging to stderr, at `level` unless `--log` says otherwise. Later calls do
@@ -45,11 +70,17 @@ impl Session {
     pub fn log_by_default(&self, level: &str) {
         let text = self.global.log.as_deref().unwrap_or(level);
         let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new(level));
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // A filter that is named by hand is not limited.
+        let repeats = FewOf::unless(self.global.log.is_some());
+        let filter = filter.and(repeats);
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let _ = match self.global.log_format {
-            LogFormat::Text => builder.with_ansi(false).try_init(),
-            LogFormat::Json => builder.json().try_init(),
+            LogFormat::Text => tracing_subscriber::registry()
+                .with(layer.with_ansi(false).with_filter(filter))
+                .try_init(),
+            LogFormat::Json => {
+                tracing_subscriber::registry().with(layer.json().with_filter(filter)).try_init()
+            }
         };
     }
 
@@ -60,27 +91,24 @@ impl Session {
 
     /// A client of the cluster the flags name. Call within the runtime.
     pub fn client(&self) -> Result<Client, Failure> {
-        self.client_of(&self.global.endpoints)
+        self.client_of(&self.endpoints()?)
     }
 
     pub fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
-        if self.key.is_none()
-            && !self.global.insecure
-            && let Some(endpoint) = endpoints.iter().find(|endpoint| !is_loopback(endpoint))
-        {
-            return Err(Failure::usage(format!("{endpoint} is not loopback, and no key is given"))
-                .with_hint("give --cluster-key FILE, or --insecure if you must"));
-        }
-        let env = self.env()?;
-        let mut options = ClientOptions::new(endpoints.to_vec());
-        options.deadline = Some(self.global.timeout.into());
-        Ok(Client::new(env, options))
+        let key = self.key()?;
+        let cluster = self.cluster(key.as_ref())?;
+        self.builder(endpoints, key).cluster(cluster).build().map_err(client_failure)
     }
 
-    /// Production surroundings. Call within the runtime.
-    pub fn env(&self) -> Result<Env, Failure> {
-        let host = TokioHost::new(tokio::runtime::Handle::current()).context("start threads")?;
-        Ok(Env { runtime: host, dialer: Arc::new(TcpDialer::new(self.key.clone())) })
+    /// Begins a client that holds `key` and keeps to the deadline and the `--insecure` of the flags.
+    pub fn builder(
+        &self,
+        endpoints: impl IntoIterator<Item = impl Into<String>>,
+        key: Option<ClusterKey>,
+    ) -> ClientBuilder {
+        let timeout: Duration = self.global.timeout.into();
+        let builder = Client::builder().endpoints(endpoints).key(key).deadline(timeout);
+        if self.global.insecure { builder.insecure() } else { builder }
     }
 
     /// Runs `work` with a client until it is done or the user interrupts.
@@ -90,8 +118,69 @@ impl Session {
     ) -> Result<T, Failure> {
         self.runtime()?.block_on(async {
             let client = self.client()?;
-            interruptible(async { work(&client).await.map_err(client_failure) }).await
+            interruptible(async {
+                self.survey(&client).await?;
+                let result = work(&client).await.map_err(client_failure);
+                self.remember(&client)?;
+                result
+            })
+            .await
         })
+    }
+
+    /// The cluster that is meant: by `--cluster`, or by what is remembered beside the key.
+    pub fn cluster(&self, key: Option<&ClusterKey>) -> Result<Option<ClusterId>, Failure> {
+        match (self.global.cluster, &self.global.cluster_key, key) {
+            (Some(id), ..) => Ok(Some(id)),
+            (None, Some(path), Some(key)) => pin::read(path, &key.fingerprint()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Where it is not known which cluster is meant: makes sure that the endpoints belong to one.
+    pub async fn survey(&self, client: &Client) -> Result<(), Failure> {
+        match client.options().cluster {
+            None if client.options().endpoints.len() > 1 => {
+                client.survey().await.map_err(client_failure)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers which cluster answered, beside the key.
+    pub fn remember(&self, client: &Client) -> Result<(), Failure> {
+        // One that was named or remembered before need not have answered.
+        match client.cluster().filter(|_| client.options().cluster.is_none()) {
+            Some(cluster) => self.rememberer().map(|remember| remember(cluster)),
+            None => Ok(()),
+        }
+    }
+
+    /// What remembers a cluster beside the key, if there is a key and nothing is remembered.
+    pub fn rememberer(&self) -> Result<impl FnOnce(ClusterId) + Send + 'static, Failure> {
+        let key = self.global.cluster_key.clone().zip(self.key()?);
+        Ok(move |cluster| {
+            if let Some((path, key)) = key {
+                pin::remember(&path, &key.fingerprint(), cluster);
+            }
+        })
+    }
+}
+
+pub fn key_failure(error: KeyError) -> Failure {
+    Failure::usage(&error).with_hint("`cairn key new FILE` makes a key")
+}
+
+/// An address as people give it: `HOST` or `HOST:PORT`.
+pub fn endpoint(text: &str) -> Result<String, Failure> {
+    match with_port(text) {
+        Some(address) => Ok(address),
+        None if text.trim().is_empty() => Err(Failure::usage("an address is empty")
+            .with_hint("expected HOST:PORT; separate several addresses by single commas")),
+        None => Err(Failure::usage(format!(
+            "malformed address {:?}: expected HOST or HOST:PORT, such as node1:7400 or [::1]:7400",
+            text.trim()
+        ))),
     }
 }
 
@@ -108,44 +197,77 @@ pub async fn interruptible<T>(
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT.
+/// Resolves at the first SIGTERM, SIGINT, or SIGHUP (the terminal is gone).
 pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = match *HANGUP_IS_IGNORED {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
     Ok(async move {
         tokio::select! {
             biased;
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = async {
+                match &mut hangup {
+                    Some(hangup) => { hangup.recv().await; }
+                    None => std::future::pending().await,
+                }
+            } => {}
         }
     })
 }
 
-fn is_loopback(endpoint: &str) -> bool {
-    if let Ok(address) = endpoint.parse::<SocketAddr>() {
-        return address.ip().is_loopback();
-    }
-    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+/// Whether this process was started to outlive its terminal, by `nohup`. Looked up once, before
+/// the first handler takes the place of what was inherited.
+static HANGUP_IS_IGNORED: LazyLock<bool> = LazyLock::new(|| {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Bit 0 is signal 1, SIGHUP.
+    mask.is_some_and(|mask| mask & 1 != 0)
+});
+
+/// Resolves when stdin closes. The process that started this one holds the other end, so this
+/// tells of its end, however it came about.
+#[allow(clippy::disallowed_methods, reason = "the thread only waits for stdin, outside the node")]
+pub async fn stdin_closed() {
+    let (closed, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = closed.send(());
+    });
+    let _ = told.await;
 }
 
 /// A client error with its exit code and hint.
 pub fn client_failure(error: ClientError) -> Failure {
     let exit = match &error {
+        ClientError::Setup(_) => Exit::Usage,
         ClientError::Unreachable { .. }
         | ClientError::NotACluster { .. }
         | ClientError::OtherCluster { .. }
         | ClientError::Incompatible { .. }
-        | ClientError::Timeout { .. } => Exit::Unreachable,
-        ClientError::Refused(Refusal::NoSuchCheckpoint { .. } | Refusal::UnknownCheckpoint(_)) => {
-            Exit::NotFound
-        }
-        ClientError::NoSuchFile { .. } => Exit::NotFound,
+        | ClientError::Timeout { .. }
+        | ClientError::Busy { .. } => Exit::Unreachable,
+        ClientError::Refused(
+            Refusal::NoSuchCheckpoint { .. }
+            | Refusal::UnknownCheckpoint(_)
+            | Refusal::NoSuchRef { .. }
+            | Refusal::NoSuchHold { .. },
+        ) => Exit::NotFound,
+        ClientError::NoSuchFile { .. }
+        | ClientError::NoSuchRecord { .. }
+        | ClientError::Deleted { .. } => Exit::NotFound,
         ClientError::Refused(Refusal::Malformed(_)) => Exit::Usage,
+        ClientError::Source(SourceError::Empty) | ClientError::PartWithoutAttempt => Exit::Usage,
+        ClientError::UploadOver { .. } => Exit::Refused,
         ClientError::Refused(_) => Exit::Refused,
         ClientError::Damaged { .. } => Exit::Damaged,
         _ => Exit::Failed,
     };
-    let hint = error.hint();
+    let hint = hints::hint(&error);
     Failure { exit, error: error.into(), hint }
 }

@@ -1,12 +1,14 @@
-//! Blocks of one segment from one node, each verified before anyone sees it (D5).
+//! Blocks of one segment from one node, each decoded and verified before anyone sees it (D5).
 
 use bytes::{Bytes, BytesMut};
-use cairn_core::blocks::{BlockTable, block_len};
-use cairn_core::canary;
-use cairn_core::ids::{NodeId, SegmentDigest};
-use cairn_proto::envelope::Reason;
-use cairn_proto::seam::Lane;
-use cairn_proto::{convert, wire};
+use cairn_host::envelope::Reason;
+use cairn_host::seam::Lane;
+use cairn_proto::wire;
+use cairn_types::blocks::BlockTable;
+use cairn_types::canary;
+use cairn_types::convert;
+use cairn_types::form::{Codecs, StoredBlocks};
+use cairn_types::ids::{NodeId, SegmentDigest};
 use futures::stream::{BoxStream, StreamExt, try_unfold};
 use tonic::{Status, Streaming};
 
@@ -16,11 +18,30 @@ use crate::cluster::{Client, with_identity};
 #[derive(Debug, Clone)]
 pub(super) struct Trouble {
     pub text: String,
+    pub kind: Kind,
+}
+
+/// What a reader does about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     /// It gave bytes that do not match, or said so itself: it should look at its copy.
-    pub wrong_bytes: bool,
+    WrongBytes,
+    /// It has no copy.
+    NotHeld,
+    /// It has too much to do: its copy may be good.
+    Busy,
+    /// It cannot be reached, hangs, or makes no sense.
+    Unavailable,
 }
 
 pub(super) type Blocks = BoxStream<'static, Result<(usize, Bytes), Trouble>>;
+
+/// A stream, and what its head told of the blocks in it.
+struct Open {
+    stream: Streaming<wire::GetReply>,
+    table: BlockTable,
+    stored: StoredBlocks,
+}
 
 struct Reading {
     client: Client,
@@ -29,7 +50,7 @@ struct Reading {
     len: u32,
     next: usize,
     end: usize,
-    open: Option<(Streaming<wire::GetReply>, BlockTable)>,
+    open: Option<Open>,
     /// Bytes of the block that is not complete yet.
     buffer: BytesMut,
 }
@@ -67,11 +88,11 @@ pub(super) fn blocks(
 
 impl Reading {
     async fn block(&mut self) -> Result<Bytes, Trouble> {
-        let (mut stream, table) = match self.open.take() {
+        let Open { mut stream, table, stored } = match self.open.take() {
             Some(open) => open,
             None => self.start().await?,
         };
-        let want = block_len(u64::from(self.len), self.next) as usize;
+        let want = stored.stored_len(self.next) as usize;
         let block = loop {
             if self.buffer.len() >= want {
                 break self.buffer.split_to(want).freeze();
@@ -86,31 +107,28 @@ impl Reading {
             self.buffer.extend_from_slice(&chunk);
         };
         let index = self.next;
-        let (block, table, verified) = self
+        let (verified, table, stored) = self
             .client
             .env
-            .blocking(Lane::Client, move || {
-                let verified =
-                    if canary!("unverified_read") { Ok(()) } else { table.verify(index, &block) };
-                (block, table, verified)
-            })
+            .blocking(Lane::Client, move || (verify(&table, &stored, index, &block), table, stored))
             .await;
-        verified.map_err(|error| Trouble { text: error.to_string(), wrong_bytes: true })?;
-        self.open = Some((stream, table));
+        let block = verified.map_err(|text| Trouble { text, kind: Kind::WrongBytes })?;
+        self.open = Some(Open { stream, table, stored });
         Ok(block)
     }
 
     /// Opens the stream and checks its table against the digest.
-    async fn start(&self) -> Result<(Streaming<wire::GetReply>, BlockTable), Trouble> {
+    async fn start(&self) -> Result<Open, Trouble> {
         let (mut stub, identity) = self
             .client
             .segments(self.node)
             .await
-            .map_err(|error| Trouble { text: error.to_string(), wrong_bytes: false })?;
+            .map_err(|error| Trouble { text: error.to_string(), kind: Kind::Unavailable })?;
         let message = wire::GetRequest {
             digest: convert::digest_to_wire(&self.digest),
             first_block: self.next as u32,
             blocks: (self.end - self.next) as u32,
+            codecs: Codecs::KNOWN.numbers(),
         };
         let response = stub.get(with_identity(message, &identity)).await.map_err(refused)?;
         let mut stream = response.into_inner();
@@ -118,7 +136,7 @@ impl Reading {
             wire::get_reply::Message::Head(head) => head,
             wire::get_reply::Message::Chunk(_) => return Err(odd("bytes before a head")),
         };
-        let wrong = |text: String| Trouble { text, wrong_bytes: true };
+        let wrong = |text: String| Trouble { text, kind: Kind::WrongBytes };
         if head.len != self.len {
             return Err(wrong(format!("length {} instead of {}", head.len, self.len)));
         }
@@ -127,8 +145,26 @@ impl Reading {
         let values = values.map_err(|_| odd("a block value that is not 32 bytes"))?;
         let table = BlockTable::checked(self.digest, u64::from(head.len), values)
             .map_err(|error| wrong(error.to_string()))?;
-        Ok((stream, table))
+        // A codec that was not asked for says nothing about the node's copy.
+        let stored = Codecs::KNOWN.blocks(head.codec, head.len, &head.stored_lens);
+        let stored = stored.map_err(|error| odd(&error.to_string()))?;
+        Ok(Open { stream, table, stored })
     }
+}
+
+/// The raw bytes of a stored block.
+fn verify(
+    table: &BlockTable,
+    stored: &StoredBlocks,
+    index: usize,
+    block: &Bytes,
+) -> Result<Bytes, String> {
+    let raw =
+        Codecs::KNOWN.decode_bytes(stored, index, block).map_err(|error| error.to_string())?;
+    if !canary!("unverified_read") {
+        table.verify(index, &raw).map_err(|error| error.to_string())?;
+    }
+    Ok(raw)
 }
 
 async fn next(stream: &mut Streaming<wire::GetReply>) -> Result<wire::get_reply::Message, Trouble> {
@@ -141,10 +177,15 @@ async fn next(stream: &mut Streaming<wire::GetReply>) -> Result<wire::get_reply:
 }
 
 fn refused(status: Status) -> Trouble {
-    let wrong_bytes = Reason::of(&status) == Some(Reason::WrongBytes);
-    Trouble { text: status.message().to_owned(), wrong_bytes }
+    let kind = match Reason::of(&status) {
+        Some(Reason::WrongBytes) => Kind::WrongBytes,
+        Some(Reason::NotHeld) => Kind::NotHeld,
+        Some(Reason::Busy) => Kind::Busy,
+        _ => Kind::Unavailable,
+    };
+    Trouble { text: status.message().to_owned(), kind }
 }
 
 fn odd(text: &str) -> Trouble {
-    Trouble { text: text.to_owned(), wrong_bytes: false }
+    Trouble { text: text.to_owned(), kind: Kind::Unavailable }
 }

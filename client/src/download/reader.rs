@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! choose replica --> blocks in order, verified --> deliver
-//!      ^                |  nothing for 2 s: a second replica races for the next block
+//!      ^                |  slower than others are: a second replica races for the next block
 //!      +----------------+  error or wrong bytes: go on at the next block elsewhere
-//! all failed: back off, locate anew, start over; until there was no progress for the deadline
+//! all failed: is the checkpoint still there? back off, locate again, start over;
+//!             until there was no progress for the deadline
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,22 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::ids::{NodeId, SegmentDigest};
-use cairn_core::limits::BLOCK_BYTES;
-use cairn_core::model::{Slot, SlotState};
-use cairn_proto::{convert, wire};
+use cairn_proto::wire;
+use cairn_types::convert;
+use cairn_types::ids::{NodeId, SegmentDigest};
+use cairn_types::limits::BLOCK_BYTES;
+use cairn_types::model::{CheckpointInfo, Slot, SlotState};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::blocks::{Blocks, Trouble, blocks};
+use super::alive::Alive;
+use super::blocks::{Blocks, Kind, Trouble, blocks};
+use super::pace::Spent;
 use crate::cluster::{Client, with_identity};
 use crate::error::ClientError;
 
-/// A replica that gives no block for this long gets company.
-const HEDGE_AFTER: Duration = Duration::from_secs(2);
-/// One that lost such a race, or failed, is asked last for this long.
-const SHUN: Duration = Duration::from_secs(10);
 /// What a replica in another rack must be less busy by to be asked first, bytes.
 const RACK_BONUS: u64 = 64 << 20;
 /// Pauses before all replicas are tried again.
@@ -47,16 +47,14 @@ pub(super) struct Wanted {
     pub file: String,
 }
 
-/// Reads segments; shared by all tasks of a download, so that they spread over the replicas.
+/// Reads segments of one checkpoint; shared by all tasks of a download, so that they spread over
+/// the replicas.
 pub(super) struct Reader {
     client: Client,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    in_flight: BTreeMap<NodeId, u64>,
-    shunned: BTreeMap<NodeId, Instant>,
+    /// `None` where segments are read that no commit names yet.
+    checkpoint: Option<Alive>,
+    /// Bytes asked of each node.
+    in_flight: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 /// A stream from one replica, counted as its load while it lives.
@@ -64,12 +62,13 @@ struct Replica {
     node: NodeId,
     blocks: Blocks,
     bytes: u64,
+    spent: Spent,
     reader: Arc<Reader>,
 }
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        if let Some(bytes) = self.reader.state.lock().in_flight.get_mut(&self.node) {
+        if let Some(bytes) = self.reader.in_flight.lock().get_mut(&self.node) {
             *bytes = bytes.saturating_sub(self.bytes);
         }
     }
@@ -81,12 +80,21 @@ struct Attempts {
     /// Failed in this round.
     failed: BTreeMap<NodeId, ()>,
     /// What each node said last, for the error.
-    said: BTreeMap<NodeId, String>,
+    said: BTreeMap<NodeId, Trouble>,
 }
 
 impl Reader {
-    pub fn new(client: &Client) -> Arc<Self> {
-        Arc::new(Self { client: client.clone(), state: Mutex::default() })
+    pub fn new(client: &Client, checkpoint: &CheckpointInfo) -> Arc<Self> {
+        Self::with(client, Some(Alive::of(checkpoint)))
+    }
+
+    /// Of an upload's own segments, before its commit.
+    pub fn of_upload(client: &Client) -> Arc<Self> {
+        Self::with(client, None)
+    }
+
+    fn with(client: &Client, checkpoint: Option<Alive>) -> Arc<Self> {
+        Arc::new(Self { client: client.clone(), checkpoint, in_flight: Mutex::default() })
     }
 
     /// Hands every wanted block to `deliver`, in order, verified.
@@ -109,7 +117,10 @@ impl Reader {
                 None => match self.choose(&slots, &attempts.failed, None) {
                     Some(node) => self.open(node, wanted, next),
                     None => {
-                        self.check_deadline(wanted, since, &attempts)?;
+                        if let Some(checkpoint) = &self.checkpoint {
+                            checkpoint.check(&self.client).await?;
+                        }
+                        self.check_deadline(wanted, since, &slots, &attempts)?;
                         sleep(self.client.env.jitter(pause)).await;
                         pause = (pause * 2).min(ROUND_PAUSE_MAX);
                         slots = self.locate_again(wanted).await?;
@@ -138,14 +149,21 @@ impl Reader {
         slots: &[Slot],
         attempts: &mut Attempts,
     ) -> (Option<(usize, Bytes)>, Option<Replica>) {
-        let stall = self.client.options().stall_deadline.max(HEDGE_AFTER);
-        if let Ok(item) = timeout(HEDGE_AFTER, replica.blocks.next()).await {
-            return self.settle(item, replica, None, wanted, attempts);
+        let stall = self.client.options().stall_deadline;
+        let began = Instant::now();
+        let patience =
+            self.client.paces.lock().patience(replica.node, replica.spent, stall / 2, began);
+        if let Ok(item) = timeout(patience, replica.blocks.next()).await {
+            return self.settle(item, replica, began, None, wanted, attempts);
         }
-        let other = self.choose(slots, &attempts.failed, Some(replica.node));
+        let other = match self.client.options.hedge {
+            true => self.choose(slots, &attempts.failed, Some(replica.node)),
+            false => None,
+        };
         let Some(mut hedge) = other.map(|node| self.open(node, wanted, next)) else {
-            return match timeout(stall - HEDGE_AFTER, replica.blocks.next()).await {
-                Ok(item) => self.settle(item, replica, None, wanted, attempts),
+            let left = stall.saturating_sub(patience);
+            return match timeout(left, replica.blocks.next()).await {
+                Ok(item) => self.settle(item, replica, began, None, wanted, attempts),
                 Err(_) => {
                     self.fail(replica.node, stalled(stall), wanted, attempts);
                     (None, None)
@@ -153,6 +171,7 @@ impl Reader {
             };
         };
         tracing::debug!(slow = %replica.node, hedge = %hedge.node, "a slow replica is hedged");
+        let raced = Instant::now();
         let race = async {
             tokio::select! {
                 biased;
@@ -161,14 +180,15 @@ impl Reader {
             }
         };
         match timeout(stall, race).await {
-            Ok((true, item)) => self.settle(item, replica, Some(hedge), wanted, attempts),
+            Ok((true, item)) => self.settle(item, replica, began, Some(hedge), wanted, attempts),
             Ok((false, item)) => {
                 if matches!(item, Some(Ok(_))) {
-                    self.shun(replica.node);
+                    let now = Instant::now();
+                    self.client.paces.lock().lost(replica.node, began.elapsed(), now);
                     drop(replica);
-                    self.settle(item, hedge, None, wanted, attempts)
+                    self.settle(item, hedge, raced, None, wanted, attempts)
                 } else {
-                    self.settle(item, hedge, Some(replica), wanted, attempts)
+                    self.settle(item, hedge, raced, Some(replica), wanted, attempts)
                 }
             }
             Err(_) => {
@@ -179,17 +199,25 @@ impl Reader {
         }
     }
 
-    /// What a replica gave: a block and itself, or its failure and the one in reserve.
+    /// What a replica gave, asked at `began`: a block and itself, or its failure and the one in
+    /// reserve.
     fn settle(
         self: &Arc<Self>,
         item: Option<Result<(usize, Bytes), Trouble>>,
-        replica: Replica,
+        mut replica: Replica,
+        began: Instant,
         reserve: Option<Replica>,
         wanted: &Wanted,
         attempts: &mut Attempts,
     ) -> (Option<(usize, Bytes)>, Option<Replica>) {
         match item {
-            Some(Ok(block)) => (Some(block), Some(replica)),
+            Some(Ok(block)) => {
+                let waited = began.elapsed();
+                replica.spent.blocks += 1;
+                replica.spent.waited += waited;
+                self.client.paces.lock().gave(replica.node, waited, Instant::now());
+                (Some(block), Some(replica))
+            }
             Some(Err(trouble)) => {
                 self.fail(replica.node, trouble, wanted, attempts);
                 (None, reserve)
@@ -206,16 +234,16 @@ impl Reader {
         attempts: &mut Attempts,
     ) {
         tracing::debug!(%node, segment = %wanted.digest, trouble = trouble.text, "replica failed");
-        self.shun(node);
-        if trouble.wrong_bytes {
-            self.suspect(node, wanted.digest);
+        let now = Instant::now();
+        match trouble.kind {
+            Kind::WrongBytes => self.suspect(node, wanted.digest),
+            // That says nothing about its other segments.
+            Kind::NotHeld => {}
+            Kind::Busy => self.client.paces.lock().busy(node, now),
+            Kind::Unavailable => self.client.paces.lock().failed(node, now),
         }
         attempts.failed.insert(node, ());
-        attempts.said.insert(node, trouble.text);
-    }
-
-    fn shun(&self, node: NodeId) {
-        self.state.lock().shunned.insert(node, Instant::now() + SHUN);
+        attempts.said.insert(node, trouble);
     }
 
     /// Tells a node that its copy looks bad. A hint: nobody waits for it.
@@ -231,7 +259,7 @@ impl Reader {
         });
     }
 
-    /// The replica to ask next: durable before assigned, up before down, not shunned, least busy.
+    /// The replica to ask next: durable before assigned, up before down, not avoided, least busy.
     fn choose(
         &self,
         slots: &[Slot],
@@ -239,16 +267,17 @@ impl Reader {
         but: Option<NodeId>,
     ) -> Option<NodeId> {
         let nodes = self.client.nodes();
-        let state = self.state.lock();
+        let (in_flight, paces, now) =
+            (self.in_flight.lock(), self.client.paces.lock(), Instant::now());
         let own_rack = self.client.options().rack.as_deref();
         let rank = |slot: &&Slot| {
             let info = nodes.get(&slot.node);
             let is_far = own_rack.is_some() && info.map(|info| info.rack.as_str()) != own_rack;
-            let busy = state.in_flight.get(&slot.node).copied().unwrap_or(0);
+            let busy = in_flight.get(&slot.node).copied().unwrap_or(0);
             (
                 slot.state != SlotState::Durable,
                 !info.is_none_or(|info| info.up),
-                state.shunned.get(&slot.node).is_some_and(|until| Instant::now() < *until),
+                paces.is_avoided(slot.node, now),
                 busy + if is_far { RACK_BONUS } else { 0 },
                 self.client.env.random_u64(),
             )
@@ -263,15 +292,13 @@ impl Reader {
 
     fn open(self: &Arc<Self>, node: NodeId, wanted: &Wanted, next: usize) -> Replica {
         let bytes = (wanted.blocks.end - next) as u64 * BLOCK_BYTES;
-        *self.state.lock().in_flight.entry(node).or_default() += bytes;
+        *self.in_flight.lock().entry(node).or_default() += bytes;
         let range = next..wanted.blocks.end;
         let blocks = blocks(self.client.clone(), node, wanted.digest, wanted.len, range);
-        Replica { node, blocks, bytes, reader: self.clone() }
+        Replica { node, blocks, bytes, spent: Spent::default(), reader: self.clone() }
     }
 
     async fn locate_again(&self, wanted: &Wanted) -> Result<Vec<Slot>, ClientError> {
-        // Addresses may have moved with the replicas.
-        self.client.status().await?;
         let located = self.client.locate(&[wanted.digest]).await?;
         Ok(located.into_iter().next().map(|located| located.slots).unwrap_or_default())
     }
@@ -280,19 +307,33 @@ impl Reader {
         &self,
         wanted: &Wanted,
         since: Instant,
+        slots: &[Slot],
         attempts: &Attempts,
     ) -> Result<(), ClientError> {
         match self.client.options().deadline {
-            Some(limit) if since.elapsed() > limit => Err(ClientError::Damaged {
-                file: wanted.file.clone(),
-                segment: wanted.digest,
-                nodes: attempts.said.iter().map(|(node, said)| (*node, said.clone())).collect(),
-            }),
+            Some(limit) if since.elapsed() > limit => Err(gave_up(wanted, slots, attempts)),
             _ => Ok(()),
         }
     }
 }
 
+/// Why a segment cannot be read, as far as replicas said.
+fn gave_up(wanted: &Wanted, slots: &[Slot], attempts: &Attempts) -> ClientError {
+    let kind_of = |node: &NodeId| attempts.said.get(node).map(|trouble| trouble.kind);
+    let (file, segment) = (wanted.file.clone(), wanted.digest);
+    let said = attempts.said.iter().map(|(node, trouble)| (*node, trouble.text.clone()));
+    let nodes = said.collect();
+    let mut live = slots.iter().filter(|slot| slot.state != SlotState::Released);
+    if live.clone().any(|slot| kind_of(&slot.node) == Some(Kind::Busy)) {
+        return ClientError::Busy { file, segment, nodes };
+    }
+    let is_lost = |slot: &Slot| {
+        slot.state != SlotState::Durable
+            || matches!(kind_of(&slot.node), Some(Kind::WrongBytes | Kind::NotHeld))
+    };
+    ClientError::Damaged { file, segment, nodes, lost: live.all(is_lost) }
+}
+
 fn stalled(stall: Duration) -> Trouble {
-    Trouble { text: format!("no block for {stall:?}"), wrong_bytes: false }
+    Trouble { text: format!("no block for {stall:?}"), kind: Kind::Unavailable }
 }

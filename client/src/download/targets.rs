@@ -1,14 +1,14 @@
 //! From manifests to files and the segments they need.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use cairn_core::blocks::block_count;
-use cairn_core::ids::SegmentDigest;
-use cairn_core::limits::{BLOCK_BYTES, PATH_COMPONENT_BYTES_MAX};
-use cairn_proto::manifest::{FileEntry, Manifest};
+use cairn_types::blocks::block_count;
+use cairn_types::ids::SegmentDigest;
+use cairn_types::limits::BLOCK_BYTES;
+use cairn_types::manifest::{FileEntry, Manifest};
 
 use crate::error::ClientError;
-use crate::sink::{FileExtent, FileTarget, PART_SUFFIX, shown};
+use crate::sink::{FileExtent, FileTarget, shown};
 
 /// A range of a file that a segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,39 +46,70 @@ impl SegmentWork {
     }
 }
 
-/// The files that `include` takes, by name; a file that several parts name must be the same in
-/// each.
+/// The manifest of a part, with the part's number.
+pub type PartManifest = (u32, Manifest);
+
+/// What one directory is to hold.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Ascending by name, each name once.
+    pub files: Vec<FileTarget>,
+    /// Names and modes, ascending by name.
+    pub directories: Vec<(Vec<u8>, u32)>,
+}
+
+/// The files and directories that `include` takes, by name. A file that several parts name must
+/// be the same in each, and no name may be a file in one part and a directory in another.
 pub(super) fn targets(
-    manifests: &[Manifest],
+    manifests: &[PartManifest],
     include: impl Fn(&[u8]) -> bool,
-) -> Result<Vec<FileTarget>, ClientError> {
-    let mut files: BTreeMap<&[u8], (usize, FileTarget)> = BTreeMap::new();
-    for (part, manifest) in manifests.iter().enumerate() {
+) -> Result<Wanted, ClientError> {
+    let mut files: BTreeMap<&[u8], (u32, [u8; 32], FileTarget)> = BTreeMap::new();
+    for (part, manifest) in manifests {
         for entry in manifest.files.iter().filter(|entry| include(&entry.name)) {
-            let target = target_of(manifest, entry);
+            let content = manifest.content_of(entry);
             match files.get(&entry.name[..]) {
                 // Ranks write the same small files at slightly different times.
-                Some((_, first)) if first.len == target.len && first.extents == target.extents => {}
-                Some((first, _)) => {
-                    let file = shown(&entry.name);
-                    return Err(ClientError::ConflictingParts {
-                        file,
-                        first: *first,
-                        second: part,
-                    });
+                Some((_, known, first)) if first.len == entry.len && *known == content => {}
+                Some((first, ..)) => {
+                    return Err(conflict(&entry.name, *first, *part, "with different content"));
                 }
                 None => {
-                    files.insert(&entry.name, (part, target));
+                    files.insert(&entry.name, (*part, content, target_of(manifest, entry)));
                 }
             }
         }
     }
-    let mut targets: Vec<FileTarget> = files.into_values().map(|(_, target)| target).collect();
-    let names: BTreeSet<Vec<u8>> = targets.iter().map(|target| target.name.clone()).collect();
-    for target in &mut targets {
-        target.part_name = part_name(&target.name, &names);
+    let mut directories: BTreeMap<&[u8], (u32, u32)> = BTreeMap::new();
+    for (part, manifest) in manifests {
+        for entry in manifest.directories.iter().filter(|entry| include(&entry.name)) {
+            directories.entry(&entry.name).or_insert((*part, entry.mode));
+        }
     }
-    Ok(targets)
+    let file_parts = files.iter().map(|(name, (part, ..))| (*name, *part));
+    let directory_parts = directories.iter().map(|(name, (part, _))| (*name, *part));
+    for (name, part) in file_parts.chain(directory_parts.clone()) {
+        let ends = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        if let Some((above, (other, ..))) = ends
+            .map(|(end, _)| &name[..end])
+            .find_map(|above| files.get(above).map(|found| (above, found)))
+        {
+            return Err(conflict(above, *other, part, "once as a file and once as a directory"));
+        }
+    }
+    for (name, part) in directory_parts {
+        if let Some((other, ..)) = files.get(name) {
+            return Err(conflict(name, *other, part, "once as a file and once as a directory"));
+        }
+    }
+    Ok(Wanted {
+        directories: directories.iter().map(|(name, (_, mode))| (name.to_vec(), *mode)).collect(),
+        files: files.into_values().map(|(.., target)| target).collect(),
+    })
+}
+
+fn conflict(file: &[u8], first: u32, second: u32, how: &'static str) -> ClientError {
+    ClientError::ConflictingParts { file: shown(file), first, second, how }
 }
 
 fn target_of(manifest: &Manifest, entry: &FileEntry) -> FileTarget {
@@ -100,25 +131,11 @@ fn target_of(manifest: &Manifest, entry: &FileEntry) -> FileTarget {
     }
     FileTarget {
         name: entry.name.clone(),
-        part_name: Vec::new(),
         mode: entry.mode,
         mtime_ns: entry.mtime_ns,
         len: entry.len,
         extents,
     }
-}
-
-/// `NAME.cairn-part`; where that is too long, or the name of another file, a name made of the
-/// name's hash.
-fn part_name(name: &[u8], names: &BTreeSet<Vec<u8>>) -> Vec<u8> {
-    let leaf_at = name.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let plain = [name, PART_SUFFIX].concat();
-    let fits = plain.len() - leaf_at <= PATH_COMPONENT_BYTES_MAX;
-    if fits && !names.contains(&plain) {
-        return plain;
-    }
-    let hash = blake3::hash(name).to_hex();
-    [&name[..leaf_at], b".", &hash.as_bytes()[..32], PART_SUFFIX].concat()
 }
 
 /// The segments that targets need, in the order of first use.
@@ -148,7 +165,7 @@ pub(super) fn segment_works(targets: &[FileTarget]) -> Vec<SegmentWork> {
 
 #[cfg(test)]
 mod tests {
-    use cairn_proto::manifest::Extent;
+    use cairn_types::manifest::{DirectoryEntry, Extent};
 
     use super::*;
 
@@ -159,6 +176,7 @@ mod tests {
             mtime_ns: 0,
             len: u64::from(*len),
             extents: vec![Extent { segment: 0, offset: *offset, len: *len }],
+            content: None,
         };
         Manifest {
             segments: vec![(SegmentDigest::of(b"s"), 4 << 20)],
@@ -169,29 +187,36 @@ mod tests {
 
     #[test]
     fn the_same_file_in_two_parts_must_be_the_same() {
-        let (one, same) = (manifest(&[("a", 0, 5)]), manifest(&[("a", 0, 5), ("b", 5, 5)]));
+        let one = (0, manifest(&[("a", 0, 5)]));
+        let same = (1, manifest(&[("a", 0, 5), ("b", 5, 5)]));
         let targets = super::targets(&[one.clone(), same], |_| true).unwrap();
-        assert_eq!(targets.len(), 2);
-        let error = super::targets(&[one, manifest(&[("a", 1, 5)])], |_| true).unwrap_err();
-        assert!(matches!(error, ClientError::ConflictingParts { first: 0, second: 1, .. }));
+        assert_eq!(targets.files.len(), 2);
+        let other = (4, manifest(&[("a", 1, 5)]));
+        let error = super::targets(&[one, other], |_| true).unwrap_err();
+        assert!(matches!(error, ClientError::ConflictingParts { first: 0, second: 4, .. }));
     }
 
     #[test]
-    fn part_names_never_meet_a_file_and_always_fit() {
-        let long = format!("d/{}", "n".repeat(250));
-        let parts = manifest(&[("a", 0, 1), ("a.cairn-part", 1, 1), (&long, 2, 1)]);
-        let targets = super::targets(&[parts], |_| true).unwrap();
-        assert_ne!(targets[0].part_name, targets[1].name);
-        assert_eq!(targets[1].part_name, b"a.cairn-part.cairn-part");
-        assert!(targets[2].part_name.starts_with(b"d/."));
-        assert!(targets[2].part_name.len() < 100);
+    fn a_name_is_a_file_or_a_directory() {
+        let file = (0, manifest(&[("a", 0, 5)]));
+        let below = (1, manifest(&[("a/b", 0, 5)]));
+        let mut directory = (1, manifest(&[]));
+        directory.1.directories.push(DirectoryEntry { name: b"a".to_vec(), mode: 0o755 });
+        for other in [below, directory] {
+            let error = super::targets(&[file.clone(), other], |_| true).unwrap_err();
+            let is_right = matches!(
+                &error,
+                ClientError::ConflictingParts { file, first: 0, second: 1, .. } if file == "a"
+            );
+            assert!(is_right, "{error}");
+        }
     }
 
     #[test]
     fn only_the_blocks_that_hold_wanted_bytes_are_read() {
         let targets =
-            super::targets(&[manifest(&[("a", 0, 9), ("b", 3 << 20, 7)])], |n| n == b"b").unwrap();
-        let works = segment_works(&targets);
+            super::targets(&[(0, manifest(&[("a", 0, 9), ("b", 3 << 20, 7)]))], |n| n == b"b");
+        let works = segment_works(&targets.unwrap().files);
         assert_eq!(SegmentWork::blocks(&works[0].pieces), Some(3..4));
         assert_eq!(works[0].all_blocks(), 0..4);
     }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cairn_core::catalogue::set_digest;
-use cairn_core::ids::SegmentDigest;
-use cairn_core::limits::{
+use cairn_types::ids::SegmentDigest;
+use cairn_types::limits::{
     BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, SEGMENT_BYTES_MAX, manifest_inline_bytes_max,
 };
-use cairn_core::model::ManifestPlace;
-use cairn_proto::manifest::{DirectoryEntry, Extent, FileEntry, Manifest};
+use cairn_types::manifest::{DirectoryEntry, Extent, FileEntry, Manifest};
+use cairn_types::model::ManifestPlace;
+use cairn_types::set_digest;
 
-use super::pipeline::Feed;
+use super::pipeline::{Feed, SegmentHash};
 use crate::error::ClientError;
 
 /// What a part is sealed as. Depends only on the source and its cuts.
@@ -27,9 +27,9 @@ pub(super) struct Described {
 }
 
 impl Described {
-    /// `digests` are those of the planned segments, in order; `parts` those of the checkpoint.
-    pub fn of(feed: &Feed, digests: &[SegmentDigest], parts: u32) -> Result<Self, ClientError> {
-        let manifest = build(feed, digests);
+    /// `hashes` are those of the planned segments, in order; `parts` those of the checkpoint.
+    pub fn of(feed: &Feed, hashes: &[SegmentHash], parts: u32) -> Result<Self, ClientError> {
+        let manifest = build(feed, hashes);
         let malformed = |problem: String| ClientError::Malformed {
             what: "the source's list of files".to_owned(),
             problem,
@@ -72,7 +72,7 @@ impl Described {
     }
 }
 
-fn build(feed: &Feed, digests: &[SegmentDigest]) -> Manifest {
+fn build(feed: &Feed, hashes: &[SegmentHash]) -> Manifest {
     let source = feed.source();
     let file = |entry: &crate::source::SourceEntry| FileEntry {
         name: entry.name.clone(),
@@ -80,16 +80,22 @@ fn build(feed: &Feed, digests: &[SegmentDigest]) -> Manifest {
         mtime_ns: entry.mtime_ns,
         len: entry.len,
         extents: Vec::new(),
+        content: None,
     };
     let mut files: Vec<FileEntry> = source.entries().iter().map(file).collect();
     let mut segments: Vec<(SegmentDigest, u32)> = Vec::new();
     let mut places: BTreeMap<SegmentDigest, u32> = BTreeMap::new();
-    for (planned, digest) in feed.plan().segments.iter().zip(digests) {
-        let place = *places.entry(*digest).or_insert_with(|| {
-            segments.push((*digest, planned.len));
+    for (planned, hash) in feed.plan().segments.iter().zip(hashes) {
+        let digest = hash.digest;
+        let place = *places.entry(digest).or_insert_with(|| {
+            segments.push((digest, planned.len));
             segments.len() as u32 - 1
         });
         let mut offset = 0;
+        // Only small files share a segment, each with all its bytes.
+        for (piece, content) in planned.pieces.iter().zip(&hash.pieces) {
+            files[piece.file].content = Some(*content);
+        }
         for piece in &planned.pieces {
             let extent = Extent { segment: place, offset, len: piece.len };
             files[piece.file].extents.push(extent);

@@ -9,31 +9,35 @@
 //! Memory is bounded whatever the size: segments between reading and their W-th acknowledgement
 //! share one budget, those still on the way to slower targets another.
 
+mod compare;
+mod encode;
 mod manifest;
 mod pipeline;
 mod progress;
 mod send;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::command::{Begun, Body, Refusal, Reply};
-use cairn_core::ids::{Address, Attempt, CheckpointId, Namespace, Run, Selector, Step};
-use cairn_core::model::{CheckpointInfo, Durability, PolicyChange, SealedPart, Settings};
-use cairn_proto::convert;
-use cairn_proto::seam::Lane;
+use cairn_types::command::{self, Begun, Body, Refusal, Reply};
+use cairn_types::ids::{Address, Attempt, CheckpointId, Namespace, Run, Selector, Step};
+use cairn_types::model::{CheckpointInfo, Durability, PolicyChange, Settings};
 use tokio::time::{Instant, sleep};
+use tracing::Instrument;
 
 pub use self::progress::Progress;
+pub use self::writer::FileWriter;
 
 use self::manifest::Described;
 use self::pipeline::{Feed, Item, Pipeline};
 use self::send::Upload;
+use crate::caller_code;
 use crate::cluster::{Answer, Client};
 use crate::cut;
 use crate::error::ClientError;
-use crate::source::Source;
+use crate::source::{Source, SourceError};
 use crate::task::Task;
 
 /// How long the leader may hold a seal back while the nodes' reports are in flight.
@@ -46,11 +50,14 @@ const POLL: Duration = Duration::from_millis(250);
 pub enum Wait {
     /// Committed: W replicas of everything.
     Quorum,
+    /// The whole checkpoint is committed, also where this is one part of several; or this much
+    /// time has passed, which is not a failure.
+    Committed { timeout: Duration },
     /// All R replicas, or this much time has passed; running out of it is not a failure.
     Full { timeout: Duration },
 }
 
-/// What to upload as. `PutOptions::new` gives the defaults: the only part, attempt by the clock.
+/// What to upload as. `PutOptions::new` gives the defaults: the only part, the next attempt.
 #[derive(Debug, Clone)]
 pub struct PutOptions {
     pub namespace: Namespace,
@@ -58,13 +65,23 @@ pub struct PutOptions {
     /// Which part this is, of how many.
     pub part: u32,
     pub parts: u32,
-    /// All parts must pass the same; default is the wall clock, milliseconds.
+    /// All parts must pass the same. Of a single part, the default is one above all that the step
+    /// has seen.
     pub attempt: Option<Attempt>,
     pub change: PolicyChange,
     /// Takes the place of a committed checkpoint of this step.
     pub replace: bool,
     pub labels: BTreeMap<String, String>,
+    /// What this client calls itself, such as its host and process: shown to others whose upload
+    /// it takes over.
+    pub client: String,
+    /// The job this upload is part of; empty where it is not known. Two jobs that name one attempt
+    /// do not join each other's upload.
+    pub job: String,
     pub wait: Wait,
+    /// A source without any file is uploaded, too; without this it is an error, because an
+    /// unmounted or emptied directory looks like that.
+    pub allow_empty: bool,
     /// Only cuts, hashes and looks up what would be sent.
     pub dry_run: bool,
     pub progress: Arc<Progress>,
@@ -81,10 +98,18 @@ impl PutOptions {
             change: PolicyChange::default(),
             replace: false,
             labels: BTreeMap::new(),
+            client: String::new(),
+            job: String::new(),
             wait: Wait::Quorum,
+            allow_empty: false,
             dry_run: false,
             progress: Arc::default(),
         }
+    }
+
+    fn span(&self) -> tracing::Span {
+        let Self { namespace, step, part, .. } = self;
+        tracing::info_span!("put", %namespace, %step, part)
     }
 
     fn address(&self) -> Address {
@@ -112,9 +137,11 @@ pub enum PutOutcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PutReport {
     pub checkpoint: Option<CheckpointId>,
-    pub attempt: Attempt,
+    /// `None` for a dry run.
+    pub attempt: Option<Attempt>,
     pub outcome: PutOutcome,
     /// Under [`Wait::Full`]: whether all R replicas were reached in time.
     pub full: Option<bool>,
@@ -146,39 +173,38 @@ impl Client {
         source: Arc<dyn Source>,
         options: PutOptions,
     ) -> Answer<'a, PutReport> {
-        Box::pin(async move {
+        let span = options.span();
+        let call = async move {
             let started = Instant::now();
+            if source.entries().is_empty() && !options.allow_empty {
+                return Err(SourceError::Empty.into());
+            }
+            if options.parts > 1 && options.attempt.is_none() {
+                return Err(ClientError::PartWithoutAttempt);
+            }
             let planned = source.clone();
-            let plan = self.env.blocking(Lane::Client, move || cut::plan(&*planned)).await?;
+            let plan = caller_code::blocking(&self.env, move || cut::plan(&*planned)).await?;
             options.progress.note_plan(&plan, &*source);
             let feed = Arc::new(Feed::new(source, plan));
-            let put = Put { client: self, attempt: self.attempt(&options), options, feed, started };
+            let put = Put { client: self.clone(), options, feed, started };
             put.run().await
-        })
-    }
-
-    fn attempt(&self, options: &PutOptions) -> Attempt {
-        options.attempt.unwrap_or_else(|| Attempt(self.env.wall_ms()))
+        };
+        Box::pin(caller_code::guarded(call).instrument(span))
     }
 }
 
-struct Put<'a> {
-    client: &'a Client,
+struct Put {
+    client: Client,
     options: PutOptions,
-    attempt: Attempt,
     feed: Arc<Feed>,
     started: Instant,
 }
 
-impl Put<'_> {
+impl Put {
     async fn run(&self) -> Result<PutReport, ClientError> {
         if self.options.dry_run {
             return self.dry_run().await;
         }
-        let settings = match self.client.status().await?.settings {
-            Some(settings) => convert::settings_from_wire(&settings),
-            None => Settings::default(),
-        };
         let begun = match self.begin().await {
             Err(ClientError::Refused(refusal @ Refusal::StepExists { .. })) => {
                 return self.compare_committed(refusal).await;
@@ -188,41 +214,57 @@ impl Put<'_> {
         if begun.committed {
             return self.compare_committed(Refusal::PartSealed { part: self.options.part }).await;
         }
+        let settings = self.client.settings().await?;
         let _renewal = self.keep_lease(&begun, &settings);
-        let upload = Arc::new(Upload::new(
-            self.client,
-            &begun,
-            self.options.part,
-            Run(self.client.env.random_u64()),
-            self.options.progress.clone(),
-        ));
-        let mut pipeline = Pipeline::new(upload.clone(), self.feed.clone());
-        if begun.sealed.contains(&self.options.part) {
-            // Fixed already: the catalogue compares, nothing is sent.
-            let described = self.describe().await?;
-            let outcome = self.seal(&begun, upload.run, &described, &mut pipeline).await?;
-            return self.finish(begun.checkpoint, outcome, &described).await;
+        let mut pipeline = self.pipeline(&begun);
+        if !begun.sealed.contains(&self.options.part) {
+            pipeline.transfer(self.feed.planned(), false).await?;
+            self.feed.check_unchanged(&self.client.env).await?;
         }
-        pipeline.transfer(self.feed.planned(), false).await?;
-        let described = Described::of(&self.feed, pipeline.digests(), self.options.parts)?;
-        pipeline.set_manifest(described.manifest_segments.clone());
-        let items = (0..described.manifest_segments.len()).map(Item::Manifest).collect();
-        pipeline.transfer(items, false).await?;
-        let outcome = self.seal(&begun, upload.run, &described, &mut pipeline).await?;
-        self.finish(begun.checkpoint, outcome, &described).await
+        self.complete(&begun, pipeline).await
+    }
+
+    fn pipeline(&self, begun: &Begun) -> Pipeline {
+        let run = Run(self.client.env.random_u64());
+        let progress = self.options.progress.clone();
+        let upload = Upload::new(&self.client, begun, self.options.part, run, progress);
+        Pipeline::new(Arc::new(upload), self.feed.clone())
+    }
+
+    /// Seals the part, whose planned segments are on W nodes unless it was sealed before.
+    async fn complete(
+        &self,
+        begun: &Begun,
+        mut pipeline: Pipeline,
+    ) -> Result<PutReport, ClientError> {
+        let described = if begun.sealed.contains(&self.options.part) {
+            // Fixed already: the catalogue compares, nothing is sent.
+            self.describe().await?
+        } else {
+            let described = Described::of(&self.feed, pipeline.hashes(), self.options.parts)?;
+            pipeline.set_manifest(described.manifest_segments.clone());
+            let items = (0..described.manifest_segments.len()).map(Item::Manifest).collect();
+            pipeline.transfer(items, false).await?;
+            described
+        };
+        let sealing = self.seal(begun, &described, &mut pipeline);
+        let outcome = sealing.instrument(tracing::debug_span!("seal")).await?;
+        self.finish((begun.checkpoint, begun.attempt), outcome, &described).await
     }
 
     async fn begin(&self) -> Result<Begun, ClientError> {
         let options = &self.options;
-        let body = Body::Begin {
+        let body = Body::Begin(command::Begin {
             namespace: options.namespace.clone(),
             step: options.step,
             parts: options.parts,
-            attempt: self.attempt,
+            attempt: options.attempt,
             change: options.change.clone(),
             replace: options.replace,
             labels: options.labels.clone(),
-        };
+            client: options.client.clone(),
+            job: options.job.clone(),
+        });
         match self.client.execute(body, Duration::ZERO).await? {
             Reply::Begun(begun) => Ok(begun),
             other => Err(unexpected("begin upload", &other)),
@@ -238,7 +280,7 @@ impl Put<'_> {
         Task::run(&self.client.env, "renew lease", async move {
             loop {
                 sleep(lease / 4).await;
-                let body = Body::Renew { uploads: uploads.clone() };
+                let body = Body::Renew(command::Renew { uploads: uploads.clone() });
                 let answer = client.execute_within(body, Duration::ZERO, Some(lease / 2)).await;
                 if let Err(error) = answer {
                     tracing::warn!(%error, "lease was not renewed");
@@ -249,31 +291,35 @@ impl Put<'_> {
 
     /// Hashes everything without sending anything.
     async fn describe(&self) -> Result<Described, ClientError> {
-        let digests =
+        if let Some(hashes) = self.feed.known_hashes() {
+            return Described::of(&self.feed, hashes, self.options.parts);
+        }
+        let hashes =
             pipeline::hash_all(&self.client.env, &self.feed, &self.options.progress).await?;
-        Described::of(&self.feed, &digests, self.options.parts)
+        self.feed.check_unchanged(&self.client.env).await?;
+        Described::of(&self.feed, &hashes, self.options.parts)
     }
 
     async fn seal(
         &self,
         begun: &Begun,
-        run: Run,
         described: &Described,
         pipeline: &mut Pipeline,
     ) -> Result<PutOutcome, ClientError> {
         let mut least = u64::MAX;
         let mut since = Instant::now();
         loop {
-            let body = Body::SealPart {
+            let body = Body::SealPart(command::SealPart {
                 checkpoint: begun.checkpoint,
                 attempt: begun.attempt,
                 part: self.options.part,
-                run,
+                run: pipeline.run(),
                 manifest: described.place.clone(),
                 set_digest: described.set_digest,
                 bytes: described.bytes,
                 files: described.files,
-            };
+                compared: 0,
+            });
             match self.client.execute(body, SEAL_WAIT).await? {
                 Reply::Committed { durability, .. } => {
                     return Ok(PutOutcome::Committed { durability });
@@ -288,7 +334,7 @@ impl Put<'_> {
                     if self.client.options.deadline.is_some_and(|limit| since.elapsed() > limit) {
                         return Err(ClientError::Timeout {
                             what: "seal part".to_owned(),
-                            last: format!("{total} segments lack replicas that count"),
+                            last: format!("segments with missing replicas: {total}"),
                         });
                     }
                     tracing::debug!(total, "segments lack replicas, sending again");
@@ -302,64 +348,78 @@ impl Put<'_> {
         }
     }
 
-    /// The step is committed already: success if this part is the same, else `refusal`.
-    async fn compare_committed(&self, refusal: Refusal) -> Result<PutReport, ClientError> {
-        let described = self.describe().await?;
-        let info = self.client.resolve(&self.options.address()).await?;
-        let same = |part: &SealedPart| {
-            part.set_digest == described.set_digest && part.manifest == described.place
-        };
-        let part = info.parts.get(self.options.part as usize);
-        if info.parts.len() != self.options.parts as usize || !part.is_some_and(same) {
-            return Err(ClientError::Refused(refusal));
-        }
-        let outcome = PutOutcome::AlreadyCommitted { durability: info.durability };
-        self.finish(info.id, outcome, &described).await
-    }
-
     async fn finish(
         &self,
-        checkpoint: CheckpointId,
+        upload: (CheckpointId, Attempt),
         mut outcome: PutOutcome,
         described: &Described,
     ) -> Result<PutReport, ClientError> {
         let mut full = None;
-        if let Wait::Full { timeout } = self.options.wait {
-            let reached = self.wait_full(checkpoint, timeout).await?;
-            full = Some(reached.as_ref().is_some_and(|info| is_full(&info.durability)));
-            if let Some(info) = reached {
-                let already = matches!(outcome, PutOutcome::AlreadyCommitted { .. });
-                let durability = info.durability;
-                outcome = match already {
-                    true => PutOutcome::AlreadyCommitted { durability },
-                    false => PutOutcome::Committed { durability },
-                };
+        let reached = match self.options.wait {
+            Wait::Quorum => None,
+            Wait::Committed { timeout } => match outcome {
+                PutOutcome::Sealed { .. } => self.wait_until(upload, timeout, |_| true).await?,
+                _ => None,
+            },
+            Wait::Full { timeout } => {
+                let is_full = |info: &CheckpointInfo| is_full(&info.durability);
+                let reached = self.wait_until(upload, timeout, is_full).await?;
+                full = Some(reached.as_ref().is_some_and(is_full));
+                reached
             }
+        };
+        if let Some(info) = reached {
+            let already = matches!(outcome, PutOutcome::AlreadyCommitted { .. });
+            let durability = info.durability;
+            outcome = match already {
+                true => PutOutcome::AlreadyCommitted { durability },
+                false => PutOutcome::Committed { durability },
+            };
         }
         let (sent, kept) = (self.options.progress.sent(), self.options.progress.kept());
-        Ok(self.report(Some(checkpoint), outcome, full, described, sent, kept))
+        Ok(self.report(Some(upload), outcome, full, described, sent, kept))
     }
 
-    /// Looks until the checkpoint has all its replicas; what it had when the time was over.
-    async fn wait_full(
+    /// Looks until the upload is committed and `is_done`; what it was when the time was over,
+    /// `None` if it was not committed by then.
+    async fn wait_until(
         &self,
-        checkpoint: CheckpointId,
+        (checkpoint, attempt): (CheckpointId, Attempt),
         timeout: Duration,
+        is_done: impl Fn(&CheckpointInfo) -> bool,
     ) -> Result<Option<CheckpointInfo>, ClientError> {
         let started = Instant::now();
         let mut pause = POLL / 4;
-        let mut last = None;
+        let mut last: Option<CheckpointInfo> = None;
+        // Whether an earlier look found the upload over, without a commit.
+        let mut was_over = false;
         loop {
             match self.client.resolve(&self.options.address()).await {
-                Ok(info) if info.id != checkpoint => return Ok(last),
-                Ok(info) if is_full(&info.durability) => return Ok(Some(info)),
-                Ok(info) => last = Some(info),
-                // Other parts are missing still, or nobody answers now: committed is committed.
-                Err(
-                    ClientError::Refused(Refusal::NoSuchCheckpoint { .. })
-                    | ClientError::Timeout { .. }
-                    | ClientError::Unreachable { .. },
-                ) => {}
+                Ok(info) if info.id == checkpoint => {
+                    if is_done(&info) {
+                        return Ok(Some(info));
+                    }
+                    self.client.hasten(checkpoint).await;
+                    last = Some(info);
+                }
+                // Replaced or deleted since it was committed.
+                Ok(_) | Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. }))
+                    if last.is_some() =>
+                {
+                    return Ok(last);
+                }
+                // Another one is there until all parts are in.
+                Ok(_) | Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => {
+                    if was_over {
+                        return Err(ClientError::UploadOver {
+                            address: self.options.address().to_string(),
+                            attempt,
+                        });
+                    }
+                    was_over = !self.is_open(checkpoint, attempt).await?;
+                }
+                // Nobody answers now: committed is committed.
+                Err(ClientError::Timeout { .. } | ClientError::Unreachable { .. }) => {}
                 Err(error) => return Err(error),
             }
             pause = (pause * 2).min(POLL * 4);
@@ -371,27 +431,19 @@ impl Put<'_> {
         }
     }
 
-    async fn dry_run(&self) -> Result<PutReport, ClientError> {
-        let described = self.describe().await?;
-        let digests: Vec<_> = described.set.keys().copied().collect();
-        let quorum = self.options.change.write_quorum.unwrap_or(2) as usize;
-        let (mut sent, mut kept) = ((0, 0), (0, 0));
-        for located in self.client.locate(&digests).await? {
-            let durable = located
-                .slots
-                .iter()
-                .filter(|slot| slot.state == cairn_core::model::SlotState::Durable);
-            let there = located.id.is_some() && durable.count() >= quorum;
-            let count = if there { &mut kept } else { &mut sent };
-            count.0 += 1;
-            count.1 += described.set.get(&located.digest).map_or(0, |len| u64::from(*len));
+    /// Whether the upload is open still, and not taken over.
+    async fn is_open(&self, id: CheckpointId, attempt: Attempt) -> Result<bool, ClientError> {
+        let body = Body::Renew(command::Renew { uploads: vec![(id, attempt)] });
+        match self.client.execute(body, Duration::ZERO).await {
+            Ok(reply) => Ok(matches!(reply, Reply::Reported { accepted: 1, .. })),
+            Err(ClientError::Timeout { .. } | ClientError::Unreachable { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
-        Ok(self.report(None, PutOutcome::DryRun, None, &described, sent, kept))
     }
 
     fn report(
         &self,
-        checkpoint: Option<CheckpointId>,
+        upload: Option<(CheckpointId, Attempt)>,
         outcome: PutOutcome,
         full: Option<bool>,
         described: &Described,
@@ -399,8 +451,8 @@ impl Put<'_> {
         (segments_kept, bytes_kept): (u64, u64),
     ) -> PutReport {
         PutReport {
-            checkpoint,
-            attempt: self.attempt,
+            checkpoint: upload.map(|(checkpoint, _)| checkpoint),
+            attempt: upload.map(|(_, attempt)| attempt),
             outcome,
             full,
             files: described.files,

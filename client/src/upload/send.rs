@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::canary;
-use cairn_core::command::{Begun, Body, Refusal, Reply, StageSegment, StagedSegment};
-use cairn_core::ids::{Epoch, NodeId, Run, SegmentDigest, SegmentId};
-use cairn_core::limits::BLOCK_BYTES;
-use cairn_core::model::{Isolation, Slot, SlotState};
-use cairn_proto::envelope::Reason;
-use cairn_proto::{convert, wire};
+use cairn_host::envelope::Reason;
+use cairn_proto::wire;
+use cairn_types::canary;
+use cairn_types::command::{self, Begun, Body, Refusal, Reply, StageSegment, StagedSegment};
+use cairn_types::convert;
+use cairn_types::form::{Encoded, Form};
+use cairn_types::ids::{Epoch, NodeId, Run, SegmentDigest, SegmentId};
+use cairn_types::model::{Isolation, Slot, SlotState};
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
@@ -25,18 +26,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
+use super::encode::encode;
 use super::progress::Progress;
 use super::unexpected;
 use crate::cluster::{Client, with_identity};
 use crate::error::ClientError;
 
-/// Bytes still on the way to slower targets after the W-th has answered, all segments together
-/// (`lag_bytes_max`): two of the largest. A target further behind is left to catch-up.
-const LAG_KIB_MAX: u32 = 64 << 10;
-/// What a segment takes of that at least, bounding the number of streams.
+/// What a segment takes at least of the budget for slower targets, bounding the number of streams.
 const LAG_KIB_MIN: u32 = 1 << 10;
-/// Segments being sent at once: hides the latency of many small ones.
-const SENDS_MAX: usize = 32;
 /// A node that failed is not sent to for this long, if others will do.
 const AVOID: Duration = Duration::from_secs(2);
 /// The same for one whose disk is full.
@@ -52,6 +49,8 @@ pub(super) struct Outgoing {
     pub segment: SegmentId,
     pub slots: Vec<Slot>,
     pub bytes: Bytes,
+    /// What the segment's record wants; `None` for raw.
+    pub form: Option<Form>,
     pub budget: OwnedSemaphorePermit,
     /// It was counted as sent before.
     pub counted: bool,
@@ -96,16 +95,16 @@ impl Upload {
             part,
             staged: AtomicBool::new(false),
             avoid: Mutex::default(),
-            sends: Arc::new(Semaphore::new(SENDS_MAX)),
-            lag: Arc::new(Semaphore::new(LAG_KIB_MAX as usize)),
+            sends: Arc::new(Semaphore::new(client.options.sends_parallel())),
+            lag: Arc::new(Semaphore::new(client.options.lag_kib() as usize)),
         }
     }
 
-    /// Registers segments; the answers are in the same order. Planned around nodes that failed
-    /// of late, unless the others do not suffice.
+    /// Registers segments in the forms in which they would be sent; the answers are in the same
+    /// order. Planned around nodes that failed of late, unless the others do not suffice.
     pub async fn stage(
         &self,
-        segments: &[(SegmentDigest, u32)],
+        segments: &[(SegmentDigest, Form)],
     ) -> Result<Vec<StagedSegment>, ClientError> {
         let avoided: Vec<NodeId> = {
             let now = Instant::now();
@@ -123,18 +122,21 @@ impl Upload {
 
     async fn stage_around(
         &self,
-        segments: &[(SegmentDigest, u32)],
+        segments: &[(SegmentDigest, Form)],
         exclude: &[NodeId],
     ) -> Result<Vec<StagedSegment>, ClientError> {
-        let segment =
-            |(digest, len): &(_, _)| StageSegment { digest: *digest, len: *len, targets: vec![] };
-        let body = Body::Stage {
+        let segment = |(digest, form): &(_, _)| StageSegment {
+            digest: *digest,
+            form: *form,
+            targets: vec![],
+        };
+        let body = Body::Stage(command::Stage {
             checkpoint: self.begun.checkpoint,
             attempt: self.begun.attempt,
             part: self.part,
             run: self.run,
             segments: segments.iter().map(segment).collect(),
-        };
+        });
         match self.client.execute_around(body, exclude).await? {
             Reply::Staged { segments: staged } if staged.len() == segments.len() => {
                 self.staged.store(true, Ordering::Relaxed);
@@ -144,9 +146,17 @@ impl Upload {
         }
     }
 
-    /// Whether the error is a want of nodes that may pass: the cluster took segments before.
+    /// Whether the error is a want of nodes that may pass: the cluster took segments before, or
+    /// it has nodes enough and some of them are not up yet.
     pub fn may_wait_for_nodes(&self, error: &ClientError, since: Instant) -> bool {
-        wants_nodes(error) && self.staged.load(Ordering::Relaxed) && !self.is_over(since)
+        let may_pass = match error.refusal() {
+            Some(Refusal::NotEnoughHosts { have, want, shortage }) => {
+                have + shortage.down() >= *want
+            }
+            Some(Refusal::NotEnoughRacks { shortage, .. }) => shortage.down() > 0,
+            _ => return false,
+        };
+        (may_pass || self.staged.load(Ordering::Relaxed)) && !self.is_over(since)
     }
 
     fn is_over(&self, since: Instant) -> bool {
@@ -161,7 +171,8 @@ impl Upload {
     ) {
         let Ok(sending) = self.sends.clone().acquire_owned().await else { return };
         let (len, counted) = (outgoing.bytes.len() as u64, outgoing.counted);
-        let mut send = Send::new(self.clone(), outgoing);
+        let encoded = encode(self.client.env(), outgoing.form, &outgoing.bytes).await;
+        let mut send = Send::new(self.clone(), outgoing, encoded);
         let result = send.until_quorum().await;
         if result.is_ok() && !counted {
             self.progress.note_acked(len);
@@ -173,7 +184,7 @@ impl Upload {
         if failed || running.is_empty() {
             return;
         }
-        let share = u32::try_from(len.div_ceil(1 << 10)).unwrap_or(LAG_KIB_MAX).max(LAG_KIB_MIN);
+        let share = u32::try_from(len.div_ceil(1 << 10)).unwrap_or(u32::MAX).max(LAG_KIB_MIN);
         let Ok(_lag) = self.lag.clone().try_acquire_many_owned(share) else {
             tracing::debug!(targets = running.len(), "slow targets are left to catch-up");
             return;
@@ -188,6 +199,8 @@ impl Upload {
 
     fn note_trouble(&self, node: NodeId, trouble: &Trouble) {
         if let Some(avoid) = trouble.avoid {
+            // It may have moved: the next put asks where all nodes are.
+            self.client.forget_settings();
             let until = Instant::now() + self.client.env().jitter(avoid);
             self.avoid.lock().insert(node, until);
         }
@@ -204,7 +217,7 @@ impl Upload {
         epoch: Epoch,
         segment: SegmentId,
         digest: SegmentDigest,
-        bytes: Bytes,
+        encoded: Arc<Encoded>,
     ) -> (NodeId, Result<(), Trouble>) {
         let stall = self.client.options().stall_deadline;
         let started = Instant::now();
@@ -218,12 +231,14 @@ impl Upload {
             };
             let head = wire::PutHead {
                 digest: convert::digest_to_wire(&digest),
-                len: bytes.len() as u32,
+                len: encoded.blocks.form().raw_len(),
                 segment: segment.0,
                 epoch: epoch.0,
+                codec: encoded.blocks.form().codec().number(),
+                stored_lens: encoded.blocks.lens_to_wire(),
             };
             let pulled = Arc::new(AtomicU64::new(0));
-            let messages = messages(head, bytes.clone(), pulled.clone(), self.progress.clone());
+            let messages = messages(head, &encoded, pulled.clone(), self.progress.clone());
             let call = stub.put(with_identity(messages, &identity));
             let status = match while_moving(call, &pulled, stall).await {
                 Some(Ok(_)) => return (node, Ok(())),
@@ -241,7 +256,7 @@ impl Upload {
                 Some(Reason::NoSpace) => {
                     return (node, Err(Trouble { text, avoid: Some(AVOID_FULL) }));
                 }
-                Some(Reason::StaleSlot | Reason::WrongBytes) => {
+                Some(Reason::StaleSlot | Reason::WrongBytes | Reason::Form) => {
                     return (node, Err(Trouble { text, avoid: None }));
                 }
                 _ => return (node, Err(Trouble { text, avoid: Some(AVOID) })),
@@ -256,6 +271,7 @@ struct Send {
     digest: SegmentDigest,
     segment: SegmentId,
     bytes: Bytes,
+    encoded: Arc<Encoded>,
     slots: Vec<Slot>,
     kept: bool,
     budget: OwnedSemaphorePermit,
@@ -263,23 +279,27 @@ struct Send {
     /// Nodes being sent to, and nodes that have it.
     busy: BTreeSet<NodeId>,
     stored: BTreeSet<NodeId>,
-    last: String,
+    /// Why each target failed last, and the leader if it did.
+    troubles: BTreeMap<NodeId, String>,
+    refused: Option<String>,
 }
 
 impl Send {
-    fn new(upload: Arc<Upload>, outgoing: Outgoing) -> Self {
+    fn new(upload: Arc<Upload>, outgoing: Outgoing, encoded: Encoded) -> Self {
         Self {
             upload,
             digest: outgoing.digest,
             segment: outgoing.segment,
             bytes: outgoing.bytes,
+            encoded: Arc::new(encoded),
             slots: outgoing.slots,
             kept: false,
             budget: outgoing.budget,
             running: FuturesUnordered::new(),
             busy: BTreeSet::new(),
             stored: BTreeSet::new(),
-            last: "no target takes it".to_owned(),
+            troubles: BTreeMap::new(),
+            refused: None,
         }
     }
 
@@ -288,7 +308,7 @@ impl Send {
         let mut pause = ASK_PAUSE;
         let mut asking: Option<BoxFuture<'static, Result<Vec<StagedSegment>, ClientError>>> = None;
         loop {
-            self.start_targets();
+            self.start_targets(since);
             if self.kept || self.has_quorum(&self.stored) {
                 return Ok(());
             }
@@ -297,7 +317,7 @@ impl Send {
                 if self.upload.is_over(since) {
                     return Err(ClientError::Timeout {
                         what: format!("storing segment {}", self.digest),
-                        last: std::mem::take(&mut self.last),
+                        last: self.why(),
                     });
                 }
                 asking = Some(self.ask_for_targets(pause));
@@ -326,7 +346,7 @@ impl Send {
                             if trouble.avoid.is_none() {
                                 self.slots.retain(|slot| slot.node != node);
                             }
-                            self.last = format!("node {node}: {}", trouble.text);
+                            self.troubles.insert(node, trouble.text);
                         }
                     }
                 }
@@ -335,7 +355,7 @@ impl Send {
                     match answer {
                         Ok(staged) => self.take_targets(staged),
                         Err(error) if self.upload.may_wait_for_nodes(&error, since) => {
-                            self.last = error.to_string();
+                            self.refused = Some(error.to_string());
                         }
                         Err(error) => return Err(error),
                     }
@@ -344,11 +364,14 @@ impl Send {
         }
     }
 
-    /// Starts a stream to every assigned slot that has none.
-    fn start_targets(&mut self) {
+    /// Starts a stream to every assigned slot that has none. Once the deadline is over, a node that
+    /// failed is not tried again: two of them that fail by turns would go on for ever.
+    fn start_targets(&mut self, since: Instant) {
+        let is_over = self.upload.is_over(since);
         for slot in &self.slots {
             let node = slot.node;
-            let idle = !self.busy.contains(&node) && !self.stored.contains(&node);
+            let failed = is_over && self.troubles.contains_key(&node);
+            let idle = !self.busy.contains(&node) && !self.stored.contains(&node) && !failed;
             if slot.state == SlotState::Assigned && idle && !self.upload.is_avoided(node) {
                 self.busy.insert(node);
                 self.running.push(Box::pin(self.upload.clone().put(
@@ -356,7 +379,7 @@ impl Send {
                     slot.epoch,
                     self.segment,
                     self.digest,
-                    self.bytes.clone(),
+                    self.encoded.clone(),
                 )));
             }
         }
@@ -386,12 +409,22 @@ impl Send {
             && racks.len() >= racks_wanted.min(possible.len())
     }
 
+    /// Why no quorum has stored it, target by target.
+    fn why(&self) -> String {
+        let targets = self.troubles.iter().map(|(node, text)| format!("node {node}: {text}"));
+        let said: Vec<String> = targets.chain(self.refused.clone()).collect();
+        match said.is_empty() {
+            true => "no target answered".to_owned(),
+            false => said.join("; "),
+        }
+    }
+
     fn ask_for_targets(
         &self,
         pause: Duration,
     ) -> BoxFuture<'static, Result<Vec<StagedSegment>, ClientError>> {
         let upload = self.upload.clone();
-        let segment = (self.digest, self.bytes.len() as u32);
+        let segment = (self.digest, self.encoded.blocks.form());
         Box::pin(async move {
             sleep(upload.client.env().jitter(pause)).await;
             // Who is up and where has changed, or there would be enough.
@@ -403,6 +436,11 @@ impl Send {
     fn take_targets(&mut self, staged: Vec<StagedSegment>) {
         if let Some(staged) = staged.into_iter().next() {
             self.kept = staged.kept;
+            let form = self.encoded.blocks.form();
+            if !form.is_raw() && staged.form != Some(form) {
+                // Its record went, and another upload made it anew.
+                self.encoded = Arc::new(Encoded::raw(&self.bytes));
+            }
             // What was stored counts as long as its slot is still there.
             let holds = |node: &NodeId| staged.slots.iter().any(|slot| slot.node == *node);
             self.stored.retain(holds);
@@ -416,18 +454,17 @@ fn wants_nodes(error: &ClientError) -> bool {
     matches!(refusal, Some(Refusal::NotEnoughHosts { .. } | Refusal::NotEnoughRacks { .. }))
 }
 
-/// The head, then the bytes in slices of one buffer; counts what the transport takes.
+/// The head, then the stored blocks; counts what the transport takes.
 fn messages(
     head: wire::PutHead,
-    bytes: Bytes,
+    encoded: &Encoded,
     pulled: Arc<AtomicU64>,
     progress: Arc<Progress>,
-) -> impl futures::Stream<Item = wire::PutRequest> + std::marker::Send + 'static {
+) -> impl futures::Stream<Item = wire::PutRequest> + std::marker::Send + 'static + use<> {
     let head = wire::PutRequest { message: Some(wire::put_request::Message::Head(head)) };
-    let chunks = (0..bytes.len()).step_by(BLOCK_BYTES as usize).map(move |start| {
-        let chunk = bytes.slice(start..bytes.len().min(start + BLOCK_BYTES as usize));
+    let chunks = encoded.bytes.clone().into_iter().map(move |chunk| {
         pulled.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        progress.bytes_on_wire.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        progress.note_on_wire(chunk.len() as u64);
         wire::PutRequest { message: Some(wire::put_request::Message::Chunk(chunk)) }
     });
     stream::iter(std::iter::once(head).chain(chunks))

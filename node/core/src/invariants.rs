@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::catalogue::{Catalogue, Checkpoint};
-use crate::ids::SegmentId;
-use crate::model::{Admin, CheckpointState, Liveness, ManifestPlace, Segment, Slot, SlotState};
+use crate::catalogue::{Catalogue, Checkpoint, Summary};
+use cairn_types::ids::{Address, Incarnation, Namespace, SegmentId, Selector};
+use cairn_types::model::{
+    Admin, CheckpointState, DeletedFor, Durability, Isolation, Liveness, ManifestPlace, Policy,
+    Segment, Slot, SlotState,
+};
 
 /// Names the first invariant that does not hold, and where.
 pub fn check(catalogue: &Catalogue) -> Result<(), String> {
@@ -24,6 +27,18 @@ pub fn check(catalogue: &Catalogue) -> Result<(), String> {
             *counts.entry(checkpoint.policy.replicas).or_default() += 1;
         }
     }
+    for (namespace, record) in catalogue.namespaces() {
+        // Newest first.
+        let mut newer_ms = record.last_wall_ms;
+        check_names(catalogue, namespace)?;
+        for checkpoint in catalogue.commits(namespace) {
+            let label_ms = checkpoint.commit.map_or(0, |commit| commit.wall_ms);
+            ensure(label_ms <= newer_ms, || {
+                format!("C5: checkpoint {} is labelled later than a newer commit", checkpoint.id)
+            })?;
+            newer_ms = label_ms;
+        }
+    }
     for segment in catalogue.segments().iter() {
         let counted = recount.remove(&segment.id).unwrap_or_default();
         ensure(counted.into_iter().eq(segment.references.iter().copied()), || {
@@ -32,7 +47,97 @@ pub fn check(catalogue: &Catalogue) -> Result<(), String> {
         check_segment(catalogue, segment)?;
     }
     ensure(recount.is_empty(), || format!("D6: references on no segment: {recount:?}"))?;
-    ensure(catalogue.indexes_are_consistent(), || "C3: an index is not the rebuilt one".into())
+    ensure(catalogue.indexes_are_consistent(), || "C3: an index is not the rebuilt one".into())?;
+    check_totals(catalogue)
+}
+
+/// What `latest` and the refs of a namespace name (C5).
+fn check_names(catalogue: &Catalogue, namespace: &Namespace) -> Result<(), String> {
+    let of_namespace = catalogue.checkpoints().filter(|record| record.namespace == *namespace);
+    let good = of_namespace.filter(|it| it.state == CheckpointState::Committed);
+    let good = good.filter(|record| record.quarantine.is_none());
+    let newest = good.max_by_key(|record| record.commit.map(|commit| commit.index));
+    let latest = Address { namespace: namespace.clone(), selector: Selector::Latest };
+    let shown = catalogue.resolve_record(&latest).ok().map(|record| record.id);
+    ensure(shown == newest.map(|record| record.id), || {
+        format!("C5: {latest} is {shown:?}, the newest good one is {:?}", newest.map(|it| it.id))
+    })?;
+    for (name, target) in catalogue.refs(namespace) {
+        let last = target.history.last().map(|last| (last.generation, last.checkpoint));
+        ensure(last == Some((target.generation, target.checkpoint)), || {
+            format!("C5: ref {name} of {namespace} is not what its last move made of it")
+        })?;
+    }
+    Ok(())
+}
+
+/// Totals that are kept from entry to entry equal those of a walk over all segments.
+fn check_totals(catalogue: &Catalogue) -> Result<(), String> {
+    let mut sum = Summary::default();
+    let (mut replicas_min, mut racks_min) = (u32::MAX, u32::MAX);
+    let racks_wanted = Policy::default().min_racks.min(catalogue.racks()).max(1);
+    for segment in catalogue.segments().iter() {
+        let len = u64::from(segment.form.raw_len());
+        if !segment.is_referenced() {
+            sum.segments_unreferenced += 1;
+            sum.bytes_unreferenced += len;
+            continue;
+        }
+        sum.segments += 1;
+        sum.segment_bytes += len;
+        if !catalogue.is_committed(segment.id) {
+            continue;
+        }
+        let ((replicas, racks), wanted) = (count(catalogue, segment), segment.replicas_wanted());
+        (replicas_min, racks_min) = (replicas_min.min(replicas), racks_min.min(racks));
+        sum.segments_below += u64::from(replicas < wanted);
+        sum.bytes_below += if replicas < wanted { len } else { 0 };
+        sum.segments_unavailable += u64::from(replicas == 0);
+        let durable = segment
+            .slots
+            .iter()
+            .any(|slot| slot.state == SlotState::Durable && is_in_service(catalogue, slot));
+        sum.segments_lost += u64::from(replicas == 0 && !durable);
+        let is_short = replicas > 0 && racks < racks_wanted.min(wanted);
+        sum.segments_short_of_racks += u64::from(is_short);
+    }
+    if replicas_min != u32::MAX {
+        sum.nodes_can_be_lost = replicas_min.saturating_sub(1);
+        sum.racks_can_be_lost = racks_min.saturating_sub(1);
+    }
+    for record in catalogue.checkpoints() {
+        sum.checkpoints_committed += u64::from(record.state == CheckpointState::Committed);
+        sum.checkpoints_open += u64::from(record.state == CheckpointState::Open);
+        check_durability(catalogue, record)?;
+    }
+    let labels = catalogue.namespaces().map(|(_, record)| record.last_wall_ms);
+    sum.label_newest_ms = labels.max().unwrap_or(0);
+    let kept = catalogue.summary();
+    ensure(kept == sum, || format!("C3: the summary is {kept:?}, a recount gives {sum:?}"))
+}
+
+/// A checkpoint's durability equals that of a walk over its segments.
+fn check_durability(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String> {
+    let wanted = record.policy.replicas;
+    let mut recount = Durability { replicas_wanted: wanted, ..Durability::default() };
+    let loose = record.loose.iter().filter(|_| record.state == CheckpointState::Open);
+    let segments = record.segments.iter().chain(loose).filter_map(|id| catalogue.segment(id));
+    let mut least = None::<(u32, u32)>;
+    for segment in segments {
+        let (replicas, racks) = count(catalogue, segment);
+        let before = least.unwrap_or((replicas, racks));
+        least = Some((before.0.min(replicas), before.1.min(racks)));
+        recount.segments_below += u64::from(replicas < wanted);
+        recount.bytes_below +=
+            if replicas < wanted { u64::from(segment.form.raw_len()) } else { 0 };
+        recount.segments_unavailable += u64::from(replicas == 0);
+    }
+    (recount.replicas_min, recount.racks_min) =
+        least.unwrap_or((wanted, catalogue.required_racks(&record.policy)));
+    let kept = catalogue.durability(record);
+    ensure(kept == recount, || {
+        format!("C3: checkpoint {} has {kept:?}, a recount gives {recount:?}", record.id)
+    })
 }
 
 /// Where all nodes keep the host they came with: no two live slots of a segment on one host, but
@@ -52,6 +157,8 @@ pub fn check_hosts(catalogue: &Catalogue) -> Result<(), String> {
 
 /// What one entry may do to slots and to what was deleted (D3, D4), and what a commit needs (D2).
 pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
+    let (old_ms, new_ms) = (before.cluster().clock_ms, after.cluster().clock_ms);
+    ensure(old_ms <= new_ms, || format!("time: cluster time fell from {old_ms} to {new_ms} ms"))?;
     for old in before.segments().iter() {
         let new = after.segment(old.id);
         if !old.reaped && new.is_none_or(|new| new.reaped) {
@@ -73,6 +180,17 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         let gone = after.checkpoint(old.id).is_none();
         ensure(!gone, || format!("C2: checkpoint {} vanished undeleted", old.id))?;
     }
+    for new in after.checkpoints().filter(|it| it.deleted_for == Some(DeletedFor::Retention)) {
+        if let Some(old) = before.checkpoint(new.id).filter(|old| old.deleted_for.is_none()) {
+            check_retention(before, old)?;
+        }
+    }
+    for new in after.checkpoints().filter(|it| it.deleted_for == Some(DeletedFor::Replaced)) {
+        if let Some(old) = before.checkpoint(new.id).filter(|old| old.deleted_for.is_none()) {
+            check_replaced(before, old)?;
+        }
+    }
+    check_policies(before, after)?;
     for new in after.checkpoints().filter(|new| new.state == CheckpointState::Committed) {
         let old = before.checkpoint(new.id).map(|old| old.state);
         if old != Some(CheckpointState::Committed) {
@@ -102,11 +220,28 @@ fn count(catalogue: &Catalogue, segment: &Segment) -> (u32, u32) {
     (racks.len() as u32, racks.iter().collect::<BTreeSet<_>>().len() as u32)
 }
 
+/// What the most demanding checkpoint of a segment wants, not by the catalogue's own function.
+fn replicas_wanted(segment: &Segment) -> u32 {
+    segment.references.iter().map(|(replicas, _)| *replicas).max().unwrap_or(0)
+}
+
+/// The racks that a policy asks for, as far as there are so many: not by the catalogue's own function.
+fn racks_wanted(catalogue: &Catalogue, policy: &Policy) -> u32 {
+    let serving = catalogue
+        .nodes()
+        .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0));
+    let racks: BTreeSet<&str> = serving.map(|node| node.rack.as_str()).collect();
+    match policy.isolation {
+        Isolation::Soft => 1,
+        Isolation::Hard => policy.min_racks.min(racks.len() as u32).max(1),
+    }
+}
+
 /// A checkpoint that was just committed has W replicas that count of each segment, on the racks
 /// that its policy requires.
 fn check_commit(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String> {
     let want = record.policy.write_quorum;
-    let want_racks = catalogue.required_racks(&record.policy).min(want);
+    let want_racks = racks_wanted(catalogue, &record.policy).min(want);
     for id in record.segments.iter() {
         let have = catalogue.segment(id).map(|segment| count(catalogue, segment));
         let enough = have.is_some_and(|(have, racks)| have >= want && racks >= want_racks);
@@ -121,12 +256,82 @@ fn check_commit(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String
     Ok(())
 }
 
+/// Retention deletes only what the policy in force lets go: never one of the newest, neither by
+/// commit nor by the begin of the upload.
+fn check_retention(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
+    let policy = before.namespace(&old.namespace).map(|record| &record.policy);
+    let Some(keep_last) = policy.and_then(|policy| policy.keep_last) else {
+        return Err(format!("D7: retention deleted checkpoint {} without a rule", old.id));
+    };
+    let others =
+        before.checkpoints().filter(|other| other.is_good() && other.namespace == old.namespace);
+    let (mut committed_later, mut begun_later) = (0, 0);
+    for other in others {
+        let index = |record: &Checkpoint| record.commit.map(|commit| commit.index);
+        committed_later += u32::from(index(other) > index(old));
+        begun_later += u32::from(other.began.index > old.began.index);
+    }
+    let holds = before.active_holds(old.id).count();
+    let refs = before.refs_to(old).count();
+    ensure(holds == 0 && refs == 0, || {
+        format!("D7: retention deleted checkpoint {}, kept by {refs} refs, {holds} holds", old.id)
+    })?;
+    ensure(committed_later >= keep_last && begun_later >= keep_last, || {
+        format!(
+            "D7: retention of the newest {keep_last} deleted checkpoint {} with {committed_later} \
+             committed and {begun_later} begun after it",
+            old.id
+        )
+    })
+}
+
+/// A commit takes the place of a good checkpoint only if its upload asked for that, and never of one
+/// that a ref or a hold keeps.
+fn check_replaced(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
+    let uploads = before.checkpoints_at(&old.namespace, old.step);
+    let asked = uploads.filter_map(|it| it.open.as_ref()).any(|upload| upload.replace);
+    ensure(asked || old.quarantine.is_some(), || {
+        format!("D7: checkpoint {} was replaced unasked", old.id)
+    })?;
+    let kept = before.active_holds(old.id).count() + before.refs_to(old).count();
+    ensure(kept == 0, || format!("D7: checkpoint {} was replaced, kept by {kept}", old.id))
+}
+
+/// The begin of an upload changes no policy.
+fn check_policies(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
+    for upload in after.checkpoints().filter(|it| it.state == CheckpointState::Open) {
+        let known = before.checkpoint(upload.id).map(|old| old.began.index);
+        if known == Some(upload.began.index) {
+            continue;
+        }
+        let policy = |of: &Catalogue| {
+            of.namespace(&upload.namespace).map(|record| record.policy.clone()).unwrap_or_default()
+        };
+        let (old, new) = (policy(before), policy(after));
+        ensure(old == new, || {
+            format!("D7: the begin of upload {} made {new:?} of {old:?}", upload.id)
+        })?;
+    }
+    Ok(())
+}
+
 /// A segment is reaped once nothing has referred to it for its grace.
 fn check_reap(before: &Catalogue, after: &Catalogue, old: &Segment) -> Result<(), String> {
     ensure(!old.is_referenced(), || format!("D3: segment {} was reaped while referenced", old.id))?;
     let clock_ms = after.cluster().clock_ms;
     ensure(old.reap_after_ms <= clock_ms && !before.cluster().reap_hold, || {
         format!("D3: segment {} was reaped at {clock_ms} ms, not {}", old.id, old.reap_after_ms)
+    })?;
+    // From the records and the clock: the segment's own time may be what is wrong.
+    let grace_ms = before.cluster().settings.grace_ms;
+    let holder = before.checkpoints().find(|record| {
+        let deleted_at_ms = record.deleted_at_ms.filter(|_| !record.now);
+        record.dropped.contains(old.id)
+            && deleted_at_ms.is_some_and(|at_ms| clock_ms < at_ms.saturating_add(grace_ms))
+    });
+    ensure(holder.is_none(), || {
+        let holder = holder.map(|record| record.id);
+        format!("D3: segment {} was reaped within the grace of {holder:?}", old.id)
     })
 }
 
@@ -141,12 +346,15 @@ fn check_checkpoint(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), St
         })?;
     }
     if let Some(upload) = &record.open {
-        for (number, part) in &upload.parts {
+        for (number, part) in upload.parts.iter() {
             ensure(*number < record.parts_wanted, || format!("C2: checkpoint {id} part {number}"))?;
             ensure(part.staged.iter().all(|segment| record.loose.contains(segment)), || {
                 format!("D6: checkpoint {id} part {number} staged without a reference")
             })?;
         }
+        ensure(record.sealed_parts().len() == upload.sealed as usize, || {
+            format!("C2: checkpoint {id} has not {} sealed parts", upload.sealed)
+        })?;
         ensure(record.segments.is_empty() && record.commit.is_none(), || {
             format!("C2: open checkpoint {id} looks committed")
         })?;
@@ -158,7 +366,7 @@ fn check_checkpoint(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), St
         format!("C2: checkpoint {id} is committed with parts missing")
     })?;
     let named: BTreeSet<SegmentId> = record.segments.iter().collect();
-    for part in &record.parts {
+    for part in record.parts.iter() {
         let ManifestPlace::Segments(digests) = &part.manifest else { continue };
         for digest in digests {
             let segment = catalogue.segment_by_digest(digest);
@@ -180,8 +388,11 @@ fn check_segment(catalogue: &Catalogue, segment: &Segment) -> Result<(), String>
         format!("L1: spent record of segment {id} stayed")
     })?;
     for slot in &segment.slots {
-        ensure(is_in_service(catalogue, slot), || {
-            format!("D4: segment {id} has a slot on a removed or unknown node: {slot:?}")
+        ensure(slot.state == SlotState::Assigned || slot.until_ms == 0, || {
+            format!("L1: segment {id} waits for a replica that is there or given up: {slot:?}")
+        })?;
+        ensure(catalogue.node(slot.node).is_some(), || {
+            format!("D4: segment {id} has a slot on an unknown node: {slot:?}")
         })?;
     }
     for pair in segment.slots.windows(2) {
@@ -196,6 +407,14 @@ fn check_segment(catalogue: &Catalogue, segment: &Segment) -> Result<(), String>
 
 fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(), String> {
     let id = old.id;
+    // A removed node gets nothing and confirms nothing; what it has left may be given up.
+    for slot in new.slots.iter().filter(|slot| !is_in_service(after, slot)) {
+        let known = |other: &&Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
+        let before = old.slots.iter().find(known).map(|other| other.state);
+        ensure(before == Some(slot.state) || slot.state == SlotState::Released, || {
+            format!("D4: segment {id} got {slot:?} on a removed node, which was {before:?}")
+        })?;
+    }
     for slot in &old.slots {
         let same = |other: &&Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
         let state = new.slots.iter().find(same).map(|other| other.state);
@@ -207,7 +426,7 @@ fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(
         }
         match state {
             Some(SlotState::Released) => {
-                let enough = count(after, new).0 >= new.replicas_wanted();
+                let enough = count(after, new).0 >= replicas_wanted(new);
                 ensure(new.reaped || (new.is_referenced() && enough), || {
                     format!("D3: {slot:?} of segment {id} was released without R others")
                 })?;
@@ -222,7 +441,12 @@ fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(
                     format!("D4: {slot:?} of segment {id} was replaced by older {again:?}")
                 })?;
             }
-            Some(_) => {}
+            Some(SlotState::Assigned) => {
+                ensure(slot.state == SlotState::Assigned, || {
+                    format!("D4: {slot:?} of segment {id} is assigned again under its epoch")
+                })?;
+            }
+            Some(SlotState::Durable) => {}
         }
     }
     Ok(())

@@ -4,19 +4,24 @@
 //! until as many are covered as the policy asks for and beyond that as evenly as there are nodes;
 //! then the node whose free space is least spoken for. Deterministic: ties go to the lower id.
 //!
-//! [`Loads`] is the leader's soft knowledge. It counts what was planned since a node last spoke,
-//! so that consecutive segments go to different nodes.
+//! [`Loads`] is the leader's soft knowledge. What is assigned to a node and not stored there yet is
+//! spoken for like what it stores, and so is what a plan has given it and the catalogue does not
+//! know yet: consecutive segments go to different nodes, and nobody is given more than fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::canary;
 use crate::catalogue::{Catalogue, Checkpoint, LIVE_SLOTS_MAX, Quorum};
-use crate::command::{Refusal, StageSegment};
-use crate::ids::NodeId;
-use crate::model::{Node, Policy, Slot};
+use cairn_types::canary;
+use cairn_types::command::{Obstacle, Refusal, Shortage, StageSegment};
+use cairn_types::ids::NodeId;
+use cairn_types::limits::SHORTAGE_NODES_MAX;
+use cairn_types::model::{Admin, Node, Policy, Slot};
 
 /// Taken for the free space of a node that has not said how much it has: 1 TiB.
 const FREE_BYTES_UNKNOWN: u64 = 1 << 40;
+
+/// What a segment's file takes beside its bytes: header, footer and padding, a page each.
+const FILE_OVERHEAD_BYTES: u64 = 12 << 10;
 
 /// What is known of the nodes' space and work.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +34,7 @@ struct Load {
     free_bytes: Option<u64>,
     /// Waiting to be received or written there.
     busy_bytes: u64,
-    /// Given to the node by plans since it last spoke.
+    /// Given to the node by a plan that is not applied yet.
     planned_bytes: u64,
 }
 
@@ -44,6 +49,11 @@ impl Loads {
         self.nodes.remove(&node);
     }
 
+    /// What was planned before is applied, and so among the slots of the catalogue, or will not be.
+    pub fn settle(&mut self) {
+        self.nodes.values_mut().for_each(|load| load.planned_bytes = 0);
+    }
+
     fn of(&self, node: NodeId) -> Load {
         self.nodes.get(&node).copied().unwrap_or_default()
     }
@@ -53,19 +63,38 @@ impl Loads {
         load.planned_bytes = load.planned_bytes.saturating_add(bytes);
     }
 
+    /// Bytes that the node can take beside what is assigned to it or planned for it.
+    fn room(&self, catalogue: &Catalogue, node: &Node) -> u64 {
+        let claimed = self.claimed(catalogue, node).saturating_add(FILE_OVERHEAD_BYTES);
+        self.free(catalogue, node).saturating_sub(claimed)
+    }
+
+    fn free(&self, catalogue: &Catalogue, node: &Node) -> u64 {
+        let slots = catalogue.node_slots(node.id);
+        let stored = slots.map_or(0, |it| it.live_bytes - it.assigned_bytes);
+        self.of(node.id).free_bytes.unwrap_or(match node.capacity_bytes {
+            0 => FREE_BYTES_UNKNOWN,
+            capacity => capacity.saturating_sub(stored),
+        })
+    }
+
+    /// Bytes of what the node is to store still, with what each file takes beside them.
+    fn claimed(&self, catalogue: &Catalogue, node: &Node) -> u64 {
+        let slots = catalogue.node_slots(node.id);
+        let assigned = slots.map_or(0, |it| it.assigned_bytes);
+        let files = slots.map_or(0, |it| it.assigned.len().saturating_mul(FILE_OVERHEAD_BYTES));
+        let planned = self.of(node.id).planned_bytes;
+        assigned.saturating_add(files).saturating_add(planned)
+    }
+
     /// How full `len` more bytes make the node: bytes spoken for in 2^32nds of its free space;
     /// `None` if they do not fit.
     fn cost(&self, catalogue: &Catalogue, node: &Node, len: u32) -> Option<u128> {
-        let load = self.of(node.id);
-        let held = catalogue.node_slots(node.id).map_or(0, |slots| slots.live_bytes);
-        let free = load.free_bytes.unwrap_or(match node.capacity_bytes {
-            0 => FREE_BYTES_UNKNOWN,
-            capacity => capacity.saturating_sub(held),
-        });
-        let spoken_for =
-            load.busy_bytes.saturating_add(load.planned_bytes).saturating_add(u64::from(len));
-        (load.planned_bytes.saturating_add(u64::from(len)) <= free)
-            .then(|| (u128::from(spoken_for) << 32) / u128::from(free.max(1)))
+        let free = self.free(catalogue, node);
+        let wanted =
+            self.claimed(catalogue, node).saturating_add(u64::from(len) + FILE_OVERHEAD_BYTES);
+        let spoken_for = wanted.saturating_add(self.of(node.id).busy_bytes);
+        (wanted <= free).then(|| (u128::from(spoken_for) << 32) / u128::from(free.max(1)))
     }
 }
 
@@ -108,9 +137,9 @@ pub fn plan(
         let Some(node) = draft.best(loads, wanted, len) else { break };
         draft.take(node);
     }
-    draft.check(wanted.quorum)?;
+    draft.check(wanted.quorum, || shortage(catalogue, loads, len, live))?;
     for node in &draft.chosen {
-        loads.charge(*node, u64::from(len));
+        loads.charge(*node, u64::from(len) + FILE_OVERHEAD_BYTES);
     }
     Ok(draft.chosen)
 }
@@ -133,7 +162,7 @@ pub fn plan_stage(
         } else {
             let live: Vec<Slot> =
                 existing.map_or(Vec::new(), |segment| segment.live_slots().copied().collect());
-            plan(catalogue, loads, wanted, item.len, &live, exclude)?
+            plan(catalogue, loads, wanted, item.form.stored_len(), &live, exclude)?
         };
     }
     Ok(())
@@ -155,7 +184,8 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new(catalogue: &'a Catalogue, live: &[Slot], exclude: &'a BTreeSet<NodeId>) -> Self {
         let nodes = || live.iter().filter_map(|slot| catalogue.node(slot.node));
-        let trusted = nodes().filter(|node| catalogue.is_trusted(node));
+        let trusted = live.iter().filter(|slot| catalogue.trusts(slot));
+        let trusted = trusted.filter_map(|slot| catalogue.node(slot.node));
         let reachable = nodes().filter(|node| node.takes_slots() && !exclude.contains(&node.id));
         Self {
             catalogue,
@@ -211,17 +241,35 @@ impl<'a> Draft<'a> {
         self.chosen.push(node.id);
     }
 
-    fn check(&self, quorum: Quorum) -> Result<(), Refusal> {
+    fn check(&self, quorum: Quorum, shortage: impl FnOnce() -> Shortage) -> Result<(), Refusal> {
         let have = self.reachable.len() as u32;
         if have < quorum.replicas {
-            return Err(Refusal::NotEnoughHosts { have, want: quorum.replicas });
+            let (want, shortage) = (quorum.replicas, shortage());
+            return Err(Refusal::NotEnoughHosts { have, want, shortage });
         }
         let have = distinct(&self.reachable);
         if have < quorum.racks {
-            return Err(Refusal::NotEnoughRacks { have, want: quorum.racks });
+            let (want, shortage) = (quorum.racks, shortage());
+            return Err(Refusal::NotEnoughRacks { have, want, shortage });
         }
         Ok(())
     }
+}
+
+/// Which nodes in service cannot take `len` bytes more, and why. One with a live slot needs no
+/// room, but it must be up.
+fn shortage(catalogue: &Catalogue, loads: &Loads, len: u32, live: &[Slot]) -> Shortage {
+    let in_service = catalogue.nodes().filter(|node| node.admin == Admin::InService);
+    let obstacle = |node: &Node| {
+        if !node.takes_slots() {
+            return Some(Obstacle::Down);
+        }
+        let holds = live.iter().any(|slot| slot.node == node.id);
+        let free_bytes = loads.room(catalogue, node);
+        (!holds && free_bytes < u64::from(len)).then_some(Obstacle::Full { free_bytes })
+    };
+    let nodes = in_service.filter_map(|node| Some((node.id, obstacle(node)?)));
+    Shortage { bytes: len.into(), nodes: nodes.take(SHORTAGE_NODES_MAX).collect() }
 }
 
 fn distinct(racks: &[&str]) -> u32 {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::id_set::IdSet;
-use crate::ids::SegmentId;
 use crate::pages::{PAGE_SEGMENTS, id_at, place};
+use cairn_types::id_set::IdSet;
+use cairn_types::ids::SegmentId;
 
 const WORDS: usize = PAGE_SEGMENTS / 64;
 

@@ -6,19 +6,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::canary;
 use crate::catalogue::{Catalogue, Quorum};
-use crate::command::{Body, DeleteReason};
-use crate::ids::{CheckpointId, Incarnation, NodeId, SegmentId};
-use crate::limits::{BATCH_SEGMENTS_MAX, CLOCK_STEP_MS_MAX};
-use crate::model::{Admin, CheckpointState, Isolation, Liveness, Node, Segment, SlotState};
 use crate::placement::{Loads, Wanted, plan as place};
+use cairn_types::canary;
+use cairn_types::command::{self, Body, DeleteReason};
+use cairn_types::ids::{CheckpointId, Incarnation, NodeId, SegmentId};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, CLOCK_STEP_MS_MAX, DROP_REFERENCES_MAX};
+use cairn_types::model::{Admin, CheckpointState, Isolation, Liveness, Node, Segment, SlotState};
 
 /// Segments looked at in a round, in each of the ways below: some tens of milliseconds.
 const SCAN_SEGMENTS_MAX: usize = 16_384;
-/// Checkpoints whose deletion or dropping is proposed in a round: keeps upkeep from filling the
-/// log before uploads get their turn.
+/// Checkpoints whose deletion is proposed in a round: keeps upkeep from filling the log before
+/// uploads get their turn.
 const CHECKPOINTS_ROUND_MAX: usize = 8;
+/// Checkpoints whose references are dropped in a round, and those references: as many as eight
+/// entries hold. Records without references, of uploads that came to nothing, go by the hundred.
+const DROPS_ROUND_MAX: usize = 256;
+/// Removed nodes of which a round voids slots.
+const VOIDS_ROUND_MAX: usize = 4;
+const DROPPED_REFERENCES_ROUND_MAX: u64 = 8 * DROP_REFERENCES_MAX as u64;
 /// An idle cluster's clock is moved once it lags this much; half of the step that apply allows.
 const CLOCK_LAG_MS_MAX: u64 = CLOCK_STEP_MS_MAX / 2;
 
@@ -31,6 +37,10 @@ pub struct Observations {
     pub leading_ms: u64,
     /// The last heartbeat of each node heard.
     pub heartbeats: BTreeMap<NodeId, Heartbeat>,
+    /// Raft members, in any role.
+    pub members: BTreeSet<NodeId>,
+    /// Checkpoints that a client waits for until they have all their replicas.
+    pub hastened: BTreeSet<CheckpointId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +67,17 @@ pub fn plan(
     let now_ms = seen.now_ms.min(catalogue.cluster().clock_ms.saturating_add(CLOCK_STEP_MS_MAX));
     let mut bodies = Vec::new();
     bodies.extend(liveness(catalogue, seen));
+    bodies.extend(raising(catalogue));
+    bodies.extend(forgetting(catalogue, seen));
+    bodies.extend(voiding(catalogue));
     bodies.extend(expiry(catalogue, now_ms));
     bodies.extend(retention(catalogue));
-    bodies.extend(dropping(catalogue));
+    bodies.extend(dropping(catalogue, seen.now_ms));
     bodies.extend(reaping(catalogue, now_ms));
-    bodies.extend(Repair::new(catalogue, loads).round(cursor));
+    bodies.extend(Repair::new(catalogue, loads).round(cursor, &seen.hastened));
     let lag_ms = now_ms.saturating_sub(catalogue.cluster().clock_ms);
     if bodies.is_empty() && lag_ms >= CLOCK_LAG_MS_MAX {
-        bodies.push(Body::SetLiveness { changes: Vec::new() });
+        bodies.push(Body::SetLiveness(command::SetLiveness { changes: Vec::new() }));
     }
     bodies
 }
@@ -85,7 +98,30 @@ fn liveness(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
             Some((node.id, node.incarnation, liveness))
         })
         .collect();
-    (!changes.is_empty()).then_some(Body::SetLiveness { changes })
+    (!changes.is_empty()).then_some(Body::SetLiveness(command::SetLiveness { changes }))
+}
+
+/// A level that all nodes in service understand by now.
+fn raising(catalogue: &Catalogue) -> Option<Body> {
+    let level = catalogue.common_feature_level()?;
+    (level > catalogue.cluster().feature_level)
+        .then_some(Body::RaiseFeatureLevel(command::RaiseFeatureLevel { level }))
+}
+
+/// Records that are of no more use.
+fn forgetting(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
+    let useless = catalogue
+        .nodes()
+        .filter(|node| catalogue.may_forget(node) && !seen.members.contains(&node.id));
+    let nodes: Vec<NodeId> = useless.map(|node| node.id).collect();
+    (!nodes.is_empty()).then_some(Body::ForgetNodes(command::ForgetNodes { nodes }))
+}
+
+/// What removed nodes have left, some a round of each.
+fn voiding(catalogue: &Catalogue) -> impl Iterator<Item = Body> {
+    let removed = catalogue.nodes().filter(|node| node.admin == Admin::Removed);
+    let left = removed.filter(|node| catalogue.node_slots(node.id).is_some());
+    left.map(|node| Body::VoidSlots(command::VoidSlots { node: node.id })).take(VOIDS_ROUND_MAX)
 }
 
 /// How long a node has been silent as far as this leader can tell. Without a heartbeat of this
@@ -113,30 +149,38 @@ fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
     });
     let checkpoints: Vec<CheckpointId> =
         expired.map(|upload| upload.id).take(BATCH_SEGMENTS_MAX).collect();
-    (!checkpoints.is_empty()).then_some(Body::ExpireUploads { checkpoints })
+    (!checkpoints.is_empty()).then_some(Body::ExpireUploads(command::ExpireUploads { checkpoints }))
 }
 
 fn retention(catalogue: &Catalogue) -> Vec<Body> {
-    let limited = catalogue
-        .namespaces()
-        .filter_map(|(name, record)| Some((name, record.policy.keep_last? as usize)));
+    let limited = catalogue.namespaces().filter(|(_, record)| record.policy.keep_last.is_some());
     limited
-        .flat_map(|(name, keep_last)| catalogue.commits(name).skip(keep_last))
+        .flat_map(|(name, _)| catalogue.past_retention(name))
         .take(CHECKPOINTS_ROUND_MAX)
-        .map(|record| Body::Delete {
-            checkpoint: record.id,
-            reason: DeleteReason::Retention,
-            now: false,
+        .map(|record| {
+            Body::Delete(command::Delete {
+                checkpoint: record.id,
+                reason: DeleteReason::Retention,
+                now: false,
+                force: false,
+            })
         })
         .collect()
 }
 
-fn dropping(catalogue: &Catalogue) -> Vec<Body> {
-    catalogue
-        .checkpoints()
-        .filter(|record| record.has_droppable())
-        .take(CHECKPOINTS_ROUND_MAX)
-        .map(|record| Body::DropReferences { checkpoint: record.id })
+fn dropping(catalogue: &Catalogue, now_ms: u64) -> Vec<Body> {
+    let mut references = 0;
+    let droppable = catalogue.checkpoints().filter(|record| record.has_droppable(now_ms));
+    let of_a_round = droppable.take_while(|record| {
+        let room = references < DROPPED_REFERENCES_ROUND_MAX;
+        // One entry drops no more of one checkpoint.
+        references +=
+            (record.reference_count() + record.dropped.len()).min(DROP_REFERENCES_MAX as u64);
+        room
+    });
+    of_a_round
+        .take(DROPS_ROUND_MAX)
+        .map(|record| Body::DropReferences(command::DropReferences { checkpoint: record.id }))
         .collect()
 }
 
@@ -148,7 +192,7 @@ fn reaping(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
         .unreferenced()
         .take_while(|(reap_after_ms, _)| *reap_after_ms <= now_ms || canary!("reap_before_grace"));
     let segments: Vec<SegmentId> = due.map(|(_, id)| id).take(BATCH_SEGMENTS_MAX).collect();
-    (!segments.is_empty()).then_some(Body::Reap { segments })
+    (!segments.is_empty()).then_some(Body::Reap(command::Reap { segments }))
 }
 
 /// Slots to be assigned and released in one round.
@@ -181,8 +225,10 @@ impl<'a> Repair<'a> {
 
     /// First what is known to be unsettled, then what stands on nodes that stay down, then a
     /// stretch of the walk over all segments, which finds everything else.
-    fn round(mut self, cursor: &mut Cursor) -> Vec<Body> {
+    fn round(mut self, cursor: &mut Cursor, hastened: &BTreeSet<CheckpointId>) -> Vec<Body> {
         let catalogue = self.catalogue;
+        // Before the others, which would leave these as they are.
+        self.hasten(hastened);
         self.look(catalogue.unsettled().iter().take(SCAN_SEGMENTS_MAX));
         self.finish_sealed();
         for node in catalogue.nodes().filter(|node| !catalogue.is_trusted(node)) {
@@ -201,10 +247,10 @@ impl<'a> Repair<'a> {
 
         let mut bodies = Vec::new();
         if !self.assign.is_empty() {
-            bodies.push(Body::AssignSlots { slots: self.assign });
+            bodies.push(Body::AssignSlots(command::AssignSlots { slots: self.assign }));
         }
         if !self.release.is_empty() {
-            bodies.push(Body::ReleaseSlots { slots: self.release });
+            bodies.push(Body::ReleaseSlots(command::ReleaseSlots { slots: self.release }));
         }
         bodies
     }
@@ -217,7 +263,7 @@ impl<'a> Repair<'a> {
         if !catalogue.nodes().any(is_down) {
             return;
         }
-        for upload in catalogue.open_uploads().filter(|it| !it.sealed_parts().is_empty()) {
+        for upload in catalogue.open_uploads().filter(|it| it.sealed_count() > 0) {
             let quorum = catalogue.quorum(&upload.policy);
             for id in catalogue.lacking_in(upload, SCAN_SEGMENTS_MAX) {
                 if self.is_full() {
@@ -226,6 +272,40 @@ impl<'a> Repair<'a> {
                 if let Some(segment) = catalogue.segment(id)
                     && self.looked_at.insert(id)
                 {
+                    self.add_missing(segment, quorum);
+                }
+            }
+        }
+    }
+
+    /// Where a client waits, a replica on a node that is down does not wait for that node: it gets
+    /// one beside it as soon as a free host can take it.
+    fn hasten(&mut self, hastened: &BTreeSet<CheckpointId>) {
+        let catalogue = self.catalogue;
+        let is_down = |node: &&Node| node.liveness == Liveness::Down && catalogue.is_trusted(node);
+        let down: Vec<_> = catalogue
+            .nodes()
+            .filter(is_down)
+            .filter_map(|node| catalogue.node_slots(node.id))
+            .collect();
+        if down.is_empty() {
+            return;
+        }
+        let waited_for = hastened.iter().filter_map(|id| catalogue.checkpoint(*id));
+        for record in waited_for.filter(|it| it.state == CheckpointState::Committed) {
+            let replicas = record.policy.replicas;
+            let quorum = Quorum { replicas, racks: catalogue.required_racks(&record.policy) };
+            let on_down = record.segments.iter().filter(|id| {
+                down.iter().any(|it| it.assigned.contains(*id) || it.durable.contains(*id))
+            });
+            let short = on_down.filter_map(|id| catalogue.segment(id)).filter(|segment| {
+                segment.is_referenced() && catalogue.counting(segment).replicas < replicas
+            });
+            for segment in short.take(SCAN_SEGMENTS_MAX) {
+                if self.is_full() {
+                    return;
+                }
+                if self.looked_at.insert(segment.id) {
                     self.add_missing(segment, quorum);
                 }
             }
@@ -265,7 +345,13 @@ impl<'a> Repair<'a> {
         let live: Vec<_> = segment.live_slots().copied().collect();
         let wanted = Wanted { replicas: wanted, racks, quorum };
         let exclude = BTreeSet::new();
-        let placed = place(self.catalogue, self.loads, wanted, segment.len, &live, &exclude);
+        let placed =
+            place(self.catalogue, self.loads, wanted, segment.form.stored_len(), &live, &exclude);
+        // What can be had of a quorum is better than nothing of it.
+        let placed = placed.or_else(|_| {
+            let wanted = Wanted { quorum: Quorum { replicas: 0, racks: 0 }, ..wanted };
+            place(self.catalogue, self.loads, wanted, segment.form.stored_len(), &live, &exclude)
+        });
         for node in placed.unwrap_or_default() {
             if self.catalogue.may_assign(segment, node) {
                 self.assign.push((segment.id, node));
@@ -273,8 +359,8 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// The replica to give up, if there is one too many: one on a node that stays down first,
-    /// then one that shares its host, as after a move, then one that holds nothing yet, then one
+    /// The replica to give up, if there is one too many: first one that is not worth waiting for
+    /// (its node stays down, or has declined it), then one that shares its host, as after a move, then one that holds nothing yet, then one
     /// that shares its rack. Never one that stands in a wanted rack alone: it would be assigned
     /// again at once.
     fn excess(&self, segment: &Segment) -> Option<NodeId> {
@@ -294,7 +380,7 @@ impl<'a> Repair<'a> {
             let on_host = holders().filter(|other| other.host == node.host).count();
             let in_rack = holders().filter(|other| other.rack == node.rack).count();
             let held = catalogue.node_slots(node.id).map_or(0, |slots| slots.live_bytes);
-            let untrusted = !catalogue.is_trusted(node);
+            let untrusted = !catalogue.trusts(slot);
             let empty = slot.state == SlotState::Assigned;
             Some((untrusted, on_host, empty, in_rack, held, node.id))
         });

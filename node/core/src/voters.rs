@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::NodeId;
+use cairn_types::command::Refusal;
+use cairn_types::ids::NodeId;
 
 /// What a node's fitness to vote depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub struct Candidate {
     pub host: String,
     pub rack: String,
     pub up: bool,
-    /// Removed from the cluster by an operator.
+    /// Removed from the cluster by an operator, or about to be.
     pub removed: bool,
     /// Down for longer than a replica would be waited for.
     pub long_down: bool,
@@ -34,6 +35,28 @@ pub enum Change {
     Remove(NodeId),
 }
 
+impl Change {
+    /// Whether `node` loses its vote by it.
+    pub fn removes(self, node: NodeId) -> bool {
+        match self {
+            Self::Remove(remove) | Self::Replace { remove, .. } => remove == node,
+            Self::Add(_) => false,
+        }
+    }
+
+    /// The voters once it is made.
+    pub fn applied_to(self, current: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let mut next = current.clone();
+        if let Self::Add(add) | Self::Replace { add, .. } = self {
+            next.insert(add);
+        }
+        if let Self::Remove(remove) | Self::Replace { remove, .. } = self {
+            next.remove(&remove);
+        }
+        next
+    }
+}
+
 /// The next step from the current voters towards the best set, or `None` if they are it.
 pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Option<Change> {
     let voters: Vec<&Candidate> =
@@ -47,14 +70,61 @@ pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Opti
     let unknown = current.iter().find(|id| !voters.iter().any(|voter| voter.id == **id));
     let removed = voters.iter().find(|voter| voter.removed).map(|voter| voter.id);
     if let Some(gone) = unknown.copied().or(removed) {
-        return replace(gone, &voters, &spares)
-            .or_else(|| majority_stays_up(current, &voters, gone).then_some(Change::Remove(gone)));
+        return Some(without(gone, &voters, &spares))
+            .filter(|change| majorities(current, candidates, *change).is_ok());
     }
     let silent = voters.iter().find(|voter| voter.long_down);
     if let Some(change) = silent.and_then(|voter| replace(voter.id, &voters, &spares)) {
         return Some(change);
     }
     grow(&voters, &spares).or_else(|| spread(&voters, &spares))
+}
+
+/// The voters once `node` has left the cluster: its vote moves first, and both the voters before
+/// that and those after it need a majority that is up.
+pub fn leave(
+    current: &BTreeSet<NodeId>,
+    candidates: &[Candidate],
+    node: NodeId,
+) -> Result<BTreeSet<NodeId>, Refusal> {
+    if !current.contains(&node) {
+        return Ok(current.clone());
+    }
+    let leaving = |node: &Candidate| node.removed || node.long_down;
+    let voters: Vec<&Candidate> =
+        candidates.iter().filter(|node| current.contains(&node.id)).collect();
+    let spares: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|spare| !current.contains(&spare.id) && spare.id != node)
+        .filter(|spare| spare.up && spare.caught_up && !leaving(spare))
+        .collect();
+    let change = without(node, &voters, &spares);
+    majorities(current, candidates, change)
+        .map(|()| change.applied_to(current))
+        .map_err(|(up, voters)| Refusal::NoMajority { node, up, voters })
+}
+
+/// How a voter goes: a spare takes its place, if there is one.
+fn without(gone: NodeId, voters: &[&Candidate], spares: &[&Candidate]) -> Change {
+    replace(gone, voters, spares).unwrap_or(Change::Remove(gone))
+}
+
+/// A change goes through two majorities: of the voters before it and of those after it. Where one
+/// of them is not up: how many of how many are.
+fn majorities(
+    current: &BTreeSet<NodeId>,
+    candidates: &[Candidate],
+    change: Change,
+) -> Result<(), (u32, u32)> {
+    let next = change.applied_to(current);
+    for voters in [current, &next] {
+        let up = candidates.iter().filter(|it| it.up && voters.contains(&it.id)).count();
+        if up <= voters.len() / 2 {
+            let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+            return Err((count(up), count(voters.len())));
+        }
+    }
+    Ok(())
 }
 
 fn replace(remove: NodeId, voters: &[&Candidate], spares: &[&Candidate]) -> Option<Change> {
@@ -71,11 +141,6 @@ fn best<'a>(voters: &[&Candidate], spares: &[&'a Candidate]) -> Option<&'a Candi
         (on_host, in_rack, spare.id)
     };
     spares.iter().min_by_key(rank).copied()
-}
-
-fn majority_stays_up(current: &BTreeSet<NodeId>, voters: &[&Candidate], gone: NodeId) -> bool {
-    let up = voters.iter().filter(|voter| voter.id != gone && voter.up).count();
-    up > (current.len() - 1) / 2
 }
 
 /// Adds a voter if the next odd number can be reached with the spares at hand: an even number

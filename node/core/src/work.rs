@@ -7,10 +7,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::canary;
 use crate::catalogue::{Catalogue, Checkpoint};
-use crate::ids::{Epoch, NodeId, SegmentDigest, SegmentId};
-use crate::model::{Admin, Liveness, Segment, SlotState};
+use cairn_types::canary;
+use cairn_types::ids::{Epoch, NodeId, SegmentDigest, SegmentId};
+use cairn_types::model::{Admin, Liveness, Segment, Slot, SlotState};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeWork {
@@ -27,11 +27,17 @@ pub struct Fetch {
     pub len: u32,
     /// Of the slot to be reported durable.
     pub epoch: Epoch,
+    /// Whether the catalogue waits for this replica: the node has not declined it, nor is it
+    /// overdue.
+    pub awaited: bool,
     /// Replicas that count now.
     pub counting: u32,
     /// Other nodes with a Durable slot: those that are up first, among them those in this node's
     /// rack.
     pub sources: Vec<NodeId>,
+    /// The other nodes with a slot, in the same order: what they have in quarantine may hold the
+    /// last good copy of some block.
+    pub remains: Vec<NodeId>,
 }
 
 /// A file this node is to give up, and the slots to be reported removed then.
@@ -48,14 +54,33 @@ pub struct Destroy {
 /// those of the newest checkpoints. What no node that is up can give comes after all that can be
 /// fetched, so that however much of it there is, it never keeps repair from going on.
 pub fn for_node(catalogue: &Catalogue, node: NodeId, max: usize) -> NodeWork {
+    for_node_but(catalogue, node, max, |_| false, |_| false)
+}
+
+/// As [`for_node`], without the fetches and the destroys of digests that are under way already or
+/// have failed a moment ago: however many of those there are, they hide nothing else.
+pub fn for_node_but(
+    catalogue: &Catalogue,
+    node: NodeId,
+    max: usize,
+    fetched: impl Fn(&SegmentDigest) -> bool,
+    destroyed: impl Fn(&SegmentDigest) -> bool,
+) -> NodeWork {
     let in_service = catalogue.node(node).is_some_and(|node| node.admin == Admin::InService);
     match catalogue.node_slots(node) {
         Some(slots) if in_service => NodeWork {
-            fetches: fetches(catalogue, node, slots.assigned.iter(), max),
+            fetches: {
+                let wanted = slots.assigned.iter();
+                let left = |id: &SegmentId| {
+                    catalogue.segment(*id).is_some_and(|segment| !fetched(&segment.digest))
+                };
+                fetches(catalogue, node, wanted.filter(left), max)
+            },
             destroys: slots
                 .released
                 .iter()
                 .filter_map(|id| destroy(catalogue.segment(id)?, node))
+                .filter(|destroy| !destroyed(&destroy.digest))
                 .take(max)
                 .collect(),
         },
@@ -67,6 +92,26 @@ pub fn for_node(catalogue: &Catalogue, node: NodeId, max: usize) -> NodeWork {
 pub fn may_destroy(catalogue: &Catalogue, node: NodeId, digest: &SegmentDigest) -> bool {
     let segment = catalogue.segment_by_digest(digest);
     segment.is_some_and(|segment| destroy(segment, node).is_some())
+}
+
+/// Durable slots of `node` among the `max` segments from `from` on, and where to go on: at zero
+/// after the last one.
+pub fn durable_from(
+    catalogue: &Catalogue,
+    node: NodeId,
+    from: SegmentId,
+    max: usize,
+) -> (Vec<(SegmentId, SegmentDigest)>, SegmentId) {
+    let (mut durable, mut looked_at, mut last) = (Vec::new(), 0, from);
+    for segment in catalogue.segments().iter_from(from).take(max) {
+        (looked_at, last) = (looked_at + 1, segment.id);
+        let slot = segment.live_slot_on(node);
+        if slot.is_some_and(|slot| slot.state == SlotState::Durable) {
+            durable.push((segment.id, segment.digest));
+        }
+    }
+    let next = if looked_at == max { SegmentId(last.0 + 1) } else { SegmentId(0) };
+    (durable, next)
 }
 
 fn fetches(
@@ -95,10 +140,12 @@ fn fetches(
         Some(Fetch {
             segment: id,
             digest: segment.digest,
-            len: segment.len,
+            len: segment.form.raw_len(),
             epoch: segment.live_slot_on(node)?.epoch,
+            awaited: segment.live_slot_on(node)?.is_awaited(catalogue.cluster().clock_ms),
             counting,
             sources: sources(catalogue, segment, node),
+            remains: remains(catalogue, segment, node),
         })
     };
     wanted.into_iter().filter_map(fetch).collect()
@@ -110,8 +157,8 @@ fn closing(catalogue: &Catalogue) -> Vec<&Checkpoint> {
     let uploads = catalogue.open_uploads().map(Arc::as_ref);
     uploads
         .filter(|upload| {
-            let sealed = upload.sealed_parts().len();
-            sealed > 0 && sealed + 1 >= upload.parts_wanted as usize
+            let sealed = upload.sealed_count();
+            sealed > 0 && sealed + 1 >= upload.parts_wanted
         })
         .collect()
 }
@@ -124,11 +171,29 @@ fn sealed_in(upload: &Checkpoint, id: SegmentId) -> bool {
 
 /// Where a replica for this node can be read from, best first.
 pub fn sources(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<NodeId> {
+    ranked(catalogue, segment, reader, |slot| slot.state == SlotState::Durable)
+}
+
+/// Other nodes with a slot that is not Durable, best first.
+fn remains(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<NodeId> {
+    let durable = sources(catalogue, segment, reader);
+    let mut nodes = ranked(catalogue, segment, reader, |slot| !durable.contains(&slot.node));
+    // Slots of several epochs stand together.
+    nodes.dedup();
+    nodes
+}
+
+fn ranked(
+    catalogue: &Catalogue,
+    segment: &Segment,
+    reader: NodeId,
+    wanted: impl Fn(&Slot) -> bool,
+) -> Vec<NodeId> {
     let rack = catalogue.node(reader).map(|node| node.rack.as_str());
-    let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
-    let mut ranked: Vec<(bool, bool, NodeId)> = durable
-        .filter(|slot| slot.node != reader)
+    let slots = segment.slots.iter().filter(|slot| slot.node != reader && wanted(slot));
+    let mut ranked: Vec<(bool, bool, NodeId)> = slots
         .filter_map(|slot| catalogue.node(slot.node))
+        .filter(|node| node.admin == Admin::InService)
         .map(|node| (node.liveness != Liveness::Up, Some(node.rack.as_str()) != rack, node.id))
         .collect();
     ranked.sort_unstable();

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use cairn_core::limits::BLOCK_BYTES;
+use cairn_types::limits::BLOCK_BYTES;
 use parking_lot::Mutex;
 
 use super::DIRECT_ALIGN;

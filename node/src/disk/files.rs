@@ -8,14 +8,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 
 use super::buffers::AlignedBuffer;
-use super::{DIRECT_ALIGN, Disk, DiskFile, Listed, Open, Space};
+use super::is_out_of_descriptors;
+use super::{DIRECT_ALIGN, Disk, DiskFile, Listed, Open, Space, Standing};
 
 /// Name of the lock file within the data directory.
 pub const LOCK_FILE: &str = "lock";
@@ -60,12 +62,12 @@ impl FileDisk {
         Ok(Self { root })
     }
 
-    /// Makes the data directory where it is missing, durably, and opens it.
+    /// Makes the data directory where it is missing, with every directory above it, durably, and
+    /// opens it.
     pub fn create(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
-        fs::create_dir_all(&root)?;
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?;
+        for parent in create_all(&root)? {
+            sync_directory(&parent)?;
         }
         Self::open(root)
     }
@@ -113,6 +115,20 @@ impl FileDisk {
     }
 }
 
+/// What a person needs to put a refused access right: mode and owner of the file.
+fn with_mode(place: &Path, error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    match fs::symlink_metadata(place) {
+        Ok(it) => {
+            let (mode, user) = (it.mode() & 0o7777, it.uid());
+            io::Error::new(error.kind(), format!("{error}, mode {mode:04o}, owner {user}"))
+        }
+        Err(_) => error,
+    }
+}
+
 impl Disk for FileDisk {
     fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
@@ -126,8 +142,22 @@ impl Disk for FileDisk {
                 options.write(true).create_new(true);
             }
         }
+        // A FIFO without a writer would hold the call for ever.
+        let mut flags = OFlags::NONBLOCK;
+        if path.contains('/') {
+            // Files that stand in the data directory itself (the log, say) may be links of an
+            // operator's. Below it nobody but the node makes files.
+            flags |= OFlags::NOFOLLOW;
+        }
+        options.custom_flags(flags.bits() as i32);
+        let place = self.path(path)?;
+        let opened = options.open(&place).map_err(|error| with_mode(&place, error))?;
+        if !opened.metadata()?.is_file() {
+            let why = format!("{path} is not a regular file");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         let file = OpenFile {
-            file: options.open(self.path(path)?)?,
+            file: opened,
             past_cache: matches!(how, Open::ReadDirect | Open::CreateDirect),
             direct: AtomicBool::new(false),
         };
@@ -157,7 +187,7 @@ impl Disk for FileDisk {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        File::open(self.path(path)?)?.sync_all()
+        sync_directory(&self.path(path)?)
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<Listed>> {
@@ -185,17 +215,62 @@ impl Disk for FileDisk {
         self.path(path)?.try_exists()
     }
 
+    fn stat(&self, path: &str) -> io::Result<Standing> {
+        let found = fs::symlink_metadata(self.path(path)?)?;
+        let is_file = found.is_file();
+        Ok(Standing { len: if is_file { found.len() } else { 0 }, is_file })
+    }
+
     fn space(&self) -> io::Result<Space> {
         let found = rustix::fs::statvfs(&self.root)?;
         Ok(Space {
             total: found.f_blocks.saturating_mul(found.f_frsize),
             available: found.f_bavail.saturating_mul(found.f_frsize),
+            // File systems that make inodes as they need them count none.
+            inodes: if found.f_files == 0 { u64::MAX } else { found.f_favail },
         })
     }
 
     fn inode(&self, path: &str) -> io::Result<u64> {
         Ok(fs::metadata(self.path(path)?)?.ino())
     }
+}
+
+/// How long a directory that cannot be opened for lack of descriptors is tried again, and how
+/// often. A burst of connections is over by then, or the connections' own bound is broken.
+const OPEN_TRIES_MAX: u32 = 100;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Makes a directory and those above it that are missing. Returns the directories that got a new
+/// entry, the outermost first: names in them are durable once they are synced.
+fn create_all(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+    fs::create_dir_all(path)?;
+    // The data directory's own name, too: another process may have made it a moment ago.
+    let made = if missing.is_empty() { vec![path] } else { missing };
+    let parents = made.into_iter().rev().filter_map(Path::parent).map(|parent| {
+        let here = parent.as_os_str().is_empty();
+        if here { PathBuf::from(".") } else { parent.to_owned() }
+    });
+    Ok(parents.collect())
+}
+
+/// An error of the sync itself says that names may be lost, and stops the node. That the directory
+/// cannot be opened for want of descriptors says nothing of the kind, so it is tried again.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    let directory = loop {
+        match File::open(path) {
+            Err(error) if is_out_of_descriptors(&error) && tries < OPEN_TRIES_MAX => {
+                tries += 1;
+                #[allow(clippy::disallowed_methods, reason = "a blocking job of the real disk")]
+                std::thread::sleep(OPEN_PAUSE);
+            }
+            opened => break opened?,
+        }
+    };
+    directory.sync_all()
 }
 
 struct OpenFile {
@@ -308,4 +383,25 @@ fn is_aligned(offset: u64, bytes: &[u8]) -> bool {
     offset.is_multiple_of(DIRECT_ALIGN as u64)
         && bytes.len().is_multiple_of(DIRECT_ALIGN)
         && bytes.as_ptr().addr().is_multiple_of(DIRECT_ALIGN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_access_names_mode_and_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("file");
+        fs::write(&place, "x").unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o040)).unwrap();
+        let owner = fs::metadata(&place).unwrap().uid();
+        let said = with_mode(&place, io::Error::from_raw_os_error(13));
+        assert_eq!(said.kind(), io::ErrorKind::PermissionDenied);
+        assert!(said.to_string().ends_with(&format!(", mode 0040, owner {owner}")), "{said}");
+        let other = with_mode(&place, io::Error::from_raw_os_error(5));
+        assert_eq!(other.raw_os_error(), Some(5), "what is told apart by number keeps it");
+    }
 }

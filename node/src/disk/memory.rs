@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile, Listed, Open, Space};
+use super::{Disk, DiskFile, Listed, Open, Space, Standing};
 
 #[derive(Default)]
 pub struct MemoryDisk {
@@ -145,10 +145,16 @@ impl Disk for MemoryDisk {
     fn exists(&self, path: &str) -> io::Result<bool> {
         Ok(self.entries.lock().contains_key(path))
     }
+    fn stat(&self, path: &str) -> io::Result<Standing> {
+        let entries = self.entries.lock();
+        let found = entries.get(path).ok_or_else(|| missing(path))?;
+        let len = found.as_ref().map_or(0, |file| file.bytes.lock().len() as u64);
+        Ok(Standing { len, is_file: found.is_some() })
+    }
     fn space(&self) -> io::Result<Space> {
         let total = self.space.total.load(Ordering::Relaxed);
         let used = self.space.used.load(Ordering::Relaxed);
-        Ok(Space { total, available: total.saturating_sub(used) })
+        Ok(Space { total, available: total.saturating_sub(used), inodes: u64::MAX })
     }
     fn inode(&self, path: &str) -> io::Result<u64> {
         let entries = self.entries.lock();

@@ -37,25 +37,42 @@ pub struct Listed {
     pub is_dir: bool,
 }
 
-/// Space of the file system that holds the data directory, in bytes.
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Length in bytes; 0 unless a regular file.
+    pub len: u64,
+    pub is_file: bool,
+}
+
+/// Room of the file system that holds the data directory: bytes, and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     pub total: u64,
     pub available: u64,
+    /// Files that can still be made; `u64::MAX` where the file system sets no bound.
+    pub inodes: u64,
 }
 
 pub trait Disk: Send + Sync + 'static {
+    /// Opens a regular file. Anything else at the path is an error (`InvalidData`), never a call
+    /// that waits, as opening a FIFO would.
     fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>>;
     /// Atomically replaces `to` if it exists.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Creates one directory; an existing one is not an error.
     fn create_dir(&self, path: &str) -> io::Result<()>;
-    /// Makes creations, renames and removals in `path` ("" = the data directory) durable.
+    /// Makes creations, renames and removals in `path` ("" = the data directory) durable. An error
+    /// of an open ([`is_out_of_descriptors`]) leaves it undecided, and may be tried again; any other
+    /// but `NotFound` is a failed sync.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
     /// Entries sorted by name.
     fn list(&self, path: &str) -> io::Result<Vec<Listed>>;
     fn exists(&self, path: &str) -> io::Result<bool>;
+    /// What stands at a path, without opening it: a symbolic link is not followed. `NotFound`
+    /// where nothing does.
+    fn stat(&self, path: &str) -> io::Result<Standing>;
     fn space(&self) -> io::Result<Space>;
     /// The file's inode number: tells an original from a copy.
     fn inode(&self, path: &str) -> io::Result<u64>;
@@ -72,6 +89,13 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
+}
+
+/// Whether an open failed because this process, or the machine, has no descriptors left: it says
+/// nothing about the disk, and no sync fails with it.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let out = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    out.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 pub mod buffers;

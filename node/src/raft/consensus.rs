@@ -2,215 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::command::Reply;
-use cairn_core::limits::COMMAND_BYTES_MAX;
-use cairn_proto::seam::Env;
+use cairn_host::seam::Env;
+use cairn_types::command::Reply;
 use futures::future::BoxFuture;
 use openraft::AsyncRuntime;
 use parking_lot::RwLock;
 use tonic::service::{Routes, RoutesBuilder};
 
-use super::FatalHook;
 use super::applied::Applied;
+use super::config::{
+    ChangeError, ConsensusConfig, Hooks, OpenError, ProposeError, RaftStatus, ReadError,
+};
 use super::group::Group;
-use super::leadership::{Leadership, LeadershipBoard, LeadershipWatch};
-use super::log_file::LogError;
+use super::leadership::{Contact, Leadership, LeadershipBoard, LeadershipWatch};
 use super::machine::CatalogueMachine;
-use super::network::{Resolve, Whereabouts};
-use super::promises::Promise;
-use super::service::{Admit, Identity};
-use super::snapshot_files::SnapshotError;
+use super::peers::promises::Promise;
+use super::peers::refusals::RefusalCounts;
 use crate::disk::Disk;
-
-/// Clocks of the group. All nodes of a cluster use the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timings {
-    pub heartbeat: Duration,
-    /// A follower that hears nothing for a time between these two stands for election.
-    pub election_min: Duration,
-    pub election_max: Duration,
-    /// A replication message with entries, including the receiver's disk.
-    pub append_timeout: Duration,
-    /// A snapshot transfer that does not move for this long is broken off and continued.
-    pub snapshot_idle: Duration,
-    /// From a snapshot's last byte until it is installed.
-    pub snapshot_install: Duration,
-}
-
-impl Default for Timings {
-    /// Election 500 to 1000 ms: openraft's defaults are shorter than one slow disk sync.
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(125),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(1000),
-            append_timeout: Duration::from_millis(1000),
-            snapshot_idle: Duration::from_secs(2),
-            snapshot_install: Duration::from_secs(300),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct ConsensusConfig {
-    pub identity: Identity,
-    pub timings: Timings,
-    /// A snapshot is made after this many entries.
-    pub snapshot_entries: u64,
-    /// Entries kept though a snapshot covers them: more than are written during a snapshot
-    /// transfer, or a follower that just received one needs the next at once.
-    pub keep_entries: u64,
-    /// This node has taken part before, so its log holds at least a vote. One that holds nothing
-    /// was lost or emptied: opening fails with [`LogError::Lost`] rather than let the node vote
-    /// twice in one term, or begin a second cluster.
-    pub expect_log: bool,
-    /// What other members have heard from this node. A log that holds less was set back: opening
-    /// fails with [`LogError::SetBack`].
-    pub promised: Vec<Promise>,
-}
-
-impl ConsensusConfig {
-    pub fn new(identity: Identity) -> Self {
-        let timings = Timings::default();
-        Self {
-            identity,
-            timings,
-            snapshot_entries: 20_000,
-            keep_entries: 10_000,
-            expect_log: false,
-            promised: Vec::new(),
-        }
-    }
-}
-
-/// What the group asks of the shell.
-#[derive(Clone)]
-pub struct Hooks {
-    pub fatal: FatalHook,
-    /// A member says that this process must not go on: its node was removed, or another process
-    /// has registered as it.
-    pub banish: FatalHook,
-    pub admit: Admit,
-    pub resolve: Resolve,
-}
-
-impl Hooks {
-    /// Admits everybody and knows no addresses beyond the membership's.
-    pub fn new(fatal: FatalHook) -> Self {
-        let banish = Arc::clone(&fatal);
-        Self {
-            fatal,
-            banish,
-            admit: Arc::new(|_, _| Ok(())),
-            resolve: Arc::new(|_| Whereabouts::default()),
-        }
-    }
-}
-
-/// Why the group cannot start. The node stops and says so.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(transparent)]
-    Log(#[from] LogError),
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    #[error("raft settings: {0}")]
-    Settings(String),
-    #[error("raft start: {0}")]
-    Start(String),
-}
-
-impl OpenError {
-    /// Whether the directory is no good any more, however often it is tried: what the node has
-    /// promised, or the only record of it, is not there.
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Log(error) => match error {
-                LogError::Damaged { .. } | LogError::Rotten(_) | LogError::Hole { .. } => true,
-                LogError::Lost(_) | LogError::SetBack(_) => true,
-                LogError::Disk { .. } | LogError::Store { .. } => false,
-            },
-            Self::Snapshot(error) => matches!(error, SnapshotError::NotCovered { .. }),
-            Self::Settings(_) | Self::Start(_) => false,
-        }
-    }
-}
-
-/// Why a command was not acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// Nothing was written. Ask the leader; without one, wait a little and ask again.
-    #[error("this node does not lead, {}", name_leader(leader))]
-    NotLeader { leader: Option<(u64, String)> },
-    /// It may or may not be applied some time. Retry under the same request id.
-    #[error("not acknowledged: {0}")]
-    Unavailable(String),
-    #[error("command of {0} bytes, {COMMAND_BYTES_MAX} are allowed")]
-    TooLarge(usize),
-    #[error("this node is stopping: {0}")]
-    Fatal(String),
-}
-
-fn name_leader(leader: &Option<(u64, String)>) -> String {
-    match leader {
-        Some((node, address)) => format!("node {node} at {address} does"),
-        None => "nobody is known to".into(),
-    }
-}
-
-/// Why a linearizable read has no index.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The deadline passed. Try elsewhere.
-    #[error("no linearizable read within the deadline: {0}")]
-    Unavailable(String),
-    #[error("this node is stopping: {0}")]
-    Fatal(String),
-}
-
-/// Why the membership did not change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeError {
-    #[error("this node does not lead, {}", name_leader(leader))]
-    NotLeader { leader: Option<(u64, String)> },
-    #[error("voters change one at a time: {from:?} to {to:?}")]
-    TooManyAtOnce { from: BTreeSet<u64>, to: BTreeSet<u64> },
-    /// Another change is under way, a node is no learner yet, or the like.
-    #[error("membership change refused: {0}")]
-    Refused(String),
-    #[error("membership change not acknowledged: {0}")]
-    Unavailable(String),
-    #[error("this node is stopping: {0}")]
-    Fatal(String),
-}
-
-/// A picture of the group as this node sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RaftStatus {
-    pub node: u64,
-    pub term: u64,
-    pub leader: Option<(u64, String)>,
-    pub is_leader: bool,
-    pub last_log: Option<u64>,
-    /// Durable here, and so perhaps acknowledged: the term voted in, and the last entry's index.
-    pub flushed_vote_term: Option<u64>,
-    pub flushed_log: Option<u64>,
-    pub promise: Option<Promise>,
-    pub committed: Option<u64>,
-    pub applied: Option<u64>,
-    pub snapshot: Option<u64>,
-    pub purged: Option<u64>,
-    /// Node and address. While a change is under way, voters of either configuration.
-    pub voters: BTreeMap<u64, String>,
-    pub learners: BTreeMap<u64, String>,
-    /// The voters a change that is under way leads to: two configurations are in force.
-    pub going_to: Option<BTreeSet<u64>>,
-    /// On the leader: the last index each other node is known to hold.
-    pub matched: BTreeMap<u64, Option<u64>>,
-}
 
 /// What [`Group`] does, without its type parameters.
 pub(super) trait GroupApi: Send + Sync {
@@ -227,11 +39,17 @@ pub(super) trait GroupApi: Send + Sync {
     fn change_voters(&self, voters: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ChangeError>>;
     fn remove_learners(&self, nodes: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ChangeError>>;
     fn transfer_leader(&self, to: u64) -> BoxFuture<'_, ()>;
+    fn successor(&self) -> Option<u64>;
     fn trigger_snapshot(&self) -> BoxFuture<'_, ()>;
     /// As `status` has it, for much less.
     fn leadership(&self) -> Leadership;
+    fn contact(&self) -> Contact;
+    fn clocks_ahead_ms(&self) -> BTreeMap<u64, i64>;
+    fn member_clocks_ahead_ms(&self) -> BTreeMap<u64, i64>;
     fn status(&self) -> RaftStatus;
+    fn may_vote(&self, node: u64) -> bool;
     fn promise_of(&self, node: u64) -> Option<Promise>;
+    fn refusals(&self) -> RefusalCounts;
     fn routes(&self) -> Routes;
     fn add_routes(&self, builder: &mut RoutesBuilder);
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -263,6 +81,8 @@ pub struct Consensus {
     group: Arc<dyn GroupApi>,
     applied: Arc<Applied>,
     board: LeadershipBoard,
+    /// The last term in which this node handed leadership over; zero if it never did.
+    resigned: Arc<AtomicU64>,
 }
 
 impl Consensus {
@@ -278,7 +98,7 @@ impl Consensus {
         let applied = Arc::new(Applied::default());
         let board = LeadershipBoard::default();
         let opened = (engine.0)(env, disk, config, machine, hooks, applied.clone(), board.clone());
-        Ok(Self { group: opened.await?, applied, board })
+        Ok(Self { group: opened.await?, applied, board, resigned: Arc::default() })
     }
 
     /// Makes this node the only voter of a new cluster. Once in a cluster's life, on one node;
@@ -340,9 +160,52 @@ impl Consensus {
         self.group.remove_learners(nodes).await
     }
 
-    /// Asks a voter to take over. Returns at once; [`Self::leadership`] tells.
+    /// Asks a voter to take over. Returns at once; [`Self::leadership`] tells. From now on this
+    /// node neither proposes nor sends heartbeats in this term: if `to` does not win, the voters
+    /// elect another leader once their election timeout is over.
     pub async fn transfer_leader(&self, to: u64) {
+        let leadership = self.group.leadership();
+        if leadership.is_self {
+            self.resigned.store(leadership.term, Ordering::SeqCst);
+        }
         self.group.transfer_leader(to).await;
+    }
+
+    /// Hands leadership to the voter that has the most of the log, and waits until this node does
+    /// not lead any more, but not longer than `patience`. Does nothing on a node that does not
+    /// lead, or that is the only voter that answers.
+    pub async fn hand_over(&self, patience: Duration) {
+        let mut watch = self.watch_leadership();
+        if !watch.changed().await.is_self {
+            return;
+        }
+        let Some(to) = self.group.successor() else { return };
+        self.transfer_leader(to).await;
+        let handed = async { while watch.changed().await.is_self {} };
+        match tokio::time::timeout(patience, handed).await {
+            Ok(()) => tracing::info!(to, "leadership is handed over"),
+            Err(_) => tracing::warn!(to, ?patience, "leadership was not taken over in time"),
+        }
+    }
+
+    /// The term in which this node has handed leadership over although openraft still calls it the
+    /// leader: nobody has replaced it. Its lease does not count, which ends soon after.
+    pub fn resigned_term(&self) -> Option<u64> {
+        let term = self.term();
+        (self.has_resigned(term) && self.contact().leads).then_some(term)
+    }
+
+    fn has_resigned(&self, term: u64) -> bool {
+        self.resigned.load(Ordering::SeqCst) == term
+    }
+
+    /// A leader that has resigned does not call itself the leader, and knows of no other.
+    fn leadership_now(&self) -> Leadership {
+        let leadership = self.group.leadership();
+        match leadership.is_self && self.has_resigned(leadership.term) {
+            true => Leadership { term: leadership.term, ..Leadership::default() },
+            false => leadership,
+        }
     }
 
     /// Begins a snapshot now.
@@ -354,9 +217,20 @@ impl Consensus {
         self.group.status()
     }
 
+    /// Whether the group may still need this node's vote: it is a voter, or the membership that
+    /// excludes it is not known here to be committed.
+    pub fn may_vote(&self, node: u64) -> bool {
+        self.group.may_vote(node)
+    }
+
     /// The most that member has told this process it holds durable.
     pub fn promise_of(&self, node: u64) -> Option<Promise> {
         self.group.promise_of(node)
+    }
+
+    /// Messages that could not be true, since the start.
+    pub fn refusals(&self) -> RefusalCounts {
+        self.group.refusals()
     }
 
     /// Node and address of every voter.
@@ -375,15 +249,31 @@ impl Consensus {
     /// Who leads and where. `None` also where only its number is known: the entry that brings its
     /// address is still on the way to this node.
     pub fn leader(&self) -> Option<(u64, String)> {
-        self.group.leadership().leader.filter(|(_, address)| !address.is_empty())
+        self.leadership_now().leader.filter(|(_, address)| !address.is_empty())
     }
 
     pub fn is_leader(&self) -> bool {
-        self.group.leadership().is_self
+        self.leadership_now().is_self
     }
 
     pub fn term(&self) -> u64 {
         self.group.leadership().term
+    }
+
+    /// How long this node has been without a leader or, if it is one, without a majority.
+    pub fn contact(&self) -> Contact {
+        self.group.contact()
+    }
+
+    /// How far the wall clocks of the other voters are ahead of this node's, where they answered
+    /// this node lately. On a leader these are all voters that are up, from its election on.
+    pub fn clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
+        self.group.clocks_ahead_ms()
+    }
+
+    /// The same, of members that do not vote too.
+    pub fn member_clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
+        self.group.member_clocks_ahead_ms()
     }
 
     /// Leadership as last announced to watchers.

@@ -6,40 +6,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::command::Reply;
-use cairn_core::limits::COMMAND_BYTES_MAX;
-use cairn_proto::seam::Env;
+use cairn_host::seam::Env;
+use cairn_types::canary;
+use cairn_types::command::Reply;
+use cairn_types::limits::COMMAND_BYTES_MAX;
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{
-    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+    ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::raft::ClientWriteResponse;
-use openraft::{AsyncRuntime, ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::{AsyncRuntime, ChangeMembers, Instant as _, RaftMetrics, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
 use tonic::service::{Routes, RoutesBuilder};
 
-use super::FatalHook;
 use super::applied::Applied;
-use super::consensus::{
-    ChangeError, ConsensusConfig, GroupApi, Hooks, OpenError, ProposeError, RaftStatus, ReadError,
+use super::config::{
+    ChangeError, ConsensusConfig, Hooks, OpenError, ProposeError, RaftStatus, ReadError,
 };
-use super::leadership::{Leadership, LeadershipBoard};
-use super::log_store::{FlushedWatch, LogClosed, LogStore};
-use super::machine::{CatalogueMachine, SnapshotStore, StateMachine};
-use super::network::Network;
-use super::promises::{Promise, Promises};
+use super::consensus::GroupApi;
+use super::leadership::{Contact, Leadership, LeadershipBoard};
+use super::log::store::{FlushedWatch, LogClosed, LogStore};
+use super::machine::{CatalogueMachine, Check, StateMachine};
+use super::peers::network::Network;
+use super::peers::pace::Pace;
+use super::peers::promises::{Promise, Promises};
+use super::peers::refusals::{RefusalCounts, Refusals};
+use super::peers::service::{Arrivals, RaftOf, RaftService};
 use super::read_index::{ReadRounds, RoundResult};
-use super::service::{RaftOf, RaftService};
-use super::snapshot_receive::SnapshotReceiver;
+use super::settings::settings;
+use super::snapshot::receive::SnapshotReceiver;
+use super::snapshot::store::SnapshotStore;
+use super::ticker;
 use super::types::{LogCommand, Node, TypeConfig};
 use crate::disk::Disk;
 
 const SNAPSHOT_DIR: &str = "snapshots";
-/// Proposals waiting for openraft's core; beyond it callers wait.
-const PROPOSALS_MAX: u64 = 4096;
-/// Entries in one replication message; its bytes are bounded by the log reader.
-const PAYLOAD_ENTRIES_MAX: u64 = 1024;
 /// First and longest pause between two tries of a read.
 const READ_RETRY: Duration = Duration::from_millis(20);
 const READ_RETRY_MAX: Duration = Duration::from_millis(500);
@@ -59,35 +61,9 @@ pub struct Group<Rt: AsyncRuntime, M: CatalogueMachine> {
     log_closed: Mutex<Option<LogClosed>>,
     flushed: FlushedWatch,
     promises: Promises,
-}
-
-fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let timings = &config.timings;
-    let election_max = ms(timings.election_max);
-    let settings = Config {
-        cluster_name: config.identity.cluster.to_string(),
-        heartbeat_interval: ms(timings.heartbeat),
-        election_timeout_min: ms(timings.election_min),
-        election_timeout_max: election_max,
-        install_snapshot_timeout: ms(timings.snapshot_idle),
-        max_payload_entries: PAYLOAD_ENTRIES_MAX,
-        api_channel_size: Some(PROPOSALS_MAX),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
-        max_in_snapshot_log_to_keep: config.keep_entries,
-        // Beyond what a snapshot and the kept entries reach, a snapshot is the shorter way.
-        replication_lag_threshold: config.snapshot_entries.saturating_add(config.keep_entries),
-        enable_pre_vote: Some(true),
-        // On by default, and then a leader restarted after a power failure gives stale reads: its
-        // machine is in memory and its committed index not durable.
-        enable_leader_restore: Some(false),
-        // Without it the heartbeats of a leader that lost its quorum can keep a connected
-        // majority from electing another.
-        quorum_loss_probe_interval: Some(election_max.saturating_mul(2)),
-        allow_log_reversion: None,
-        ..Config::default()
-    };
-    settings.validate().map(Arc::new).map_err(|error| OpenError::Settings(error.to_string()))
+    refusals: Refusals,
+    check: Check,
+    pace: Pace,
 }
 
 impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
@@ -112,18 +88,25 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             )
             .await?;
             let store = SnapshotStore::open(env.clone(), disk, SNAPSHOT_DIR, log.purged()).await?;
-            let flushed = log.watch();
+            let (flushed, refusals) = (log.watch(), Refusals::default());
             let state_machine =
                 StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
+            let check = state_machine.checker();
+            let arrivals = Arrivals {
+                check: check.clone(),
+                receiver: SnapshotReceiver::new(store.clone(), hooks.fatal.clone()),
+                restorer: state_machine.restorer(),
+            };
             let (identity, timings) = (config.identity, config.timings);
             let promises = Promises::default();
+            let pace = Pace::new(env.clone(), timings);
             let network = Network::new(
                 env.clone(),
                 store.clone(),
                 identity,
                 &hooks,
-                (flushed.clone(), promises.clone()),
-                &timings,
+                (flushed.clone(), promises.clone(), refusals.clone()),
+                pace.clone(),
             );
             let raft =
                 RaftOf::<Rt, M>::new(identity.node, settings, network.clone(), log, state_machine)
@@ -136,19 +119,25 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             });
             let asked_rounds = ReadRounds::new(env.clone(), {
                 let raft = raft.clone();
-                let timeout = timings.election_max;
-                move || Box::pin(asked_round(raft.clone(), network.clone(), timeout))
+                let pace = pace.clone();
+                move || Box::pin(asked_round(raft.clone(), network.clone(), pace.clone()))
             });
             let service = RaftService::new(
                 raft.clone(),
                 identity,
                 hooks.admit,
-                (flushed.clone(), promises.clone()),
-                SnapshotReceiver::new(store, hooks.fatal.clone()),
+                (flushed.clone(), promises.clone(), pace.clone()),
+                (arrivals, refusals.clone()),
                 own_rounds.clone(),
                 timings.snapshot_idle,
             );
-            env.spawn("raft leadership", announce(raft.clone(), board, hooks.fatal));
+            let announced =
+                ticker::announce(raft.clone(), pace.clone(), board.clone(), hooks.fatal);
+            env.spawn("raft leadership", announced);
+            env.spawn(
+                "raft ticker",
+                ticker::run(raft.clone(), pace.clone(), board, refusals.clone()),
+            );
             let log_closed = Mutex::new(Some(log_closed));
             let group: Arc<dyn GroupApi> = Arc::new(Self {
                 raft,
@@ -161,6 +150,9 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
                 log_closed,
                 flushed,
                 promises,
+                refusals,
+                check,
+                pace,
             });
             Ok(group)
         })
@@ -231,6 +223,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge(command.len()));
         }
+        // No node could apply it, this one included.
+        (self.check)(&command).map_err(ProposeError::Undecodable)?;
         let written = self.raft.client_write(LogCommand(command));
         match tokio::time::timeout(deadline, written).await {
             Ok(Ok(response)) => Ok(response.data.0),
@@ -283,49 +277,31 @@ async fn own_round<Rt: AsyncRuntime, M: CatalogueMachine>(raft: RaftOf<Rt, M>) -
 async fn asked_round<Rt: AsyncRuntime, M: CatalogueMachine>(
     raft: RaftOf<Rt, M>,
     network: Network,
-    timeout: Duration,
+    pace: Pace,
 ) -> RoundResult {
     let metrics = raft.metrics().borrow_watched().clone();
-    let Some(leader) = metrics.current_leader.filter(|leader| *leader != metrics.id) else {
+    let known = ticker::leadership(&metrics, &pace).leader.map(|(leader, _)| leader);
+    let Some(leader) = known.filter(|leader| *leader != metrics.id) else {
         return Ok(None);
     };
     // A leader may be known before its address is: the membership entry is still on its way.
     let node = metrics.membership_config.get_node(&leader).cloned().unwrap_or_default();
-    network.read_index(leader, &node, timeout).await
+    // The leader's own round may take a lease.
+    network.read_index(leader, &node, pace.timings().lease).await
 }
 
-/// Follows openraft's metrics: announces leadership, and its end if it fails.
-async fn announce<Rt: AsyncRuntime, M: CatalogueMachine>(
-    raft: RaftOf<Rt, M>,
-    board: LeadershipBoard,
-    fatal: FatalHook,
-) {
-    let mut watched = raft.metrics();
-    drop(raft);
-    loop {
-        let metrics = watched.borrow_watched().clone();
-        match &metrics.running_state {
-            Ok(()) => board.set(leadership(&metrics)),
-            Err(Fatal::Stopped) => break,
-            Err(error) => {
-                fatal(format!("raft stopped: {error}"));
-                break;
-            }
-        }
-        if watched.changed().await.is_err() {
-            break;
-        }
+/// See [`Consensus::may_vote`](super::Consensus::may_vote).
+pub(super) fn may_vote<Rt: AsyncRuntime>(metrics: &RaftMetrics<TypeConfig<Rt>>, node: u64) -> bool {
+    if canary!("remove_before_the_vote") {
+        return false;
     }
-    let term = board.now().term;
-    board.set(Leadership { term, ..Leadership::default() });
-}
-
-fn leadership<Rt: AsyncRuntime>(metrics: &RaftMetrics<TypeConfig<Rt>>) -> Leadership {
-    let leader = metrics.current_leader.map(|leader| {
-        let node = metrics.membership_config.get_node(&leader);
-        (leader, node.map(|node| node.addr.clone()).unwrap_or_default())
-    });
-    Leadership { term: metrics.current_term, leader, is_self: metrics.state.is_leader() }
+    let membership = &metrics.membership_config;
+    let is_committed = match (membership.log_id(), &metrics.local_committed) {
+        (None, _) => true,
+        (Some(of), Some(committed)) => of.index <= committed.index,
+        (Some(_), None) => false,
+    };
+    !is_committed || membership.membership().voter_ids().any(|voter| voter == node)
 }
 
 impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
@@ -387,6 +363,20 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
         })
     }
 
+    fn successor(&self) -> Option<u64> {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let answered = metrics.heartbeat.unwrap_or_default();
+        let answers = |node: &u64| {
+            let at = answered.get(node).and_then(|at| at.as_ref());
+            at.is_some_and(|at| at.elapsed() < self.pace.timings().lease)
+        };
+        let matched = metrics.replication.unwrap_or_default();
+        let matched = |node: &u64| matched.get(node).copied().flatten().map(|id| id.index);
+        let others = membership.voter_ids().filter(|node| *node != metrics.id);
+        others.filter(answers).max_by_key(matched)
+    }
+
     fn trigger_snapshot(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Err(error) = self.raft.trigger().snapshot().await {
@@ -396,7 +386,19 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
     }
 
     fn leadership(&self) -> Leadership {
-        leadership(&self.raft.metrics().borrow_watched())
+        ticker::leadership(&self.raft.metrics().borrow_watched(), &self.pace)
+    }
+
+    fn contact(&self) -> Contact {
+        ticker::contact(&self.raft.metrics().borrow_watched(), &self.pace)
+    }
+
+    fn clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
+        self.pace.clocks_ahead_ms()
+    }
+
+    fn member_clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
+        self.pace.member_clocks_ahead_ms()
     }
 
     fn status(&self) -> RaftStatus {
@@ -407,7 +409,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
         let addresses = membership.nodes().map(|(id, node)| (*id, node.addr.clone()));
         let (voters, learners) = addresses.partition(|(id, _)| voter_ids.contains(id));
         let index = |id: &Option<super::types::LogId>| id.map(|id| id.index);
-        let Leadership { term, leader, is_self } = leadership(&metrics);
+        let Leadership { term, leader, is_self } = ticker::leadership(&metrics, &self.pace);
         RaftStatus {
             node: metrics.id,
             term,
@@ -436,8 +438,16 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
         }
     }
 
+    fn may_vote(&self, node: u64) -> bool {
+        may_vote(&self.raft.metrics().borrow_watched(), node)
+    }
+
     fn promise_of(&self, node: u64) -> Option<Promise> {
         self.promises.of(node)
+    }
+
+    fn refusals(&self) -> RefusalCounts {
+        self.refusals.counts()
     }
 
     fn routes(&self) -> Routes {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -17,6 +18,16 @@ pub struct Leadership {
     pub leader: Option<(u64, String)>,
     /// This node leads.
     pub is_self: bool,
+}
+
+/// How this node stands with the others: a leader with a majority, any other node with a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contact {
+    /// openraft takes this node for the leader, with a majority or without.
+    pub leads: bool,
+    /// Since the majority or the leader was heard; since the start, if never.
+    pub silence: Duration,
+    pub ever: bool,
 }
 
 #[derive(Default)]
@@ -43,6 +54,12 @@ impl LeadershipBoard {
                 let _ = waiter.send(());
             }
         }
+    }
+
+    /// This node has stopped: it leads and follows no more.
+    pub fn close(&self) {
+        let term = self.now().term;
+        self.set(Leadership { term, ..Leadership::default() });
     }
 
     pub fn watch(&self) -> LeadershipWatch {

@@ -7,21 +7,28 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::command::Reply;
-use cairn_proto::seam::{Env, Lane};
+use cairn_host::seam::Lane;
+use cairn_types::command::Reply;
+use cairn_types::ids::{ClusterId, Lineage};
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
-use super::FatalHook;
 use super::applied::Applied;
-use super::snapshot_files::{self, SnapshotError, SnapshotFile};
+use super::snapshot::files::{self, SnapshotError, SnapshotFile};
+use super::snapshot::restore::Restorer;
+use super::snapshot::store::SnapshotStore;
 use super::types::{LogId, LogReply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::disk::Disk;
+use crate::fatal::FatalHook;
 
 /// The work of encoding a copy of the machine.
 pub type Encode = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+/// The work of decoding what [`Encode`] made.
+pub type Decode<M> = Arc<dyn Fn(&[u8]) -> Result<M, String> + Send + Sync>;
+
+/// Says whether a command can be applied, and if not, why.
+pub type Check = Arc<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
 
 /// How long a snapshot that does not fit the disk waits for room.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -31,78 +38,25 @@ pub trait CatalogueMachine: Send + Sync + 'static {
     /// Applies the command of entry `index`. An error says that it cannot be decoded: this node
     /// does not know what the others did, and must stop.
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String>;
+    /// Says beforehand whether [`Self::apply`] would give an error: such a command must not come into
+    /// the log.
+    fn checker(&self) -> Check;
+    /// Whose machine it is, once the log has said so.
+    fn cluster(&self) -> Option<(ClusterId, Lineage)>;
     /// Takes a cheap copy now and gives back the work of encoding it.
     fn snapshot(&self) -> Encode;
-    /// Replaces everything by what an encoded snapshot holds.
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), String>;
-}
-
-/// The snapshot directory and which file in it is current.
-pub struct SnapshotStore {
-    pub(super) env: Env,
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) dir: String,
-    current: Mutex<Current>,
-    /// Held while files are put in place: each removes those it finds older, and two snapshots of
-    /// the same entries have one name.
-    placing: tokio::sync::Mutex<()>,
-}
-
-#[derive(Clone, Default)]
-struct Current {
-    file: Option<SnapshotFile>,
-    /// Its bytes are not what was written.
-    is_bad: bool,
-}
-
-impl SnapshotStore {
-    /// Finds the newest sound snapshot; `purged` says how far back the log reaches.
-    pub async fn open(
-        env: Env,
-        disk: Arc<dyn Disk>,
-        dir: &str,
-        purged: Option<LogId>,
-    ) -> Result<Arc<Self>, SnapshotError> {
-        let (files, name) = (disk.clone(), dir.to_owned());
-        let current =
-            env.blocking(Lane::Data, move || snapshot_files::load(&*files, &name, purged)).await?;
-        let current = Mutex::new(Current { file: current, is_bad: false });
-        Ok(Arc::new(Self { env, disk, dir: dir.into(), current, placing: Default::default() }))
-    }
-
-    /// Takes `file` as current unless a newer one is.
-    fn set_current(&self, file: SnapshotFile) {
-        let mut current = self.current.lock();
-        let is_newer = |old: &SnapshotFile| old.meta.last_log_id > file.meta.last_log_id;
-        if !current.file.as_ref().is_some_and(is_newer) {
-            *current = Current { file: Some(file), is_bad: false };
-        }
-    }
-
-    /// A peer says that it got other bytes than were announced: if they are so on this disk,
-    /// another snapshot is made when one is asked for.
-    pub(super) async fn look_at(&self, snapshot: &SnapshotFile) {
-        let (disk, file) = (self.disk.clone(), snapshot.clone());
-        let check = move || snapshot_files::check(&*disk, &file);
-        if let Err(error) = self.env.blocking(Lane::Data, check).await {
-            self.found_bad(snapshot, &error);
-        }
-    }
-
-    /// Nothing, if another one has taken its place.
-    pub(super) fn found_bad(&self, snapshot: &SnapshotFile, why: &dyn std::fmt::Display) {
-        let mut current = self.current.lock();
-        if current.file.as_ref() == Some(snapshot) {
-            tracing::error!(path = snapshot.path, %why, "own snapshot is of no use");
-            current.is_bad = true;
-        }
-    }
+    /// The work of decoding a snapshot. Its result takes the machine's place in one step, once it
+    /// is whole.
+    fn decoder(&self) -> Decode<Self>
+    where
+        Self: Sized;
 }
 
 /// Openraft's handle to the machine.
 pub struct StateMachine<M> {
     machine: Arc<RwLock<M>>,
     store: Arc<SnapshotStore>,
+    restorer: Restorer<M>,
     applied: Arc<Applied>,
     fatal: FatalHook,
     last_applied: Option<LogId>,
@@ -117,7 +71,17 @@ impl<M: CatalogueMachine> StateMachine<M> {
         fatal: FatalHook,
     ) -> Self {
         let membership = StoredMembership::default();
-        Self { machine, store, applied, fatal, last_applied: None, membership }
+        let restorer = Restorer::new(store.clone(), machine.clone());
+        Self { machine, store, restorer, applied, fatal, last_applied: None, membership }
+    }
+
+    pub(in crate::raft) fn checker(&self) -> Check {
+        self.machine.read().checker()
+    }
+
+    /// Where a snapshot that arrives is made ready for this machine.
+    pub(in crate::raft) fn restorer(&self) -> Restorer<M> {
+        self.restorer.clone()
     }
 
     /// Of everything applied so far.
@@ -191,23 +155,28 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     ) -> io::Result<()> {
         let (store, machine) = (self.store.clone(), self.machine.clone());
         let (applied, last) = (self.applied.clone(), meta.last_log_id);
+        // Before anybody has to wait for it, and before it gets its name: a large one takes seconds,
+        // and readers of the machine are async tasks.
+        let decoded = self.restorer.take(&snapshot).await;
+        let mut decoded = decoded.map_err(|error| stop(&self.fatal, error.to_string()))?;
         let install = move || -> Result<SnapshotFile, SnapshotError> {
-            let body = snapshot_files::read_body(&*store.disk, &snapshot)?;
             // Durable under its name first: from here on the log it covers may be purged.
-            let adopted = snapshot_files::adopt(&*store.disk, &store.dir, &snapshot)?;
-            machine
-                .write()
-                .restore(&body)
-                .map_err(|why| SnapshotError::Restore { path: adopted.path.clone(), why })?;
-            // At once: who looks at machine and index together sees a pair.
-            if let Some(id) = last {
-                applied.advance(id.index);
+            let adopted = files::adopt(&*store.disk, &store.dir, &snapshot)?;
+            {
+                let mut machine = machine.write();
+                std::mem::swap(&mut *machine, &mut decoded);
+                // At once: who looks at machine and index together sees a pair.
+                if let Some(id) = last {
+                    applied.advance(id.index);
+                }
             }
+            // What was there before is dropped here, without the lock.
+            drop(decoded);
             Ok(adopted)
         };
         let adopted = {
             let _alone = self.store.placing.lock().await;
-            let adopted = self.store.env.blocking(Lane::Data, install).await;
+            let adopted = self.store.env.blocking(Lane::Snapshot, install).await;
             adopted.map_err(|error| stop(&self.fatal, error.to_string()))?
         };
         self.store.set_current(adopted);
@@ -217,8 +186,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let is_bad = self.store.current.lock().is_bad;
-        if is_bad {
+        if self.store.is_bad() {
             // The log it covers is gone: whoever needs it gets it from here, or not at all.
             match self.builder().write().await {
                 Ok(file) => tracing::info!(path = file.path, "a snapshot in place of a bad one"),
@@ -229,8 +197,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
                 Err(error) => tracing::warn!(%error, "no snapshot in place of a bad one"),
             }
         }
-        let file = self.store.current.lock().file.clone();
-        Ok(file.map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
+        Ok(self.store.current().map(|file| Snapshot { meta: file.meta.clone(), snapshot: file }))
     }
 }
 
@@ -260,8 +227,9 @@ impl SnapshotBuilder {
     async fn write(&self) -> Result<SnapshotFile, SnapshotError> {
         let _alone = self.store.placing.lock().await;
         let (store, meta, encode) = (self.store.clone(), self.meta.clone(), self.encode.clone());
-        let write = move || snapshot_files::write(&*store.disk, &store.dir, &meta, &encode());
-        let file = self.store.env.blocking(Lane::Data, write).await?;
+        let number = store.next_partial();
+        let write = move || files::write(&*store.disk, &store.dir, number, &meta, &encode());
+        let file = self.store.env.blocking(Lane::Snapshot, write).await?;
         self.store.set_current(file.clone());
         Ok(file)
     }

@@ -1,10 +1,10 @@
 //! Consensus: everything that touches openraft, behind [`Consensus`].
 //!
 //! ```text
-//!  shell -> Consensus -> openraft -> LogStore --> log_memory, log_file (redb)  one commit per batch
-//!                            |  \-> StateMachine -> snapshot_files     apply, snapshot, restore
-//!                            |  \-> Network/Link -> peers              calls
-//!  peers -> RaftService -----+                                         handlers, detached
+//!  shell -> Consensus -> openraft -> log: LogStore -> memory, file (redb)     one commit per batch
+//!                            |  \-> StateMachine -> snapshot: store, files      apply, snapshot, restore
+//!                            |  \-> peers: Network/Link -> other nodes           calls
+//!  other nodes -> peers: RaftService -+                                         handlers, detached
 //! ```
 //!
 //! Promises: what [`Consensus::propose`] acknowledged survives any minority; what
@@ -14,43 +14,38 @@
 
 mod applied;
 mod codec;
+mod config;
 mod consensus;
 mod group;
 mod leadership;
-mod log_file;
-mod log_memory;
-mod log_store;
+mod log;
 mod machine;
-mod network;
-mod promises;
+mod peers;
 mod read_index;
-mod service;
-mod snapshot_files;
-mod snapshot_receive;
-mod snapshot_send;
+mod settings;
+mod snapshot;
+mod ticker;
 mod types;
 
-use std::sync::Arc;
-
-pub use consensus::{
-    ChangeError, Consensus, ConsensusConfig, Engine, Hooks, OpenError, ProposeError, RaftStatus,
-    ReadError, Timings,
+pub use config::{
+    ChangeError, ConsensusConfig, Hooks, OpenError, ProposeError, RaftStatus, RaftTimings,
+    ReadError,
 };
-pub use leadership::{Leadership, LeadershipWatch};
-pub use log_file::{LogError, LogSummary, inspect as inspect_log};
-pub use machine::{CatalogueMachine, Encode};
-pub use network::{Resolve, Whereabouts};
-pub use promises::Promise;
-pub use service::{Admit, Identity, RaftService};
-pub use snapshot_files::{SnapshotError, inspect as inspect_snapshots};
+pub use consensus::{Consensus, Engine};
+pub use leadership::{Contact, Leadership, LeadershipWatch};
+pub use log::file::{LogError, LogSummary, inspect as inspect_log};
+pub use machine::{CatalogueMachine, Check, Decode, Encode};
+pub use peers::network::{NodeAddresses, Resolve};
+pub use peers::promises::Promise;
+pub use peers::refusals::RefusalCounts;
+pub use peers::service::{Admit, Identity, RaftService};
+pub use snapshot::files::{SnapshotError, inspect as inspect_snapshots};
 
-/// Told why this node must stop; possibly more than once, as one failure brings others. It is
-/// called from storage tasks and must not block.
-pub type FatalHook = Arc<dyn Fn(String) + Send + Sync>;
+/// What an entry takes beside its payload, roughly.
+const ENVELOPE_BYTES: usize = 64;
 
 /// Memory an entry takes, roughly: what queues and reads are bounded by.
 fn entry_bytes(entry: &types::Entry) -> usize {
-    const ENVELOPE_BYTES: usize = 64;
     const MEMBERSHIP_BYTES: usize = 16 << 10;
     match &entry.payload {
         openraft::EntryPayload::Blank => ENVELOPE_BYTES,
@@ -60,6 +55,6 @@ fn entry_bytes(entry: &types::Entry) -> usize {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cairn_proto::seam::Env;
+use cairn_host::seam::Env;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;

@@ -3,12 +3,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use cairn_core::command::Reply;
-use cairn_proto::seam::{Dialer, Env, Job, Lane, Runtime, Transport};
+use cairn_host::seam::{Dialer, Env, Job, Lane, Runtime, Transport};
+use cairn_types::command::Reply;
+use cairn_types::ids::{ClusterId, Lineage};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -16,9 +19,10 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::{Service, ServiceExt};
 
-use super::{CatalogueMachine, Encode, FatalHook};
+use super::{CatalogueMachine, Check, Decode, Encode};
 use crate::disk::memory::MemoryDisk;
 use crate::disk::{Disk, Open};
+use crate::fatal::FatalHook;
 
 /// As a disk that rots does.
 pub fn flip_last_byte(disk: &MemoryDisk, path: &str) {
@@ -29,8 +33,8 @@ pub fn flip_last_byte(disk: &MemoryDisk, path: &str) {
     file.write_at(last, &[byte[0] ^ 1]).unwrap();
 }
 
-#[derive(Default)]
-struct TestRuntime(AtomicU64);
+/// Chance, and the wall clock.
+struct TestRuntime(AtomicU64, Arc<AtomicU64>);
 
 impl Runtime for TestRuntime {
     fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) -> JoinHandle<()> {
@@ -43,17 +47,24 @@ impl Runtime for TestRuntime {
             tokio::task::yield_now().await;
         })
     }
+    fn oldest_job(&self, _lane: Lane) -> Option<Duration> {
+        None
+    }
     fn random_u64(&self) -> u64 {
         self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
     }
     fn wall_ms(&self) -> u64 {
-        0
+        self.1.load(Ordering::Relaxed)
     }
 }
 
 /// Addresses and who answers there. A missing address is a cut link.
 #[derive(Clone, Default)]
-pub struct TestNetwork(Arc<Mutex<BTreeMap<String, Routes>>>, Arc<Mutex<BTreeMap<u64, String>>>);
+pub struct TestNetwork(
+    Arc<Mutex<BTreeMap<String, Routes>>>,
+    Arc<Mutex<BTreeMap<u64, String>>>,
+    Arc<AtomicU64>,
+);
 
 impl TestNetwork {
     pub fn serve(&self, address: &str, routes: Routes) {
@@ -70,7 +81,10 @@ impl TestNetwork {
         self.1.lock().get(&node).cloned()
     }
     pub fn env(&self) -> Env {
-        Env { runtime: Arc::new(TestRuntime::default()), dialer: Arc::new(self.clone()) }
+        // Every node draws other numbers: equal ones would stand for election together for ever.
+        let seed = self.2.fetch_add(0x5851_f42d_4c95_7f2d, Ordering::Relaxed);
+        let runtime = Arc::new(TestRuntime(AtomicU64::new(seed), Arc::default()));
+        Env { runtime, dialer: Arc::new(self.clone()) }
     }
 }
 
@@ -96,19 +110,35 @@ pub fn test_env() -> Env {
     TestNetwork::default().env()
 }
 
+/// With a wall clock that the test sets.
+pub fn test_env_at(wall_ms: &Arc<AtomicU64>) -> Env {
+    let runtime = Arc::new(TestRuntime(AtomicU64::new(1), Arc::clone(wall_ms)));
+    Env { runtime, dialer: Arc::new(TestNetwork::default()) }
+}
+
 /// Remembers every command in order; `Dropped { left }` tells how many there are.
 #[derive(Default)]
 pub struct ToyMachine {
     pub commands: Vec<Vec<u8>>,
+    /// As if a command had changed after it was checked.
+    pub checks_nothing: bool,
 }
 
 impl CatalogueMachine for ToyMachine {
     fn apply(&mut self, _index: u64, command: &[u8]) -> Result<Reply, String> {
-        if command == b"undecodable" {
-            return Err("cannot be decoded".into());
-        }
+        toy_check(command)?;
         self.commands.push(command.to_vec());
         Ok(Reply::Dropped { left: self.commands.len() as u64 })
+    }
+    fn checker(&self) -> Check {
+        match self.checks_nothing {
+            true => Arc::new(|_| Ok(())),
+            false => Arc::new(toy_check),
+        }
+    }
+    fn cluster(&self) -> Option<(ClusterId, Lineage)> {
+        let is_other = self.commands.first().is_some_and(|it| it == b"another cluster's");
+        is_other.then_some((ClusterId(78), Lineage(1)))
     }
     fn snapshot(&self) -> Encode {
         let commands = self.commands.clone();
@@ -121,7 +151,18 @@ impl CatalogueMachine for ToyMachine {
             bytes
         })
     }
-    fn restore(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+    fn decoder(&self) -> Decode<Self> {
+        Arc::new(Self::decode)
+    }
+}
+
+fn toy_check(command: &[u8]) -> Result<(), String> {
+    if command == b"undecodable" { Err("cannot be decoded".into()) } else { Ok(()) }
+}
+
+impl ToyMachine {
+    fn decode(mut bytes: &[u8]) -> Result<Self, String> {
+        WHILE_DECODING.with_borrow(|look| look.iter().for_each(|look| look()));
         let mut commands = Vec::new();
         while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
             let (command, rest) =
@@ -129,9 +170,13 @@ impl CatalogueMachine for ToyMachine {
             commands.push(command.to_vec());
             bytes = rest;
         }
-        self.commands = commands;
-        Ok(())
+        Ok(Self { commands, checks_nothing: false })
     }
+}
+
+thread_local! {
+    /// What a test wants to see while a snapshot is decoded.
+    pub static WHILE_DECODING: RefCell<Vec<Box<dyn Fn()>>> = RefCell::default();
 }
 
 /// Keeps what the fatal hook was told.

@@ -12,16 +12,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::command::Reply;
+use cairn_types::command::Reply;
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
 use openraft::impls::{self, BasicNode};
 use openraft::vote::RaftLeaderId;
 use openraft::{AsyncRuntime, OptionalSend, RaftTypeConfig};
 use openraft_rt_tokio::TokioRuntime;
 
-use super::snapshot_files::SnapshotFile;
+use super::snapshot::files::SnapshotFile;
 
-/// A node's number inside openraft: `cairn_core::ids::NodeId` without its wrapper.
+/// A node's number inside openraft: `cairn_types::ids::NodeId` without its wrapper.
 pub type NodeId = u64;
 /// What Raft knows of a node: the address it is called at.
 pub type Node = BasicNode;

@@ -4,19 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_core::catalogue::Catalogue;
-use cairn_core::command::{Body, Reply};
-use cairn_core::ids::{Incarnation, NodeId, Nonce, RequestId, is_host_port};
-use cairn_core::model::Admin;
-use cairn_proto::envelope::{FEATURE_LEVEL, Reason, refuse};
-use cairn_proto::{convert, wire};
+use cairn_host::envelope::{self, Reason, refuse};
+use cairn_proto::wire;
+use cairn_proto::wire::admin_client::AdminClient;
+use cairn_types::command::{self, Body, Reply, Sender};
+use cairn_types::convert;
+use cairn_types::ids::{Incarnation, NodeId, Nonce, RequestId, check_host_port};
+use cairn_types::model::{Admin, Liveness};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::heard::Pulse;
+use super::quarantine;
+use crate::heartbeats::Pulse;
 use crate::shared::Shared;
 
 /// A hello waits this long for a leader's word; less than its caller waits.
 const HELLO_READ: Duration = Duration::from_secs(1);
+
+/// A node that registers is called back within this time: less than it waits for its answer.
+const CALL_BACK: Duration = Duration::from_secs(1);
 
 pub struct Service {
     shared: Arc<Shared>,
@@ -26,18 +32,6 @@ impl Service {
     pub fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
-}
-
-/// Commands one node sends the leader about itself.
-fn is_a_nodes_own(body: &Body) -> bool {
-    matches!(
-        body,
-        Body::Register { .. }
-            | Body::Inventory { .. }
-            | Body::Durable { .. }
-            | Body::Lost { .. }
-            | Body::Removed { .. }
-    )
 }
 
 #[tonic::async_trait]
@@ -59,7 +53,7 @@ impl wire::admin_server::Admin for Service {
                     node: node.0,
                 }))
             }
-            Reply::Refused(refusal) => Err(Status::failed_precondition(refusal.to_string())),
+            Reply::Refused(refusal) => Err(cairn_proto::refused::refusal_status(refusal)),
             other => Err(Status::internal(format!("unexpected reply to a join: {other:?}"))),
         }
     }
@@ -79,6 +73,7 @@ impl wire::admin_server::Admin for Service {
             node: shared.node.0,
             refused,
             promise: shared.consensus.promise_of(request.node).map(|promise| promise.to_wire()),
+            fresh,
             leader_address: shared.consensus.leader().map_or(String::new(), |(_, address)| address),
         }))
     }
@@ -87,14 +82,16 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        let command =
-            request.into_inner().command.ok_or_else(|| Status::invalid_argument("no command"))?;
-        let command = convert::command_from_wire(command)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if !is_a_nodes_own(&command.body) {
+        let command = self.shared.decode_command(&request.into_inner().command)?;
+        if command.body.sender() != Sender::Node {
             return Err(Status::permission_denied("not a report"));
         }
+        if let Body::Declined(command::Declined { node, reason, replicas, .. }) = &command.body {
+            let (count, reason) = (replicas.len(), reason.text());
+            tracing::warn!(%node, count, reason, "a node cannot make replicas it was given");
+        }
         let registers = hear_address(&self.shared, &command.body);
+        call_back(&self.shared, &command.body).await?;
         let reply = self.shared.propose(command.request, command.body).await?;
         if let Some(node) = registers {
             self.shared.members.ring();
@@ -123,8 +120,17 @@ impl wire::admin_server::Admin for Service {
             at: Instant::now(),
             available_bytes: request.available_bytes,
             bytes_in_flight: request.bytes_in_flight,
+            stops: request.stops,
+            trouble: request.trouble.unwrap_or_default(),
         };
-        self.shared.heard.record(node, pulse);
+        self.shared.heartbeats.record(node, pulse);
+        if request.stops {
+            // At once: the caller waits for it, so that after its end everybody knows.
+            let changes = vec![(node, incarnation, Liveness::Down)];
+            self.shared
+                .propose(RequestId(0), Body::SetLiveness(command::SetLiveness { changes }))
+                .await?;
+        }
         Ok(Response::new(wire::HeartbeatReply { leader_clock_ms }))
     }
 
@@ -134,13 +140,71 @@ impl wire::admin_server::Admin for Service {
     ) -> Result<Response<wire::NodeStatusReply>, Status> {
         Ok(Response::new(node_status(&self.shared).await))
     }
+
+    async fn list_quarantine(
+        &self,
+        request: Request<wire::ListQuarantineRequest>,
+    ) -> Result<Response<wire::ListQuarantineReply>, Status> {
+        quarantine::list(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn restore(
+        &self,
+        request: Request<wire::RestoreRequest>,
+    ) -> Result<Response<wire::RestoreReply>, Status> {
+        quarantine::restore(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ask_slot(
+        &self,
+        request: Request<wire::AskSlotRequest>,
+    ) -> Result<Response<wire::AskSlotReply>, Status> {
+        quarantine::give_slot(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+}
+
+/// A node that registers for the first time, or from another address, must be there: an address
+/// that only it believes in would take a learner's and then a voter's place for nothing.
+async fn call_back(shared: &Shared, body: &Body) -> Result<(), Status> {
+    let Body::Register(command::Register { node, address, .. }) = body else { return Ok(()) };
+    check_host_port(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if !shared.consensus.is_leader() {
+        return Err(shared.not_leader());
+    }
+    let is_known = shared.read(|catalogue| {
+        catalogue
+            .node(*node)
+            .is_none_or(|record| record.incarnation != Incarnation(0) && record.address == *address)
+    });
+    if is_known {
+        shared.joining.is_reached(*node);
+        return Ok(());
+    }
+    let mut client = AdminClient::new(shared.transport(address));
+    let call = client.node_status(shared.call(Some(*node), wire::NodeStatusRequest {}));
+    let problem = match tokio::time::timeout(CALL_BACK, call).await {
+        Ok(Ok(_)) => {
+            shared.joining.is_reached(*node);
+            return Ok(());
+        }
+        // Any server may listen there and say what it likes.
+        Ok(Err(status)) => envelope::said(status.message()),
+        Err(_) => format!("no answer within {CALL_BACK:?}"),
+    };
+    if shared.joining.is_not_reached(*node, address, &problem) {
+        tracing::warn!(%node, address, problem, "a node cannot be called back, and stays outside");
+    }
+    let text = format!("node {node} cannot be called back at {address}: {problem}");
+    Err(refuse(Reason::Unreached, text))
 }
 
 /// Remembers where a node says it is that may not be able to register yet, for elections. Which
 /// node registers, if one does.
 fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
-    let Body::Register { node, cookie, nonce, address, .. } = body else { return None };
-    if !is_host_port(address) {
+    let Body::Register(command::Register { node, cookie, nonce, address, .. }) = body else {
+        return None;
+    };
+    if check_host_port(address).is_err() {
         return Some(*node);
     }
     let standing = shared.read(|catalogue| {
@@ -168,8 +232,14 @@ enum Standing {
 }
 
 fn pulse_standing(shared: &Shared, node: NodeId, incarnation: Incarnation) -> Standing {
+    let votes = shared.consensus.may_vote(node.0);
     shared.read(|catalogue| match catalogue.node(node) {
+        None if catalogue.is_forgotten(node) => {
+            Standing::Void(format!("node {node} was removed from the cluster"))
+        }
         None => Standing::NotYet,
+        // It serves Raft until its vote is not needed.
+        Some(record) if record.admin == Admin::Removed && votes => Standing::NotYet,
         Some(record) if record.admin == Admin::Removed => {
             Standing::Void(format!("node {node} was removed from the cluster"))
         }
@@ -183,10 +253,17 @@ fn pulse_standing(shared: &Shared, node: NodeId, incarnation: Incarnation) -> St
 }
 
 /// Why the directory that says hello must not come back, as far as this node has applied.
-fn hello_refusal(shared: &Shared, request: &wire::HelloRequest, fresh: bool) -> Option<String> {
+pub fn hello_refusal(shared: &Shared, request: &wire::HelloRequest, fresh: bool) -> Option<String> {
     let node = NodeId(request.node);
+    let votes = shared.consensus.may_vote(node.0);
     shared.read(|catalogue| {
+        if catalogue.is_forgotten(node) {
+            return Some(format!("node {node} was removed from the cluster"));
+        }
         let record = catalogue.node(node)?;
+        if record.admin == Admin::Removed && votes {
+            return None;
+        }
         if record.admin == Admin::Removed {
             return Some(format!("node {node} was removed from the cluster"));
         }
@@ -204,12 +281,19 @@ fn hello_refusal(shared: &Shared, request: &wire::HelloRequest, fresh: bool) -> 
     })
 }
 
-/// Whether a Raft message from `sender` may be heeded. Not from a removed node, and not from a
+/// Whether a Raft message from `sender` may be heeded. Not from a removed node, once its vote is
+/// of no use any more (`votes`), and not from a
 /// process whose registration another one has replaced: it runs on a copied or rolled back
 /// directory. A nonce that is merely unknown proves nothing: this catalogue may be behind.
-pub fn admit_raft(catalogue: &Catalogue, sender: NodeId, nonce: Nonce) -> Result<(), Status> {
+pub fn admit_raft(
+    catalogue: &Catalogue,
+    sender: NodeId,
+    nonce: Nonce,
+    votes: bool,
+) -> Result<(), Status> {
     let record = catalogue.node(sender);
-    if record.is_some_and(|record| record.admin == Admin::Removed) {
+    let removed = record.is_some_and(|record| record.admin == Admin::Removed);
+    if (removed && !votes) || catalogue.is_forgotten(sender) {
         let text = format!("node {sender} was removed from the cluster");
         return Err(refuse(Reason::StaleIdentity, text));
     }
@@ -228,13 +312,28 @@ pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
     let usage = (shared.usage)();
     let node = shared.node;
     let fetches_pending = shared.read(|catalogue| catalogue.node_tally(node).assigned);
+    let voters = shared.consensus.voters();
+    let voters = shared.read(|catalogue| {
+        let voter = |(id, address): (u64, String)| {
+            let record = catalogue.node(NodeId(id));
+            let (host, rack) =
+                record.map(|record| (record.host.clone(), record.rack.clone())).unwrap_or_default();
+            wire::Voter { node: id, address, host, rack }
+        };
+        voters.into_iter().map(voter).collect()
+    });
+    let silence = shared.consensus.contact().silence;
     wire::NodeStatusReply {
+        address: shared.config.address.clone(),
+        unfit: super::http::ill(shared).unwrap_or_default(),
+        silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
+        voters,
         node: node.0,
         incarnation: shared.incarnation().map_or(0, |incarnation| incarnation.0),
         cluster: shared.cluster.0.to_be_bytes().to_vec().into(),
         lineage: shared.lineage.0.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: shared.config.feature_level,
         applied_index: shared.consensus.applied(),
         term: shared.consensus.term(),
         leader,
@@ -253,5 +352,6 @@ pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
         registered: shared.incarnation().is_some(),
         segments_quarantined: counters.segments_quarantined.get(),
         fetches_pending,
+        trouble: Some(shared.health.trouble()),
     }
 }

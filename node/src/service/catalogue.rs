@@ -4,19 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::canary;
 use cairn_core::catalogue::{Catalogue, Checkpoint, ListQuery};
-use cairn_core::command::{Body, Command, Refusal, Reply};
-use cairn_core::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest, Step};
-use cairn_core::limits::BATCH_SEGMENTS_MAX;
-use cairn_core::model::Liveness;
 use cairn_core::placement::{self, Loads};
-use cairn_proto::{convert, wire};
+use cairn_host::envelope::{Reason, refuse};
+use cairn_host::seam::Lane;
+use cairn_proto::wire;
+use cairn_types::canary;
+use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
+use cairn_types::convert;
+use cairn_types::ids::{
+    Address, CheckpointId, Incarnation, Namespace, NodeId, RequestId, SegmentDigest, Step,
+};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX};
+use cairn_types::model::{Admin, Liveness};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::hold;
+use super::forward::Forwards;
+use super::seal::Seals;
+use super::{labels, marks};
+use crate::leaving;
 use crate::shared::Shared;
 
 /// A read waits this long for a leader when the caller names no deadline, and never longer than
@@ -27,17 +35,69 @@ const READ_DEADLINE_MAX: Duration = Duration::from_secs(30);
 const HOLD_MAX: Duration = Duration::from_secs(30);
 /// A Stage whose targets went stale between planning and apply is planned again so many times.
 const PLANS_MAX: u32 = 3;
+/// A checkpoint of so many segments is resolved where the call is served, in about a third of a
+/// millisecond; a larger one on a copy of the catalogue, beside the async threads.
+const RESOLVED_SEGMENTS_MAX: u64 = 65_536;
 /// Entries of one `List` page.
 const LIST_MAX: u32 = 1000;
 
 pub struct Service {
     shared: Arc<Shared>,
     planned: Mutex<Planned>,
+    seals: Arc<Seals>,
+    forwards: Forwards,
 }
 
 impl Service {
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, planned: Mutex::default() }
+        Self {
+            shared,
+            planned: Mutex::default(),
+            seals: Arc::new(Seals::new()),
+            forwards: Forwards::default(),
+        }
+    }
+
+    /// A client's command, on the leader.
+    async fn lead(&self, request: wire::ExecuteRequest) -> Result<wire::ExecuteReply, Status> {
+        let wire::ExecuteRequest { command, wait_ms, exclude, .. } = request;
+        let command = self.shared.decode_command(&command)?;
+        if !matches!(command.body.sender(), Sender::Client | Sender::Operator) {
+            return Err(Status::permission_denied("this command is the cluster's own"));
+        }
+        if command.request == RequestId(0) {
+            return Err(Status::invalid_argument("a client's command carries a request id"));
+        }
+        if !self.shared.consensus.is_leader() {
+            return Err(self.shared.not_leader());
+        }
+        let (name, began) = (command.body.name(), Instant::now());
+        let reply = self.lead_command(command, wait_ms, exclude).await;
+        self.shared.waits.command(name, began);
+        Ok(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&*reply?)) })
+    }
+
+    async fn lead_command(
+        &self,
+        command: Command,
+        wait_ms: u64,
+        exclude: Vec<u64>,
+    ) -> Result<Arc<Reply>, Status> {
+        if let Body::RemoveNode(command::RemoveNode { node, accept }) = command.body {
+            return leaving::remove(&self.shared, command.request, node, accept).await;
+        }
+        let rings = matches!(command.body, Body::SealPart(_) | Body::Delete(_));
+        let exclude = exclude.into_iter().map(NodeId).collect();
+        let reply = if matches!(command.body, Body::SealPart(_)) {
+            let hold = Duration::from_millis(wait_ms).min(HOLD_MAX);
+            self.seals.seal(&self.shared, command, hold).await?
+        } else {
+            self.execute_command(command, &exclude).await?
+        };
+        if rings {
+            self.shared.steward.ring();
+        }
+        Ok(reply)
     }
 
     /// Proposes `command`; fills a Stage's targets and plans again if they went stale.
@@ -47,8 +107,14 @@ impl Service {
         exclude: &BTreeSet<NodeId>,
     ) -> Result<Arc<Reply>, Status> {
         let shared = &self.shared;
+        if let Body::Begin(begin) = &command.body
+            && !shared.read(|catalogue| catalogue.has_room_for(begin, OPEN_UPLOADS_MAX))
+        {
+            let text = format!("uploads open at once: limit {OPEN_UPLOADS_MAX}");
+            return Err(refuse(Reason::Busy, text));
+        }
         for _ in 0..PLANS_MAX {
-            if let Body::Stage { checkpoint, segments, .. } = &mut command.body {
+            if let Body::Stage(command::Stage { checkpoint, segments, .. }) = &mut command.body {
                 let checkpoint = *checkpoint;
                 let planned = shared.read(|catalogue| {
                     let upload = catalogue
@@ -79,12 +145,14 @@ impl Service {
             0 => READ_DEADLINE,
             ms => Duration::from_millis(ms).min(READ_DEADLINE_MAX),
         };
-        self.shared.read_index(deadline).await
+        let began = Instant::now();
+        let index = self.shared.read_index(deadline).await;
+        self.shared.waits.reads.observe(began.elapsed().as_secs_f64());
+        index
     }
 }
 
-/// The planner's loads, and up to which heartbeat they are current: a fresh heartbeat already
-/// contains what was planned before it.
+/// The planner's loads, and up to which heartbeat they are current.
 #[derive(Default)]
 struct Planned {
     loads: Loads,
@@ -93,30 +161,17 @@ struct Planned {
 
 impl Planned {
     fn refresh(&mut self, shared: &Shared, catalogue: &Catalogue) {
+        self.loads.settle();
         for node in catalogue.nodes() {
-            let pulse = shared.heard.of(node.id);
+            let pulse = shared.heartbeats.of(node.id);
             let Some(pulse) = pulse.filter(|pulse| pulse.incarnation == node.incarnation) else {
                 continue;
             };
             if self.heard.insert(node.id, pulse.at) != Some(pulse.at) {
-                self.loads.observe(node.id, pulse.available_bytes, pulse.bytes_in_flight);
+                self.loads.observe(node.id, pulse.bytes_for_slots(), pulse.bytes_in_flight);
             }
         }
     }
-}
-
-/// Commands a client may send; the rest are the cluster's own.
-fn is_clients(body: &Body) -> bool {
-    matches!(
-        body,
-        Body::Begin { .. }
-            | Body::Stage { .. }
-            | Body::SealPart { .. }
-            | Body::Renew { .. }
-            | Body::Delete { .. }
-            | Body::SetPolicy { .. }
-            | Body::RemoveNode { .. }
-    )
 }
 
 #[tonic::async_trait]
@@ -125,30 +180,59 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        let wire::ExecuteRequest { command, wait_ms, exclude } = request.into_inner();
-        let command = command.ok_or_else(|| Status::invalid_argument("no command"))?;
-        let command = convert::command_from_wire(command)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if !is_clients(&command.body) {
-            return Err(Status::permission_denied("this command is the cluster's own"));
+        let request = request.into_inner();
+        if request.forward && !self.shared.consensus.is_leader() {
+            return self.forwards.execute(&self.shared, request).await.map(Response::new);
         }
-        if command.request == RequestId(0) {
-            return Err(Status::invalid_argument("a client's command carries a request id"));
-        }
-        if !self.shared.consensus.is_leader() {
-            return Err(self.shared.not_leader());
-        }
-        if let Body::SealPart { checkpoint, part, .. } = command.body {
-            let hold = Duration::from_millis(wait_ms).min(HOLD_MAX);
-            hold::until_durable(&self.shared, checkpoint, part, Instant::now() + hold).await;
-        }
-        let rings = matches!(command.body, Body::SealPart { .. } | Body::Delete { .. });
-        let exclude = exclude.into_iter().map(NodeId).collect();
-        let reply = self.execute_command(command, &exclude).await?;
-        if rings {
-            self.shared.steward.ring();
-        }
-        Ok(Response::new(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&reply)) }))
+        self.lead(request).await.map(Response::new)
+    }
+
+    async fn execute_forwarded(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<wire::ExecuteReply>, Status> {
+        self.lead(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan_removal(
+        &self,
+        request: Request<wire::PlanRemovalRequest>,
+    ) -> Result<Response<wire::PlanRemovalReply>, Status> {
+        let asked = request.into_inner();
+        let accept =
+            Accept { data_loss: asked.accept_data_loss, fewer_hosts: asked.accept_fewer_hosts };
+        leaving::plan(&self.shared, NodeId(asked.node), accept).await.map(Response::new)
+    }
+
+    async fn plan_time_repair(
+        &self,
+        request: Request<wire::PlanTimeRepairRequest>,
+    ) -> Result<Response<wire::PlanTimeRepairReply>, Status> {
+        let wire::PlanTimeRepairRequest { namespace, to_ms } = request.into_inner();
+        let namespace = parse(&namespace)?;
+        labels::plan_repair(&self.shared, namespace, to_ms).await.map(Response::new)
+    }
+
+    async fn list_refs(
+        &self,
+        request: Request<wire::ListRefsRequest>,
+    ) -> Result<Response<wire::ListRefsReply>, Status> {
+        let wire::ListRefsRequest { namespace, deadline_ms } = request.into_inner();
+        let namespace: Namespace = parse(&namespace)?;
+        self.linearizable(deadline_ms).await?;
+        Ok(Response::new(self.shared.read(|catalogue| marks::refs(catalogue, &namespace))))
+    }
+
+    async fn list_holds(
+        &self,
+        request: Request<wire::ListHoldsRequest>,
+    ) -> Result<Response<wire::ListHoldsReply>, Status> {
+        let asked = request.into_inner();
+        self.linearizable(asked.deadline_ms).await?;
+        // All holds of a cluster may be many.
+        let state = Arc::clone(&self.shared.state);
+        let walk = move || marks::holds(&state.read().catalogue.clone(), &asked);
+        Ok(Response::new(self.shared.env.blocking(Lane::Walk, walk).await))
     }
 
     async fn resolve(
@@ -159,9 +243,25 @@ impl wire::catalogue_server::Catalogue for Service {
         let address: Address = parse(&request.address)?;
         self.linearizable(request.deadline_ms).await?;
         let shared = &self.shared;
-        let catalogue = shared.copy();
-        let info = catalogue.resolve(&address).map_err(|refusal| refusal_status(&refusal))?;
-        let nodes = node_infos(shared, &catalogue);
+        let small = shared.read(|catalogue| {
+            let record = catalogue.resolve_record(&address)?;
+            let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX;
+            Ok(is_small.then(|| catalogue.info(record)))
+        });
+        let small = small.map_err(|refusal| refusal_status(&refusal))?;
+        let info = match small {
+            Some(info) => info,
+            None => {
+                let state = Arc::clone(&shared.state);
+                let walk = move || {
+                    let catalogue = state.read().catalogue.clone();
+                    catalogue.resolve(&address)
+                };
+                let found = shared.env.blocking(Lane::Walk, walk).await;
+                found.map_err(|refusal| refusal_status(&refusal))?
+            }
+        };
+        let nodes = shared.read(|catalogue| node_infos(shared, catalogue));
         let checkpoint = Some(convert::info_to_wire(&info));
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
@@ -178,25 +278,23 @@ impl wire::catalogue_server::Catalogue for Service {
         let query = ListQuery {
             prefix: request.prefix,
             include_open: request.open,
+            include_deleted: request.deleted,
             after: parse_namespace(&request.after_namespace)?
                 .map(|name| (name, Step(request.after_step), CheckpointId(request.after_id))),
             // One more than asked for tells whether there are more.
             limit: limit as usize + 1,
         };
-        self.linearizable(request.deadline_ms).await?;
-        // Durability costs a walk over each checkpoint's segments: not under the lock.
-        let catalogue = self.shared.copy();
-        let mut found = catalogue.list(&query);
-        let more = found.len() > limit as usize;
-        found.truncate(limit as usize);
-        let entry = |record: &Arc<Checkpoint>| {
-            let mut info = catalogue.info(record);
-            // A listing is about checkpoints; `Resolve` gives the parts of one.
-            info.parts.clear();
-            convert::info_to_wire(&info)
+        if !canary!("list_of_this_node") {
+            self.linearizable(request.deadline_ms).await?;
+        }
+        // A page may be of a thousand large checkpoints: neither under the lock nor on an async thread.
+        let state = Arc::clone(&self.shared.state);
+        let walk = move || {
+            let catalogue = state.read().catalogue.clone();
+            listed(&catalogue, &query, limit as usize)
         };
-        let checkpoints = found.iter().map(entry).collect();
-        Ok(Response::new(wire::ListReply { checkpoints, more }))
+        let reply = self.shared.env.blocking(Lane::Walk, walk).await;
+        Ok(Response::new(reply))
     }
 
     async fn locate(
@@ -216,11 +314,32 @@ impl wire::catalogue_server::Catalogue for Service {
             .map(|bytes| convert::digest_from_wire("digest", bytes))
             .collect::<Result<_, _>>()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let namespace: Option<Namespace> = match request.namespace.as_str() {
+            "" => None,
+            name => Some(parse(name)?),
+        };
         self.linearizable(request.deadline_ms).await?;
-        let segments = self
-            .shared
-            .read(|catalogue| digests.iter().map(|digest| located(catalogue, *digest)).collect());
-        Ok(Response::new(wire::LocateReply { segments }))
+        let reply = self.shared.read(|catalogue| wire::LocateReply {
+            segments: digests.iter().map(|digest| located(catalogue, *digest)).collect(),
+            policy: namespace.map(|name| {
+                let record = catalogue.namespace(&name);
+                let policy = record.map(|record| record.policy.clone()).unwrap_or_default();
+                convert::policy_to_wire(&policy)
+            }),
+        });
+        Ok(Response::new(reply))
+    }
+
+    async fn hasten(
+        &self,
+        request: Request<wire::HastenRequest>,
+    ) -> Result<Response<wire::HastenReply>, Status> {
+        if !self.shared.consensus.is_leader() {
+            return Err(self.shared.not_leader());
+        }
+        self.shared.hastened.ask(CheckpointId(request.into_inner().checkpoint));
+        self.shared.steward.ring();
+        Ok(Response::new(wire::HastenReply {}))
     }
 
     async fn status(
@@ -229,12 +348,14 @@ impl wire::catalogue_server::Catalogue for Service {
     ) -> Result<Response<wire::StatusReply>, Status> {
         let index = self.linearizable(request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
-        let summary = shared.copy().summary();
+        let summary = shared.summary_at(index).await;
         let (nodes, cluster) =
             shared.read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
         let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
+        let (namespaces_ahead, first_ahead) = labels::ahead(shared, &summary);
         Ok(Response::new(wire::StatusReply {
-            cluster: cluster.id.0.to_be_bytes().to_vec().into(),
+            // The catalogue has no id yet in the first moment of a cluster.
+            cluster: shared.cluster.0.to_be_bytes().to_vec().into(),
             lineage: cluster.lineage.0.into(),
             clock_ms: cluster.clock_ms,
             applied_index: index,
@@ -249,6 +370,7 @@ impl wire::catalogue_server::Catalogue for Service {
             segments_below: summary.segments_below,
             bytes_below: summary.bytes_below,
             segments_unavailable: summary.segments_unavailable,
+            segments_lost: summary.segments_lost,
             segments_unreferenced: summary.segments_unreferenced,
             bytes_unreferenced: summary.bytes_unreferenced,
             nodes_can_be_lost: summary.nodes_can_be_lost,
@@ -257,8 +379,22 @@ impl wire::catalogue_server::Catalogue for Service {
             segments_short_of_racks: summary.segments_short_of_racks,
             voters: u32::try_from(shared.consensus.voters().len()).unwrap_or(u32::MAX),
             settings: Some(convert::settings_to_wire(&cluster.settings)),
+            namespaces_ahead,
+            first_ahead,
         }))
     }
+}
+
+/// One page; the query asks for one entry more than the page has.
+fn listed(catalogue: &Catalogue, query: &ListQuery, limit: usize) -> wire::ListReply {
+    let mut found = catalogue.list(query);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let entry = |record: &Arc<Checkpoint>| {
+        // A listing is about checkpoints; `Resolve` gives the parts of one.
+        convert::info_to_wire(&catalogue.listed(record))
+    };
+    wire::ListReply { checkpoints: found.iter().map(entry).collect(), more }
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Status>
@@ -270,7 +406,7 @@ where
 
 /// A read's refusal as a status that carries it whole.
 fn refusal_status(refusal: &Refusal) -> Status {
-    convert::refusal_status(refusal)
+    cairn_proto::refused::refusal_status(refusal)
 }
 
 fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
@@ -278,25 +414,37 @@ fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
         None => wire::Located::default(),
         Some(segment) => wire::Located {
             segment: segment.id.0,
-            len: segment.len,
-            slots: segment.live_slots().map(convert::slot_to_wire).collect(),
+            len: segment.form.raw_len(),
+            // What a removed node has left is voided bit by bit, and read by nobody.
+            slots: segment
+                .live_slots()
+                .filter(|slot| {
+                    let node = catalogue.node(slot.node);
+                    node.is_some_and(|node| node.admin == Admin::InService)
+                })
+                .map(convert::slot_to_wire)
+                .collect(),
         },
     }
 }
 
 fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
     let voters = shared.consensus.voters();
-    let info = |node: &cairn_core::model::Node| {
+    let clocks = shared.clocks_ahead_of_median_ms();
+    let info = |node: &cairn_types::model::Node| {
         let id = node.id;
         let tally = catalogue.node_tally(id);
-        let pulse = shared.heard.of(id).filter(|_| shared.consensus.is_leader());
+        let leads = shared.consensus.is_leader();
+        let pulse = shared.heartbeats.of(id).filter(|_| leads);
+        let registered = (node.incarnation != Incarnation(0)).then_some(&*node.address);
+        let outside = shared.joining.why(id, registered).filter(|_| leads);
         wire::NodeInfo {
             id: id.0,
             host: node.host.clone(),
             rack: node.rack.clone(),
             address: node.address.clone(),
             up: node.liveness == Liveness::Up,
-            removed: node.admin == cairn_core::model::Admin::Removed,
+            removed: node.admin == Admin::Removed,
             inventoried: node.inventoried,
             capacity_bytes: node.capacity_bytes,
             incarnation: node.incarnation.0,
@@ -305,8 +453,12 @@ fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
             replicas_assigned: tally.assigned,
             replicas_released: tally.released,
             bytes_durable: tally.bytes_live,
-            available_bytes: pulse.map_or(0, |pulse| pulse.available_bytes),
+            available_bytes: pulse.map(|pulse| pulse.available_bytes),
             liveness_since_ms: node.liveness_since_ms,
+            trouble: pulse.map(|pulse| pulse.trouble),
+            feature_level: node.feature_level,
+            clock_ahead_ms: clocks.get(&id).copied(),
+            outside: outside.unwrap_or_default(),
         }
     };
     catalogue.nodes().map(info).collect()

@@ -1,7 +1,7 @@
 //! HTTP beside gRPC: liveness and metrics; and the standard gRPC health service.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -14,8 +14,12 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::admin::node_status;
+use super::metrics::metrics;
+use crate::raft::Contact;
 use crate::shared::Shared;
+
+/// A service's name is some tens of bytes.
+const HEALTH_BYTES_MAX: usize = 1 << 10;
 
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(shared)
@@ -30,98 +34,44 @@ pub async fn unknown(request: axum::extract::Request) -> axum::response::Respons
     (StatusCode::NOT_FOUND, "not found: here are gRPC, /healthz and /metrics\n").into_response()
 }
 
-/// Serving: registered, and a leader is known.
-fn is_healthy(shared: &Shared) -> bool {
-    shared.incarnation().is_some() && shared.consensus.leader().is_some()
+/// A node without a leader, or a leader without a majority, is healthy for so long: more than
+/// the loss of a leader takes (2 s, see the runbook), little enough for an alert within a minute.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Why this node does not serve: it is not registered, or it is without the others.
+pub(super) fn ill(shared: &Shared) -> Option<String> {
+    if shared.incarnation().is_none() {
+        return Some("not registered with the cluster yet".to_owned());
+    }
+    let trouble = shared.health.trouble();
+    if !trouble.is_none() {
+        return Some(trouble.text());
+    }
+    let Contact { leads, silence, ever } = shared.consensus.contact();
+    let seconds = silence.as_secs_f64();
+    match (leads, ever) {
+        (_, true) if silence < SILENCE_MAX => None,
+        (true, _) => Some(format!(
+            "this node led, and no majority of the voters has answered it for {seconds:.1} s"
+        )),
+        (false, true) => Some(format!("no leader was heard for {seconds:.1} s")),
+        (false, false) => Some(format!("no leader was heard since the start, {seconds:.1} s ago")),
+    }
+}
+
+pub(super) fn is_healthy(shared: &Shared) -> bool {
+    ill(shared).is_none()
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if is_healthy(&shared) {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        let registered = shared.incarnation().is_some();
-        let leader = shared.consensus.leader().is_some();
-        let text = format!("not ready: registered {registered}, leader known {leader}\n");
-        (StatusCode::SERVICE_UNAVAILABLE, text)
+    match ill(&shared) {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
-}
-
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared).await)
-}
-
-/// Prometheus text format 0.0.4.
-async fn render(shared: &Shared) -> String {
-    let status = node_status(shared).await;
-    let summary = shared.copy().summary();
-    let counters = &shared.counters;
-    let rows: [(&str, &str, &str, u64); 27] = [
-        ("up", "gauge", "1 when registered and a leader is known", is_healthy(shared).into()),
-        ("leader", "gauge", "1 on the leader", shared.consensus.is_leader().into()),
-        ("raft_term", "gauge", "Raft term", status.term),
-        ("raft_applied_index", "gauge", "applied log index", status.applied_index),
-        ("segments_held", "gauge", "durable segments on this node", status.segments_held),
-        ("segment_bytes_held", "gauge", "their bytes on disk", status.bytes_held),
-        ("segments_received_total", "counter", "segments from clients", status.segments_received),
-        ("segment_bytes_received_total", "counter", "bytes from clients", status.bytes_received),
-        ("segment_bytes_served_total", "counter", "bytes to readers", status.bytes_served),
-        ("segments_fetched_total", "counter", "segments by catch-up", status.segments_fetched),
-        ("segment_bytes_fetched_total", "counter", "bytes by catch-up", status.bytes_fetched),
-        ("segments_destroyed_total", "counter", "files removed", counters.segments_destroyed.get()),
-        ("segments_quarantined_total", "counter", "files set aside", status.segments_quarantined),
-        (
-            "segments_recovered_total",
-            "counter",
-            "taken back from quarantine",
-            counters.segments_recovered.get(),
-        ),
-        (
-            "suspects_confirmed_total",
-            "counter",
-            "bad replicas found",
-            counters.suspects_confirmed.get(),
-        ),
-        ("reports_sent_total", "counter", "report batches", counters.reports_sent.get()),
-        (
-            "reports_refused_total",
-            "counter",
-            "reports with a stale epoch",
-            counters.reports_refused.get(),
-        ),
-        ("available_bytes", "gauge", "room for segment data", status.available_bytes),
-        ("capacity_bytes", "gauge", "configured capacity", status.total_bytes),
-        ("slots_assigned", "gauge", "slots without a durable file yet", status.fetches_pending),
-        ("process_cpu_ms_total", "counter", "CPU time", status.cpu_ms),
-        ("process_resident_peak_bytes", "gauge", "peak resident memory", status.rss_peak_bytes),
-        ("checkpoints_committed", "gauge", "committed checkpoints", summary.checkpoints_committed),
-        ("checkpoints_open", "gauge", "uploads in progress", summary.checkpoints_open),
-        ("cluster_segments", "gauge", "segment records", summary.segments),
-        (
-            "cluster_segments_below_replicas",
-            "gauge",
-            "with fewer than R that count",
-            summary.segments_below,
-        ),
-        (
-            "cluster_segments_unavailable",
-            "gauge",
-            "with none that counts",
-            summary.segments_unavailable,
-        ),
-    ];
-    let mut text = String::new();
-    for (name, kind, help, value) in rows {
-        let _ = write!(
-            text,
-            "# HELP cairn_{name} {help}\n# TYPE cairn_{name} {kind}\ncairn_{name}{{node=\"{}\"}} {value}\n",
-            status.node
-        );
-    }
-    text
 }
 
 pub fn health_service(shared: Arc<Shared>) -> HealthServer<HealthService> {
-    HealthServer::new(HealthService { shared })
+    HealthServer::new(HealthService { shared }).max_decoding_message_size(HEALTH_BYTES_MAX)
 }
 
 /// `grpc.health.v1`: the whole node under the empty service name.

@@ -3,17 +3,21 @@
 //! | module | serves |
 //! |---|---|
 //! | [`catalogue`] | clients' commands and linearizable reads |
+//! | `forward` | a client's command, passed on to the leader |
+//! | `labels` | wall-clock labels that lie in the future |
+//! | `seal` | the leader's part of a seal: no commit that cannot be restored |
 //! | [`segments`] | segment bytes |
 //! | [`admin`] | joining, hello, reports, heartbeats, a node's own status |
+//! | `quarantine` | an operator's look into quarantine, and the way back out of it |
 //! | [`http`] | `/healthz`, `/metrics` |
 
 use std::sync::Arc;
 
 use axum::Router;
-use cairn_core::limits::{CATALOGUE_REPLY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use cairn_proto::wire::admin_server::AdminServer;
 use cairn_proto::wire::catalogue_server::CatalogueServer;
 use cairn_proto::wire::segments_server::SegmentsServer;
+use cairn_types::limits::{CATALOGUE_REPLY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use tonic::service::Routes;
 
 use crate::guard::{self, Guard};
@@ -21,8 +25,13 @@ use crate::shared::Shared;
 
 pub mod admin;
 pub mod catalogue;
-mod hold;
+mod forward;
 pub mod http;
+mod labels;
+mod marks;
+mod metrics;
+mod quarantine;
+mod seal;
 pub mod segments;
 
 /// Builds the router: `raft` holds the consensus service's routes.

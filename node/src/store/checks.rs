@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
 /// Checks at a time that readers started: each re-reads up to 32 MiB. A suspicion beyond it is

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use cairn_core::blocks::BlockError;
-use cairn_core::ids::SegmentDigest;
+use cairn_types::blocks::BlockError;
+use cairn_types::form::FormError;
+use cairn_types::ids::SegmentDigest;
 
 use super::format::FormatError;
 
@@ -17,6 +18,10 @@ pub enum StoreError {
     /// The sender's bytes are not the segment it named; nothing became visible.
     #[error("the bytes received are not segment {0}")]
     WrongDigest(SegmentDigest),
+    /// The sender's bytes are not in the form it named; nothing became visible.
+    #[error(transparent)]
+    Form(#[from] FormError),
+    /// Stored bytes.
     #[error("segment {digest} has {want} bytes, received {got}")]
     WrongLength { digest: SegmentDigest, want: u64, got: u64 },
     /// The caller's condition did not hold when the file was about to become visible; it is gone.
@@ -25,6 +30,9 @@ pub enum StoreError {
     /// Data is refused below the reserve, so that log and deletions go on.
     #[error("no space for {needed} bytes: {available} available above a reserve of {reserve}")]
     NoSpace { needed: u64, available: u64, reserve: u64 },
+    /// The file system can make no more files, whatever space it has.
+    #[error("no inodes left for segment files on the file system of the data directory")]
+    NoInodes,
     /// Try again later, or elsewhere.
     #[error("{writers} segments are being received already")]
     Busy { writers: usize },
@@ -38,6 +46,9 @@ pub enum StoreError {
     WriterFailed(SegmentDigest),
     #[error("data directory is not formatted: {0} is missing")]
     NotFormatted(String),
+    /// The owner or the mode of one file keeps this process from it: an operator has to change it.
+    #[error("cannot {action} {path}: {source}; give the user of this node access to it")]
+    NoAccess { action: &'static str, path: String, source: io::Error },
     #[error("cannot {action} {path}: {source}")]
     Io { action: &'static str, path: String, source: io::Error },
     /// What is durable is no longer known: the node stops. The fatal hook has been called.

@@ -1,22 +1,32 @@
-//! Quarantine, recovery from it, and destruction: everything that takes a segment out of the
-//! durable set or brings one in without a sender. All under the digest's lock.
+//! Quarantine and destruction: everything that takes a segment out of the durable set. All under
+//! the digest's lock. The way back out of quarantine is `recover.rs`.
 
 use std::io;
 use std::sync::Arc;
 
-use cairn_core::canary;
-use cairn_core::ids::SegmentDigest;
+use cairn_types::ids::SegmentDigest;
 
 use super::checks::Checking;
-use super::error::{Damage, StoreError};
+use super::error::StoreError;
+use super::index::Held;
 use super::locks::DigestGuard;
-use super::read::{is_damage, read_ends};
+use super::recover::{Why, quarantine_name};
 use super::stats::add;
 use super::{Inner, QUARANTINE, SegmentStore, directory, io_error, place};
-use crate::disk::{DiskFile, Open};
+use crate::disk::is_out_of_descriptors;
 
 /// Quarantined copies of one digest. A disk that spoils one segment this often is finished.
 const COPIES_MAX: usize = 64;
+
+/// What a check of a segment found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    Good,
+    /// Bad; its file is in quarantine, or stays in its place and does not count.
+    Bad,
+    /// Held according to the index, but there is no file.
+    Gone,
+}
 
 /// What became of a destruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +37,6 @@ pub enum Destroyed {
     NotHeld,
     /// The condition did not hold under the lock: the file stays.
     Kept,
-}
-
-/// A file in quarantine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quarantined {
-    /// File name within `quarantine/`.
-    pub name: String,
-    /// `None` for a file whose name is not one of ours.
-    pub digest: Option<SegmentDigest>,
-    /// File bytes.
-    pub bytes: u64,
 }
 
 impl SegmentStore {
@@ -56,38 +55,68 @@ impl SegmentStore {
     ) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
         let work = async move {
+            inner.know(digest).await?;
             let guard = inner.locks.lock(digest).await;
-            let held = inner.books.leave(digest);
+            let held = inner.index.leave(digest);
             if !condition() {
-                if let Some(len) = held {
-                    inner.books.enter(digest, len);
+                if let Some(held) = held {
+                    inner.index.enter(digest, held);
                 }
                 return Ok(false);
             }
-            inner.set_aside_under(guard, digest).await.map(|()| true)
+            inner.set_aside_under(guard, digest, Why::NoSlot).await.map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
     }
 
     /// Re-reads a held segment as [`SegmentStore::verify`] does, and moves it to quarantine if it
-    /// is bad: one step under the digest's lock, so that what is moved is what was read. Whether
-    /// it was bad.
-    pub async fn quarantine_if_bad(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+    /// is bad: one step under the digest's lock, so that what is moved is what was read. What is
+    /// bad is not held any more, whether its file could be moved or not.
+    pub async fn quarantine_if_bad(&self, digest: SegmentDigest) -> Result<Checked, StoreError> {
         let store = self.clone();
         let work = async move {
             let inner = &store.inner;
+            inner.know(digest).await?;
             let guard = inner.locks.lock(digest).await;
             match store.verify(digest).await {
-                Ok(()) => return Ok(false),
+                Ok(()) => return Ok(Checked::Good),
                 Err(StoreError::Damaged { damage, .. }) => {
                     tracing::warn!(%digest, %damage, "segment is bad");
                 }
                 Err(error) => return Err(error),
             }
-            inner.books.leave(digest);
-            inner.set_aside_under(guard, digest).await.map(|()| true)
+            inner.index.leave(digest);
+            match inner.set_aside_under(guard, digest, Why::Bad).await {
+                Ok(()) => Ok(Checked::Bad),
+                Err(StoreError::NotHeld(_)) => Ok(Checked::Gone),
+                Err(error) if error.is_fatal() => Err(error),
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "cannot move a bad segment file aside");
+                    Ok(Checked::Bad)
+                }
+            }
         };
         self.inner.to_the_end("segment check", work).await
+    }
+
+    /// Whether the segment is not held, asked under the digest's lock: nobody is about to make it
+    /// visible, or to put it back after a destruction that did not take place.
+    pub async fn is_absent(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
+        self.inner.know(digest).await?;
+        let _guard = self.inner.locks.lock(digest).await;
+        Ok(!self.holds(digest))
+    }
+
+    /// Those of `digests` that the index holds while no file of the right length stands in their
+    /// place. A look at names and lengths only; an error of the disk finds nothing.
+    pub async fn without_file(&self, digests: Vec<SegmentDigest>) -> Vec<SegmentDigest> {
+        let inner = Arc::clone(&self.inner);
+        let look = move || {
+            let held = digests.into_iter().filter_map(|it| Some((it, inner.index.find(it)?)));
+            let lacking = held.filter(|(digest, held)| inner.stands(*digest, *held) == Some(false));
+            lacking.map(|(digest, _)| digest).collect()
+        };
+        self.inner.data(look).await
     }
 
     /// Claims the check of a suspected segment; `None` while one runs, or too many.
@@ -101,10 +130,10 @@ impl SegmentStore {
         let inner = Arc::clone(&self.inner);
         let work = async move {
             let guard = inner.locks.lock(digest).await;
-            if inner.books.len_of(digest).is_some() || !inner.books.is_damaged(digest) {
+            if inner.index.len_of(digest).is_some() || !inner.index.is_damaged(digest) {
                 return Ok(false);
             }
-            inner.set_aside_under(guard, digest).await.map(|()| true)
+            inner.set_aside_under(guard, digest, Why::Bad).await.map(|()| true)
         };
         self.inner.to_the_end("segment quarantine", work).await
     }
@@ -124,9 +153,10 @@ impl SegmentStore {
         self.inner.check_running()?;
         let inner = Arc::clone(&self.inner);
         let work = async move {
+            inner.know(digest).await?;
             let guard = inner.locks.lock(digest).await;
-            let held = inner.books.leave(digest);
-            if held.is_none() && !inner.books.is_damaged(digest) {
+            let held = inner.index.leave(digest);
+            if held.is_none() && !inner.index.is_damaged(digest) {
                 return Ok(Destroyed::NotHeld);
             }
             let job = Arc::clone(&inner);
@@ -134,88 +164,24 @@ impl SegmentStore {
                 .data(move || {
                     let _guard = guard;
                     let gone = match condition() {
-                        true => job.unlink(digest, held.unwrap_or(0)),
+                        true => job.unlink(digest, held.map_or(0, |held| held.raw_len())),
                         false => Ok(Destroyed::Kept),
                     };
                     let kept = matches!(gone, Ok(Destroyed::Kept) | Err(StoreError::Io { .. }));
-                    if let (true, Some(len)) = (kept, held) {
-                        // Still there and as good as before.
-                        job.books.enter(digest, len);
+                    if let (true, Some(held)) = (kept, held) {
+                        if job.stands(digest, held) == Some(false) {
+                            // Its name is gone, and perhaps not durably: to be tried again.
+                            job.index.enter_damaged(digest, 0);
+                        } else {
+                            // Still there and as good as before.
+                            job.index.enter(digest, held);
+                        }
                     }
                     gone
                 })
                 .await
         };
         self.inner.to_the_end("segment destroy", work).await
-    }
-
-    /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
-    /// there is none. What somebody else puts there is seen at the next start.
-    pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
-        self.recover_from_quarantine_if(digest, || true).await
-    }
-
-    /// As [`SegmentStore::recover_from_quarantine`], if `condition` holds under the digest's lock,
-    /// asked right before the file becomes visible; else `NotWanted`, and the copy stays where it
-    /// is.
-    pub async fn recover_from_quarantine_if(
-        &self,
-        digest: SegmentDigest,
-        condition: impl FnOnce() -> bool + Send + 'static,
-    ) -> Result<bool, StoreError> {
-        self.inner.check_running()?;
-        let inner = Arc::clone(&self.inner);
-        let work = async move {
-            let guard = inner.locks.lock(digest).await;
-            if inner.books.len_of(digest).is_some() {
-                return Ok(true);
-            }
-            if !inner.books.is_quarantined(digest) {
-                // A fetch asks this each time it is tried: without a look at the disk.
-                return Ok(false);
-            }
-            let job = Arc::clone(&inner);
-            let copies = inner.data(move || job.copies(digest)).await?;
-            for copy in copies {
-                let (job, path) = (Arc::clone(&inner), format!("{QUARANTINE}/{}", copy.name));
-                let opened = inner.data(move || job.open_copy(&path)).await?;
-                let Some(file) = opened else { continue };
-                let len = match inner.verify_file(Arc::clone(&file), digest).await {
-                    Ok(len) => len,
-                    Err(Damage::Io(error)) if !is_damage(&error) => {
-                        return Err(io_error("read", &copy.name, error));
-                    }
-                    Err(_) if canary!("unverified_recovery") => match read_ends(&*file, digest) {
-                        Ok((header, _)) => header.raw_len,
-                        Err(_) => continue,
-                    },
-                    Err(_) => continue,
-                };
-                let job = Arc::clone(&inner);
-                let bytes = copy.bytes;
-                inner
-                    .data(move || {
-                        if !condition() {
-                            return Err(StoreError::NotWanted(digest));
-                        }
-                        job.bring_back(&copy, digest, len)
-                    })
-                    .await?;
-                // Once the job is over, not in it: whoever finds the digest here may report it.
-                inner.books.leave_quarantine(digest, bytes);
-                inner.books.enter(digest, len);
-                drop(guard);
-                return Ok(true);
-            }
-            Ok(false)
-        };
-        self.inner.to_the_end("segment recover", work).await
-    }
-
-    /// Files in quarantine, by name.
-    pub async fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        self.inner.data(move || inner.list_quarantine()).await
     }
 }
 
@@ -224,11 +190,12 @@ impl Inner {
         self: &Arc<Self>,
         guard: DigestGuard,
         digest: SegmentDigest,
+        why: Why,
     ) -> Result<(), StoreError> {
         let job = Arc::clone(self);
         self.data(move || {
             let _guard = guard;
-            job.set_aside(digest)
+            job.set_aside(digest, why)
         })
         .await
     }
@@ -236,38 +203,57 @@ impl Inner {
 
 /// What runs on the Data lane, under the digest's lock; everything here blocks.
 impl Inner {
+    /// Whether a file of the right length stands at a held segment's place; `None` if the disk
+    /// does not tell.
+    pub(super) fn stands(&self, digest: SegmentDigest, held: Held) -> Option<bool> {
+        match self.disk.stat(&place(digest)) {
+            Ok(found) => Some(found.is_file && found.len == held.file_len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+            Err(_) => None,
+        }
+    }
+
     /// Moves the file at the digest's final place to quarantine. The digest is not in the durable
-    /// set any more.
-    pub(super) fn set_aside(&self, digest: SegmentDigest) -> Result<(), StoreError> {
-        debug_assert!(self.books.len_of(digest).is_none(), "a held segment is set aside");
+    /// set any more; a file that cannot be moved counts as damaged.
+    pub(super) fn set_aside(&self, digest: SegmentDigest, why: Why) -> Result<(), StoreError> {
+        debug_assert!(self.index.len_of(digest).is_none(), "a held segment is set aside");
         self.check_running()?;
         let from = place(digest);
-        let bytes = match self.disk.open(&from, Open::Read).and_then(|file| file.len()) {
-            Ok(bytes) => bytes,
+        let bytes = match self.disk.stat(&from) {
+            Ok(found) => found.len,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.books.leave_damaged(digest);
+                self.index.leave_damaged(digest);
                 return Err(StoreError::NotHeld(digest));
             }
             // Its length does not matter; that it gets out of the way does.
             Err(_) => 0,
         };
-        let to = self.free_name(digest)?;
-        self.disk
-            .rename(&from, &to)
-            .map_err(|error| self.write_error("rename", &from, bytes, error))?;
+        let moved = self.free_name(digest, why).and_then(|to| match self.disk.rename(&from, &to) {
+            Ok(()) => Ok(to),
+            Err(error) => Err(self.write_error("rename", &from, bytes, error)),
+        });
+        let to = match moved {
+            Ok(to) => to,
+            Err(error) => {
+                self.index.enter_damaged(digest, bytes);
+                return Err(error);
+            }
+        };
         // The new name first: a crash between the two leaves two names or one, never none.
         self.sync_dir(QUARANTINE)?;
         self.sync_dir(&directory(digest))?;
-        self.books.leave_damaged(digest);
-        self.books.enter_quarantine(Some(digest), bytes);
+        self.index.leave_damaged(digest);
+        self.index.enter_quarantine(Some(digest), bytes);
         add(&self.counters.segments_quarantined, 1);
         tracing::warn!(%digest, to, bytes, "segment file moved to quarantine");
         Ok(())
     }
 
-    fn free_name(&self, digest: SegmentDigest) -> Result<String, StoreError> {
-        for number in 0..COPIES_MAX {
-            let path = format!("{QUARANTINE}/{digest}.{number}");
+    fn free_name(&self, digest: SegmentDigest, why: Why) -> Result<String, StoreError> {
+        let since_ms = self.env.wall_ms();
+        let copies = self.index.quarantined(digest);
+        for number in copies..COPIES_MAX {
+            let path = format!("{QUARANTINE}/{}", quarantine_name(digest, number, why, since_ms));
             if !self.disk.exists(&path).map_err(|error| io_error("look for", &path, error))? {
                 return Ok(path);
             }
@@ -282,53 +268,26 @@ impl Inner {
         match self.disk.remove(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Somebody put a directory in the file's place.
+            Err(_) if self.disk.stat(&path).is_ok_and(|found| !found.is_file) => {
+                self.set_aside(digest, Why::InTheWay)?;
+                return Ok(Destroyed::Gone);
+            }
             Err(error) => return Err(io_error("remove", &path, error)),
         }
-        self.sync_dir(&directory(digest))?;
-        self.books.leave_damaged(digest);
+        match self.disk.sync_dir(&directory(digest)) {
+            // Somebody removed the whole directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_out_of_descriptors(&error) => {
+                return Err(io_error("open directory", &directory(digest), error));
+            }
+            synced => {
+                synced.map_err(|error| self.fatal("sync directory", &directory(digest), error))?;
+            }
+        }
+        self.index.leave_damaged(digest);
         add(&self.counters.segments_destroyed, 1);
         add(&self.counters.bytes_destroyed, bytes);
         Ok(Destroyed::Gone)
-    }
-
-    pub(super) fn list_quarantine(&self) -> Result<Vec<Quarantined>, StoreError> {
-        let listed =
-            self.disk.list(QUARANTINE).map_err(|error| io_error("list", QUARANTINE, error))?;
-        let files = listed.into_iter().filter(|entry| !entry.is_dir).map(|entry| {
-            let digest = entry.name.split_once('.').and_then(|(digest, _)| digest.parse().ok());
-            Quarantined { name: entry.name, digest, bytes: entry.len }
-        });
-        Ok(files.collect())
-    }
-
-    fn copies(&self, digest: SegmentDigest) -> Result<Vec<Quarantined>, StoreError> {
-        let mut files = self.list_quarantine()?;
-        files.retain(|file| file.digest == Some(digest));
-        Ok(files)
-    }
-
-    /// `None` for a copy that cannot be read.
-    fn open_copy(&self, path: &str) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
-        match self.disk.open(path, Open::ReadDirect) {
-            Ok(file) => Ok(Some(Arc::from(file))),
-            Err(error) if is_damage(&error) => Ok(None),
-            Err(error) => Err(io_error("open", path, error)),
-        }
-    }
-
-    fn bring_back(
-        &self,
-        copy: &Quarantined,
-        digest: SegmentDigest,
-        len: u64,
-    ) -> Result<(), StoreError> {
-        let path = format!("{QUARANTINE}/{}", copy.name);
-        // Verified bytes may have come from the cache; who wrote them may not have synced.
-        let file = self.disk.open(&path, Open::Write).map_err(|e| io_error("open", &path, e))?;
-        file.sync().map_err(|error| self.fatal("sync", &path, error))?;
-        self.take_place(&path, digest)?;
-        self.sync_dir(QUARANTINE)?;
-        tracing::info!(%digest, len, "segment recovered from quarantine");
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 

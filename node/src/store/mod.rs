@@ -5,7 +5,7 @@
 //! bytes ──► tmp/DIGEST.N ─────────────────────────────► segments/XX/DIGEST ──► durable set
 //!              │ drop, error                                 │ quarantine   ▲ recover
 //!              ▼                                             ▼              │ (verified)
-//!            removed                                 quarantine/DIGEST.N ───┘
+//!            removed                          quarantine/DIGEST.N.WHY.MS ───┘
 //! ```
 //!
 //! Promises:
@@ -18,16 +18,19 @@
 //!
 //! Methods may be dropped at any await: what must not stop half-way runs as a task of its own.
 
-mod books;
 mod checks;
 mod error;
 pub mod format;
+mod index;
 mod keep;
 mod locks;
 mod read;
+mod recover;
+mod salvage;
 mod start;
 mod stats;
 mod tmp;
+mod trouble;
 mod write;
 
 pub mod ballast;
@@ -36,29 +39,35 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cairn_core::ids::SegmentDigest;
-use cairn_proto::seam::{Env, Lane};
+use cairn_host::seam::{Env, Lane};
+use cairn_types::form::Codecs;
+use cairn_types::ids::SegmentDigest;
 use tokio::sync::oneshot;
 
-use crate::disk::Disk;
 use crate::disk::buffers::BufferPool;
+use crate::disk::{Disk, is_out_of_descriptors};
+use crate::fatal::FatalHook;
 
-pub use books::{Room, WRITERS_MAX};
 pub use checks::{CHECKS_MAX, Checking};
 pub use error::{Damage, StoreError};
-pub use keep::{Destroyed, Quarantined};
+pub use index::{Room, WRITERS_MAX};
+pub use keep::{Checked, Destroyed};
 pub use locks::DigestGuard;
 pub use read::{BlockStream, Reading};
+pub use recover::{Copies, Quarantined, Restored, Why};
+pub use salvage::Salvage;
 pub use start::Found;
 pub use stats::StoreStats;
 pub use write::{Begin, Stored, Writer};
 
-use books::Books;
 use checks::Checks;
 pub(crate) use error::is_full;
+use index::StoreIndex;
 use locks::DigestLocks;
+use start::Looked;
 use stats::Counters;
 use tmp::Garbage;
+use trouble::Trouble;
 
 /// Space never given to data unless configured otherwise, bytes: room for the log with its
 /// ballast, two catalogue snapshots and the ledger.
@@ -82,9 +91,6 @@ impl Default for StoreConfig {
     }
 }
 
-/// Told, once, that the node must stop, and why.
-pub type FatalHook = Arc<dyn Fn(String) + Send + Sync>;
-
 /// A cheap handle to the store.
 #[derive(Clone)]
 pub struct SegmentStore {
@@ -95,12 +101,15 @@ struct Inner {
     env: Env,
     disk: Arc<dyn Disk>,
     config: StoreConfig,
-    books: Arc<Books>,
+    codecs: Codecs,
+    index: Arc<StoreIndex>,
     locks: Arc<DigestLocks>,
     checks: Arc<Checks>,
     pool: Arc<BufferPool>,
     garbage: Arc<Garbage>,
     counters: Counters,
+    trouble: Trouble,
+    looked: Looked,
     on_fatal: FatalHook,
     stopped: AtomicBool,
     /// Tells temporary files of one process apart.
@@ -108,19 +117,25 @@ struct Inner {
 }
 
 impl SegmentStore {
-    /// Whether the segment is durable here, right now.
+    /// Whether the segment is known to be durable here, right now. Complete once the store
+    /// [is looked through](SegmentStore::is_looked_through).
     pub fn holds(&self, digest: SegmentDigest) -> bool {
-        self.inner.books.len_of(digest).is_some()
+        self.inner.index.len_of(digest).is_some()
+    }
+
+    /// The codecs this store can decode.
+    pub fn codecs(&self) -> Codecs {
+        self.inner.codecs
     }
 
     /// Raw length of a held segment.
     pub fn len_of(&self, digest: SegmentDigest) -> Option<u64> {
-        self.inner.books.len_of(digest)
+        self.inner.index.len_of(digest)
     }
 
     /// All segments held, with their raw lengths, by digest.
     pub fn held(&self) -> Vec<(SegmentDigest, u64)> {
-        self.inner.books.held()
+        self.inner.index.held()
     }
 
     /// At most `limit` segments held that follow `after`, by digest: for a scrub's cursor.
@@ -129,12 +144,12 @@ impl SegmentStore {
         after: Option<SegmentDigest>,
         limit: usize,
     ) -> Vec<(SegmentDigest, u64)> {
-        self.inner.books.held_after(after, limit)
+        self.inner.index.held_after(after, limit)
     }
 
     /// Segments whose files failed the check at start; `quarantine` moves them aside.
     pub fn damaged(&self) -> Vec<SegmentDigest> {
-        self.inner.books.damaged()
+        self.inner.index.damaged()
     }
 
     /// Whether a fatal error stopped the store.
@@ -148,14 +163,19 @@ impl SegmentStore {
         self.inner.locks.lock(digest).await
     }
 
-    /// Room for new segments, as of now.
+    /// Room for new segments, as of now, as far as it is known what is held. None while the disk
+    /// refuses to be written.
     pub async fn room(&self) -> Result<Room, StoreError> {
         let inner = Arc::clone(&self.inner);
-        self.inner.data(move || inner.room()).await
+        let mut room = self.inner.data(move || inner.room()).await?;
+        if self.inner.trouble.is_recent() {
+            room.available = 0;
+        }
+        Ok(room)
     }
 
     pub fn stats(&self) -> StoreStats {
-        self.inner.counters.snapshot(self.inner.books.totals())
+        self.inner.counters.snapshot(self.inner.index.totals())
     }
 }
 
@@ -190,7 +210,7 @@ impl Inner {
     fn room(&self) -> Result<Room, StoreError> {
         let disk = self.disk.space().map_err(|error| io_error("measure", ".", error))?;
         let StoreConfig { capacity_bytes, reserve_bytes } = self.config;
-        Ok(self.books.room(capacity_bytes, reserve_bytes, disk))
+        Ok(self.index.room(capacity_bytes, reserve_bytes, disk))
     }
 
     /// An error of a write, create or rename, where a full disk is the caller's to handle.
@@ -206,7 +226,11 @@ impl Inner {
             return io_error(action, path, error);
         }
         let reserve = self.config.reserve_bytes;
-        let available = self.room().map_or(0, |room| room.available);
+        let room = self.room();
+        if room.as_ref().is_ok_and(|room| room.disk.inodes == 0) {
+            return StoreError::NoInodes;
+        }
+        let available = room.map_or(0, |room| room.available);
         StoreError::NoSpace { needed, available, reserve }
     }
 
@@ -220,9 +244,13 @@ impl Inner {
         error
     }
 
-    /// Blocks.
+    /// A directory that could not be opened was not synced, and what was to become durable is not
+    /// acknowledged; only a sync that failed is fatal. Blocks.
     fn sync_dir(&self, path: &str) -> Result<(), StoreError> {
-        self.disk.sync_dir(path).map_err(|error| self.fatal("sync directory", path, error))
+        self.disk.sync_dir(path).map_err(|error| match is_out_of_descriptors(&error) {
+            true => io_error("open directory", path, error),
+            false => self.fatal("sync directory", path, error),
+        })
     }
 }
 

@@ -1,19 +1,23 @@
 //! Reading segments: block tables, blocks, and whole segments past the page cache.
 //!
-//! A server sends blocks as they are stored: the reader holds the block table and verifies. Only
-//! scrub, recovery from quarantine and sources of new replicas hash here (D6).
+//! A server sends blocks as they are stored: the reader holds the block table, decodes and verifies.
+//! Only scrub, recovery from quarantine, sources of new replicas and readers that do not know a
+//! segment's codec have blocks decoded and hashed here (D6).
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::ids::SegmentDigest;
+use cairn_types::blocks::BlockTable;
+use cairn_types::form::StoredBlocks;
+use cairn_types::ids::SegmentDigest;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use rustix::io::Errno;
 
 use super::error::{Damage, StoreError};
-use super::format::{BlockPlace, Footer, FormatError, Header, PAGE_BYTES, footer_offset, padded};
+use super::format::{self, BlockPlace, Footer, FormatError, Header, PAGE_BYTES, padded};
+use super::index::Held;
 use super::stats::add;
 use super::{Inner, SegmentStore, io_error, place};
 use crate::disk::buffers::{AlignedBuffer, PooledBuffer};
@@ -30,21 +34,24 @@ const COPY_BYTES_MAX: usize = 128 << 10;
 /// The blocks asked for, in order.
 pub type BlockStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
-/// Whether blocks are hashed before they are handed out.
+/// What is handed out of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
+    /// Its stored bytes, unseen.
     AsStored,
+    /// Its raw bytes, decoded and hashed.
     Verified,
 }
 
 impl SegmentStore {
-    /// The block table, checked against the digest, and where the blocks are stored.
+    /// The block table, checked against the digest, and the stored blocks.
     pub async fn read_table(&self, digest: SegmentDigest) -> Result<Footer, StoreError> {
+        self.inner.know(digest).await?;
         let inner = Arc::clone(&self.inner);
         self.inner
             .data(move || {
-                let (file, len) = inner.open_held(digest, Open::Read)?;
-                inner.reading(digest, read_footer(&*file, digest, len))
+                let (file, held) = inner.open_held(digest, Open::Read)?;
+                inner.reading(digest, inner.read_footer(&*file, digest, held))
             })
             .await
     }
@@ -56,8 +63,8 @@ impl SegmentStore {
         blocks: Range<usize>,
         reading: Reading,
     ) -> Result<BlockStream, StoreError> {
-        let len = self.inner.books.len_of(digest).ok_or(StoreError::NotHeld(digest))?;
-        let count = cairn_core::blocks::block_count(len);
+        let len = self.inner.index.len_of(digest).ok_or(StoreError::NotHeld(digest))?;
+        let count = cairn_types::blocks::block_count(len);
         let Range { start, end } = blocks;
         if start > end || end > count {
             return Err(StoreError::BlockRange { digest, start, end, count });
@@ -79,42 +86,41 @@ impl SegmentStore {
     /// its file is not what it must be. The caller decides what to do then.
     pub async fn verify(&self, digest: SegmentDigest) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.inner);
-        let (file, len) = self
+        let (file, held) = self
             .inner
             .data(move || {
-                let (file, len) = inner.open_held(digest, Open::ReadDirect)?;
-                Ok((Arc::<dyn DiskFile>::from(file), len))
+                let (file, held) = inner.open_held(digest, Open::ReadDirect)?;
+                Ok::<_, StoreError>((Arc::<dyn DiskFile>::from(file), held))
             })
             .await?;
         let found = self.inner.verify_file(file, digest).await;
         self.inner.reading(digest, found)?;
         add(&self.inner.counters.segments_verified, 1);
-        add(&self.inner.counters.bytes_verified, len);
+        add(&self.inner.counters.bytes_verified, held.raw_len());
         Ok(())
     }
 }
 
 impl Inner {
     /// Reads every byte of a segment file that claims to be `digest`, a few blocks a job.
-    /// Returns its raw length.
     pub(super) async fn verify_file(
-        &self,
+        self: &Arc<Self>,
         file: Arc<dyn DiskFile>,
         digest: SegmentDigest,
-    ) -> Result<u64, Damage> {
-        let open = Arc::clone(&file);
-        let (header, footer) = self.data(move || read_ends(&*open, digest)).await?;
-        let footer = Arc::new(footer);
-        for first in (0..footer.places.len()).step_by(JOB_BLOCKS) {
-            let (file, footer) = (Arc::clone(&file), Arc::clone(&footer));
+    ) -> Result<Arc<Footer>, Damage> {
+        let (job, open) = (Arc::clone(self), Arc::clone(&file));
+        let footer = Arc::new(self.data(move || job.read_ends(&*open, digest)).await?);
+        for first in (0..footer.blocks.count()).step_by(JOB_BLOCKS) {
+            let (job, file, footer) = (Arc::clone(self), Arc::clone(&file), Arc::clone(&footer));
             let mut buffer = self.pool.take();
             self.data(move || {
-                let end = (first + JOB_BLOCKS).min(footer.places.len());
-                (first..end).try_for_each(|index| verify_block(&*file, &footer, index, &mut buffer))
+                let end = (first + JOB_BLOCKS).min(footer.blocks.count());
+                (first..end)
+                    .try_for_each(|index| job.verify_block(&*file, &footer, index, &mut buffer))
             })
             .await?;
         }
-        Ok(header.raw_len)
+        Ok(footer)
     }
 
     /// Opens a segment of the durable set. Blocks.
@@ -122,10 +128,10 @@ impl Inner {
         &self,
         digest: SegmentDigest,
         how: Open,
-    ) -> Result<(Box<dyn DiskFile>, u64), StoreError> {
-        let len = self.books.len_of(digest).ok_or(StoreError::NotHeld(digest))?;
+    ) -> Result<(Box<dyn DiskFile>, Held), StoreError> {
+        let held = self.index.find(digest).ok_or(StoreError::NotHeld(digest))?;
         let file = self.disk.open(&place(digest), how).map_err(Damage::Io);
-        Ok((self.reading(digest, file)?, len))
+        Ok((self.reading(digest, file)?, held))
     }
 
     /// Reads a run of blocks. Blocks.
@@ -135,27 +141,47 @@ impl Inner {
         blocks: Range<usize>,
         reading: Reading,
     ) -> Result<Vec<Bytes>, StoreError> {
-        let (file, len) = self.open_held(digest, Open::Read)?;
-        let footer = match reading {
-            Reading::AsStored => None,
-            Reading::Verified => Some(self.reading(digest, read_footer(&*file, digest, len))?),
+        let (file, held) = self.open_held(digest, Open::Read)?;
+        let (stored, table) = match (held.form.blocks(), reading) {
+            (Some(blocks), Reading::AsStored) => (blocks, None),
+            _ => {
+                let footer = self.read_footer(&*file, digest, held);
+                let Footer { table, blocks } = self.reading(digest, footer)?;
+                (blocks, Some(table).filter(|_| reading == Reading::Verified))
+            }
         };
         let mut run = Vec::with_capacity(blocks.len());
         for index in blocks {
-            let BlockPlace { offset, len } = super::format::raw_place(len, index);
+            let BlockPlace { offset, len } = format::place(&stored, index);
             let len = len as usize;
             let mut buffer = self.pool.take();
             let read = file.read_at(u64::from(offset), &mut buffer[..len]).map_err(Damage::Io);
             self.reading(digest, read)?;
-            if let Some(footer) = &footer {
-                let right = footer.table.verify(index, &buffer[..len]).map_err(Damage::Block);
-                self.reading(digest, right)?;
-            }
             add(&self.counters.blocks_read, 1);
             add(&self.counters.bytes_read, len as u64);
-            run.push(into_bytes(buffer, len));
+            let bytes = into_bytes(buffer, len);
+            run.push(match &table {
+                None => bytes,
+                Some(table) => {
+                    let raw = self.verified(table, &stored, index, &bytes);
+                    self.reading(digest, raw)?
+                }
+            });
         }
         Ok(run)
+    }
+
+    /// The raw bytes of a stored block, if they are the right ones.
+    pub(super) fn verified(
+        &self,
+        table: &BlockTable,
+        blocks: &StoredBlocks,
+        index: usize,
+        stored: &Bytes,
+    ) -> Result<Bytes, Damage> {
+        let raw = self.codecs.decode_bytes(blocks, index, stored).map_err(FormatError::Form)?;
+        table.verify(index, &raw)?;
+        Ok(raw)
     }
 
     /// Tells a bad replica from a node in trouble, and from a segment that has just gone.
@@ -166,9 +192,76 @@ impl Inner {
     ) -> Result<T, StoreError> {
         result.map_err(|damage| match damage {
             Damage::Io(error) if !is_damage(&error) => io_error("read", &place(digest), error),
-            _ if self.books.len_of(digest).is_none() => StoreError::NotHeld(digest),
+            _ if self.index.len_of(digest).is_none() => StoreError::NotHeld(digest),
             damage => StoreError::Damaged { digest, damage },
         })
+    }
+}
+
+/// What reads and checks the parts of a file; everything here blocks.
+impl Inner {
+    /// Header, length and footer.
+    pub(super) fn read_ends(
+        &self,
+        file: &dyn DiskFile,
+        digest: SegmentDigest,
+    ) -> Result<Footer, Damage> {
+        let len = file.len()?;
+        if len < 3 * PAGE_BYTES as u64 {
+            return Err(FormatError::FileLength { got: len, want: 3 * PAGE_BYTES as u64 }.into());
+        }
+        let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
+        file.read_at(0, &mut page)?;
+        let header = Header::parse(&page, self.codecs)?;
+        header.check(digest, len)?;
+        let footer = self.footer_at(file, digest, header.form.raw_len().into(), len)?;
+        footer.check(&header, len)?;
+        Ok(footer)
+    }
+
+    fn read_footer(
+        &self,
+        file: &dyn DiskFile,
+        digest: SegmentDigest,
+        held: Held,
+    ) -> Result<Footer, Damage> {
+        let footer = self.footer_at(file, digest, held.raw_len(), held.file_len())?;
+        match footer.blocks.form() == held.form {
+            true => Ok(footer),
+            false => Err(FormatError::TwoForms.into()),
+        }
+    }
+
+    /// The footer: the last page of a file of `file_len` bytes.
+    pub(super) fn footer_at(
+        &self,
+        file: &dyn DiskFile,
+        digest: SegmentDigest,
+        raw_len: u64,
+        file_len: u64,
+    ) -> Result<Footer, Damage> {
+        let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
+        file.read_at(file_len.saturating_sub(PAGE_BYTES as u64), &mut page)?;
+        Ok(Footer::parse(&page, digest, raw_len, self.codecs)?)
+    }
+
+    fn verify_block(
+        &self,
+        file: &dyn DiskFile,
+        footer: &Footer,
+        index: usize,
+        buffer: &mut PooledBuffer,
+    ) -> Result<(), Damage> {
+        let BlockPlace { offset, len } = format::place(&footer.blocks, index);
+        let (len, end) = (len as usize, padded(u64::from(len)) as usize);
+        file.read_at(u64::from(offset), &mut buffer[..end])?;
+        let mut room = Vec::new();
+        let raw = self.codecs.decode(&footer.blocks, index, &buffer[..len], &mut room);
+        footer.table.verify(index, raw.map_err(FormatError::Form)?)?;
+        if buffer[len..end].iter().any(|byte| *byte != 0) {
+            return Err(FormatError::Padding.into());
+        }
+        Ok(())
     }
 }
 
@@ -176,52 +269,21 @@ impl Inner {
 /// say, have run out of file descriptors).
 pub(super) fn is_damage(error: &io::Error) -> bool {
     let medium = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::ILSEQ];
+    // A link, a socket, a directory, or a file in the directory's place.
+    let stranger = [Errno::LOOP, Errno::NXIO, Errno::ISDIR, Errno::NOTDIR];
     matches!(
         error.kind(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound | io::ErrorKind::InvalidData
-    ) || medium.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::IsADirectory
+    ) || medium
+        .iter()
+        .chain(&stranger)
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Reads and checks header, length and footer. Blocks.
-pub(super) fn read_ends(
-    file: &dyn DiskFile,
-    digest: SegmentDigest,
-) -> Result<(Header, Footer), Damage> {
-    let len = file.len()?;
-    if len < 3 * PAGE_BYTES as u64 {
-        return Err(FormatError::FileLength { got: len, want: 3 * PAGE_BYTES as u64 }.into());
-    }
-    let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
-    file.read_at(0, &mut page)?;
-    let header = Header::parse(&page)?;
-    header.check(digest, len)?;
-    let footer = read_footer(file, digest, header.raw_len)?;
-    Ok((header, footer))
-}
-
-fn read_footer(file: &dyn DiskFile, digest: SegmentDigest, raw_len: u64) -> Result<Footer, Damage> {
-    let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
-    file.read_at(footer_offset(raw_len), &mut page)?;
-    Ok(Footer::parse(&page, digest, raw_len)?)
-}
-
-fn verify_block(
-    file: &dyn DiskFile,
-    footer: &Footer,
-    index: usize,
-    buffer: &mut PooledBuffer,
-) -> Result<(), Damage> {
-    let BlockPlace { offset, len } = footer.places[index];
-    let (len, end) = (len as usize, padded(u64::from(len)) as usize);
-    file.read_at(u64::from(offset), &mut buffer[..end])?;
-    footer.table.verify(index, &buffer[..len])?;
-    if buffer[len..end].iter().any(|byte| *byte != 0) {
-        return Err(FormatError::Padding.into());
-    }
-    Ok(())
-}
-
-fn into_bytes(buffer: PooledBuffer, len: usize) -> Bytes {
+pub(super) fn into_bytes(buffer: PooledBuffer, len: usize) -> Bytes {
     if len <= COPY_BYTES_MAX {
         Bytes::copy_from_slice(&buffer[..len])
     } else {

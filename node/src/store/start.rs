@@ -2,29 +2,33 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cairn_core::ids::SegmentDigest;
-use cairn_proto::seam::{Env, Lane};
+use cairn_host::seam::{Env, Lane};
+use cairn_types::form::Codecs;
+use cairn_types::ids::SegmentDigest;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::Notify;
 
 use super::ballast::{BALLAST_FILE, make_ballast_if_room};
-use super::books::Books;
 use super::error::{Damage, StoreError};
-use super::read::{is_damage, read_ends};
+use super::index::{Held, StoreIndex};
+use super::read::is_damage;
 use super::{
-    FatalHook, Inner, QUARANTINE, SEGMENTS, SegmentStore, StoreConfig, TMP, directory_of, io_error,
-    tmp,
+    Inner, QUARANTINE, SEGMENTS, SegmentStore, StoreConfig, TMP, directory, directory_of, io_error,
+    place, tmp,
 };
-use crate::disk::{Disk, Open};
+use crate::disk::{Disk, Open, is_out_of_descriptors};
+use crate::fatal::FatalHook;
 
-/// Directories looked through by one job, so that a start takes tens of jobs, not hundreds.
-const JOB_DIRECTORIES: u8 = 16;
-/// Such jobs at a time: start-up reads two pages of every file, which one job would do at the
-/// pace of one seek after another.
-const JOBS: usize = 4;
+/// Directories looked through at a time: one after the other would take the pace of one seek after
+/// another.
+const DIRECTORIES: usize = 4;
+/// Files checked by one job, whose digests it locks: long enough that a start takes few jobs, short
+/// enough that who waits for one of them does not wait for long.
+const JOB_FILES: usize = 16;
 
-/// What opening the store found.
+/// What looking through the store found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Segments that are durable here, and their raw bytes.
@@ -46,25 +50,40 @@ impl SegmentStore {
         env.blocking(Lane::Data, move || format_blocking(&*disk)).await
     }
 
-    /// Opens a formatted store: syncs every segment directory, checks header, footer and length
-    /// of every file (not its data), removes temporary files, and makes the ballast. `on_fatal` is called once, on
-    /// the error after which the node must stop.
+    /// Opens a formatted store: removes temporary files, counts what is in quarantine, and makes
+    /// the ballast. What it holds is known once [`SegmentStore::look_through`] has ended; until then
+    /// whoever asks for a segment has its file looked at first. `on_fatal` is called once, on the
+    /// error after which the node must stop.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
         config: StoreConfig,
         on_fatal: FatalHook,
-    ) -> Result<(Self, Found), StoreError> {
+    ) -> Result<Self, StoreError> {
+        Self::open_with(env, disk, config, Codecs::KNOWN, on_fatal).await
+    }
+
+    /// As [`SegmentStore::open`], with other codecs than those of this build.
+    pub async fn open_with(
+        env: Env,
+        disk: Arc<dyn Disk>,
+        config: StoreConfig,
+        codecs: Codecs,
+        on_fatal: FatalHook,
+    ) -> Result<Self, StoreError> {
         let inner = Arc::new(Inner {
             env: env.clone(),
             disk: Arc::clone(&disk),
             config,
-            books: Arc::new(Books::default()),
+            codecs,
+            index: Arc::new(StoreIndex::default()),
             locks: Arc::default(),
             checks: Arc::default(),
             pool: Arc::default(),
             garbage: Arc::default(),
             counters: Default::default(),
+            trouble: Default::default(),
+            looked: Default::default(),
             on_fatal,
             stopped: AtomicBool::new(false),
             next_tmp: AtomicU64::new(0),
@@ -77,24 +96,143 @@ impl SegmentStore {
             .map_err(|error| io_error("make", BALLAST_FILE, error))?;
         let job = Arc::clone(&inner);
         let tmp_removed = inner.data(move || job.sweep()).await?;
-        let firsts = (0..=u8::MAX).step_by(usize::from(JOB_DIRECTORIES));
-        let jobs = firsts.map(|first| {
-            let (inner, job) = (Arc::clone(&inner), Arc::clone(&inner));
-            async move { inner.data(move || job.scan(first..=first + (JOB_DIRECTORIES - 1))).await }
-        });
-        let parts: Vec<Scanned> = stream::iter(jobs).buffered(JOBS).try_collect().await?;
-        let mut found = Found { tmp_removed, ..Found::default() };
-        for mut part in parts {
-            for (digest, len) in part.good {
-                found.segments += 1;
-                found.bytes += len;
-                inner.books.enter(digest, len);
+        inner.looked.tmp_removed.store(tmp_removed, Ordering::Relaxed);
+        env.spawn("store janitor", tmp::run_janitor(env.clone(), disk, Arc::clone(&inner.garbage)));
+        Ok(Self { inner })
+    }
+
+    /// Syncs every segment directory, and checks header, footer and length of every file (not its
+    /// data): an hour with half a million files on a slow disk, so it goes on beside the rest.
+    /// To be called once.
+    pub async fn look_through(&self) -> Result<Found, StoreError> {
+        let inner = &self.inner;
+        let directories = (0..=u8::MAX).map(|first| {
+            let inner = Arc::clone(inner);
+            async move {
+                let found = inner.look_through_directory(first).await?;
+                inner.looked.directories[usize::from(first)].store(true, Ordering::SeqCst);
+                Ok::<Found, StoreError>(found)
             }
+        });
+        let mut parts = stream::iter(directories).buffered(DIRECTORIES);
+        let tmp_removed = inner.looked.tmp_removed.load(Ordering::Relaxed);
+        let mut found = Found { tmp_removed, ..Found::default() };
+        while let Some(mut part) = parts.try_next().await? {
+            found.segments += part.segments;
+            found.bytes += part.bytes;
             found.damaged.append(&mut part.damaged);
             found.strangers.append(&mut part.strangers);
         }
-        env.spawn("store janitor", tmp::run_janitor(env.clone(), disk, Arc::clone(&inner.garbage)));
-        Ok((Self { inner }, found))
+        inner.looked.all.store(true, Ordering::SeqCst);
+        inner.looked.over.notify_waiters();
+        Ok(found)
+    }
+
+    /// Whether all files have been looked at, so that what is not held is not here.
+    pub fn is_looked_through(&self) -> bool {
+        self.inner.looked.all.load(Ordering::SeqCst)
+    }
+
+    /// Waits until all files have been looked at.
+    pub async fn looked_through(&self) {
+        loop {
+            let over = self.inner.looked.over.notified();
+            if self.is_looked_through() {
+                return;
+            }
+            over.await;
+        }
+    }
+}
+
+/// How far the files have been looked at since the start.
+pub(super) struct Looked {
+    /// By the first byte of the digests in them.
+    directories: [AtomicBool; 256],
+    all: AtomicBool,
+    over: Notify,
+    tmp_removed: AtomicU64,
+}
+
+impl Default for Looked {
+    fn default() -> Self {
+        Self {
+            directories: [const { AtomicBool::new(false) }; 256],
+            all: AtomicBool::new(false),
+            over: Notify::new(),
+            tmp_removed: AtomicU64::new(0),
+        }
+    }
+}
+
+/// What a look at one file found.
+enum Look {
+    Good(Held),
+    Damaged(Damage),
+    /// Nothing stands there, or it is known already.
+    Nothing,
+}
+
+impl Inner {
+    /// Makes sure that it is known whether `digest` is held. Not to be called while its lock is held.
+    pub(super) async fn know(self: &Arc<Self>, digest: SegmentDigest) -> Result<(), StoreError> {
+        if self.looked.directories[usize::from(digest.0[0])].load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let _guard = self.locks.lock(digest).await;
+        let job = Arc::clone(self);
+        let look = self
+            .data(move || {
+                // A name seen here may be one that a crashed process never synced.
+                job.sync_dir(&directory(digest))?;
+                job.look_at(digest)
+            })
+            .await?;
+        self.enter(digest, look);
+        Ok(())
+    }
+
+    async fn look_through_directory(self: &Arc<Self>, first: u8) -> Result<Found, StoreError> {
+        let job = Arc::clone(self);
+        let (digests, strangers) = self.data(move || job.list_directory(first)).await?;
+        let mut found = Found { strangers, ..Found::default() };
+        for digests in digests.chunks(JOB_FILES) {
+            let mut guards = Vec::with_capacity(digests.len());
+            for digest in digests {
+                // In order, and who holds one of them waits for no other.
+                guards.push(self.locks.lock(*digest).await);
+            }
+            let (job, all) = (Arc::clone(self), digests.to_vec());
+            let look = move || {
+                let looks = all.into_iter().map(|digest| Ok((digest, job.look_at(digest)?)));
+                looks.collect::<Result<Vec<_>, StoreError>>()
+            };
+            for (digest, look) in self.data(look).await? {
+                if let Some(damage) = self.enter(digest, look) {
+                    found.damaged.push((digest, damage));
+                }
+            }
+            for digest in digests {
+                if let Some(len) = self.index.len_of(*digest) {
+                    found.segments += 1;
+                    found.bytes += len;
+                }
+            }
+            drop(guards);
+        }
+        Ok(found)
+    }
+
+    /// Once the job is over, not in it: whoever finds the digest held may report it.
+    fn enter(&self, digest: SegmentDigest, look: Look) -> Option<Damage> {
+        match look {
+            Look::Good(held) => {
+                self.index.enter(digest, held);
+                None
+            }
+            Look::Damaged(damage) => Some(damage),
+            Look::Nothing => None,
+        }
     }
 }
 
@@ -116,13 +254,6 @@ fn format_blocking(disk: &dyn Disk) -> Result<(), StoreError> {
     sync("")
 }
 
-#[derive(Default)]
-struct Scanned {
-    good: Vec<(SegmentDigest, u64)>,
-    damaged: Vec<(SegmentDigest, Damage)>,
-    strangers: Vec<String>,
-}
-
 /// What runs on the Data lane; everything here blocks.
 impl Inner {
     /// Removes temporary files and counts what is in quarantine.
@@ -137,55 +268,65 @@ impl Inner {
             tmp::remove(&*self.disk, &format!("{TMP}/{}", entry.name));
         }
         for file in self.list_quarantine()? {
-            self.books.enter_quarantine(file.digest, file.bytes);
+            self.index.enter_quarantine(file.digest, file.bytes);
         }
         Ok(left.len() as u64)
     }
 
-    fn scan(&self, firsts: std::ops::RangeInclusive<u8>) -> Result<Scanned, StoreError> {
-        let mut scanned = Scanned::default();
-        for first in firsts {
-            self.scan_directory(first, &mut scanned)?;
-        }
-        Ok(scanned)
-    }
-
-    /// The sync comes first: a name seen here may be one that a crashed process never synced.
-    fn scan_directory(&self, first: u8, scanned: &mut Scanned) -> Result<(), StoreError> {
+    /// The segments whose files are in a directory, and what else is there. The sync comes first: a
+    /// name seen here may be one that a crashed process never synced.
+    fn list_directory(&self, first: u8) -> Result<(Vec<SegmentDigest>, Vec<String>), StoreError> {
         let directory = directory_of(first);
         match self.disk.sync_dir(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::NotFormatted(directory));
             }
+            Err(error) if is_out_of_descriptors(&error) => {
+                return Err(io_error("open directory", &directory, error));
+            }
             synced => synced.map_err(|error| self.fatal("sync directory", &directory, error))?,
         }
         let entries =
             self.disk.list(&directory).map_err(|error| io_error("list", &directory, error))?;
+        let (mut digests, mut strangers) = (Vec::new(), Vec::new());
         for entry in entries {
-            let path = format!("{directory}/{}", entry.name);
             let digest = entry.name.parse::<SegmentDigest>().ok();
             // Parsing also takes capitals, which we never write.
             let ours = digest.filter(|digest| {
                 !entry.is_dir && digest.0[0] == first && digest.to_string() == entry.name
             });
-            let Some(digest) = ours else {
-                tracing::warn!(path, "not a segment file, left alone");
-                scanned.strangers.push(path);
-                continue;
-            };
-            let file = self.disk.open(&path, Open::Read).map_err(Damage::Io);
-            match file.and_then(|file| read_ends(&*file, digest)) {
-                Ok((header, _)) => scanned.good.push((digest, header.raw_len)),
-                Err(Damage::Io(error)) if !is_damage(&error) => {
-                    return Err(io_error("read", &path, error));
-                }
-                Err(damage) => {
-                    tracing::warn!(%digest, %damage, "segment file is damaged, does not count");
-                    self.books.enter_damaged(digest, entry.len);
-                    scanned.damaged.push((digest, damage));
+            match ours {
+                Some(digest) => digests.push(digest),
+                None => {
+                    let path = format!("{directory}/{}", entry.name);
+                    tracing::warn!(path, "not a segment file, left alone");
+                    strangers.push(path);
                 }
             }
         }
-        Ok(())
+        Ok((digests, strangers))
+    }
+
+    /// Checks header, footer and length of the file of a digest, under its lock.
+    fn look_at(&self, digest: SegmentDigest) -> Result<Look, StoreError> {
+        if self.index.len_of(digest).is_some() || self.index.is_damaged(digest) {
+            return Ok(Look::Nothing);
+        }
+        let path = place(digest);
+        let bytes = match self.disk.stat(&path) {
+            // Destroyed or set aside since the directory was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
+            found => found.map_or(0, |found| found.len),
+        };
+        let file = self.disk.open(&path, Open::Read).map_err(Damage::Io);
+        match file.and_then(|file| self.read_ends(&*file, digest)) {
+            Ok(footer) => Ok(Look::Good(Held::of(&footer.blocks))),
+            Err(Damage::Io(error)) if !is_damage(&error) => Err(io_error("read", &path, error)),
+            Err(damage) => {
+                tracing::warn!(%digest, %damage, "segment file is damaged, does not count");
+                self.index.enter_damaged(digest, bytes);
+                Ok(Look::Damaged(damage))
+            }
+        }
     }
 }

@@ -6,11 +6,11 @@
 use std::io;
 use std::sync::Arc;
 
-use cairn_proto::seam::{Env, Lane};
+use cairn_host::seam::{Env, Lane};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::books::Reservation;
+use super::index::Reservation;
 use crate::disk::{Disk, DiskFile};
 
 /// Files waiting for the janitor; bounded by the number of writers, whose reservations they

@@ -1,28 +1,32 @@
 //! Receiving a segment.
 //!
 //! ```text
-//! push ──► 1 MiB buffer ──► Data lane: hash, write      (two in flight)
+//! push ──► buffer of a stored block ──► Data lane: decode, hash, write      (two in flight)
 //! finish ──► Data lane: last block, digest, footer, header, sync, wanted?, rename, sync directory
 //! ```
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
-use cairn_core::blocks::{BlockTable, block_count, block_value};
-use cairn_core::canary;
-use cairn_core::ids::SegmentDigest;
-use cairn_core::limits::SEGMENT_BYTES_MAX;
+use cairn_types::blocks::{BlockTable, block_value};
+use cairn_types::canary;
+use cairn_types::form::StoredBlocks;
+use cairn_types::ids::SegmentDigest;
+use cairn_types::limits::SEGMENT_BYTES_MAX;
 use tokio::sync::oneshot;
 
 use super::error::StoreError;
-use super::format::{Footer, Header, PAGE_BYTES, file_len, footer_offset, padded, raw_place};
+use super::format::{self, Footer, Header, PAGE_BYTES, file_len, footer_offset, padded};
+use super::index::Held;
+use super::recover::Why;
 use super::stats::add;
 use super::tmp::{self, TmpFile};
-use super::{Inner, SegmentStore, TMP, directory, io_error, place};
-use crate::disk::buffers::{AlignedBuffer, BUFFER_BYTES, PooledBuffer};
+use super::{Inner, SEGMENTS, SegmentStore, TMP, directory, io_error, place};
+use crate::disk::buffers::{AlignedBuffer, PooledBuffer};
 use crate::disk::{DiskFile, Open};
 
 /// Full buffers of one writer on their way to the disk: one being hashed while the one before is
@@ -48,30 +52,41 @@ pub struct Stored {
 }
 
 impl SegmentStore {
-    /// Starts receiving a segment of `len` raw bytes.
-    pub async fn begin(&self, digest: SegmentDigest, len: u64) -> Result<Begin, StoreError> {
+    /// Starts receiving a segment whose bytes come in these stored blocks.
+    pub async fn begin(
+        &self,
+        digest: SegmentDigest,
+        blocks: StoredBlocks,
+    ) -> Result<Begin, StoreError> {
         self.inner.check_running()?;
+        let len = blocks.raw_len();
         if !(1..=SEGMENT_BYTES_MAX).contains(&len) {
             return Err(StoreError::SegmentLength { digest, len });
         }
-        match self.inner.books.len_of(digest) {
+        self.inner.know(digest).await?;
+        match self.inner.index.len_of(digest) {
             Some(held) if held == len => {
-                return Ok(Begin::Exists(Stored { digest, len, existed: true }));
+                // The index is asked for speed; that a file stands there is worth one look.
+                if self.without_file(vec![digest]).await.is_empty() {
+                    return Ok(Begin::Exists(Stored { digest, len, existed: true }));
+                }
+                self.quarantine_if_bad(digest).await?;
             }
             Some(want) => return Err(StoreError::WrongLength { digest, want, got: len }),
             None => {}
         }
-        let inner = Arc::clone(&self.inner);
-        let tmp = self.inner.data(move || inner.create_tmp(digest, len)).await?;
+        let (inner, needed) = (Arc::clone(&self.inner), file_len(&blocks));
+        let tmp = self.inner.data(move || inner.create_tmp(digest, needed)).await;
+        let tmp = self.inner.trouble.note(tmp)?;
         add(&self.inner.counters.segments_received, 1);
         Ok(Begin::Writer(Writer {
             inner: Arc::clone(&self.inner),
             digest,
-            len,
             received: 0,
             current: None,
             filled: 0,
-            values: Vec::with_capacity(block_count(len)),
+            values: Vec::with_capacity(blocks.count()),
+            blocks,
             launched: 0,
             in_flight: VecDeque::new(),
             tmp,
@@ -84,7 +99,8 @@ impl SegmentStore {
 pub struct Writer {
     inner: Arc<Inner>,
     digest: SegmentDigest,
-    len: u64,
+    blocks: StoredBlocks,
+    /// Stored bytes.
     received: u64,
     /// The block being filled; the last one stays here for `finish`.
     current: Option<PooledBuffer>,
@@ -108,7 +124,12 @@ impl Writer {
         self.digest
     }
 
-    /// Raw bytes taken so far.
+    /// The blocks it takes.
+    pub fn blocks(&self) -> &StoredBlocks {
+        &self.blocks
+    }
+
+    /// Stored bytes taken so far.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -144,8 +165,9 @@ impl Writer {
         if self.failed {
             return Err(StoreError::WriterFailed(self.digest));
         }
-        if self.received != self.len {
-            let Self { digest, len: want, received: got, .. } = self;
+        let want = self.stored_len();
+        if self.received != want {
+            let Self { digest, received: got, .. } = self;
             return Err(StoreError::WrongLength { digest, want, got });
         }
         while !self.in_flight.is_empty() {
@@ -166,18 +188,24 @@ impl Writer {
         inner.data(move || tmp.remove(&*disk)).await;
     }
 
+    fn stored_len(&self) -> u64 {
+        self.blocks.form().stored_len().into()
+    }
+
     async fn take(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
-        let got = self.received.saturating_add(bytes.len() as u64);
-        if got > self.len {
-            return Err(StoreError::WrongLength { digest: self.digest, want: self.len, got });
+        let (got, want) = (self.received.saturating_add(bytes.len() as u64), self.stored_len());
+        if got > want {
+            return Err(StoreError::WrongLength { digest: self.digest, want, got });
         }
         add(&self.inner.counters.bytes_received, bytes.len() as u64);
         while !bytes.is_empty() {
-            if self.filled == BUFFER_BYTES {
+            // At most a buffer: no stored block is longer than a raw one.
+            if self.filled == self.blocks.stored_len(self.launched) as usize {
                 self.launch().await?;
             }
+            let end = self.blocks.stored_len(self.launched) as usize;
             let buffer = self.current.get_or_insert_with(|| self.inner.pool.take());
-            let count = bytes.len().min(BUFFER_BYTES - self.filled);
+            let count = bytes.len().min(end - self.filled);
             let (now, later) = bytes.split_at(count);
             buffer[self.filled..self.filled + count].copy_from_slice(now);
             self.filled += count;
@@ -193,7 +221,7 @@ impl Writer {
             self.reap().await?;
         }
         let Some(buffer) = self.current.take() else { return Ok(()) };
-        let (filled, index, len) = (self.filled, self.launched, self.len);
+        let (filled, index, blocks) = (self.filled, self.launched, self.blocks.clone());
         self.filled = 0;
         self.launched += 1;
         let (done, written) = oneshot::channel();
@@ -203,7 +231,7 @@ impl Writer {
         self.inner.env.spawn("segment write", async move {
             let job = Arc::clone(&inner);
             let result = inner
-                .data(move || job.write_block(&*file, &path, len, index, buffer, filled))
+                .data(move || job.write_block(&*file, &path, &blocks, index, buffer, filled))
                 .await;
             let _ = done.send(result);
         });
@@ -220,7 +248,7 @@ impl Writer {
             Err(_) => std::future::pending().await,
         };
         self.in_flight.pop_front();
-        let Written { value, bytes } = result?;
+        let Written { value, bytes } = self.inner.trouble.note(result)?;
         self.values.push(value);
         self.tmp.wrote(bytes);
         Ok(())
@@ -230,18 +258,19 @@ impl Writer {
         self,
         condition: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<Stored, StoreError> {
-        let Self { inner, digest, len, current, filled, values, launched, tmp, .. } = self;
+        let Self { inner, digest, blocks, current, filled, values, launched, tmp, .. } = self;
+        let (len, held) = (blocks.raw_len(), Held::of(&blocks));
         let guard = inner.locks.lock(digest).await;
         let last = current.map(|buffer| (launched, buffer, filled));
         let job = Arc::clone(&inner);
         let sealed = inner
             .data(move || {
-                if job.books.len_of(digest).is_some() {
+                if job.index.len_of(digest).is_some() {
                     // Someone else stored the same bytes first.
                     tmp.remove(&*job.disk);
                     return Ok(None);
                 }
-                let sealed = job.seal(&tmp, digest, len, values, last).and_then(|()| {
+                let sealed = job.seal(&tmp, digest, blocks, values, last).and_then(|()| {
                     if !condition() {
                         return Err(StoreError::NotWanted(digest));
                     }
@@ -255,12 +284,14 @@ impl Writer {
                     }
                 }
             })
-            .await?;
+            .await;
+        let sealed = inner.trouble.note(sealed)?;
         let existed = sealed.is_none();
         if let Some(tmp) = sealed {
             // Once the job is over, not in it: whoever finds the digest here may report it.
-            inner.books.enter(digest, len);
+            inner.index.enter(digest, held);
             tmp.renamed();
+            inner.trouble.is_over();
             add(&inner.counters.segments_written, 1);
             add(&inner.counters.bytes_written, len);
         }
@@ -274,13 +305,12 @@ impl Inner {
     fn create_tmp(
         self: &Arc<Self>,
         digest: SegmentDigest,
-        len: u64,
+        needed: u64,
     ) -> Result<TmpFile, StoreError> {
-        let needed = file_len(len);
         let space = self.disk.space().map_err(|error| io_error("measure", ".", error))?;
         let config = &self.config;
         let reservation =
-            self.books.reserve(needed, config.capacity_bytes, config.reserve_bytes, space)?;
+            self.index.reserve(needed, config.capacity_bytes, config.reserve_bytes, space)?;
         let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
         let path = format!("{TMP}/{digest}.{number}");
         let file = self
@@ -295,34 +325,46 @@ impl Inner {
         Ok(TmpFile::new(path, Arc::from(file), Arc::clone(&self.garbage), reservation))
     }
 
-    /// Hashes one block and writes it, padded to a page.
+    /// Decodes and hashes one block and writes it, padded to a page.
     fn write_block(
         &self,
         file: &dyn DiskFile,
         path: &str,
-        len: u64,
+        blocks: &StoredBlocks,
         index: usize,
         mut buffer: PooledBuffer,
         filled: usize,
     ) -> Result<Written, StoreError> {
         self.check_running()?;
-        let value = block_value(len, index, &buffer[..filled]);
-        self.write_padded(file, path, len, index, &mut buffer, filled)?;
+        let value = self.value_of(blocks, index, &buffer[..filled])?;
+        self.write_padded(file, path, blocks, index, &mut buffer, filled)?;
         Ok(Written { value, bytes: padded(filled as u64) })
+    }
+
+    /// The value of a stored block's raw bytes: what a digest stands for was decoded here (D1).
+    fn value_of(
+        &self,
+        blocks: &StoredBlocks,
+        index: usize,
+        stored: &[u8],
+    ) -> Result<ChainingValue, StoreError> {
+        let mut room = Vec::new();
+        let raw = self.codecs.decode(blocks, index, stored, &mut room)?;
+        Ok(block_value(blocks.raw_len(), index, raw))
     }
 
     fn write_padded(
         &self,
         file: &dyn DiskFile,
         path: &str,
-        len: u64,
+        blocks: &StoredBlocks,
         index: usize,
         buffer: &mut PooledBuffer,
         filled: usize,
     ) -> Result<(), StoreError> {
         let end = filled.next_multiple_of(PAGE_BYTES);
         buffer[filled..end].fill(0);
-        let offset = u64::from(raw_place(len, index).offset);
+        let offset = u64::from(format::place(blocks, index).offset);
         file.write_at(offset, &buffer[..end])
             .map_err(|error| self.write_error("write", path, end as u64, error))
     }
@@ -333,20 +375,20 @@ impl Inner {
         &self,
         tmp: &TmpFile,
         digest: SegmentDigest,
-        len: u64,
+        blocks: StoredBlocks,
         mut values: Vec<ChainingValue>,
         mut last: Option<(usize, PooledBuffer, usize)>,
     ) -> Result<(), StoreError> {
         self.check_running()?;
         let (file, path) = (&*tmp.file, tmp.path.as_str());
         if let Some((index, buffer, filled)) = &last {
-            values.push(block_value(len, *index, &buffer[..*filled]));
+            values.push(self.value_of(&blocks, *index, &buffer[..*filled])?);
         }
         // Block count and length are ours, so a refusal can only mean other bytes.
-        let table = BlockTable::checked(digest, len, values)
+        let table = BlockTable::checked(digest, blocks.raw_len(), values)
             .map_err(|_| StoreError::WrongDigest(digest))?;
         if let Some((index, buffer, filled)) = &mut last {
-            self.write_padded(file, path, len, *index, buffer, *filled)?;
+            self.write_padded(file, path, &blocks, *index, buffer, *filled)?;
         }
         let mut page = AlignedBuffer::zeroed(PAGE_BYTES);
         let mut write = |offset: u64, encode: &dyn Fn(&mut [u8])| {
@@ -354,9 +396,10 @@ impl Inner {
             file.write_at(offset, &page)
                 .map_err(|error| self.write_error("write", path, PAGE_BYTES as u64, error))
         };
-        let footer = Footer::raw(table);
-        write(footer_offset(len), &|page| footer.encode(page))?;
-        let header = Header::raw(digest, len);
+        let (offset, form) = (footer_offset(&blocks), blocks.form());
+        let footer = Footer { table, blocks };
+        write(offset, &|page| footer.encode(page))?;
+        let header = Header { form, digest };
         write(0, &|page| header.encode(page))?;
         if canary!("put_before_sync") {
             return Ok(());
@@ -370,11 +413,17 @@ impl Inner {
         self.check_running()?;
         let to = place(digest);
         if self.disk.exists(&to).map_err(|error| io_error("look for", &to, error))? {
-            self.set_aside(digest)?;
+            self.set_aside(digest, Why::InTheWay)?;
         }
-        self.disk
-            .rename(from, &to)
-            .map_err(|error| self.write_error("rename", from, PAGE_BYTES as u64, error))?;
+        let mut renamed = self.disk.rename(from, &to);
+        if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // Somebody removed the whole directory: it is made again.
+            let made = self.disk.create_dir(&directory(digest));
+            made.map_err(|error| self.write_error("create", &to, PAGE_BYTES as u64, error))?;
+            self.sync_dir(SEGMENTS)?;
+            renamed = self.disk.rename(from, &to);
+        }
+        renamed.map_err(|error| self.write_error("rename", from, PAGE_BYTES as u64, error))?;
         if canary!("skip_directory_sync") {
             return Ok(());
         }

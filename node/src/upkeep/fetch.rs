@@ -1,35 +1,59 @@
-//! Catch-up: one segment from another node, verified block by block before it is made durable.
+//! Catch-up: one segment from other nodes, verified block by block before it is made durable.
 //!
-//! A fetch is first satisfied from this node's own quarantine, after full verification.
+//! ```text
+//! own quarantine, whole ──► held again
+//!    │ no good copy
+//!    ▼
+//! own bad copies ──► node ──► node ──► own bad copies ...   each from the first block still
+//!        every block checked against the table              lacking, as far as it gives good ones
+//! ```
+//!
+//! Sources are mixed, so a segment is lost only with the last good copy of one of its blocks. A
+//! source whose bytes are wrong is told so, and re-reads its replica.
+//!
+//! The copy has the form of its first source. Where another source has another form, it is begun
+//! again as raw, in which all forms meet (decision 0016).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use cairn_core::blocks::{BlockTable, block_count, block_len};
-use cairn_core::ids::{NodeId, SegmentDigest};
 use cairn_core::work::Fetch;
-use cairn_proto::wire::get_reply::Message;
+use cairn_proto::wire::SuspectRequest;
 use cairn_proto::wire::segments_client::SegmentsClient;
-use cairn_proto::wire::{GetHead, GetReply, GetRequest};
-use tonic::{Status, Streaming};
+use cairn_types::blocks::BlockTable;
+use cairn_types::convert;
+use cairn_types::form::StoredBlocks;
+use cairn_types::ids::{NodeId, SegmentDigest};
+use tonic::Status;
 
-use crate::service::segments::store_status;
+use crate::remote::{Block, RemoteBlocks, RemoteError};
 use crate::shared::Shared;
-use crate::store::{Begin, StoreError};
+use crate::store::{Begin, Salvage, StoreError, Writer};
 
 /// Why a fetch did not succeed this time.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("no node has a durable replica to fetch from")]
+    #[error("no node has a replica to fetch from")]
     NoSource,
     /// Its slot was given up while the bytes were on their way.
     #[error("the replica is not wanted here any more")]
     NotWanted,
     #[error("last source, node {node}: {status}")]
     Source { node: NodeId, status: Status },
+    /// This node cannot store it.
+    #[error(transparent)]
+    Store(StoreError),
 }
 
-/// Fetches one segment from the first source that gives all of it.
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotWanted(_) => Self::NotWanted,
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// Makes one segment durable here, out of whatever good blocks can be had.
 pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchError> {
     let wanted = wanted(shared, fetch.digest);
     match shared.store.recover_from_quarantine_if(fetch.digest, wanted).await {
@@ -43,17 +67,7 @@ pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchErr
             tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine")
         }
     }
-    let mut last = FetchError::NoSource;
-    for source in &fetch.sources {
-        if !is_wanted(shared, &fetch.digest) {
-            return Err(FetchError::NotWanted);
-        }
-        match from(shared, fetch, *source).await {
-            Ok(()) => return Ok(()),
-            Err(status) => last = FetchError::Source { node: *source, status },
-        }
-    }
-    Err(last)
+    Copying::new(shared, fetch).await.run().await
 }
 
 /// Whether this node's applied catalogue gives it a live slot of `digest`. Nothing else may make
@@ -72,66 +86,243 @@ pub fn wanted(shared: &Arc<Shared>, digest: SegmentDigest) -> impl FnOnce() -> b
     move || is_wanted(&shared, &digest)
 }
 
-async fn from(shared: &Arc<Shared>, fetch: &Fetch, source: NodeId) -> Result<(), Status> {
-    let address = shared
-        .address_of(source)
-        .ok_or_else(|| Status::not_found(format!("node {source} is not a member")))?;
-    let message = GetRequest { digest: fetch.digest.0.to_vec().into(), first_block: 0, blocks: 0 };
-    let mut client = SegmentsClient::new(shared.transport(&address))
-        .max_decoding_message_size(cairn_core::limits::MESSAGE_BYTES_MAX);
-    let call = client.get(shared.call(Some(source), message));
-    let mut stream = tokio::time::timeout(shared.call_deadline(), call)
-        .await
-        .map_err(|_| Status::deadline_exceeded("no answer"))??
-        .into_inner();
-    let Some(Message::Head(head)) = next(shared, &mut stream).await? else {
-        return Err(Status::data_loss("a segment stream begins with a head"));
-    };
-    let table = check_head(fetch, head)?;
-    let begun = shared
-        .store
-        .begin(fetch.digest, table.segment_len())
-        .await
-        .map_err(|error| store_status(&error))?;
-    let mut writer = match begun {
-        Begin::Exists(_) => return Ok(()),
-        Begin::Writer(writer) => writer,
-    };
-    for index in 0..block_count(table.segment_len()) {
-        let Some(Message::Chunk(block)) = next(shared, &mut stream).await? else {
-            return Err(Status::data_loss(format!("stream ended before block {index}")));
-        };
-        if block.len() as u64 != block_len(table.segment_len(), index) {
-            return Err(Status::data_loss(format!("block {index} has {} bytes", block.len())));
-        }
-        shared.counters.bytes_fetched.add(block.len() as u64);
-        // The writer hashes every block and refuses the whole at its end if one is wrong.
-        writer.push(block).await.map_err(|error| store_status(&error))?;
+/// A copy in the making.
+struct Copying<'a> {
+    shared: &'a Arc<Shared>,
+    fetch: &'a Fetch,
+    /// Bad copies of this node's own.
+    own: Option<Salvage>,
+    table: Option<BlockTable>,
+    /// Whether the copy must be raw: its sources have several forms.
+    raw: bool,
+    writer: Option<Writer>,
+    /// The first block that is still lacking.
+    next: usize,
+}
+
+/// Why a source gave no more.
+enum Trouble {
+    Source(Status),
+    Stop(FetchError),
+}
+
+impl From<FetchError> for Trouble {
+    fn from(error: FetchError) -> Self {
+        Self::Stop(error)
     }
-    let wanted = wanted(shared, fetch.digest);
-    writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
-    shared.counters.segments_fetched.add(1);
-    Ok(())
 }
 
-fn check_head(fetch: &Fetch, head: GetHead) -> Result<BlockTable, Status> {
-    let values = head
-        .block_values
-        .iter()
-        .map(|value| <[u8; 32]>::try_from(value.as_ref()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Status::data_loss("block values are 32 bytes each"))?;
-    BlockTable::checked(fetch.digest, u64::from(head.len), values)
-        .map_err(|error| Status::data_loss(error.to_string()))
+/// Whether there is more to copy.
+#[derive(PartialEq, Eq)]
+enum Step {
+    Go,
+    /// The segment is durable here already.
+    Exists,
 }
 
-async fn next(
-    shared: &Shared,
-    stream: &mut Streaming<GetReply>,
-) -> Result<Option<Message>, Status> {
-    let stall = Duration::from_millis(shared.config.timings.stall_ms);
-    let message = tokio::time::timeout(stall, stream.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("no bytes for too long"))??;
-    Ok(message.and_then(|reply| reply.message))
+/// How blocks go into a copy.
+#[derive(Debug, PartialEq, Eq)]
+enum Fit {
+    AsStored,
+    /// As their raw bytes.
+    Raw,
+    /// As those, and the blocks before them too.
+    AfreshRaw,
+}
+
+/// `begun` are the blocks of the copy, if it is begun.
+fn fit(begun: Option<&StoredBlocks>, stored: &StoredBlocks) -> Fit {
+    match begun {
+        None => Fit::AsStored,
+        Some(begun) if begun == stored => Fit::AsStored,
+        Some(begun) if begun.is_raw() => Fit::Raw,
+        Some(_) => Fit::AfreshRaw,
+    }
+}
+
+impl<'a> Copying<'a> {
+    async fn new(shared: &'a Arc<Shared>, fetch: &'a Fetch) -> Self {
+        let own = match shared.store.salvage(fetch.digest, u64::from(fetch.len)).await {
+            Ok(own) => own,
+            Err(error) => {
+                tracing::debug!(%error, digest = %fetch.digest, "cannot read bad copies");
+                None
+            }
+        };
+        let table = own.as_ref().and_then(|own| own.table().cloned());
+        Self { shared, fetch, own, table, raw: false, writer: None, next: 0 }
+    }
+
+    /// Goes round all sources for as long as one of them gives at least one block more.
+    async fn run(mut self) -> Result<(), FetchError> {
+        let mut last = FetchError::NoSource;
+        loop {
+            let before = (self.next, self.raw);
+            if self.copy_own().await? == Step::Exists {
+                return Ok(());
+            }
+            for source in self.fetch.sources.iter().chain(&self.fetch.remains) {
+                if self.is_complete() {
+                    break;
+                }
+                if !is_wanted(self.shared, &self.fetch.digest) {
+                    return Err(FetchError::NotWanted);
+                }
+                match self.copy_from(*source).await {
+                    Ok(Step::Go) => {}
+                    Ok(Step::Exists) => return Ok(()),
+                    Err(Trouble::Source(status)) => {
+                        last = FetchError::Source { node: *source, status };
+                    }
+                    Err(Trouble::Stop(error)) => return Err(error),
+                }
+            }
+            if self.is_complete() {
+                return self.finish().await;
+            }
+            if (self.next, self.raw) == before {
+                return Err(last);
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| self.next == table.values().len())
+    }
+
+    /// Takes the blocks that follow from this node's own bad copies.
+    async fn copy_own(&mut self) -> Result<Step, FetchError> {
+        let (Some(own), Some(table)) = (self.own.take(), self.table.clone()) else {
+            return Ok(Step::Go);
+        };
+        let mut step = Step::Go;
+        while step == Step::Go && self.next < table.values().len() {
+            let Some(block) = own.block(&table, self.next).await else { break };
+            // Of copies in several forms, which give their raw bytes.
+            let stored = StoredBlocks::raw(self.fetch.len);
+            let block = Block { stored: block.clone(), raw: block };
+            if !self.takes(&stored) {
+                break;
+            }
+            step = self.push(&stored, block).await?;
+        }
+        self.own = Some(own);
+        Ok(step)
+    }
+
+    /// Takes the blocks that follow from another node, until one of them is wrong.
+    async fn copy_from(&mut self, source: NodeId) -> Result<Step, Trouble> {
+        let opened = RemoteBlocks::open(self.shared, source, self.fetch.digest, self.next).await;
+        let mut blocks = opened.map_err(|error| self.trouble(source, error))?;
+        let table = blocks.table().clone();
+        self.table = Some(table);
+        let stored = blocks.stored().clone();
+        if !self.takes(&stored) {
+            return Ok(Step::Go);
+        }
+        while let Some(block) = blocks.next().await.map_err(|error| self.trouble(source, error))? {
+            self.shared.counters.bytes_fetched.add(block.stored.len() as u64);
+            if self.push(&stored, block).await? == Step::Exists {
+                return Ok(Step::Exists);
+            }
+        }
+        Ok(Step::Go)
+    }
+
+    /// A source whose bytes are wrong is told so.
+    fn trouble(&self, source: NodeId, error: RemoteError) -> Trouble {
+        if matches!(error, RemoteError::Wrong(_)) {
+            self.tell(source);
+        }
+        Trouble::Source(error.into_status())
+    }
+
+    /// Whether the copy goes on with blocks in this form. If not, it is begun again as raw, from the
+    /// first block; once at most, because raw takes blocks of every form.
+    fn takes(&mut self, stored: &StoredBlocks) -> bool {
+        match fit(self.writer.as_ref().map(Writer::blocks), stored) {
+            Fit::AsStored => return true,
+            Fit::Raw => self.raw = true,
+            Fit::AfreshRaw => {
+                tracing::debug!(digest = %self.fetch.digest, "copied as raw: sources differ in form");
+                (self.raw, self.writer, self.next) = (true, None, 0);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Adds the next block, which is verified and came in the form `stored`.
+    async fn push(&mut self, stored: &StoredBlocks, block: Block) -> Result<Step, FetchError> {
+        let raw = || StoredBlocks::raw(self.fetch.len);
+        let form = if self.raw { raw() } else { stored.clone() };
+        let bytes = if self.raw { block.raw } else { block.stored };
+        if self.writer.is_none() {
+            match self.shared.store.begin(self.fetch.digest, form).await? {
+                Begin::Exists(_) => return Ok(Step::Exists),
+                Begin::Writer(writer) => self.writer = Some(writer),
+            }
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.push(bytes).await?;
+            self.next += 1;
+        }
+        Ok(Step::Go)
+    }
+
+    async fn finish(self) -> Result<(), FetchError> {
+        // A segment has at least one block, so there is a writer.
+        let Some(writer) = self.writer else { return Err(FetchError::NoSource) };
+        writer.finish_if(wanted(self.shared, self.fetch.digest)).await?;
+        self.shared.counters.segments_fetched.add(1);
+        Ok(())
+    }
+
+    /// Tells a source that its bytes are wrong. A hint: nobody waits for it, and the next fetch
+    /// from there repeats it.
+    fn tell(&self, source: NodeId) {
+        let (shared, digest) = (Arc::clone(self.shared), self.fetch.digest);
+        tracing::warn!(%source, %digest, "a source gave wrong bytes, and is told so");
+        shared.counters.sources_suspected.add(1);
+        let owner = Arc::clone(&shared);
+        shared.env.spawn("suspect source", async move {
+            let Some(address) = owner.address_of(source) else { return };
+            let mut client = SegmentsClient::new(owner.transport(&address));
+            let message = SuspectRequest { digest: convert::digest_to_wire(&digest) };
+            let call = client.suspect(owner.call(Some(source), message));
+            match tokio::time::timeout(owner.call_deadline(), call).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => tracing::debug!(%source, %status, "suspicion was refused"),
+                Err(_) => tracing::debug!(%source, "suspicion was not heard in time"),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_types::form::{Codec, Codecs, Coding};
+
+    use super::*;
+
+    const CODECS: Codecs = Codecs::new(&[Coding {
+        codec: Codec::new(9),
+        feature_level: 1,
+        encode: |_| None,
+        decode: |_, _| false,
+    }]);
+
+    #[test]
+    fn a_copy_of_sources_in_several_forms_is_begun_again_as_raw_once() {
+        let raw = StoredBlocks::raw(2 << 20);
+        let coded = |first| CODECS.blocks(9, 2 << 20, &[first, 7]).unwrap();
+        let (one, other) = (coded(5), coded(6));
+        assert_eq!(fit(None, &one), Fit::AsStored);
+        assert_eq!(fit(Some(&one), &one), Fit::AsStored);
+        assert_eq!(fit(Some(&one), &other), Fit::AfreshRaw);
+        assert_eq!(fit(Some(&one), &raw), Fit::AfreshRaw);
+        // Then it is raw, and takes every form.
+        assert_eq!(fit(Some(&raw), &one), Fit::Raw);
+        assert_eq!(fit(Some(&raw), &raw), Fit::AsStored);
+    }
 }

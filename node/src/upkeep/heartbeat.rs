@@ -1,34 +1,74 @@
 //! Tells the leader, wherever it is, that this process lives and how much room it has.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cairn_core::ids::{Incarnation, NodeId};
-use cairn_proto::envelope::{Reason, leader_of};
+use cairn_host::envelope::{Reason, leader_of};
 use cairn_proto::wire::HeartbeatRequest;
 use cairn_proto::wire::admin_client::AdminClient;
+use cairn_types::ids::{Incarnation, NodeId};
 use tokio::time::Instant;
 
-use crate::heard::Pulse;
+use crate::heartbeats::Pulse;
 use crate::shared::Shared;
+
+/// A goodbye that nobody takes is said again after this.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
 
 pub async fn run(shared: Arc<Shared>) {
     let period = Duration::from_millis(shared.config.timings.heartbeat_ms);
     for turn in 0_usize.. {
-        if let Some(incarnation) = shared.incarnation() {
+        if let Some(incarnation) = shared.incarnation()
+            && !shared.stopping.load(Ordering::SeqCst)
+        {
             beat(&shared, incarnation, turn).await;
         }
         tokio::time::sleep(period).await;
     }
 }
 
+/// The process stops in order: the leader hears that this node is down from now on, so that nobody
+/// plans with it. Best effort, and bounded by the caller.
+pub async fn goodbye(shared: &Shared) {
+    let Some(incarnation) = shared.incarnation() else { return };
+    shared.stopping.store(true, Ordering::SeqCst);
+    // Nobody has taken over: there is nobody to tell.
+    if shared.consensus.is_leader() {
+        return;
+    }
+    let message = HeartbeatRequest {
+        node: shared.node.0,
+        incarnation: incarnation.0,
+        available_bytes: 0,
+        bytes_in_flight: 0,
+        stops: true,
+        trouble: None,
+    };
+    loop {
+        let other = shared.consensus.leader().filter(|(leader, _)| *leader != shared.node.0);
+        if let Some((leader, address)) = other {
+            let mut client = AdminClient::new(shared.transport(&address));
+            let call = client.heartbeat(shared.call(Some(NodeId(leader)), message));
+            match tokio::time::timeout(shared.call_deadline(), call).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(status)) => tracing::debug!(%status, "goodbye refused"),
+                Err(_) => tracing::debug!(%address, "goodbye not answered"),
+            }
+        }
+        tokio::time::sleep(GOODBYE_PAUSE).await;
+    }
+}
+
 async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
     let (available_bytes, bytes_in_flight) = shared.room().await;
+    let trouble = shared.health.trouble();
     let leader = shared.consensus.leader();
     if leader.as_ref().is_some_and(|(leader, _)| *leader == shared.node.0) {
         let at = Instant::now();
-        let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight };
-        shared.heard.record(shared.node, pulse);
+        let stops = false;
+        let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight, stops, trouble };
+        shared.heartbeats.record(shared.node, pulse);
         return;
     }
     let message = HeartbeatRequest {
@@ -36,6 +76,8 @@ async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
         incarnation: incarnation.0,
         available_bytes,
         bytes_in_flight,
+        stops: false,
+        trouble: Some(trouble),
     };
     // Consensus tells nothing to a node that was removed while it was away: whom it takes for the
     // leader may know better, and where it knows of none, any peer.
@@ -64,7 +106,7 @@ async fn tell(
     match tokio::time::timeout(shared.call_deadline(), call).await {
         Ok(Ok(_)) => {}
         Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
-            (shared.banish)(status.message().to_owned());
+            shared.accusations.bring(status.message().to_owned());
         }
         Ok(Err(status)) => {
             tracing::debug!(%address, %status, "heartbeat refused");

@@ -4,16 +4,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use cairn_core::ids::NodeId;
-use cairn_core::model::{Admin, Liveness, Node};
 use cairn_core::voters::{self, Candidate, Change};
+use cairn_types::ids::{Incarnation, NodeId};
+use cairn_types::model::{Admin, Liveness, Node};
 
+use crate::leaving;
 use crate::raft::{ChangeError, RaftStatus};
 use crate::shared::Shared;
 
 /// A learner this many entries behind the leader may become a voter.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
+/// A node whose last heartbeat is older than so many periods is not counted on.
+pub const HEARD_BEATS: u32 = 3;
 
 pub async fn run(shared: Arc<Shared>) {
     loop {
@@ -40,7 +44,9 @@ async fn remember_peers(shared: &Arc<Shared>) {
     let addresses = shared.read(|catalogue| {
         catalogue
             .nodes()
-            .filter(|record| record.address != *own && record.admin != Admin::Removed)
+            // One that never registered was not called back: nobody knows whether it is there.
+            .filter(|record| record.admin != Admin::Removed && is_registered(record))
+            .filter(|record| record.address != *own)
             .map(|record| record.address.clone())
             .collect::<Vec<_>>()
     });
@@ -66,7 +72,7 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
         for node in catalogue.nodes() {
             if node.admin == Admin::Removed {
                 removed.insert(node.id.0);
-            } else {
+            } else if is_registered(node) {
                 wanted.insert(node.id.0, node.address.clone());
             }
         }
@@ -102,8 +108,12 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
     let candidates = candidates(shared, &status);
     if let Some(change) = voters::next_change(&current, &candidates) {
+        // A leader that loses its own vote would leave the others to elect one after a silence.
+        if change.removes(shared.node) && leaving::hand_over(shared).await {
+            return Ok(false);
+        }
         tracing::info!(?change, "changing Raft voters");
-        return change_voters(shared, &current, change).await.map(|()| true).map_err(text);
+        return change_voters(shared, &current, change).await.map(|()| true);
     }
     for id in removed {
         if members.contains_key(&id) && !current.contains(&NodeId(id)) {
@@ -115,24 +125,37 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
     Ok(false)
 }
 
+fn is_registered(node: &Node) -> bool {
+    node.incarnation != Incarnation(0)
+}
+
 /// What the pure choice of voters looks at.
-fn candidates(shared: &Shared, status: &RaftStatus) -> Vec<Candidate> {
+pub fn candidates(shared: &Shared, status: &RaftStatus) -> Vec<Candidate> {
     let applied = shared.consensus.applied();
     let now_ms = shared.leader_clock_ms().unwrap_or(0);
     let caught_up = |id: NodeId| {
         let matched = status.matched.get(&id.0).copied().flatten().unwrap_or(0);
         matched > 0 && matched + CAUGHT_UP_ENTRIES >= applied
     };
+    let leaving = shared.leaving.now();
+    let silence = HEARD_BEATS * Duration::from_millis(shared.config.timings.heartbeat_ms);
     shared.read(|catalogue| {
         let patience_ms = catalogue.cluster().settings.replace_after_ms;
         let candidate = |node: &Node| {
             let up = node.liveness == Liveness::Up;
+            // A change of voters that needs one who has just died stops all writes until that one
+            // is back: heard of late, not only not yet given up.
+            let heard = node.id == shared.node
+                || shared
+                    .heartbeats
+                    .of(node.id)
+                    .is_some_and(|it| !it.stops && it.at.elapsed() < silence);
             Candidate {
                 id: node.id,
                 host: node.host.clone(),
                 rack: node.rack.clone(),
-                up,
-                removed: node.admin == Admin::Removed,
+                up: up && heard,
+                removed: node.admin == Admin::Removed || leaving.contains(&node.id),
                 long_down: !up && now_ms >= node.liveness_since_ms.saturating_add(patience_ms),
                 caught_up: caught_up(node.id),
             }
@@ -143,18 +166,19 @@ fn candidates(shared: &Shared, status: &RaftStatus) -> Vec<Candidate> {
 
 /// One voter more, one less, or one for another: in one joint change, so that the old majority
 /// and the new one are enough. To take the newcomer in first would ask for three of four, of
-/// which one may be dead.
+/// which one may be dead. Refused where the removal of the newcomer began after the change was
+/// chosen.
 async fn change_voters(
     shared: &Shared,
     current: &BTreeSet<NodeId>,
     change: Change,
-) -> Result<(), ChangeError> {
-    let mut next: BTreeSet<u64> = current.iter().map(|id| id.0).collect();
-    if let Change::Add(add) | Change::Replace { add, .. } = change {
-        next.insert(add.0);
-    }
-    if let Change::Remove(remove) | Change::Replace { remove, .. } = change {
-        next.remove(&remove.0);
-    }
-    shared.consensus.change_voters(next).await
+) -> Result<(), String> {
+    let next = change.applied_to(current);
+    let newcomers = next.difference(current).copied().collect();
+    let _coming = shared
+        .leaving
+        .begin_change(newcomers)
+        .map_err(|node| format!("node {node} is being removed: it does not become a voter"))?;
+    let next = next.into_iter().map(|id| id.0).collect();
+    shared.consensus.change_voters(next).await.map_err(|error| error.to_string())
 }

@@ -9,14 +9,21 @@
 //! | [`register`] | every node, once | registration, inventory |
 //! | [`heartbeat`] | every node | keeps the node up in the leader's eyes, hears of its own removal |
 //! | [`own_work`] | every node | catch-up fetches, destroying released files, deriving reports |
+//! | [`report`] | every node | sends what the node has to say of its replicas |
+//! | [`compare`] | every node | slots, the store's index and files compared, slowly: what is missing is given up |
 //! | [`steward`] | the leader | liveness, expiry, retention, reap, repair slots |
 //! | [`members`] | the leader | learners, voters, removed nodes |
+//! | [`announce`] | every node | log lines when nodes join, go down, come back and leave |
 //! | [`suspect`] | every node | a reader's suspicion: re-read, give up, refetch |
 
+pub mod announce;
+pub mod attempts;
+pub mod compare;
 pub mod fetch;
 pub mod heartbeat;
 pub mod members;
 pub mod own_work;
 pub mod register;
+pub mod report;
 pub mod steward;
 pub mod suspect;

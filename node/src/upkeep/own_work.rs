@@ -1,90 +1,211 @@
 //! A node's own work, derived from the applied catalogue: fetch what its slots lack, destroy
-//! what was released, report what it has.
+//! what was released, report what it has, and say what it cannot make.
 //!
 //! Deletion has no message: under the digest's lock, and only there, a file is destroyed when the
 //! applied catalogue gives this node a Released slot of that digest and no slot in another state
 //! (D3).
+//!
+//! Fetches and destructions run beside each other, a few of each at a time. What failed waits,
+//! twice as long each time, and is left out of the plans meanwhile: neither a hung unlink nor any
+//! number of segments that cannot be had keeps the rest from being done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cairn_core::catalogue::Catalogue;
-use cairn_core::ids::{Incarnation, SegmentDigest};
-use cairn_core::model::{Admin, SlotState};
-use cairn_core::work::{self, Destroy, NodeWork};
+use cairn_core::work::{self, Destroy, Fetch, NodeWork};
+use cairn_types::command::DeclineReason;
+use cairn_types::ids::{Incarnation, NodeId};
+use cairn_types::model::{Admin, Liveness, SlotState};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::fetch;
-use crate::report::Said;
+use super::attempts::Attempts;
+use super::fetch::{self, FetchError};
+use crate::reporter::Said;
 use crate::shared::Shared;
-use crate::store::Destroyed;
+use crate::store::{Destroyed, StoreError};
 
 /// Catch-up fetches at once: each holds a few MiB.
-const FETCHES_MAX: usize = 4;
+pub const FETCHES_MAX: usize = 4;
+/// Files destroyed at once: one that the disk holds up leaves the others to be done.
+const DESTROYS_MAX: usize = 4;
 /// Planned per round; the rest is found by the next.
 const PLAN_MAX: usize = 256;
 /// Reports derived per round.
 const DERIVED_REPORTS_MAX: usize = 4096;
+/// Times in a row that this node's disk must refuse a replica before it is declined: some seconds.
+const REFUSALS_BEFORE_DECLINE: u32 = 3;
+
+/// What is under way, or waits after a failure.
+struct Work {
+    shared: Arc<Shared>,
+    fetches: Attempts,
+    destroys: Attempts,
+    /// Planned and to be destroyed, by whoever is free; at most [`PLAN_MAX`].
+    released: Mutex<VecDeque<Destroy>>,
+    fetchers: Arc<Semaphore>,
+    destroyers: Arc<Semaphore>,
+}
 
 pub async fn run(shared: Arc<Shared>) {
-    let fetching: Arc<Mutex<BTreeSet<SegmentDigest>>> = Arc::default();
-    let failed: Arc<Failed> = Arc::default();
-    let fetchers = Arc::new(Semaphore::new(FETCHES_MAX));
+    let work = Arc::new(Work {
+        fetches: Attempts::new(shared.upkeep_period()),
+        destroys: Attempts::new(shared.upkeep_period()),
+        released: Mutex::default(),
+        fetchers: Arc::new(Semaphore::new(FETCHES_MAX)),
+        destroyers: Arc::new(Semaphore::new(DESTROYS_MAX)),
+        shared,
+    });
+    let shared = &work.shared;
     let mut derived: Option<Instant> = None;
     loop {
         shared.work.wait(shared.upkeep_period()).await;
         let Some(incarnation) = shared.incarnation() else { continue };
-        if let Some(reason) = why_stop(&shared, incarnation) {
-            (shared.banish)(reason);
+        if let Some(reason) = why_stop(shared, incarnation) {
+            (shared.stop_for_good)(reason);
             return;
         }
         // A copy: plans over many slots must not hold up apply.
         let catalogue = shared.copy();
         if derived.is_none_or(|at| at.elapsed() >= shared.upkeep_period()) {
-            derive_reports(&shared, &catalogue);
+            derive_reports(shared, &catalogue);
             derived = Some(Instant::now());
         }
-        let node = shared.node;
-        let NodeWork { fetches, destroys } = work::for_node(&catalogue, node, PLAN_MAX);
-        drop(catalogue);
-        for destroy in destroys {
-            destroy_released(&shared, destroy).await;
+        if !shared.store.is_looked_through() {
+            // What is not held may be here all the same.
+            continue;
         }
-        for fetch in fetches {
-            if shared.store.holds(fetch.digest) || failed.is_too_early(&fetch.digest) {
-                continue;
-            }
-            // All busy: whoever ends rings, and the plan is made anew.
-            let Ok(permit) = Arc::clone(&fetchers).try_acquire_owned() else { break };
-            if !fetching.lock().insert(fetch.digest) {
-                continue;
-            }
-            let (owner, fetching) = (Arc::clone(&shared), Arc::clone(&fetching));
-            let failed = Arc::clone(&failed);
-            shared.env.spawn("fetch segment", async move {
-                let digest = fetch.digest;
-                match fetch::segment(&owner, &fetch).await {
-                    Ok(()) => owner.reporter.say(Said::Durable, fetch.segment, fetch.epoch),
-                    Err(error) => {
-                        tracing::debug!(%digest, %error, "fetch failed; tried again later");
-                        failed.note(digest, owner.upkeep_period());
-                    }
-                }
-                fetching.lock().remove(&digest);
+        let NodeWork { fetches, destroys } = work::for_node_but(
+            &catalogue,
+            shared.node,
+            PLAN_MAX,
+            |digest| shared.store.holds(*digest) || work.fetches.is_busy(digest),
+            |digest| work.destroys.is_busy(digest),
+        );
+        drop(catalogue);
+        if work.released.lock().is_empty() {
+            work.released.lock().extend(destroys);
+        }
+        while !work.released.lock().is_empty()
+            && let Ok(permit) = Arc::clone(&work.destroyers).try_acquire_owned()
+        {
+            let work = Arc::clone(&work);
+            shared.env.spawn("destroy segments", async move {
+                work.destroy_released().await;
                 drop(permit);
-                owner.work.ring();
+                work.shared.work.ring();
             });
         }
+        for fetch in fetches {
+            // All busy: the next that ends rings, and the plan is made again.
+            let Ok(permit) = Arc::clone(&work.fetchers).try_acquire_owned() else { break };
+            work.fetches.begin(fetch.digest);
+            let work = Arc::clone(&work);
+            shared.env.spawn("fetch segment", async move {
+                match work.fetch(&fetch).await {
+                    true => work.fetches.succeeded(fetch.digest),
+                    false => work.fetches.failed(fetch.digest),
+                }
+                drop(permit);
+                work.shared.work.ring();
+            });
+        }
+    }
+}
+
+impl Work {
+    /// Whether it went well.
+    async fn fetch(&self, fetch: &Fetch) -> bool {
+        let (shared, digest) = (&self.shared, fetch.digest);
+        let error = match fetch::segment(shared, fetch).await {
+            Ok(()) => {
+                shared.reporter.say(Said::Durable, fetch.segment, fetch.epoch);
+                return true;
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(%digest, %error, "fetch failed; tried again later");
+        if fetch.awaited
+            && let Some(reason) = self.why_decline(fetch, &error)
+        {
+            let reason_text = reason.text();
+            tracing::warn!(%digest, %error, reason = reason_text, "a replica is declined");
+            shared.reporter.say(Said::Declined(reason), fetch.segment, fetch.epoch);
+        }
+        false
+    }
+
+    /// Why others had better make this replica, if they had.
+    fn why_decline(&self, fetch: &Fetch, error: &FetchError) -> Option<DeclineReason> {
+        let (failures, since) = self.fetches.failures(&fetch.digest);
+        let reason = match error {
+            FetchError::Store(StoreError::NoSpace { .. } | StoreError::NoInodes) => {
+                DeclineReason::Full
+            }
+            FetchError::Store(StoreError::Io { .. }) => DeclineReason::Disk,
+            // Another node may reach what this one does not, if there is anything to be reached.
+            FetchError::NoSource | FetchError::Source { .. } => {
+                let (replace_after_ms, is_up) = self.shared.read(|catalogue| {
+                    let up = |node: &NodeId| catalogue.node(*node).map(|it| it.liveness);
+                    let is_up = fetch.sources.iter().any(|node| up(node) == Some(Liveness::Up));
+                    (catalogue.cluster().settings.replace_after_ms, is_up)
+                });
+                let is_long = since.elapsed().as_millis() >= u128::from(replace_after_ms);
+                return (is_up && is_long).then_some(DeclineReason::NoSource);
+            }
+            FetchError::NotWanted | FetchError::Store(_) => return None,
+        };
+        (failures + 1 >= REFUSALS_BEFORE_DECLINE).then_some(reason)
+    }
+
+    /// Takes from the released ones until there are none.
+    async fn destroy_released(&self) {
+        loop {
+            // A statement of its own: the lock is not held while the disk works.
+            let next = self.released.lock().pop_front();
+            let Some(destroy) = next else { return };
+            self.destroys.begin(destroy.digest);
+            match self.destroy(&destroy).await {
+                true => self.destroys.reported(destroy.digest),
+                false => self.destroys.failed(destroy.digest),
+            }
+        }
+    }
+
+    /// Whether it went well.
+    async fn destroy(&self, destroy: &Destroy) -> bool {
+        let Destroy { digest, slots } = destroy;
+        let (owner, node, digest) = (Arc::clone(&self.shared), self.shared.node, *digest);
+        // D3, asked again under the digest's lock.
+        let allowed = move || owner.read(|catalogue| work::may_destroy(catalogue, node, &digest));
+        match self.shared.store.destroy(digest, allowed).await {
+            Ok(Destroyed::Kept) => {}
+            Ok(destroyed) => {
+                if destroyed == Destroyed::Gone {
+                    self.shared.counters.segments_destroyed.add(1);
+                }
+                for (segment, epoch) in slots {
+                    self.shared.reporter.say(Said::Removed, *segment, *epoch);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "cannot destroy a released segment");
+                return false;
+            }
+        }
+        true
     }
 }
 
 /// Why this process must not go on, if it must not.
 fn why_stop(shared: &Shared, incarnation: Incarnation) -> Option<String> {
     let node = shared.node;
+    let votes = shared.consensus.may_vote(node.0);
     shared.read(|catalogue| match catalogue.node(node) {
+        // Until the members without it are committed, its vote may be needed for that.
+        Some(record) if record.admin == Admin::Removed && votes => None,
         Some(record) if record.admin == Admin::Removed => {
             Some(format!("node {node} was removed from the cluster"))
         }
@@ -95,23 +216,6 @@ fn why_stop(shared: &Shared, incarnation: Incarnation) -> Option<String> {
     })
 }
 
-/// Segments whose last fetch failed, and from when on they may be tried again.
-#[derive(Default)]
-struct Failed(Mutex<BTreeMap<SegmentDigest, Instant>>);
-
-impl Failed {
-    fn note(&self, digest: SegmentDigest, pause: Duration) {
-        let mut failed = self.0.lock();
-        let now = Instant::now();
-        failed.retain(|_, until| *until > now);
-        failed.insert(digest, now + pause);
-    }
-
-    fn is_too_early(&self, digest: &SegmentDigest) -> bool {
-        self.0.lock().get(digest).is_some_and(|until| *until > Instant::now())
-    }
-}
-
 /// Assigned slots whose file is here are reported: whatever report was lost is found again.
 fn derive_reports(shared: &Shared, catalogue: &Catalogue) {
     let found = catalogue
@@ -120,24 +224,5 @@ fn derive_reports(shared: &Shared, catalogue: &Catalogue) {
         .take(DERIVED_REPORTS_MAX);
     for (segment, slot) in found {
         shared.reporter.say(Said::Durable, segment.id, slot.epoch);
-    }
-}
-
-async fn destroy_released(shared: &Arc<Shared>, destroy: Destroy) {
-    let Destroy { digest, slots } = destroy;
-    let (owner, node) = (Arc::clone(shared), shared.node);
-    // D3, asked again under the digest's lock.
-    let allowed = move || owner.read(|catalogue| work::may_destroy(catalogue, node, &digest));
-    match shared.store.destroy(digest, allowed).await {
-        Ok(Destroyed::Kept) => {}
-        Ok(destroyed) => {
-            if destroyed == Destroyed::Gone {
-                shared.counters.segments_destroyed.add(1);
-            }
-            for (segment, epoch) in slots {
-                shared.reporter.say(Said::Removed, segment, epoch);
-            }
-        }
-        Err(error) => tracing::warn!(%digest, %error, "cannot destroy a released segment"),
     }
 }

@@ -7,20 +7,21 @@
 //! Until this process has applied its own `Register` it may know less than it once acknowledged,
 //! so it reports, deletes and quarantines nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Cookie, Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
-use cairn_core::limits::BATCH_SEGMENTS_MAX;
-use cairn_core::model::SlotState;
-use cairn_proto::envelope::{FEATURE_LEVEL, leader_of};
-use cairn_proto::seam::Lane;
+use cairn_host::envelope::{self, Reason, leader_of};
+use cairn_host::seam::Lane;
+use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::ids::{Cookie, Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
+use cairn_types::limits::BATCH_SEGMENTS_MAX;
+use cairn_types::model::SlotState;
 use tonic::Status;
 
 use crate::identity::{Identity, IdentityError, IdentityFile, PENDING_NONCES_MAX};
-use crate::report::{is_passing, report_to, to_leader};
 use crate::shared::Shared;
+use crate::upkeep::report::{is_passing, report_to, to_leader};
 use crate::upkeep::suspect::set_aside;
 
 /// After so many periods without an entry a node that waits for its registration asks again.
@@ -99,7 +100,7 @@ fn fatal_on_error<T>(shared: &Arc<Shared>, result: Result<T, IdentityError>) -> 
 
 fn registration_of(shared: &Shared, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
     let config = &shared.config;
-    Body::Register {
+    Body::Register(command::Register {
         node: shared.node,
         cookie,
         previous,
@@ -108,16 +109,40 @@ fn registration_of(shared: &Shared, cookie: Cookie, previous: Vec<Nonce>, nonce:
         rack: config.rack.clone(),
         address: config.address.clone(),
         capacity_bytes: config.capacity_bytes,
-        feature_level: FEATURE_LEVEL,
-    }
+        feature_level: config.feature_level,
+    })
 }
 
 /// Registers; the same registration again has the same answer.
 async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
-    match until_answered(shared, body.clone()).await {
+    let pause = Duration::from_millis(shared.config.timings.heartbeat_ms);
+    // A removed node serves Raft until its vote is not needed.
+    let waits = |answer: &Result<Reply, Status>| match answer {
+        Ok(Reply::Refused(Refusal::NodeRemoved(_))) => shared.consensus.may_vote(shared.node.0),
+        // Its first entry is not applied yet.
+        Ok(Reply::Refused(Refusal::NotInitialized)) => true,
+        _ => false,
+    };
+    let answer = loop {
+        let answer = until_answered(shared, body.clone()).await;
+        match &answer {
+            Ok(Reply::Refused(Refusal::OldBuild { .. })) => break answer,
+            // Whoever answered may not be the leader: others are asked, and meanwhile again.
+            Ok(Reply::Refused(refusal)) if !waits(&answer) => {
+                shared.accusations.bring(register_refusal(refusal));
+            }
+            answered if waits(answered) => {}
+            _ => break answer,
+        }
+        tokio::time::sleep(shared.env.jitter(pause)).await;
+    };
+    match answer {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
-        Ok(Reply::Refused(refusal)) => {
-            (shared.banish)(register_refusal(&refusal));
+        // The directory is sound: a newer build comes back on it.
+        Ok(Reply::Refused(refusal @ Refusal::OldBuild { .. })) => {
+            (shared.fatal)(format!(
+                "{refusal}; start a newer build on this directory, or remove --feature-level"
+            ));
             None
         }
         Ok(other) => {
@@ -136,7 +161,7 @@ fn register_refusal(refusal: &Refusal) -> String {
         Refusal::StaleIdentity { .. } => {
             "; it may be an older copy: start on an empty directory with --join instead"
         }
-        Refusal::NodeRemoved(_) => {
+        Refusal::NodeRemoved(_) | Refusal::UnknownNode(_) => {
             "; start on an empty directory with --join to come back as a new node"
         }
         _ => "",
@@ -152,17 +177,29 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
     let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
     let mut named: Option<String> = None;
     let mut turn = 0_usize;
+    let mut warned = false;
+    // Where this node is not wanted, and why: an old address may be anybody's by now.
+    let mut denied = BTreeMap::<String, Status>::new();
     loop {
         let follows = named.is_some();
         let elsewhere = named.take().or_else(|| other_than_leader(shared, turn));
-        let answer = match elsewhere {
-            Some(address) => report_to(shared, &address, RequestId(0), body.clone()).await,
+        let answer = match &elsewhere {
+            Some(address) => report_to(shared, address, RequestId(0), body.clone()).await,
             None => to_leader(shared, RequestId(0), body.clone()).await,
         };
         turn += usize::from(!follows);
         match answer {
             Ok(reply) => return Ok(reply),
             Err(status) if is_passing(&status) => {
+                if Reason::of(&status) == Some(Reason::Unreached) && !warned {
+                    // Once: it goes on until somebody changes the address or the network.
+                    warned = true;
+                    let (address, why) = (&shared.config.address, envelope::said(status.message()));
+                    tracing::warn!(
+                        why,
+                        "the leader cannot connect to this node at {address}; check --advertise"
+                    );
+                }
                 tracing::debug!(%status, "not registered yet");
                 named = leader_of(&status)
                     .map(|(_, address)| address)
@@ -171,7 +208,20 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                     .filter(|_| !follows);
                 tokio::time::sleep(shared.env.jitter(pause)).await;
             }
-            Err(status) => return Err(status),
+            // Of the leader, or of most that this node knows.
+            Err(status) => match elsewhere {
+                None => return Err(status),
+                Some(address) => {
+                    let why = envelope::said(status.message());
+                    tracing::warn!(address, why, "a peer does not take this node's registration");
+                    denied.insert(address, status.clone());
+                    let others = shared.peers.known(&shared.config.address).len();
+                    if denied.len() * 2 > others {
+                        return Err(status);
+                    }
+                    tokio::time::sleep(shared.env.jitter(pause)).await;
+                }
+            },
         }
     }
 }
@@ -209,6 +259,8 @@ async fn wait_applied(shared: &Arc<Shared>, body: &Body, incarnation: Incarnatio
 /// Compares the slots that should have a file with the files there are.
 async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Result<(), String> {
     let node = shared.node;
+    // Until then this node serves and votes, and its replicas do not count.
+    shared.store.looked_through().await;
     let durable: Vec<(SegmentId, Epoch, SegmentDigest)> = shared.read(|catalogue| {
         catalogue
             .slots_on(node, SlotState::Durable)
@@ -231,7 +283,7 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     let count = batches.len();
     for (index, missing) in batches.into_iter().enumerate() {
         let last = index + 1 == count;
-        let body = Body::Inventory { node, incarnation, missing, last };
+        let body = Body::Inventory(command::Inventory { node, incarnation, missing, last });
         match until_answered(shared, body).await {
             Ok(Reply::Refused(refusal)) => return Err(refusal.to_string()),
             Ok(_) => {}

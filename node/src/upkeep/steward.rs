@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::command::{Body, Reply};
-use cairn_core::ids::RequestId;
 use cairn_core::placement::Loads;
 use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
+use cairn_host::seam::Lane;
+use cairn_types::command::{self, Body, Reply};
+use cairn_types::ids::{NodeId, RequestId};
 
 use crate::shared::Shared;
 
@@ -23,8 +24,11 @@ pub async fn run(shared: Arc<Shared>) {
         let term = shared.consensus.term();
         if greeted_term != Some(term) {
             // Every open lease gets a full term before anything may expire.
-            match shared.propose(RequestId(0), Body::LeaderStarted).await {
-                Ok(_) => greeted_term = Some(term),
+            match shared.propose(RequestId(0), Body::LeaderStarted(command::LeaderStarted)).await {
+                Ok(reply) => match reply.refusal() {
+                    None => greeted_term = Some(term),
+                    Some(refusal) => tracing::debug!(%refusal, "cannot greet as leader yet"),
+                },
                 Err(status) => tracing::debug!(%status, "cannot greet as leader yet"),
             }
             continue;
@@ -37,19 +41,31 @@ pub async fn run(shared: Arc<Shared>) {
 async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
     let Some(now_ms) = shared.leader_clock_ms() else { return };
     let leading_ms = as_ms(shared.clock.led_for(term));
-    let catalogue = shared.copy();
     let mut loads = Loads::default();
     let mut heartbeats = BTreeMap::new();
-    for node in catalogue.nodes() {
-        let Some(pulse) = shared.heard.of(node.id) else { continue };
-        let age_ms = as_ms(pulse.at.elapsed());
-        heartbeats.insert(node.id, Heartbeat { incarnation: pulse.incarnation, age_ms });
-        if pulse.incarnation == node.incarnation {
-            loads.observe(node.id, pulse.available_bytes, pulse.bytes_in_flight);
+    shared.read(|catalogue| {
+        for node in catalogue.nodes() {
+            let Some(pulse) = shared.heartbeats.of(node.id) else { continue };
+            let age_ms = if pulse.stops { u64::MAX } else { as_ms(pulse.at.elapsed()) };
+            heartbeats.insert(node.id, Heartbeat { incarnation: pulse.incarnation, age_ms });
+            if pulse.incarnation == node.incarnation {
+                loads.observe(node.id, pulse.bytes_for_slots(), pulse.bytes_in_flight);
+            }
         }
-    }
-    let seen = Observations { now_ms, leading_ms, heartbeats };
-    let plan = steward::plan(&catalogue, &seen, &mut loads, cursor);
+    });
+    let status = shared.consensus.status();
+    let members = status.voters.keys().chain(status.learners.keys());
+    let members = members.map(|id| NodeId(*id)).collect();
+    let hastened = shared.hastened.list();
+    let seen = Observations { now_ms, leading_ms, heartbeats, members, hastened };
+    // A look at tens of thousands of segments must not cost the leader its office.
+    let (state, mut at) = (Arc::clone(&shared.state), *cursor);
+    let look = move || {
+        let catalogue = state.read().catalogue.clone();
+        (steward::plan(&catalogue, &seen, &mut loads, &mut at), at)
+    };
+    let (plan, at) = shared.env.blocking(Lane::Walk, look).await;
+    *cursor = at;
     let mut more = !plan.is_empty();
     for body in plan {
         tracing::debug!(?body, "steward proposes");

@@ -1,35 +1,44 @@
-//! A replica under suspicion: somebody read wrong bytes, or this node's own read failed.
+//! A replica under suspicion: somebody read wrong bytes, this node's own read failed, or its file
+//! is not where it should be.
 //!
 //! The suspicion is only a hint. The node re-reads its file past the page cache; if it is bad it
 //! is kept as evidence in quarantine and the slot is given up for a new one, which catch-up then
-//! fills from a verified source (D1, D6).
+//! fills from verified blocks (D1, D6). What the store does not hold at all is given up as well: a
+//! slot that stays Durable without a file counts for nothing but numbers.
 
 use std::sync::Arc;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_types::ids::SegmentDigest;
+use cairn_types::model::SlotState;
 use tokio::sync::oneshot;
 
-use crate::report::Said;
+use crate::reporter::Said;
 use crate::shared::Shared;
-use crate::store::StoreError;
+use crate::store::{Checked, StoreError};
 
-/// Re-reads `digest`; true where it was bad and has been given up.
+/// Re-reads `digest`; true where it was bad or missing and has been given up.
 pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
     if shared.incarnation().is_none() {
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
     }
     match shared.store.quarantine_if_bad(digest).await {
-        Ok(false) => {
+        Ok(Checked::Good) => {
             shared.ledger.record_verified(digest, shared.env.wall_ms());
             Ok(false)
         }
-        Ok(true) => {
+        Ok(Checked::Bad) => {
             shared.counters.suspects_confirmed.add(1);
-            give_up(shared, digest);
+            shared.counters.segments_quarantined.add(1);
+            give_up(shared, digest, "bad");
             Ok(true)
         }
-        Err(StoreError::NotHeld(_)) => Ok(false),
+        Ok(Checked::Gone) => {
+            shared.counters.suspects_confirmed.add(1);
+            give_up(shared, digest, "missing");
+            Ok(true)
+        }
+        Err(StoreError::NotHeld(_)) => give_up_absent(shared, digest).await,
         Err(error) => Err(error),
     }
 }
@@ -42,12 +51,8 @@ pub async fn set_aside(
     condition: impl FnOnce(&Shared) -> bool + Send + 'static,
 ) -> Result<(), StoreError> {
     let owner = Arc::clone(shared);
-    match shared.store.quarantine_if(digest, move || condition(&owner)).await {
-        Ok(true) => give_up(shared, digest),
-        Ok(false) | Err(StoreError::NotHeld(_)) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(())
+    let moved = shared.store.quarantine_if(digest, move || condition(&owner)).await;
+    after_setting_aside(shared, digest, moved)
 }
 
 /// As [`set_aside`], for a file that was damaged when the store was opened.
@@ -55,31 +60,71 @@ pub async fn set_damaged_aside(
     shared: &Arc<Shared>,
     digest: SegmentDigest,
 ) -> Result<(), StoreError> {
-    match shared.store.quarantine_damaged(digest).await {
-        Ok(true) => give_up(shared, digest),
-        Ok(false) | Err(StoreError::NotHeld(_)) => {}
+    let moved = shared.store.quarantine_damaged(digest).await;
+    after_setting_aside(shared, digest, moved)
+}
+
+fn after_setting_aside(
+    shared: &Shared,
+    digest: SegmentDigest,
+    moved: Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    match moved {
+        Ok(true) => {
+            shared.counters.segments_quarantined.add(1);
+            give_up(shared, digest, "set aside");
+        }
+        Ok(false) => {}
+        // There was no file to move: whatever slot there is has none.
+        Err(StoreError::NotHeld(_)) => give_up(shared, digest, "missing"),
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
-/// The file of `digest` was set aside: its slot needs a new one.
-fn give_up(shared: &Shared, digest: SegmentDigest) {
-    shared.counters.segments_quarantined.add(1);
+/// Gives the slot of `digest` up if it is Durable and the store does not hold the segment.
+async fn give_up_absent(shared: &Shared, digest: SegmentDigest) -> Result<bool, StoreError> {
+    let lacks_file = is_durable(shared, &digest) && shared.store.is_absent(digest).await?;
+    if lacks_file {
+        give_up(shared, digest, "missing");
+    }
+    Ok(lacks_file)
+}
+
+/// The file of `digest` is not in its place any more: its slot needs a new one.
+fn give_up(shared: &Shared, digest: SegmentDigest, why: &'static str) {
     let node = shared.node;
     let slot = shared.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
         segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
     });
-    tracing::warn!(%digest, gives_up_slot = slot.is_some(), "a file was set aside");
+    tracing::warn!(%digest, why, gives_up_slot = slot.is_some(), "a replica is given up");
     if let Some((segment, epoch)) = slot {
         shared.reporter.say(Said::Lost, segment, epoch);
     }
 }
 
+fn is_durable(shared: &Shared, digest: &SegmentDigest) -> bool {
+    let node = shared.node;
+    shared.read(|catalogue| {
+        let segment = catalogue.segment_by_digest(digest);
+        let slot = segment.and_then(|segment| segment.live_slot_on(node));
+        slot.is_some_and(|slot| slot.state == SlotState::Durable)
+    })
+}
+
 /// Starts a check of `digest` by itself, unless one runs already.
 pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
     drop(begin(shared, digest));
+}
+
+/// A read failed with `error`: raises a suspicion if that says something about the replica here.
+pub fn raise_for(shared: &Arc<Shared>, digest: SegmentDigest, error: &StoreError) {
+    match error {
+        StoreError::Damaged { .. } => raise(shared, digest),
+        StoreError::NotHeld(_) if is_durable(shared, &digest) => raise(shared, digest),
+        _ => {}
+    }
 }
 
 /// Starts a check of `digest`, and gives where its result will be; `None` while one runs already,

@@ -46,7 +46,8 @@ fn direct_files_take_aligned_writes_and_any_reads() {
 #[test]
 fn names_behave_as_the_seam_says() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = FileDisk::create(dir.path().join("made")).unwrap();
+    let disk = FileDisk::create(dir.path().join("made/below/made")).unwrap();
+    FileDisk::create(dir.path().join("made/below/made")).unwrap();
     disk.create_dir("d").unwrap();
     disk.create_dir("d").unwrap();
     disk.open("d/b", Open::Create).unwrap().write_at(0, b"bb").unwrap();

@@ -1,8 +1,8 @@
 //! The identity file: torn, damaged, copied.
 
-use cairn_core::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce};
 use cairn_node::disk::Open;
 use cairn_node::identity::{IDENTITY_FILE, Identity, IdentityError, IdentityFile};
+use cairn_types::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce};
 
 use super::memory::MemoryDisk;
 use super::*;

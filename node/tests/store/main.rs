@@ -4,21 +4,24 @@
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+mod codec;
 mod faults;
 mod files;
 mod identity;
 mod memory;
+mod quarantine;
 mod segments;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_core::ids::SegmentDigest;
+use cairn_host::seam::{Dialer, Env, Transport};
+use cairn_host::tokio_host::TokioHost;
 use cairn_node::disk::Disk;
 use cairn_node::disk::files::FileDisk;
 use cairn_node::store::{Begin, Found, SegmentStore, StoreConfig, StoreError, Stored};
-use cairn_proto::host::TokioHost;
-use cairn_proto::seam::{Dialer, Env, Transport};
+use cairn_types::form::{Codecs, StoredBlocks};
+use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
 /// A network without anybody in it.
@@ -51,10 +54,19 @@ struct Opened {
 }
 
 async fn open_with(disk: &Arc<dyn Disk>, config: StoreConfig) -> Result<Opened, StoreError> {
+    open_knowing(disk, config, Codecs::KNOWN).await
+}
+
+async fn open_knowing(
+    disk: &Arc<dyn Disk>,
+    config: StoreConfig,
+    codecs: Codecs,
+) -> Result<Opened, StoreError> {
     let fatal: Arc<Mutex<Vec<String>>> = Arc::default();
     let told = Arc::clone(&fatal);
     let hook = Arc::new(move |why: String| told.lock().push(why));
-    let (store, found) = SegmentStore::open(env(), Arc::clone(disk), config, hook).await?;
+    let store = SegmentStore::open_with(env(), Arc::clone(disk), config, codecs, hook).await?;
+    let found = store.look_through().await?;
     Ok(Opened { store, found, fatal })
 }
 
@@ -79,7 +91,7 @@ async fn put_as(
     len: usize,
     bytes: &Bytes,
 ) -> Result<Stored, StoreError> {
-    let mut writer = match store.begin(digest, len as u64).await? {
+    let mut writer = match store.begin(digest, StoredBlocks::raw(len as u32)).await? {
         Begin::Exists(stored) => return Ok(stored),
         Begin::Writer(writer) => writer,
     };

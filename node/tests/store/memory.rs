@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use cairn_node::disk::{Disk, DiskFile, Listed, Open, Space};
+use cairn_node::disk::{Disk, DiskFile, Listed, Open, Space, Standing};
 use parking_lot::Mutex;
 
 /// Given operation and path, the error it shall fail with.
@@ -24,6 +24,8 @@ struct State {
     directories: BTreeSet<String>,
     inodes: u64,
     full: u64,
+    /// What the disk says it has left; without a bound if nothing is set.
+    free_inodes: Option<u64>,
 }
 
 impl MemoryDisk {
@@ -55,6 +57,11 @@ impl MemoryDisk {
         let inode = state.inodes;
         let bytes = state.files[path].1.lock().clone();
         state.files.insert(path.into(), (inode, Arc::new(Mutex::new(bytes))));
+    }
+
+    /// So many files more can be made, the disk says.
+    pub fn leave_inodes(&self, count: Option<u64>) {
+        self.state.lock().free_inodes = count;
     }
 
     /// Bytes of the disk that something else takes.
@@ -137,10 +144,21 @@ impl Disk for MemoryDisk {
         Ok(state.files.contains_key(path) || state.directories.contains(path))
     }
 
+    fn stat(&self, path: &str) -> io::Result<Standing> {
+        self.check("stat", path)?;
+        let state = self.state.lock();
+        if state.directories.contains(path) {
+            return Ok(Standing { len: 0, is_file: false });
+        }
+        let (_, content) = state.files.get(path).ok_or_else(not_found)?;
+        Ok(Standing { len: content.lock().len() as u64, is_file: true })
+    }
+
     fn space(&self) -> io::Result<Space> {
         let state = self.state.lock();
         let used: u64 = state.files.values().map(|(_, content)| content.lock().len() as u64).sum();
-        Ok(Space { total: TOTAL, available: TOTAL.saturating_sub(used + state.full) })
+        let available = TOTAL.saturating_sub(used + state.full);
+        Ok(Space { total: TOTAL, available, inodes: state.free_inodes.unwrap_or(u64::MAX) })
     }
 
     fn inode(&self, path: &str) -> io::Result<u64> {

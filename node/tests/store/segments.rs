@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use cairn_core::limits::BLOCK_BYTES;
+use cairn_host::seam::Lane;
 use cairn_node::store::format::file_len;
-use cairn_node::store::{Damage, Destroyed, Reading};
-use cairn_proto::seam::Lane;
+use cairn_node::store::{Checked, Damage, Destroyed, Reading};
+use cairn_types::limits::BLOCK_BYTES;
 use futures::TryStreamExt;
 
 use super::memory::MemoryDisk;
@@ -24,7 +24,7 @@ async fn segments_of_every_shape_come_back_as_they_were_stored() {
         assert!(!stored.existed && stored.len == len as u64);
         assert_eq!(
             disk.open(&place(stored.digest), cairn_node::disk::Open::Read).unwrap().len().unwrap(),
-            file_len(len as u64)
+            file_len(&StoredBlocks::raw(len as u32))
         );
         let table = store.read_table(stored.digest).await.unwrap().table;
         let blocks = len.div_ceil(BLOCK);
@@ -73,7 +73,7 @@ async fn wrong_bytes_never_become_visible() {
         assert!(matches!(store.read_table(digest).await, Err(StoreError::NotHeld(_))));
         assert!(!disk.exists(&place(digest)).unwrap());
     }
-    let empty = store.begin(SegmentDigest::of(b""), 0).await;
+    let empty = store.begin(SegmentDigest::of(b""), StoredBlocks::raw(0)).await;
     assert!(matches!(empty, Err(StoreError::SegmentLength { .. })));
 }
 
@@ -84,7 +84,10 @@ async fn writer_given_up_leaves_nothing() {
     let Opened { store, .. } = open(&seam).await;
     let bytes = data(3 * BLOCK);
     for polite in [true, false] {
-        let begun = store.begin(SegmentDigest::of(&bytes), bytes.len() as u64).await.unwrap();
+        let begun = store
+            .begin(SegmentDigest::of(&bytes), StoredBlocks::raw(bytes.len() as u32))
+            .await
+            .unwrap();
         let Begin::Writer(mut writer) = begun else { panic!("not held") };
         writer.push(bytes.slice(..2 * BLOCK + 5)).await.unwrap();
         assert!(store.room().await.unwrap().reserved > 0);
@@ -108,7 +111,7 @@ async fn what_is_not_wanted_when_it_is_complete_leaves_nothing() {
     let Opened { store, .. } = open(&disk).await;
     let bytes = data(BLOCK + 9);
     let digest = SegmentDigest::of(&bytes);
-    let begun = store.begin(digest, bytes.len() as u64).await.unwrap();
+    let begun = store.begin(digest, StoredBlocks::raw(bytes.len() as u32)).await.unwrap();
     let Begin::Writer(mut writer) = begun else { panic!("not held") };
     writer.push(bytes.clone()).await.unwrap();
     // The slot goes while another holds the digest's lock and the writer waits for it.
@@ -153,7 +156,7 @@ async fn every_kind_of_damage_is_found_by_verify() {
     let Opened { store, .. } = open(&disk).await;
     let bytes = data(5 * BLOCK + 100);
     let digest = put(&store, &bytes).await.unwrap().digest;
-    let end = file_len(bytes.len() as u64);
+    let end = file_len(&StoredBlocks::raw(bytes.len() as u32));
     let spots = [8, 4000, 4096, 4096 + 4 * BLOCK as u64 + 7, end - 4097, end - 4096, end - 1];
     for offset in spots {
         spoil(&disk, &place(digest), offset);
@@ -178,7 +181,7 @@ async fn damaged_ends_and_strangers_do_not_count_at_start() {
     for len in [10, 20, 30, 40] {
         digests.push(put(&store, &data(len)).await.unwrap().digest);
     }
-    let end = file_len(10);
+    let end = file_len(&StoredBlocks::raw(10));
     spoil(&disk, &place(digests[0]), 20);
     spoil(&disk, &place(digests[1]), end - 4090);
     disk.open(&place(digests[2]), cairn_node::disk::Open::Write).unwrap().set_len(4096).unwrap();
@@ -211,7 +214,7 @@ async fn only_the_bad_file_that_was_read_is_set_aside() {
     let Opened { store, .. } = open(&disk).await;
     let bytes = data(BLOCK + 9);
     let digest = put(&store, &bytes).await.unwrap().digest;
-    assert!(!store.quarantine_if_bad(digest).await.unwrap());
+    assert_eq!(store.quarantine_if_bad(digest).await.unwrap(), Checked::Good);
     spoil(&disk, &place(digest), 5000);
     // Two suspect it; by the second one's turn the bad file is gone and a good one in its place.
     let guard = store.lock(digest).await;
@@ -228,12 +231,145 @@ async fn only_the_bad_file_that_was_read_is_set_aside() {
     };
     drop(guard);
     let (first, stored) = tokio::join!(first, finish);
-    assert!(first.unwrap().unwrap() && !stored.existed);
-    assert!(!store.quarantine_if_bad(digest).await.unwrap());
+    assert!(first.unwrap().unwrap() == Checked::Bad && !stored.existed);
+    assert_eq!(store.quarantine_if_bad(digest).await.unwrap(), Checked::Good);
     assert!(store.holds(digest));
     assert_eq!(store.quarantined().await.unwrap().len(), 1);
     let unknown = store.quarantine_if_bad(SegmentDigest([7; 32])).await;
     assert!(matches!(unknown, Err(StoreError::NotHeld(_))));
+}
+
+#[tokio::test]
+async fn a_file_that_vanished_is_found_missing_and_stored_again() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let (one, two) = (data(BLOCK + 9), data(77));
+    let digests =
+        [put(&store, &one).await.unwrap().digest, put(&store, &two).await.unwrap().digest];
+    assert!(store.without_file(digests.to_vec()).await.is_empty());
+    for digest in digests {
+        disk.remove(&place(digest)).unwrap();
+    }
+    assert_eq!(store.without_file(digests.to_vec()).await, digests);
+    // A check gives it up.
+    assert_eq!(store.quarantine_if_bad(digests[0]).await.unwrap(), Checked::Gone);
+    assert!(store.is_absent(digests[0]).await.unwrap() && store.holds(digests[1]));
+    // A sender is not told that it exists.
+    assert!(!put(&store, &two).await.unwrap().existed);
+    store.verify(digests[1]).await.unwrap();
+    assert!(!put(&store, &one).await.unwrap().existed);
+    store.verify(digests[0]).await.unwrap();
+}
+
+/// Before its files are looked through, a store answers for each segment it is asked for.
+#[tokio::test]
+async fn a_segment_is_known_before_the_files_are_looked_through() {
+    let (_dir, disk) = file_disk();
+    let first = open(&disk).await.store;
+    let all = [data(100), data(5000), data(BLOCK + 3), data(77)];
+    let mut digests = Vec::new();
+    for bytes in &all {
+        digests.push(put(&first, bytes).await.unwrap().digest);
+    }
+    spoil(&disk, &place(digests[3]), 4096 + 4096 + 5);
+    let config = StoreConfig { reserve_bytes: 0, ..StoreConfig::default() };
+    let hook = Arc::new(|why: String| panic!("{why}"));
+    let store = SegmentStore::open(env(), Arc::clone(&disk), config, hook).await.unwrap();
+    assert!(!store.is_looked_through() && !store.holds(digests[0]));
+    assert_eq!(store.read_table(digests[0]).await.unwrap().table.segment_len(), 100);
+    assert!(put(&store, &all[1]).await.unwrap().existed);
+    assert!(!store.is_absent(digests[2]).await.unwrap());
+    assert_eq!(store.destroy(digests[2], || true).await.unwrap(), Destroyed::Gone);
+    assert!(matches!(store.read_table(digests[3]).await, Err(StoreError::NotHeld(_))));
+    assert_eq!(store.damaged(), [digests[3]]);
+    let new = put(&store, &data(33)).await.unwrap();
+    assert!(!new.existed);
+
+    let found = store.look_through().await.unwrap();
+    store.looked_through().await;
+    assert_eq!((found.segments, found.bytes), (3, 100 + 5000 + 33));
+    let mut held = vec![digests[0], digests[1], new.digest];
+    held.sort();
+    assert_eq!(store.held().into_iter().map(|(digest, _)| digest).collect::<Vec<_>>(), held);
+}
+
+#[tokio::test]
+async fn a_directory_that_vanished_is_made_again_and_stops_nothing() {
+    let (dir, disk) = file_disk();
+    let Opened { store, fatal, .. } = open(&disk).await;
+    let bytes = data(5000);
+    let digest = put(&store, &bytes).await.unwrap().digest;
+    let directory = dir.path().join(place(digest)).parent().unwrap().to_owned();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(store.quarantine_if_bad(digest).await.unwrap(), Checked::Gone);
+    put(&store, &bytes).await.unwrap();
+    store.verify(digest).await.unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(store.destroy(digest, || true).await.unwrap(), Destroyed::Gone);
+    assert!(fatal.lock().is_empty() && !store.holds(digest));
+}
+
+/// What stands in a file's place without being one.
+#[tokio::test]
+async fn directories_links_and_fifos_in_a_files_place_are_damage_and_hold_nobody_up() {
+    let (dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(5000);
+    let digest = put(&store, &bytes).await.unwrap().digest;
+    let path = dir.path().join(place(digest));
+    let make: [fn(&std::path::Path); 3] = [
+        |path| std::fs::create_dir(path).unwrap(),
+        |path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap(),
+        |path| rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o600.into()).unwrap(),
+    ];
+    for (number, make) in make.into_iter().enumerate() {
+        std::fs::remove_file(&path).unwrap();
+        make(&path);
+        assert_eq!(store.without_file(vec![digest]).await, [digest], "{number}");
+        let read = store.read_table(digest).await;
+        assert!(matches!(read, Err(StoreError::Damaged { .. })), "{number}: {read:?}");
+        assert_eq!(store.quarantine_if_bad(digest).await.unwrap(), Checked::Bad, "{number}");
+        assert!(!put(&store, &bytes).await.unwrap().existed);
+        store.verify(digest).await.unwrap();
+    }
+    // At a start they are no segments, and the start does not wait for anybody to write.
+    std::fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+    let again = open(&disk).await;
+    assert!(!again.store.holds(digest));
+    assert!(!put(&again.store, &bytes).await.unwrap().existed);
+}
+
+#[tokio::test]
+async fn good_blocks_of_bad_copies_can_still_be_read() {
+    let (_dir, disk) = file_disk();
+    let Opened { store, .. } = open(&disk).await;
+    let bytes = data(4 * BLOCK + 100);
+    let digest = SegmentDigest::of(&bytes);
+    let len = bytes.len() as u64;
+    assert!(store.salvage(digest, len).await.unwrap().is_none());
+    // Two copies with different bad blocks; the second one's footer is bad too.
+    for (blocks, footer) in [(&[1][..], false), (&[3][..], true)] {
+        put(&store, &bytes).await.unwrap();
+        for block in blocks {
+            spoil(&disk, &place(digest), 4096 + block * BLOCK_BYTES + 17);
+        }
+        if footer {
+            spoil(&disk, &place(digest), file_len(&StoredBlocks::raw(len as u32)) - 50);
+        }
+        assert_eq!(store.quarantine_if_bad(digest).await.unwrap(), Checked::Bad);
+    }
+    let copies = store.salvage(digest, len).await.unwrap().unwrap();
+    let table = copies.table().unwrap().clone();
+    assert_eq!(table.digest(), digest);
+    for index in 0..5 {
+        let block = copies.block(&table, index).await.unwrap();
+        assert_eq!(block, bytes[index * BLOCK..bytes.len().min((index + 1) * BLOCK)]);
+    }
+    // A block that no copy has intact is none.
+    let first = format!("quarantine/{}", store.quarantined().await.unwrap()[0].name);
+    spoil(&disk, &first, 4096 + 3 * BLOCK_BYTES);
+    assert!(copies.block(&table, 3).await.is_none() && copies.block(&table, 1).await.is_some());
 }
 
 #[tokio::test]
@@ -286,7 +422,8 @@ async fn what_is_wanted_again_while_the_disk_is_busy_is_not_destroyed() {
     let config = StoreConfig { reserve_bytes: 0, ..StoreConfig::default() };
     let hook = Arc::new(|why: String| panic!("{why}"));
     let opened = SegmentStore::open(env.clone(), Arc::clone(&disk), config, hook).await;
-    let (store, _) = opened.unwrap();
+    let store = opened.unwrap();
+    store.look_through().await.unwrap();
     let digest = put(&store, &data(5000)).await.unwrap().digest;
 
     // More than the disk works on at once: the destruction waits behind them.

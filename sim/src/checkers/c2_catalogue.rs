@@ -1,5 +1,6 @@
 //! C2, D4, D6: what a catalogue alone can show, on every newest one that is seen; and what the
-//! step between two of them may do (D3, D4).
+//! step between two of them may do (D3, D4). And that the cluster's feature level is one that every
+//! node's build has.
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::invariants;
@@ -24,6 +25,12 @@ impl Checker {
             self.reports += 1;
             let (name, text) = text.split_once(": ").unwrap_or(("C2", &text));
             cluster.world().violation(name, format!("at entry {index}: {text}"));
+        }
+        let (level, lowest) = (catalogue.cluster().feature_level, cluster.lowest_feature_level());
+        if level > lowest {
+            self.reports += 1;
+            let text = format!("feature level {level} with a build of {lowest} at entry {index}");
+            cluster.world().violation("level", text);
         }
         self.last = (index, catalogue);
     }

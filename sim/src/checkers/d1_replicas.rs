@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::catalogue::Catalogue;
-use cairn_core::ids::SegmentDigest;
-use cairn_core::model::{Admin, Segment, Slot, SlotState};
-use cairn_node::store::format::{Footer, Header, PAGE_BYTES};
+use cairn_node::store::format::{BlockPlace, Footer, Header, PAGE_BYTES, place};
+use cairn_types::form::Codecs;
+use cairn_types::ids::SegmentDigest;
+use cairn_types::model::{Admin, Segment, Slot, SlotState};
 
 use crate::cluster::{Cluster, exchange, swapped};
 use crate::disk::SimDisk;
@@ -22,6 +23,8 @@ pub struct Checker {
     /// Files that were hurt; another one in their place must be sound.
     hurt: BTreeMap<(ProcessId, SegmentDigest), u64>,
     distrusted: BTreeSet<ProcessId>,
+    /// Files that somebody took away; the node finds out in its own time.
+    vanished: BTreeSet<(ProcessId, SegmentDigest)>,
     /// What the last look at a disk was at: names changed, crashes, entry applied.
     looked: BTreeMap<ProcessId, (u64, u64, u64)>,
     reports: u32,
@@ -37,12 +40,18 @@ impl Checker {
         self.distrusted.insert(process);
     }
 
+    /// Its file was taken away on purpose. One that comes in its place must be sound.
+    pub fn vanished(&mut self, process: ProcessId, digest: SegmentDigest) {
+        self.vanished.insert((process, digest));
+    }
+
     /// No excuses from now on, and every byte is looked at again.
     pub fn start_over(&mut self) {
         self.looked.clear();
         self.sound.clear();
         self.hurt.clear();
         self.distrusted.clear();
+        self.vanished.clear();
     }
 
     /// Each has the other's disk now.
@@ -51,6 +60,8 @@ impl Checker {
         let hurt = std::mem::take(&mut self.hurt).into_iter();
         self.hurt = hurt.map(|((process, digest), it)| ((swap(process), digest), it)).collect();
         self.distrusted = std::mem::take(&mut self.distrusted).into_iter().map(swap).collect();
+        let vanished = std::mem::take(&mut self.vanished).into_iter();
+        self.vanished = vanished.map(|(process, digest)| (swap(process), digest)).collect();
         exchange(&mut self.looked, one, other);
         self.sound.retain(|(process, ..)| *process != one && *process != other);
     }
@@ -136,6 +147,7 @@ impl Checker {
         let hurt = self.hurt.get(&(process, digest));
         let set_aside = match disk.file_id(&path) {
             Some(file) => hurt == Some(&file),
+            None if self.vanished.contains(&(process, digest)) => true,
             None => {
                 (hurt.is_some() || self.distrusted.contains(&process)) && is_aside(disk, digest)
             }
@@ -172,18 +184,34 @@ fn is_aside(disk: &SimDisk, digest: SegmentDigest) -> bool {
     disk.paths().iter().any(|path| path.starts_with(&aside))
 }
 
-fn verify(file: &[u8], digest: SegmentDigest) -> Result<(), String> {
+/// The footer of a segment file whose ends are good: where its blocks are.
+pub fn footer_of(file: &[u8], digest: SegmentDigest) -> Result<Footer, String> {
     let text = |error: cairn_node::store::format::FormatError| error.to_string();
     if file.len() < 2 * PAGE_BYTES {
         return Err(format!("file of {} bytes", file.len()));
     }
     let (header, rest) = file.split_at(PAGE_BYTES);
-    let (blocks, footer) = rest.split_at(rest.len() - PAGE_BYTES);
-    let header = Header::parse(header).map_err(text)?;
+    let (_, footer) = rest.split_at(rest.len() - PAGE_BYTES);
+    let header = Header::parse(header, Codecs::KNOWN).map_err(text)?;
+    let raw_len = header.form.raw_len().into();
     header.check(digest, file.len() as u64).map_err(text)?;
-    Footer::parse(footer, digest, header.raw_len).map_err(text)?;
-    let raw = blocks.get(..header.raw_len as usize).ok_or("blocks cut short")?;
-    if SegmentDigest::of(raw) != digest {
+    let footer = Footer::parse(footer, digest, raw_len, Codecs::KNOWN).map_err(text)?;
+    footer.check(&header, file.len() as u64).map_err(text)?;
+    Ok(footer)
+}
+
+fn verify(file: &[u8], digest: SegmentDigest) -> Result<(), String> {
+    let footer = footer_of(file, digest)?;
+    let mut raw = Vec::with_capacity(footer.blocks.raw_len() as usize);
+    for index in 0..footer.blocks.count() {
+        let BlockPlace { offset, len } = place(&footer.blocks, index);
+        let stored = file.get(offset as usize..).and_then(|rest| rest.get(..len as usize));
+        let stored = stored.ok_or("blocks cut short")?;
+        let mut room = Vec::new();
+        let block = Codecs::KNOWN.decode(&footer.blocks, index, stored, &mut room);
+        raw.extend_from_slice(block.map_err(|error| error.to_string())?);
+    }
+    if SegmentDigest::of(&raw) != digest {
         return Err("bytes do not match the digest".to_owned());
     }
     Ok(())

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::catalogue::Catalogue;
-use cairn_core::ids::{NodeId, SegmentDigest};
-use cairn_core::model::{Slot, SlotState};
+use cairn_types::ids::{NodeId, SegmentDigest};
+use cairn_types::model::{Slot, SlotState};
 
 use crate::cluster::{Cluster, exchange};
 use crate::process::ProcessId;
@@ -30,6 +30,13 @@ pub struct Checker {
 }
 
 impl Checker {
+    /// Somebody else takes this file away.
+    pub fn vanished(&mut self, process: ProcessId, digest: SegmentDigest) {
+        if let Some(files) = self.files.get_mut(&process) {
+            files.remove(&digest);
+        }
+    }
+
     /// What the next look finds is the beginning.
     pub fn forget(&mut self, process: ProcessId) {
         self.files.remove(&process);

@@ -5,23 +5,27 @@
 pub mod c1_history;
 mod c2_catalogue;
 mod c3_digests;
+pub mod c5_labels;
 mod d1_replicas;
 pub mod d2_log;
 mod d3_files;
+mod graces;
 pub mod linearizable;
 mod steps;
+mod time;
 
-pub use d1_replicas::path_of;
+pub use d1_replicas::{footer_of, path_of};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
 use crate::applied;
 use crate::cluster::Cluster;
 use crate::process::{Life, ProcessId};
+use crate::witness;
 
 /// How often running nodes are compared, at the usual pace.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -41,10 +45,13 @@ pub struct Checkers {
 struct All {
     c2: c2_catalogue::Checker,
     c3: c3_digests::Checker,
+    c5: c5_labels::Checker,
     d1: d1_replicas::Checker,
     d2: d2_log::Checker,
     d3: d3_files::Checker,
+    graces: graces::Checker,
     steps: steps::Checker,
+    time: time::Checker,
 }
 
 impl Checkers {
@@ -73,9 +80,12 @@ impl Checkers {
         let node = self.cluster.running_node(life.process);
         let Some(node) = node.filter(|node| node.life() == life.number) else { return };
         let mut all = self.all.lock();
-        let All { steps, d1, c3, .. } = &mut *all;
+        let All { steps, d1, c3, c5, graces, time, .. } = &mut *all;
         if let Some((before, after)) = steps.look(&self.cluster, &node, index) {
+            c5.entry(&self.cluster, &node, index, &before, after);
             d1.entry(&self.cluster, index, &before, after);
+            graces.entry(&self.cluster, index, &before, after);
+            time.entry(&self.cluster, index, &before, after);
         }
         c3.entry(&self.cluster, &node, index);
     }
@@ -84,6 +94,9 @@ impl Checkers {
         let mut all = self.all.lock();
         let cluster = &self.cluster;
         cluster.note_stored();
+        for (name, text) in witness::take_broken() {
+            cluster.world().violation(name, text);
+        }
         all.c3.look(cluster);
         all.c2.look(cluster);
         all.d3.look(cluster);
@@ -113,6 +126,13 @@ impl Checkers {
         let disk = self.cluster.disk(process);
         let Some(file) = disk.and_then(|disk| disk.file_id(&path_of(digest))) else { return };
         self.all.lock().d1.hurt(process, digest, file);
+    }
+
+    /// The file of a segment on this node is about to be taken away on purpose.
+    pub fn vanished(&self, process: ProcessId, digest: SegmentDigest) {
+        let mut all = self.all.lock();
+        all.d1.vanished(process, digest);
+        all.d3.vanished(process, digest);
     }
 
     /// Reads on this node fail on purpose: it may take good files for bad.

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::model::Settings;
 use cairn_node::config::{NodeConfig, Origin, Timings};
 use cairn_node::ledger::MemoryLedger;
 use cairn_node::node::{self, Pieces, StartError};
 use cairn_node::raft::Engine;
+use cairn_types::command::FEATURE_LEVEL;
+use cairn_types::model::Settings;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -20,6 +21,11 @@ use crate::world::Seat;
 
 /// A node that was told to stop has so long for it, as in production.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A disk that hangs is noticed sooner than in production, so that a run sees what follows.
+const LOG_LATE_MS: u64 = 3_000;
+const SEGMENTS_LATE_MS: u64 = 5_000;
+pub(crate) const DISK_END_MS: u64 = 15_000;
 
 /// Cluster times that let minutes of upkeep happen in seconds.
 pub(super) fn settings(pace: u64) -> Settings {
@@ -35,10 +41,12 @@ fn timings(pace: u64) -> Timings {
     let usual = Timings::default();
     Timings {
         raft_heartbeat_ms: usual.raft_heartbeat_ms * pace,
-        election_min_ms: usual.election_min_ms * pace,
-        election_max_ms: usual.election_max_ms * pace,
+        raft_lease_ms: usual.raft_lease_ms * pace,
         heartbeat_ms: usual.heartbeat_ms * pace,
         upkeep_ms: usual.upkeep_ms * pace,
+        log_late_ms: LOG_LATE_MS,
+        segments_late_ms: SEGMENTS_LATE_MS,
+        disk_end_ms: DISK_END_MS,
         snapshot_entries: 150,
         log_kept_entries: 50,
         ..usual
@@ -52,7 +60,11 @@ pub(super) fn config(name: &str, rack: &str, pace: u64) -> NodeConfig {
         rack: rack.to_owned(),
         capacity_bytes: 64 << 30,
         origin: Origin::Resume,
+        cluster: None,
+        exists: None,
+        replaces: None,
         peers: Vec::new(),
+        feature_level: FEATURE_LEVEL,
         timings: timings(pace),
     }
 }
@@ -71,6 +83,9 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
         }),
         usage: Default::default,
         certificates: false,
+        is_local: false,
+        starting: Default::default(),
+        health: Default::default(),
     };
     let mut end = End::Other;
     let reason = match node::start(pieces, config).await {
@@ -97,12 +112,13 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
                 biased;
                 reason = reasons.recv() => reason.unwrap_or_default(),
                 () = stop.notified() => {
+                    node.say_goodbye().await;
                     let _ = tokio::time::timeout(STOP_DEADLINE, node.stop()).await;
                     end = End::Told;
                     "told to stop".to_owned()
                 }
             };
-            if node.is_banished() {
+            if node.is_stopped_for_good() {
                 end = End::Refused;
             }
             reason
@@ -110,7 +126,9 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
         Err(error) => {
             end = match error {
                 StartError::Identity(_) | StartError::Refused(_) => End::Refused,
-                StartError::Join(_) => End::NobodyAnswers,
+                // Its place is free once an operator has removed the one before.
+                StartError::Join(_) | StartError::JoinRefused(_) => End::NobodyAnswers,
+                StartError::Founded { .. } => End::Refused,
                 _ => End::Other,
             };
             error.to_string()

@@ -3,16 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_core::catalogue::Catalogue;
-use cairn_core::ids::NodeId;
 use cairn_core::invariants::check_hosts;
-use cairn_core::model::{Liveness, SlotState};
+use cairn_types::ids::{Incarnation, NodeId, SegmentId};
+use cairn_types::model::{Admin, CheckpointState, Liveness, SlotState};
 
 use super::Cluster;
 use crate::checkers::path_of;
 use crate::process::ProcessId;
 
-/// The racks that replicas of one segment are on, where there are so many.
-const RACKS_WANTED: u32 = 2;
+/// Of each segment, the most racks that one of its checkpoints wants.
+fn racks_wanted(catalogue: &Catalogue) -> BTreeMap<SegmentId, u32> {
+    let mut wanted = BTreeMap::new();
+    for record in catalogue.checkpoints().filter(|it| it.state != CheckpointState::Deleted) {
+        for id in record.references() {
+            let racks = wanted.entry(id).or_insert(1);
+            *racks = record.policy.min_racks.max(*racks);
+        }
+    }
+    wanted
+}
 
 impl Cluster {
     /// All nodes that are not left out are up and in service, in their leader's eyes. `None` if so.
@@ -40,20 +49,34 @@ impl Cluster {
         let nodes = self.nodes();
         let leader = self.leader()?;
         let catalogue = leader.catalogue();
+        let strange = catalogue.nodes().find(|record| {
+            let is_ours = nodes.iter().any(|node| self.id_of(*node) == Some(record.id));
+            record.admin == Admin::InService && record.incarnation != Incarnation(0) && !is_ours
+        });
+        if let Some(record) = strange {
+            return Some(format!("node {} is in service and is none of the cluster", record.id));
+        }
         let status = leader.shared.consensus.status();
         let voters = status.voters.len();
-        if voters < nodes.len().min(3) || status.going_to.is_some() {
+        // Two vote no better than one.
+        let wanted = if nodes.len() < 3 { 1 } else { 3 };
+        if voters < wanted || status.going_to.is_some() {
             return Some(format!("{voters} voters, going to {:?}", status.going_to));
         }
         if let Err(text) = check_hosts(&catalogue) {
             return Some(text);
         }
+        let wanted_racks = racks_wanted(&catalogue);
         for segment in catalogue.segments().iter() {
             if let Some(slot) = segment.slots.iter().find(|slot| slot.state != SlotState::Durable) {
                 return Some(format!("segment {} has {slot:?}", segment.id));
             }
-            let (counting, wanted) = (catalogue.counting(segment), segment.replicas_wanted());
-            let racks = wanted.min(catalogue.racks()).min(RACKS_WANTED);
+            let counting = catalogue.counting(segment);
+            // Not what the catalogue takes for the most.
+            let most = segment.references.iter().map(|(replicas, _)| *replicas).max();
+            let wanted = most.unwrap_or(0).min(nodes.len() as u32);
+            let racks = wanted_racks.get(&segment.id).copied().unwrap_or(0);
+            let racks = racks.min(catalogue.racks()).min(wanted);
             if counting.replicas != wanted || counting.racks < racks {
                 return Some(format!("segment {}: {counting:?} of {wanted}", segment.id));
             }
@@ -94,18 +117,23 @@ impl Cluster {
             return Some(text);
         }
         let (_, catalogue) = self.newest();
-        let core: BTreeMap<NodeId, String> = self
-            .core()
-            .into_iter()
-            .filter_map(|process| Some((self.id_of(process)?, self.world.rack(process)?)))
-            .collect();
+        let place = |process| Some((self.id_of(process)?, self.world.rack(process)?));
+        let core: BTreeMap<NodeId, String> = self.core().into_iter().filter_map(place).collect();
         let racks: BTreeSet<&String> = core.values().collect();
+        let left_out = {
+            let inner = self.inner.lock();
+            inner.left_out.filter(|_| inner.left_out_counts)
+        };
+        let mut holders = core.clone();
+        holders.extend(left_out.and_then(place));
+        let wanted_racks = racks_wanted(&catalogue);
         for segment in catalogue.segments().iter().filter(|segment| segment.is_referenced()) {
             let slots = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
-            let held: Vec<&String> = slots.filter_map(|slot| core.get(&slot.node)).collect();
+            let held: Vec<&String> = slots.filter_map(|slot| holders.get(&slot.node)).collect();
             let wanted = (segment.replicas_wanted() as usize).min(core.len());
             let spread = held.iter().collect::<BTreeSet<_>>().len();
-            let racks_wanted = wanted.min(racks.len()).min(RACKS_WANTED as usize);
+            let racks_wanted = wanted_racks.get(&segment.id).copied().unwrap_or(0) as usize;
+            let racks_wanted = racks_wanted.min(wanted).min(racks.len());
             if held.len() < wanted || spread < racks_wanted {
                 let text = format!("segment {}: {held:?} of {wanted}", segment.id);
                 return Some(format!("without the one left out, {text}"));

@@ -43,6 +43,8 @@ pub(super) struct Faults {
     pub slow: f64,
     /// Jobs do not end.
     pub stuck: bool,
+    /// How often it has got stuck.
+    pub stuck_times: u64,
     /// From this operation on, all fail.
     pub dead_from: Option<u64>,
     /// The next write to a path that begins so lands one page further on.

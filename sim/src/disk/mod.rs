@@ -30,7 +30,7 @@ pub use self::mount::Mount;
 pub use self::state::{JobCost, JobId};
 
 use self::faults::Faults;
-use self::state::{File, Inode, ROOT, Tree, Write};
+use self::state::{File, Ino, Inode, ROOT, Tree, Write};
 use crate::seed::Stream;
 use crate::trace;
 
@@ -169,8 +169,8 @@ impl SimDisk {
     /// Ends EIO faults, a quota, death, stuckness and slowness; rot and capacity stay.
     pub fn heal(&self) {
         let mut state = self.state.lock();
-        let capacity = state.faults.capacity;
-        state.faults = Faults { slow: 1.0, capacity, ..Faults::default() };
+        let Faults { capacity, stuck_times, .. } = state.faults;
+        state.faults = Faults { slow: 1.0, capacity, stuck_times, ..Faults::default() };
         drop(state);
         self.changed.notify_waiters();
     }
@@ -193,13 +193,22 @@ impl SimDisk {
 
     /// Jobs do not end until this is taken back.
     pub fn set_stuck(&self, stuck: bool) {
-        self.state.lock().faults.stuck = stuck;
+        let mut state = self.state.lock();
+        state.faults.stuck_times += u64::from(stuck);
+        state.faults.stuck = stuck;
+        drop(state);
         trace::count("disk.stuck", u64::from(stuck));
         self.changed.notify_waiters();
     }
 
     pub fn is_stuck(&self) -> bool {
         self.state.lock().faults.stuck
+    }
+
+    /// Which time it is stuck now; `None` if it is not.
+    pub fn stuck_time(&self) -> Option<u64> {
+        let state = self.state.lock();
+        state.faults.stuck.then_some(state.faults.stuck_times)
     }
 
     /// All operations fail after `ops` more.
@@ -246,6 +255,45 @@ impl SimDisk {
     /// Whatever misdirected writes hit must be sound from now on.
     pub fn forget_misdirected(&self) {
         self.state.lock().misdirected.clear();
+    }
+
+    /// Takes a file's name away, as an operator's wrong `rm` or a file system check does, durably.
+    /// False if there is no such file.
+    pub fn vanish(&self, path: &str) -> bool {
+        if self.take_name(path).is_none() {
+            return false;
+        }
+        trace::count("disk.vanished_files", 1);
+        true
+    }
+
+    /// Gives a file another name in another directory, as an operator's `mv` does, durably. False
+    /// if there is no such file or directory.
+    pub fn move_by_hand(&self, from: &str, to: &str) -> bool {
+        let Some(file) = self.take_name(from) else { return false };
+        let mut state = self.state.lock();
+        let (dir, name) = to.rsplit_once('/').unwrap_or(("", to));
+        let Some(ino) = state.tree.find(dir) else { return false };
+        let Some(Inode::Dir(dir)) = state.tree.inodes.get_mut(&ino) else { return false };
+        dir.current.insert(name.to_owned(), file);
+        dir.durable.insert(name.to_owned(), file);
+        state.names += 1;
+        trace::count("disk.moved_files", 1);
+        true
+    }
+
+    fn take_name(&self, path: &str) -> Option<Ino> {
+        let mut state = self.state.lock();
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let ino = state.tree.find(dir)?;
+        let Some(Inode::Dir(dir)) = state.tree.inodes.get_mut(&ino) else { return None };
+        let file = dir.current.remove(name)?;
+        dir.durable.remove(name);
+        for pending in &mut dir.pending {
+            pending.change.inserted.take_if(|(inserted, _)| inserted == name);
+        }
+        state.names += 1;
+        Some(file)
     }
 
     /// Flips one bit of a file, in the page cache and on the platter. False if it has no such

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_node::disk::{DIRECT_ALIGN, Disk, DiskFile, Listed, Open, Space};
+use cairn_node::disk::{DIRECT_ALIGN, Disk, DiskFile, Listed, Open, Space, Standing};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::faults::{On, PLENTY, enospc};
@@ -182,13 +182,23 @@ impl Disk for Mount {
         Ok(self.operate(On::Read, path)?.tree.find(path).is_some())
     }
 
+    fn stat(&self, path: &str) -> io::Result<Standing> {
+        let state = self.operate(On::Read, path)?;
+        let ino = state.tree.find(path).ok_or_else(|| missing(path))?;
+        Ok(match state.tree.inodes.get(&ino) {
+            Some(Inode::File(file)) => Standing { len: file.current.len(), is_file: true },
+            _ => Standing { len: 0, is_file: false },
+        })
+    }
+
     fn space(&self) -> io::Result<Space> {
         let state = self.operate(On::Read, "")?;
         // Nobody minds what is gone of plenty, and to count it takes time.
         let Some(total) = state.faults.capacity else {
-            return Ok(Space { total: PLENTY, available: PLENTY });
+            return Ok(Space { total: PLENTY, available: PLENTY, inodes: u64::MAX });
         };
-        Ok(Space { total, available: total.saturating_sub(state.tree.used()) })
+        let available = total.saturating_sub(state.tree.used());
+        Ok(Space { total, available, inodes: u64::MAX })
     }
 
     fn inode(&self, path: &str) -> io::Result<u64> {

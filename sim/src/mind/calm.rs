@@ -1,6 +1,9 @@
 //! The end of a run: nothing breaks any more, and all must converge (L1, L2).
 
-use cairn_core::model::{Admin, SlotState};
+use std::sync::Arc;
+
+use cairn_core::catalogue::Checkpoint;
+use cairn_types::model::{Admin, CheckpointState, SlotState};
 
 use super::{Kept, Mind, broken};
 
@@ -76,14 +79,18 @@ impl Mind {
 
     /// L1: what is still to be done, if anything is.
     fn unsettled(&self) -> Option<String> {
-        let catalogue = &self.judge.catalogue;
+        let catalogue = &self.model.catalogue;
         if let Some(open) = catalogue.open_uploads().next() {
             return Some(format!("upload {} is still open", open.id));
         }
-        if let Some(record) = catalogue.checkpoints().find(|record| record.has_droppable()) {
+        // Also a deleted one that waits for its grace.
+        let kept = |record: &&Arc<Checkpoint>| {
+            record.state == CheckpointState::Deleted || record.has_droppable(self.now_ms)
+        };
+        if let Some(record) = catalogue.checkpoints().find(kept) {
             return Some(format!("checkpoint {} still holds references", record.id));
         }
-        let gone = |node: &&cairn_core::ids::NodeId| {
+        let gone = |node: &&cairn_types::ids::NodeId| {
             catalogue.node(**node).is_some_and(|node| node.admin != Admin::Removed)
         };
         if let Some(node) = self.gone.iter().find(gone) {
@@ -121,12 +128,12 @@ impl Mind {
             let seat = &self.seats[at];
             let slots = seat
                 .node
-                .map_or(0, |node| self.judge.catalogue.slots_on(node, SlotState::Durable).count());
+                .map_or(0, |node| self.model.catalogue.slots_on(node, SlotState::Durable).count());
             if seat.disk.files.len() != slots {
                 let text = format!("seat {at}: {} files, {slots} slots", seat.disk.files.len());
                 return Err(broken("L1", text));
             }
-            if seat.replica.catalogue.digest() != self.judge.catalogue.digest() {
+            if seat.replica.catalogue.digest() != self.model.catalogue.digest() {
                 return Err(broken("C3", format!("seat {at} differs in the end")));
             }
             self.take_snapshot(at)?;

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use cairn_core::catalogue::set_digest;
-use cairn_core::command::{Body, DeleteReason, Refusal, Reply, StageSegment, StagedSegment};
-use cairn_core::ids::{Attempt, CheckpointId, NodeId, RequestId, Run, SegmentDigest, Step};
-use cairn_core::model::{ManifestPlace, PolicyChange, SlotState};
+use cairn_types::command::{self, Body, DeleteReason, Refusal, Reply, StageSegment, StagedSegment};
+use cairn_types::form::Form;
+use cairn_types::ids::{Attempt, CheckpointId, NodeId, RequestId, Run, SegmentDigest, Step};
+use cairn_types::model::{ManifestPlace, PolicyChange, SlotState};
+use cairn_types::set_digest;
 
 use super::{Mail, Mind, Sender};
 
@@ -73,31 +74,33 @@ impl Upload {
     }
 
     fn begin(&self) -> Option<Body> {
-        Some(Body::Begin {
+        Some(Body::Begin(command::Begin {
             namespace: self.namespace.parse().ok()?,
             step: Step(self.step),
             parts: self.parts,
-            attempt: Attempt(self.attempt),
+            attempt: Some(Attempt(self.attempt)),
             change: self.change.clone(),
             replace: self.replace,
             labels: BTreeMap::new(),
-        })
+            client: String::new(),
+            job: String::new(),
+        }))
     }
 
     fn stage(&mut self, checkpoint: CheckpointId) -> Body {
         let rest = self.to_stage.split_off(self.to_stage.len().min(STAGE_BATCH));
         let batch = std::mem::replace(&mut self.to_stage, rest);
         let segment = |digest: SegmentDigest| {
-            let len = len_of(&digest);
-            StageSegment { digest, len, targets: Vec::new() }
+            let form = Form::raw(len_of(&digest));
+            StageSegment { digest, form, targets: Vec::new() }
         };
-        Body::Stage {
+        Body::Stage(command::Stage {
             checkpoint,
             attempt: Attempt(self.attempt),
             part: self.part,
             run: self.run,
             segments: batch.into_iter().map(segment).collect(),
-        }
+        })
     }
 
     fn seal(&self, checkpoint: CheckpointId) -> Body {
@@ -106,7 +109,7 @@ impl Upload {
             Some(first) if self.step.is_multiple_of(3) => ManifestPlace::Segments(vec![*first]),
             _ => ManifestPlace::Inline(Bytes::from_static(b"manifest")),
         };
-        Body::SealPart {
+        Body::SealPart(command::SealPart {
             checkpoint,
             attempt: Attempt(self.attempt),
             part: self.part,
@@ -115,7 +118,8 @@ impl Upload {
             set_digest: self.set_digest(),
             bytes: 10,
             files: 1,
-        }
+            compared: 0,
+        })
     }
 }
 
@@ -291,7 +295,7 @@ impl Mind {
             Reply::Begun(begun) => upload.checkpoint = Some(begun.checkpoint),
             Reply::Staged { segments } => self.send_bytes(at, &asked.body, &segments),
             Reply::Lacking { segments, .. } => {
-                let catalogue = &self.judge.catalogue;
+                let catalogue = &self.model.catalogue;
                 let named = segments.iter().filter_map(|id| catalogue.segment(*id));
                 let named: Vec<SegmentDigest> = named.map(|segment| segment.digest).collect();
                 upload.to_stage =
@@ -303,9 +307,10 @@ impl Mind {
             Reply::Refused(
                 Refusal::NotEnoughHosts { .. }
                 | Refusal::NotEnoughRacks { .. }
-                | Refusal::BadTargets,
+                | Refusal::BadTargets
+                | Refusal::NotCompared { .. },
             ) => {
-                if let Body::Stage { segments, .. } = asked.body {
+                if let Body::Stage(command::Stage { segments, .. }) = asked.body {
                     upload.to_stage.extend(segments.iter().map(|segment| segment.digest));
                 }
             }
@@ -314,7 +319,7 @@ impl Mind {
     }
 
     fn send_bytes(&mut self, at: usize, body: &Body, staged: &[StagedSegment]) {
-        let Body::Stage { segments, .. } = body else { return };
+        let Body::Stage(command::Stage { segments, .. }) = body else { return };
         for (asked, staged) in segments.iter().zip(staged) {
             if staged.kept {
                 self.count("segments.kept");
@@ -361,7 +366,15 @@ impl Mind {
         let ids: Vec<CheckpointId> = records.map(|record| record.id).collect();
         let now = self.chance.chance(0.5);
         if let Some(checkpoint) = self.chance.pick(&ids).copied() {
-            self.request(at, Body::Delete { checkpoint, reason: DeleteReason::Asked, now });
+            self.request(
+                at,
+                Body::Delete(command::Delete {
+                    checkpoint,
+                    reason: DeleteReason::Asked,
+                    now,
+                    force: false,
+                }),
+            );
         }
     }
 
@@ -369,7 +382,7 @@ impl Mind {
         let keep_last = Some(self.chance.below(4) as u32);
         if let Ok(namespace) = NAMESPACES[self.chance.below(3) as usize].parse() {
             let change = PolicyChange { keep_last, ..PolicyChange::default() };
-            self.request(at, Body::SetPolicy { namespace, change });
+            self.request(at, Body::SetPolicy(command::SetPolicy { namespace, change }));
         }
     }
 

@@ -9,10 +9,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cairn_core::catalogue::{Catalogue, Loader};
-use cairn_core::command::{Body, Command, Reply};
-use cairn_core::ids::{ClusterId, Cookie, Incarnation, NodeId, RequestId};
 use cairn_core::placement::{self, Loads};
 use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
+use cairn_types::command::{self, Body, Command, Reply};
+use cairn_types::ids::{ClusterId, Cookie, Incarnation, NodeId, RequestId};
 
 use super::{Kept, Mail, Mind, Sender, broken, settings};
 
@@ -78,7 +78,11 @@ impl Mind {
     pub(super) fn found(&mut self) -> Kept {
         let node = self.seats[0].new_node();
         self.elect(0);
-        let body = Body::InitCluster { cluster: ClusterId(7), settings: settings(), node };
+        let body = Body::InitCluster(command::InitCluster {
+            cluster: ClusterId(7),
+            settings: settings(),
+            node,
+        });
         self.enqueue(Sender::Nobody, RequestId(0), body);
         self.commit_next()?;
         self.seats[0].node = Some(NodeId(1));
@@ -90,7 +94,13 @@ impl Mind {
         if self.consensus.leader.is_none() || self.consensus.queue.len() >= QUEUE_MAX {
             return;
         }
-        if let Body::Stage { checkpoint, segments, .. } = &mut body {
+        if let Body::SealPart(command::SealPart { checkpoint, compared, .. }) = &mut body
+            && let Some(leader) = &self.consensus.leader
+        {
+            let catalogue = &self.seats[leader.seat].replica.catalogue;
+            *compared = catalogue.parts_sealed(*checkpoint);
+        }
+        if let Body::Stage(command::Stage { checkpoint, segments, .. }) = &mut body {
             let Some(leader) = &mut self.consensus.leader else { return };
             let catalogue = &self.seats[leader.seat].replica.catalogue;
             let planned = match catalogue.checkpoint(*checkpoint) {
@@ -132,7 +142,7 @@ impl Mind {
     /// The oldest proposal becomes an entry; whoever waits for it gets the answer of apply.
     pub(super) fn commit_next(&mut self) -> Kept {
         let Some((from, command)) = self.consensus.queue.pop_front() else { return Ok(()) };
-        let reply = self.judge_entry(&command)?;
+        let reply = self.apply_to_model(&command)?;
         self.consensus.log.push(command);
         if from != Sender::Nobody {
             self.send(Mail::Answer { to: from, reply });
@@ -162,7 +172,7 @@ impl Mind {
         replica.applied += 1;
         replica.catalogue.apply(replica.applied, command);
         let index = replica.applied;
-        if self.judge.digest_at(index) != replica.catalogue.digest() {
+        if self.model.digest_at(index) != replica.catalogue.digest() {
             return Err(broken("C3", format!("seat {seat} differs at entry {index}")));
         }
         self.count("checked.digests");
@@ -262,7 +272,11 @@ impl Mind {
         let Some(leader) = &mut self.consensus.leader else { return };
         if !leader.greeted {
             leader.greeted = true;
-            return self.enqueue(Sender::Nobody, RequestId(0), Body::LeaderStarted);
+            return self.enqueue(
+                Sender::Nobody,
+                RequestId(0),
+                Body::LeaderStarted(command::LeaderStarted),
+            );
         }
         if waits && !hasty {
             return;
@@ -271,10 +285,15 @@ impl Mind {
         let beat = |(node, (incarnation, at_ms)): (&NodeId, &(Incarnation, u64))| {
             (*node, Heartbeat { incarnation: *incarnation, age_ms: now_ms - at_ms })
         };
+        // Somebody waits for the newest commits now and then.
+        let commits = replica.catalogue.checkpoints().rev();
+        let hastened = commits.take(if hasty { 2 } else { 0 }).map(|record| record.id).collect();
         let seen = Observations {
             now_ms: clock_ms,
             leading_ms: now_ms - leader.leading_since_ms,
             heartbeats: replica.heard.iter().map(beat).collect(),
+            members: Default::default(),
+            hastened,
         };
         let cursor = &mut leader.cursor;
         let plan = steward::plan(&replica.catalogue, &seen, &mut Loads::default(), cursor);

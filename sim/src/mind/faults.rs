@@ -3,9 +3,9 @@
 //! Crashes and elections are free. One disk, or one file, is hurt at a time (W - 1 with W = 2):
 //! the next only when the catalogue says that all is made good, which is what it promises (D2).
 
-use cairn_core::command::Body;
-use cairn_core::ids::{NodeId, RequestId, SegmentDigest};
-use cairn_core::model::{Admin, SlotState};
+use cairn_types::command::{self, Accept, Body};
+use cairn_types::ids::{NodeId, RequestId, SegmentDigest};
+use cairn_types::model::{Admin, SlotState};
 
 use super::seat::Disk;
 use super::{Kept, Mail, Mind, Sender};
@@ -66,7 +66,7 @@ impl Mind {
     pub(super) fn come_back(&mut self, at: usize) {
         let node = self.seats[at].node;
         let removed = node
-            .and_then(|node| self.judge.catalogue.node(node))
+            .and_then(|node| self.model.catalogue.node(node))
             .is_some_and(|node| node.admin == Admin::Removed);
         if removed {
             // A removed node's directory is emptied; it joins as a new one.
@@ -90,7 +90,7 @@ impl Mind {
         let seat = &mut self.seats[at];
         seat.disk = Disk::default();
         seat.replica = Default::default();
-        (seat.node, seat.cookie) = (None, cookie);
+        (seat.node, seat.cookie, seat.replaces) = (None, cookie, Some(node));
         self.loss = Some(Loss::Disk(node));
         self.gone.insert(node);
         self.count("disks.lost");
@@ -128,13 +128,13 @@ impl Mind {
 
     /// The operator removes nodes whose disk is gone, as often as it is refused.
     pub(super) fn remove_gone(&mut self) {
-        let catalogue = &self.judge.catalogue;
+        let catalogue = &self.model.catalogue;
         let mut left = self.gone.iter().copied().filter(|node| {
             catalogue.node(*node).is_some_and(|record| record.admin != Admin::Removed)
         });
         if let Some(node) = left.next_back() {
             let request = RequestId(u128::from(self.mint()) << 8);
-            let body = Body::RemoveNode { node };
+            let body = Body::RemoveNode(command::RemoveNode { node, accept: Accept::default() });
             self.send(Mail::Propose { from: Sender::Nobody, request, body });
         }
     }
@@ -149,7 +149,7 @@ impl Mind {
 
     /// Once the catalogue says it has made good what was hurt, something else may be.
     fn look_at_loss(&mut self) {
-        let catalogue = &self.judge.catalogue;
+        let catalogue = &self.model.catalogue;
         let over = match self.loss {
             None => false,
             Some(Loss::Disk(node)) => {
@@ -174,7 +174,7 @@ impl Mind {
 
     /// Every segment of a committed checkpoint has the replicas it wants, and they count.
     fn is_made_good(&self) -> bool {
-        let catalogue = &self.judge.catalogue;
+        let catalogue = &self.model.catalogue;
         let mut committed =
             catalogue.segments().iter().filter(|segment| catalogue.is_committed(segment.id));
         committed.all(|segment| catalogue.counting(segment).replicas >= segment.replicas_wanted())

@@ -2,7 +2,7 @@
 //! `cairn-core`, without a runtime, a disk or a network.
 //!
 //! ```text
-//!   client --Mail--> leader --queue--> log --apply--> judge (every entry, every promise)
+//!   client --Mail--> leader --queue--> log --apply--> model (every entry, every promise)
 //!   node   --Mail-->  (drops, twice, late)     \----> replica of every node (digest compared)
 //!     ^------------------ Mail (bytes, answers, heartbeats) --------'
 //! ```
@@ -16,7 +16,7 @@
 //! |---|---|
 //! | this one | one run: its parts, its letters, the first broken promise |
 //! | `consensus` | leaders, proposals, the log, replicas and snapshots |
-//! | `judge` | the promises, looked at after every entry |
+//! | `model` | the promises, looked at after every entry |
 //! | `seat` | what a node does: register, inventory, report, fetch, destroy |
 //! | `client` | uploads, deletions, retries with old and new request ids |
 //! | `faults` | crashes, lost disks, rot, and the bounds that make every violation a bug |
@@ -27,16 +27,16 @@ mod calm;
 mod client;
 mod consensus;
 mod faults;
-mod judge;
+mod model;
 mod seat;
 pub mod verb;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cairn_core::command::{Body, Reply};
-use cairn_core::ids::{Epoch, Incarnation, NodeId, RequestId, SegmentDigest, SegmentId};
-use cairn_core::model::Settings;
 use cairn_core::work::Fetch;
+use cairn_types::command::{Body, Reply};
+use cairn_types::ids::{Epoch, Incarnation, NodeId, RequestId, SegmentDigest, SegmentId};
+use cairn_types::model::Settings;
 
 use crate::seed::Stream;
 use crate::trace::Counters;
@@ -45,7 +45,7 @@ use crate::world::Violation;
 use self::client::Client;
 use self::consensus::Consensus;
 use self::faults::Loss;
-use self::judge::Judge;
+use self::model::Model;
 use self::seat::Seat;
 
 /// Events kept for the report of a failure.
@@ -80,11 +80,11 @@ pub fn play(seed: u64, steps: u64, traced: bool) -> Outcome {
     let violation = mind.run(steps).err().map(|broken| broken.0);
     Outcome {
         steps: mind.steps,
-        entries: mind.judge.index,
+        entries: mind.model.index,
         violation,
         counters: mind.counters,
         events: mind.events,
-        digest: mind.judge.catalogue.digest(),
+        digest: mind.model.catalogue.digest(),
     }
 }
 
@@ -135,7 +135,7 @@ struct Mind {
     now_ms: u64,
     steps: u64,
     consensus: Consensus,
-    judge: Judge,
+    model: Model,
     seats: Vec<Seat>,
     clients: Vec<Client>,
     mail: VecDeque<Mail>,
@@ -168,7 +168,7 @@ impl Mind {
             now_ms: 0,
             steps: 0,
             consensus: Consensus::default(),
-            judge: Judge::default(),
+            model: Model::default(),
             seats,
             clients,
             mail: VecDeque::new(),

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Cookie, Epoch, Incarnation, NodeId, Nonce, SegmentDigest, SegmentId};
-use cairn_core::ids::{LINEAGE_SHIFT, RequestId};
-use cairn_core::model::{Admin, NewNode, SlotState};
 use cairn_core::work::{self, Fetch};
+use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::ids::{Cookie, Epoch, Incarnation, NodeId, Nonce, SegmentDigest, SegmentId};
+use cairn_types::ids::{LINEAGE_SHIFT, RequestId};
+use cairn_types::model::{Admin, NewNode, SlotState};
 
 use super::consensus::Replica;
 use super::{Kept, Mail, Mind, Sender, broken};
@@ -66,6 +66,8 @@ pub(super) struct Seat {
     pub rack: &'static str,
     pub cookie: Cookie,
     pub node: Option<NodeId>,
+    /// Whose disk was lost here.
+    pub replaces: Option<NodeId>,
     pub disk: Disk,
     pub replica: Replica,
     pub up: bool,
@@ -88,6 +90,7 @@ impl Seat {
             rack,
             cookie: Cookie(at as u128 + 1),
             node: None,
+            replaces: None,
             disk: Disk::default(),
             replica: Replica::default(),
             up: true,
@@ -110,13 +113,14 @@ impl Seat {
             address: format!("{}:7100", self.host),
             capacity_bytes: 1 << 40,
             feature_level: 1,
+            replaces: self.replaces,
         }
     }
 
     fn register(&self, node: NodeId) -> Body {
-        let NewNode { cookie, host, rack, address, capacity_bytes, feature_level } =
+        let NewNode { cookie, host, rack, address, capacity_bytes, feature_level, .. } =
             self.new_node();
-        Body::Register {
+        Body::Register(command::Register {
             node,
             cookie,
             previous: self.previous.clone(),
@@ -126,7 +130,7 @@ impl Seat {
             address,
             capacity_bytes,
             feature_level,
-        }
+        })
     }
 
     /// What lives in memory is gone.
@@ -258,7 +262,7 @@ impl Mind {
             return;
         };
         let last = seat.inventory.as_ref().is_some_and(|it| it.len() == 1);
-        let body = Body::Inventory { node, incarnation, missing, last };
+        let body = Body::Inventory(command::Inventory { node, incarnation, missing, last });
         self.ask(at, Asked::Inventory, body);
     }
 
@@ -305,9 +309,9 @@ impl Mind {
         let batch: Vec<Report> = of_kind.take(few).copied().collect();
         let replicas = batch.iter().map(|(_, segment, epoch)| (*segment, *epoch)).collect();
         let body = match said {
-            Said::Durable => Body::Durable { node, incarnation, replicas },
-            Said::Lost => Body::Lost { node, incarnation, replicas },
-            Said::Removed => Body::Removed { node, incarnation, replicas },
+            Said::Durable => Body::Durable(command::Durable { node, incarnation, replicas }),
+            Said::Lost => Body::Lost(command::Lost { node, incarnation, replicas }),
+            Said::Removed => Body::Removed(command::Removed { node, incarnation, replicas }),
         };
         self.ask(at, Asked::Report(batch), body);
     }
@@ -365,7 +369,7 @@ impl Mind {
         let seat = &self.seats[at];
         let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
         let Some(destroy) = self.chance.pick(&work.destroys).cloned() else { return Ok(()) };
-        let newest = self.judge.catalogue.segment_by_digest(&destroy.digest);
+        let newest = self.model.catalogue.segment_by_digest(&destroy.digest);
         let counted = newest.and_then(|segment| segment.live_slot_on(node));
         if counted.is_some_and(|slot| slot.state == SlotState::Durable) {
             let text = format!("seat {at} destroys {}, which is {counted:?}", destroy.digest);

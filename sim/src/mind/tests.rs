@@ -21,7 +21,7 @@ fn same_seed_same_log() {
     assert_ne!(first.digest, other.digest);
 }
 
-/// The judge is not blind: what a broken node or a broken log would do is called by its name.
+/// The model is not blind: what a broken node or a broken log would do is called by its name.
 #[test]
 fn broken_worlds_are_called_by_their_invariants() {
     let name = |kept: Kept| kept.err().map(|broken| broken.0.invariant);
@@ -38,17 +38,17 @@ fn broken_worlds_are_called_by_their_invariants() {
 
     let mut mind = settled();
     let repeated = mind.consensus.log.iter().rev().find(|it| it.request.0 != 0).cloned().unwrap();
-    let changed = cairn_core::command::Command {
-        body: Body::SetPolicy {
+    let changed = cairn_types::command::Command {
+        body: Body::SetPolicy(cairn_types::command::SetPolicy {
             namespace: "a".parse().unwrap(),
-            change: cairn_core::model::PolicyChange { keep_last: Some(9), ..Default::default() },
-        },
+            change: cairn_types::model::PolicyChange { keep_last: Some(9), ..Default::default() },
+        }),
         request: RequestId(0),
         ..repeated
     };
     mind.seats[0].replica.catalogue.apply(u64::MAX >> 20, &changed);
     mind.consensus.log.push(repeated.clone());
-    mind.judge_entry(&repeated).unwrap();
+    mind.apply_to_model(&repeated).unwrap();
     assert_eq!(name(mind.apply_one(0).map(drop)).as_deref(), Some("C3"), "an entry of its own");
 }
 

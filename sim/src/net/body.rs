@@ -22,6 +22,7 @@ use crate::witness::Crossing;
 
 /// Frames under way in one direction of one call.
 const FRAMES_IN_FLIGHT: usize = 8;
+const EXECUTE: &str = "/cairn.v1.Catalogue/Execute";
 
 /// The connection of one call; when it breaks, both directions see it.
 pub(super) struct Wire {
@@ -71,6 +72,21 @@ enum Item {
 /// The receiving end of a body that crosses a link.
 pub(super) struct LinkBody {
     items: Option<mpsc::Receiver<Item>>,
+}
+
+/// The answer to a command that is lost on its way was given all the same: who asks again must hear
+/// the same.
+pub(super) async fn unheard(wire: &Wire, ends: (&Arc<Life>, &Arc<Life>), mut body: Body) {
+    if &*wire.path != EXECUTE {
+        return;
+    }
+    let Some(mut crossing) = Crossing::begin(wire.call, &wire.path, "response", ends) else {
+        return;
+    };
+    while let Some(Ok(frame)) = body.frame().await {
+        crossing.carry(frame.data_ref().map_or(&[][..], |data| data));
+    }
+    crossing.end(false);
 }
 
 /// Moves `body` from `from` to `to` in a task of `from`. Returns the far end, and the pump to

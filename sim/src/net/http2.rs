@@ -6,7 +6,7 @@
 //!      tasks of the caller's life                                  tasks of the target's life
 //! ```
 //!
-//! Settings are production's (`cairn_proto::dial`, `cairn_node::serve`). Two things differ: every
+//! Settings are production's (`cairn_host::dial`, `cairn_node::serve`). Two things differ: every
 //! task that tonic and hyper start belongs to a life, so that a crash ends it, and the server
 //! sends no `date` header, which is read from the machine's clock.
 
@@ -15,8 +15,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_proto::dial;
-use cairn_proto::seam::Transport;
+use cairn_host::dial;
+use cairn_host::seam::Transport;
 use http::{Request, Uri};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -31,12 +31,8 @@ use tower::{ServiceExt, service_fn};
 use super::{Endpoint as Answering, SimNet, pipe};
 use crate::process::Life;
 use crate::trace;
+use cairn_host::windows;
 
-/// As `cairn_node::serve` sets them.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const FRAME_BYTES_MAX: u32 = 256 << 10;
-const CONNECTION_STREAMS_MAX: u32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Starts what hyper and tonic want to run as tasks of one life.
@@ -65,9 +61,9 @@ pub(super) fn transport(net: &SimNet, from: &Arc<Life>, address: &str) -> Transp
     let endpoint = endpoint
         .executor(Tasks(from.clone()))
         .connect_timeout(dial::CONNECT_TIMEOUT)
-        .initial_stream_window_size(dial::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(dial::CONNECTION_WINDOW_BYTES)
-        .max_frame_size(dial::FRAME_BYTES_MAX)
+        .initial_stream_window_size(windows::CLIENT.stream_bytes)
+        .initial_connection_window_size(windows::CLIENT.connection_bytes)
+        .max_frame_size(windows::CLIENT.frame_bytes_max)
         .http2_keep_alive_interval(dial::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(dial::KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
@@ -142,10 +138,10 @@ async fn serve(target: Answering, far: DuplexStream) {
     let connection = http2::Builder::new(Tasks(life.clone()))
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .initial_stream_window_size(windows::SERVER.stream_bytes)
+        .initial_connection_window_size(windows::SERVER.connection_bytes)
+        .max_frame_size(windows::SERVER.frame_bytes_max)
+        .max_concurrent_streams(windows::CONNECTION_STREAMS_MAX)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .serve_connection(TokioIo::new(far), TowerToHyperService::new(service));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cairn_proto::seam::{Dialer, Transport};
+use cairn_host::seam::{Dialer, Transport};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tonic::{Status, body::Body};
 use tower::Service;
 
-use super::body::{Wire, pump};
+use super::body::{Wire, pump, unheard};
 use super::{Endpoint, Gone, SimNet};
 use crate::process::Life;
 use crate::trace;
@@ -157,6 +157,7 @@ async fn serve(
         Err(gone) => {
             trace::event("net", "lose", format_args!("#{number} reply: {gone:?}"));
             trace::count("net.lost_replies", u64::from(gone == Gone::Lost));
+            unheard(&wire, (&life, &from), response.into_body()).await;
             Err(gone)
         }
         Ok(()) => {

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_proto::seam::Dialer;
+use cairn_host::seam::Dialer;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::service::Routes;

@@ -59,7 +59,7 @@ struct Pair {
     caller: Arc<Life>,
     target: Arc<Life>,
     echo: Arc<Echo>,
-    client: SegmentsClient<cairn_proto::seam::Transport>,
+    client: SegmentsClient<cairn_host::seam::Transport>,
 }
 
 fn pair() -> Pair {

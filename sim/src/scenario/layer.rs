@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_host::seam::{Env, Lane};
 use cairn_node::disk::{Disk, Open};
-use cairn_proto::seam::{Env, Lane};
 use cairn_proto::wire::segments_client::SegmentsClient;
 use cairn_proto::wire::segments_server::{Segments, SegmentsServer};
 use cairn_proto::wire::{
@@ -201,7 +201,8 @@ async fn put_all(seat: Seat, targets: Vec<(ProcessId, String)>, mut chance: Stre
 }
 
 async fn put(env: &Env, address: &str, digest: Bytes, bytes: Bytes) -> Result<(), Status> {
-    let head = PutHead { digest, len: bytes.len() as u32, segment: 1, epoch: 1 };
+    let head =
+        PutHead { digest, len: bytes.len() as u32, segment: 1, epoch: 1, ..PutHead::default() };
     let chunks = (0..bytes.len())
         .step_by(CHUNK)
         .map(move |at| bytes.slice(at..bytes.len().min(at + CHUNK)))

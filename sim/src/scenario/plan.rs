@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use cairn_types::model::PolicyChange;
+
 use crate::seed::Stream;
 
 macro_rules! kinds {
@@ -63,6 +65,8 @@ kinds! {
         EioWrite "eio_write" 4,
         FailedSync "failed_sync" 5,
         Rot "rot" 8,
+        Vanish "vanish" 4,
+        CannotStore "cannot_store" 4,
         Misdirect "misdirect" 4,
         Wipe "wipe" 2,
         OldDisk "old_disk" 2,
@@ -75,6 +79,8 @@ kinds! {
         Stop "stop" 5,
         ExchangeDisks "exchange_disks" 3,
         RotLog "rot_log" 2,
+        WallJump "wall_jump" 6,
+        HiddenLeader "hidden_leader" 5,
     }
 }
 
@@ -87,12 +93,15 @@ kinds! {
         PutPart "put_part" 15,
         Get "get" 26,
         Resolve "resolve" 10,
-        Range "range" 3,
+        Range "range" 8,
         Against "against" 8,
         Delete "delete" 5,
         DeleteAndPutAgain "delete_and_put_again" 3,
         KeepLast "keep_last" 4,
         List "list" 4,
+        Annotate "annotate" 5,
+        TakeOver "take_over" 4,
+        Crowd "crowd" 5,
     }
 }
 
@@ -128,6 +137,12 @@ pub struct Plan {
     /// When faults cease, the fragile node is left out until the others have done all that a
     /// cluster must: dead, cut off, or standing still (1, 2, 3); or none is (0).
     pub left_out: u64,
+    /// Racks of the first nodes: three, or two where both have two nodes at least.
+    pub racks: u64,
+    /// The first node starts with an older build, and some others (1) or all (2); or none does (0).
+    pub older: u64,
+    /// Whether nodes that have not got the newer build by the end of the faults keep the older one.
+    pub stays_older: u64,
     /// What a client gets done before calm, at the most, but for now and then a move more while
     /// things go wrong; and its pauses in between.
     pub moves: u64,
@@ -153,6 +168,16 @@ const FAULTS_STRETCH: u64 = 5;
 /// wrong, twice over: the mean of a pause is half of the longest. With less a client is through
 /// before most faults, which then meet nobody.
 const MOVES_SPAN: RangeInclusive<u64> = 80..=200;
+/// So many runs begin with one node or two, which promise less: no disk may be lost.
+const SMALL: f64 = 0.08;
+/// So many runs begin with nodes of an older build.
+const MIXED: f64 = 0.125;
+/// So many runs of four nodes or five have two racks.
+const TWO_RACKS: f64 = 0.4;
+/// What a checkpoint has where nothing else is said, and with fewer nodes cannot have.
+const REPLICAS_USUAL: u64 = 3;
+/// So many nodes have three for a commit, also while two are gone.
+const NODES_OF_THREE: u64 = 5;
 /// A kind is switched off in a run with this probability.
 const OFF: f64 = 0.3;
 
@@ -174,6 +199,10 @@ impl Plan {
         let pace = if root.fork("slower").chance(SLOWER) { draw("pace", 2..=5) } else { 1 };
         let stretched = |ms: u64, by: u64| if pace > 1 { ms * by * pace } else { ms };
         let skewed = root.fork("skewed").chance(0.5);
+        let small = root.fork("small").chance(SMALL);
+        let mixed = root.fork("mixed").chance(MIXED);
+        let two_racks = root.fork("two_racks").chance(TWO_RACKS);
+        let nodes = if small { draw("few_nodes", 1..=2) } else { draw("nodes", 3..=5) };
         let mut does = weights(&root.fork("does"), MoveKind::ALL, MoveKind::WEIGHTS);
         // The other moves need something to be there.
         does.entry(MoveKind::Put).and_modify(|weight| *weight = (*weight).max(10));
@@ -186,7 +215,7 @@ impl Plan {
         };
         Self {
             seed,
-            nodes: draw("nodes", 3..=5),
+            nodes,
             clients: draw("clients", 2..=3),
             pace,
             faults_ms,
@@ -195,7 +224,10 @@ impl Plan {
             bytes_per_s: draw("bytes_per_s", 1..=40) * 1_000_000,
             skew_ms: if skewed { draw("skew_ms", 1..=300_000) } else { 0 },
             fragile: draw("fragile", 0..=59),
-            left_out: draw("left_out", 0..=5).saturating_sub(2),
+            left_out: draw("left_out", 0..=6).saturating_sub(2),
+            racks: if two_racks && nodes > REPLICAS_USUAL { 2 } else { 3 },
+            older: if mixed { draw("older", 1..=2) } else { 0 },
+            stays_older: draw("stays_older", 0..=1),
             moves,
             move_pause_ms,
             faults: weights(&root.fork("faults"), FaultKind::ALL, FaultKind::WEIGHTS),
@@ -206,7 +238,7 @@ impl Plan {
     /// Every parameter, its value and the values it may have.
     fn fields(&mut self) -> Vec<(String, &mut u64, RangeInclusive<u64>)> {
         let mut fields = vec![
-            ("nodes".to_owned(), &mut self.nodes, 3..=5),
+            ("nodes".to_owned(), &mut self.nodes, 1..=5),
             ("clients".to_owned(), &mut self.clients, 1..=3),
             ("pace".to_owned(), &mut self.pace, 1..=5),
             ("faults_ms".to_owned(), &mut self.faults_ms, 0..=3_600_000),
@@ -215,7 +247,10 @@ impl Plan {
             ("bytes_per_s".to_owned(), &mut self.bytes_per_s, 100_000..=1_000_000_000),
             ("skew_ms".to_owned(), &mut self.skew_ms, 0..=86_400_000),
             ("fragile".to_owned(), &mut self.fragile, 0..=59),
-            ("left_out".to_owned(), &mut self.left_out, 0..=3),
+            ("left_out".to_owned(), &mut self.left_out, 0..=4),
+            ("racks".to_owned(), &mut self.racks, 2..=3),
+            ("older".to_owned(), &mut self.older, 0..=2),
+            ("stays_older".to_owned(), &mut self.stays_older, 0..=1),
             ("moves".to_owned(), &mut self.moves, 0..=1_000),
             ("move_pause_ms".to_owned(), &mut self.move_pause_ms, 1..=600_000),
         ];
@@ -245,6 +280,44 @@ impl Plan {
 
     pub fn weight(&self, kind: FaultKind) -> u64 {
         self.faults.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// What one put asks for where clients do not agree: two replicas, three, or four where there
+    /// are so many nodes; one rack or two; of five nodes perhaps three at the commit. Where there are
+    /// few nodes, or in one case of four, what everybody asks for.
+    pub fn varied_policy(&self, chance: &mut Stream) -> PolicyChange {
+        let mut change = self.policy();
+        if self.nodes >= REPLICAS_USUAL && !chance.chance(0.25) {
+            let most = if self.nodes > REPLICAS_USUAL { 5 } else { 4 };
+            let replicas = chance.range(2..most) as u32;
+            let quorum = if self.nodes >= NODES_OF_THREE { replicas.min(3) } else { 2 };
+            change.replicas = Some(replicas);
+            change.write_quorum = Some(chance.range(2..u64::from(quorum) + 1) as u32);
+            change.min_racks = Some(chance.range(1..3) as u32);
+        }
+        change
+    }
+
+    /// What is asked for once nothing is wrong, whatever the namespace has been told meanwhile:
+    /// what a cluster without one node still has room for.
+    pub fn calm_policy(&self) -> PolicyChange {
+        let mut change = self.policy();
+        if self.nodes >= REPLICAS_USUAL {
+            change.replicas = Some(REPLICAS_USUAL as u32);
+            (change.write_quorum, change.min_racks) = (Some(2), Some(2));
+        }
+        change
+    }
+
+    /// What clients ask for: replicas on each node, where there are few.
+    pub fn policy(&self) -> PolicyChange {
+        let replicas = (self.nodes < REPLICAS_USUAL).then_some(self.nodes as u32);
+        PolicyChange { replicas, ..PolicyChange::default() }
+    }
+
+    /// Whether the loss of one disk is survived.
+    pub fn may_lose_a_disk(&self) -> bool {
+        self.nodes >= REPLICAS_USUAL
     }
 
     /// What `usual` is in this run.
@@ -335,7 +408,7 @@ mod tests {
     #[test]
     fn unknown_and_absurd_parameters_are_refused() {
         assert_eq!(plan(1, &[("node", 4)]), Err(PlanError::Unknown("node".to_owned())));
-        assert!(plan(1, &[("nodes", 2)]).unwrap_err().to_string().contains("nodes is 3 to 5"));
+        assert!(plan(1, &[("nodes", 6)]).unwrap_err().to_string().contains("nodes is 1 to 5"));
         assert_eq!(plan(1, &[("nodes", 4)]).unwrap().nodes, 4);
         assert_eq!(plan(1, &[("faults.rot", 0)]).unwrap().weight(FaultKind::Rot), 0);
     }

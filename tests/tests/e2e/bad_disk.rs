@@ -87,8 +87,10 @@ fn a_segment_corrupted_everywhere_is_an_error_and_never_wrong_bytes() {
     // The nodes gave the bad replicas up, and say so.
     until_true("status says what is lost", DEADLINE, || {
         let ran = cairn.run(["status", "--json"]);
-        ran.code == Some(8) && ran.json()["segments_unavailable"] == 1
+        ran.code == Some(8) && ran.json()["segments_lost"] == 1
     });
+    let told = cairn.run(["status"]).ends(8).text();
+    assert!(told.contains("cannot be read: all replicas are rotten or lost"), "{told}");
     // The files are still there: putting them again heals the checkpoint.
     cluster.cairn().run(args(&[&"put", &source, &"rot/all@2"])).ok();
     cluster.cairn().run(["get", "rot/all@1", "--verify-only"]).ok();
@@ -103,7 +105,9 @@ fn a_cluster_out_of_capacity_says_so_and_still_deletes() {
     let second = cluster.scratch_directory("two");
     files::random_file(&second.join("weights.bin"), 50 * MIB, 9);
     let ran = cairn.clone().with(["--timeout", "4s"]).run(args(&[&"put", &second, &"full@2"]));
-    ran.fails(4, "can take a replica").hints("more nodes");
+    let ran = ran.fails(4, "can take a replica of");
+    let ran = ran.hints("`cairn rm --now` frees space");
+    assert!(ran.stderr.contains(" free"), "{}", ran.stderr);
     let code = cairn.run(["status"]).code;
     assert!(matches!(code, Some(0 | 8)), "status ends with {code:?}");
     cairn.run(["get", "full@1", "--verify-only"]).ok();
@@ -190,10 +194,10 @@ fn too_few_hosts_or_racks_are_refused_with_a_hint() {
         cairn.run(all)
     };
     put(&["--replicas", "5", "--write-quorum", "4"])
-        .fails(4, "3 hosts can take a replica, 4 are needed")
+        .fails(4, "3 hosts can take a replica of")
         .hints("start more nodes");
-    put(&["--replicas", "9"]).fails(2, "wants 1 to 7");
-    put(&["--replicas", "2", "--write-quorum", "3"]).fails(2, "write quorum of 3");
+    put(&["--replicas", "9"]).fails(2, "expected 1 to 7, got 9");
+    put(&["--replicas", "2", "--write-quorum", "3"]).fails(2, "write quorum: expected 1 to 2");
     cairn.run(["show", "reach@1"]).ends(3);
 
     // A fourth node in a rack that has one, then a rack is lost.
@@ -225,8 +229,8 @@ fn too_few_hosts_or_racks_are_refused_with_a_hint() {
         status.nodes.iter().any(|node| node.rack == "rack3" && !node.up)
     });
     put(&["--write-quorum", "3", "--min-racks", "3"])
-        .fails(4, "2 racks can take a replica, 3 are needed")
-        .hints("other racks");
+        .fails(4, "2 racks can take a replica of")
+        .hints("bring back the nodes");
     put(&["--write-quorum", "3", "--min-racks", "3", "--isolation", "soft"]).ok();
     let words = cairn.run(["status"]).ends(8).text();
     assert!(words.contains("is down"), "{words}");

@@ -6,12 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use cairn_client::ClientError;
-use cairn_core::limits::{BATCH_SEGMENTS_MAX, MESSAGE_BYTES_MAX};
 use cairn_proto::wire;
 use cairn_proto::wire::catalogue_client::CatalogueClient;
 use cairn_tests::cluster::{Setup, TestCluster};
-use cairn_tests::command::Cairn;
+use cairn_tests::command::{Cairn, Ran};
 use cairn_tests::files;
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, MESSAGE_BYTES_MAX};
 
 use crate::{args, program};
 
@@ -102,7 +102,7 @@ fn garbage_and_oversized_messages_harm_nobody() {
     let address = cluster.nodes()[0].address.to_string();
     let locate = |count: usize| {
         let digests = (0..count).map(|_| bytes::Bytes::from_static(&[7; 32])).collect();
-        let message = wire::LocateRequest { digests, deadline_ms: 1000 };
+        let message = wire::LocateRequest { digests, deadline_ms: 1000, ..Default::default() };
         let answer = cluster.run(async {
             let transport = cluster.client().env().dialer.dial(&address);
             let stub = CatalogueClient::new(transport);
@@ -130,7 +130,7 @@ fn malformed_addresses_are_wrong_arguments() {
         cairn.run(["put", "Cargo.toml", address]).fails(2, "malformed");
     }
     cairn.run(["put", "Cargo.toml", "run1@latest"]).fails(2, "names no step").hints("number");
-    cairn.run(["put", "Cargo.toml", "run1@best"]).fails(2, "names no step");
+    cairn.run(["put", "Cargo.toml", "run1@production"]).fails(2, "names no step");
     cairn.run(["ls", "a b"]).fails(2, "malformed");
 }
 
@@ -152,15 +152,36 @@ fn wrong_flags_are_wrong_arguments() {
         &["frobnicate"],
         &["status", "--frobnicate"],
         &["node", "start"],
-        &["node", "start", "--bootstrap", "--join", "x:1"],
-        &["node", "remove", "x"],
+        &["node", "start", "--bootstrap", "--join", "x"],
+        &["node", "remove"],
+        &["node", "wait", "x", "--state", "asleep"],
         &["help", "frobnicate"],
+        &["help", "statuss"],
         &["status", "--timeout", "soon"],
     ] {
         let ran = cairn.run(wrong).ends(2);
         assert!(!ran.stderr.is_empty(), "{wrong:?} says nothing");
+        let ran = cairn.run(wrong.iter().chain(&["--json"])).ends(2);
+        let document: serde_json::Value = serde_json::from_str(&ran.stderr).expect("a document");
+        assert_eq!(document["exit_code"], 2, "{wrong:?}");
+        assert!(document["error"].as_str().is_some_and(|text| !text.is_empty()), "{wrong:?}");
     }
-    Cairn::new(program()).run(["status", "-e", "example.org:7400"]).fails(2, "not loopback");
+    let cairn = Cairn::new(program());
+    for wrong in ["http://127.0.0.1:7400", "127.0.0.1:7400,,", "::1:7400", "a b", "x:0", ""] {
+        cairn.run(["status", "-e", wrong]).fails(2, "address");
+    }
+    // An empty variable is an unset one; a host alone has the usual port.
+    let patient = cairn.clone().with(["--timeout", "1s"]);
+    let unset = patient.clone().with_variable("CAIRN_ENDPOINTS", "");
+    let asks = |ran: Ran| assert!(!matches!(ran.code, Some(2)), "{ran:?}");
+    asks(unset.run(["status"]));
+    asks(patient.run(["status", "-e", "127.0.0.1,[::1],localhost"]));
+    let start = ["node", "start", "--rack", "r", "--capacity", "1GiB", "--data", "/nonexistent"];
+    for wrong in ["localhost", "::1:27400", "[::1]", "http://a:1", "0.0.0.0:7400"] {
+        cairn.run(start.iter().chain(&["--bootstrap", "--advertise", wrong])).fails(2, "");
+    }
+    cairn.run(start.iter().chain(&["--join", "a,,b"])).fails(2, "address is empty");
+    cairn.run(["status", "-e", "example.org:7400"]).fails(2, "not loopback");
     let codes = Cairn::new(program()).run(["help", "exit-codes"]).ok().text();
     assert!(codes.contains("no cluster answered in time"));
     Cairn::new(program()).run(["--help"]).ok();

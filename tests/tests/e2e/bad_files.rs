@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cairn_client::{ClientError, LocalSource, PutOptions, SourceError};
-use cairn_core::catalogue::set_digest;
-use cairn_core::command::{Body, Reply};
-use cairn_core::ids::{Attempt, Namespace, Run, Step};
-use cairn_core::model::{ManifestPlace, PolicyChange};
-use cairn_proto::manifest::{FileEntry, Manifest};
 use cairn_tests::cluster::TestCluster;
 use cairn_tests::files;
+use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::ids::{Attempt, Namespace, Run, SegmentDigest, Step};
+use cairn_types::manifest::{FileEntry, Manifest};
+use cairn_types::model::{ManifestPlace, PolicyChange};
+use cairn_types::set_digest;
 
 use crate::{args, program};
 
@@ -109,7 +109,7 @@ fn links_and_special_files_are_refused_by_name() {
     write(&source, "file", b"x");
     symlink("/etc/passwd", source.join("link")).expect("make a link");
     let put = cairn.run(args(&[&"put", &source, &"files/linked@1"]));
-    put.fails(1, "is a symbolic link").hints("not followed");
+    put.fails(1, "is a symbolic link").hints("--follow-links");
     std::fs::remove_file(source.join("link")).expect("remove the link");
     let _socket = std::os::unix::net::UnixListener::bind(source.join("s")).expect("a socket");
     cairn.run(args(&[&"put", &source, &"files/linked@1"])).fails(1, "neither a file nor");
@@ -225,52 +225,64 @@ fn planted_links_are_never_written_through() {
 }
 
 #[test]
-fn hostile_manifests_write_nothing() {
+fn hostile_manifests_are_never_committed() {
     let cluster = TestCluster::shared(program());
     let names: [&[u8]; 8] =
         [b"../evil", b"/evil", b"a/../../evil", b"..", b"a//evil", b"./evil", b"", b"a\0b"];
-    for (index, name) in names.into_iter().enumerate() {
-        let address = format!("files/evil@{index}");
-        commit_manifest(&cluster, index as u64, name);
-        let parent = cluster.scratch_directory(&format!("evil-{index}"));
-        let target = parent.join("target");
-        let ran = cluster.cairn().run(args(&[&"get", &address, &target]));
-        ran.fails(1, "malformed");
-        assert!(files::list(&parent).is_empty(), "{name:?} was written");
-        cluster.cairn().run(["get", &address, "-"]).fails(1, "malformed");
-        cluster.cairn().run(["rm", &address]).ok();
+    let mut manifests: Vec<Vec<u8>> = Vec::new();
+    for name in names {
+        let file = FileEntry {
+            name: name.to_vec(),
+            mode: 0o644,
+            mtime_ns: 0,
+            len: 0,
+            extents: vec![],
+            content: None,
+        };
+        manifests.push(Manifest { files: vec![file], ..Manifest::default() }.encode());
     }
-    assert!(!Path::new("/evil").exists());
+    manifests.extend([vec![0xff; 100], Vec::new()]);
+    // A segment that was never staged.
+    let foreign = (SegmentDigest::of(b"foreign"), 7);
+    manifests.push(Manifest { segments: vec![foreign], ..Manifest::default() }.encode());
+    for (step, manifest) in manifests.into_iter().enumerate() {
+        let refusal = seal_manifest(&cluster, step as u64, manifest);
+        assert!(matches!(refusal, Refusal::BadManifest { part: 0, .. }), "{step}: {refusal}");
+        cluster.cairn().run(["show", &format!("files/evil@{step}")]).ends(3);
+    }
 }
 
-/// Commits a checkpoint whose manifest holds an empty file of any name: what a client that
-/// checks nothing could do.
-fn commit_manifest(cluster: &TestCluster, step: u64, name: &[u8]) {
-    let file = FileEntry { name: name.to_vec(), mode: 0o644, mtime_ns: 0, len: 0, extents: vec![] };
-    let manifest = Manifest { files: vec![file], ..Manifest::default() };
+/// What becomes of a part with this manifest and no segments: what a client that checks nothing
+/// could do.
+fn seal_manifest(cluster: &TestCluster, step: u64, manifest: Vec<u8>) -> Refusal {
     let client = cluster.client();
-    let begin = Body::Begin {
+    let begin = Body::Begin(command::Begin {
         namespace: "files/evil".parse().expect("a namespace"),
         step: Step(step),
         parts: 1,
-        attempt: Attempt(1),
+        attempt: Some(Attempt(1)),
         change: PolicyChange::default(),
         replace: false,
         labels: BTreeMap::new(),
-    };
+        client: String::new(),
+        job: String::new(),
+    });
     let Ok(Reply::Begun(begun)) = cluster.run(client.execute(begin, Duration::ZERO)) else {
         panic!("the upload does not begin");
     };
-    let seal = Body::SealPart {
+    let seal = Body::SealPart(command::SealPart {
         checkpoint: begun.checkpoint,
         attempt: Attempt(1),
         part: 0,
         run: Run(1),
-        manifest: ManifestPlace::Inline(Bytes::from(manifest.encode())),
+        manifest: ManifestPlace::Inline(Bytes::from(manifest)),
         set_digest: set_digest(std::iter::empty()),
         bytes: 0,
         files: 1,
-    };
-    let reply = cluster.run(client.execute(seal, Duration::ZERO)).expect("seal the part");
-    assert!(matches!(reply, Reply::Committed { .. }), "{reply:?}");
+        compared: 0,
+    });
+    match cluster.run(client.execute(seal, Duration::ZERO)) {
+        Err(ClientError::Refused(refusal)) => refusal,
+        other => panic!("step {step} was not refused: {other:?}"),
+    }
 }

@@ -4,12 +4,16 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_tests::cluster::TestCluster;
+use cairn_host::envelope::{Reason, refuse};
+use cairn_tests::cluster::{DEADLINE, TestCluster};
 use cairn_tests::command::{Cairn, Ran};
 use cairn_tests::files;
 use cairn_tests::wait::until_true;
+use tonic::service::Routes;
 
 use crate::{args, program};
 
@@ -32,6 +36,8 @@ fn start_on(cluster: &TestCluster, index: usize, data: &Path, listen: &str) -> R
         &data,
         &"--listen",
         &listen,
+        &"--advertise",
+        &"127.0.0.1:9",
         &"--rack",
         &node.rack,
         &"--host",
@@ -124,7 +130,7 @@ fn a_directory_of_an_earlier_day_is_refused() {
     put_something(&cluster, 3);
     let cairn = cluster.cairn();
     let nodes = cairn.run(["node", "ls", "--json"]).ok().json();
-    let old = nodes.as_array().and_then(|nodes| {
+    let old = nodes["nodes"].as_array().and_then(|nodes| {
         nodes.iter().find(|node| node["address"] == port.as_str())?["id"].as_u64()
     });
     let old = old.expect("the node's number").to_string();
@@ -190,4 +196,38 @@ fn a_directory_set_back_within_one_registration_is_refused() {
     for step in 1..=3 {
         cluster.cairn().run(["get", &format!("identity@{step}"), "--verify-only"]).ok();
     }
+}
+
+/// A process that took a member's address and tells every caller that it was replaced.
+#[test]
+fn one_peer_that_says_so_ends_nobody() {
+    let mut cluster = TestCluster::start(program());
+    let liar = (cluster.leader() + 1) % 3;
+    let address = cluster.nodes()[liar].address;
+    cluster.node(liar).kill().expect("kill a node");
+    let heard = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&heard);
+    let lies = axum::Router::new().fallback(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let refused = refuse(Reason::StaleIdentity, "another process has registered as you");
+        std::future::ready(refused.into_http::<axum::body::Body>())
+    });
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let serving = cluster.runtime().spawn(async move {
+        let server = tonic::transport::Server::builder().add_routes(Routes::from(lies));
+        let end = async { drop(ended.await) };
+        server.serve_with_shutdown(address, end).await
+    });
+    until_true("the liar is asked", DEADLINE, || heard.load(Ordering::Relaxed) > 50);
+    let source = cluster.scratch("among-liars");
+    files::checkpoint(&source, 4 << 20, 1);
+    let put: [&dyn AsRef<std::ffi::OsStr>; 3] = [&"put", &source, &"among/liars@1"];
+    cluster.cairn().run(args(&put)).ok();
+    for node in (0..3).filter(|node| *node != liar) {
+        assert!(cluster.node(node).is_running(), "{}", cluster.nodes()[node].log_tail());
+    }
+    drop(end);
+    cluster.run(serving).expect("the liar ends").expect("the liar served");
+    cluster.node(liar).start().expect("start the node");
+    cluster.wait_healthy();
 }

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use cairn_client::stream::TryStreamExt;
 use cairn_client::{ClientError, GetOptions, LocalSink, LocalSource, Progress, PutOptions};
-use cairn_core::command::Refusal;
-use cairn_core::ids::{Address, Namespace, Selector, Step};
 use cairn_tests::chance::Chance;
 use cairn_tests::cluster::{DEADLINE, TestCluster};
 use cairn_tests::files;
+use cairn_types::command::Refusal;
+use cairn_types::ids::{Address, Namespace, Selector, Step};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -135,7 +136,8 @@ impl Story {
         );
         self.cluster.wait_healthy();
         let client = self.cluster.client().clone();
-        let listed = self.cluster.run(client.list(None, true)).expect("list checkpoints");
+        let listed = self.cluster.run(client.list(None, true).try_collect::<Vec<_>>());
+        let listed = listed.expect("list checkpoints");
         let steps: Vec<u64> = listed.iter().map(|info| info.step.0).collect();
         let wanted: Vec<u64> = self.committed.keys().copied().collect();
         assert_eq!(steps, wanted, "visible checkpoints are not those committed");

@@ -6,6 +6,15 @@
 //! | [`kills`] | leader, follower and client die with bytes in flight, and nothing is lost |
 //! | [`bad_endpoints`], [`bad_identity`], [`bad_files`], [`bad_disk`] | bad input ends in clear errors |
 //! | [`reading`], [`writing`], [`operating`], [`secured`] | what each verb promises |
+//! | [`browsers`] | web pages reach no cluster without a key |
+//! | [`hostile`] | Raft calls of a stranger end no node |
+//! | [`dev`] | clusters for trying things touch no other cluster and leave nothing running |
+//! | [`restoring`] | a get beside other gets and deletions, and what it leaves in its directory |
+//! | [`membership`] | nodes removed, replaced, stopped, started by mistake; two clusters |
+//! | [`limits`] | what hung disks, strangers and slow peers may cost a node |
+//! | [`output`] | results arrive or the exit code says so; nobody else's text acts on a terminal |
+//! | [`readme`] | README's first steps and real nodes, as they are written |
+//! | [`runbook`] | the operator's procedures, as they are written |
 //! | [`memory`] | memory does not grow with the checkpoint |
 //! | [`workspace`] | arrows between crates, and what no file may name |
 
@@ -20,11 +29,22 @@ mod bad_disk;
 mod bad_endpoints;
 mod bad_files;
 mod bad_identity;
+mod browsers;
+mod dev;
+mod hostile;
 mod kills;
+mod limits;
+mod marks;
+mod membership;
 mod memory;
 mod model;
 mod operating;
+mod output;
+mod quarantine;
 mod reading;
+mod readme;
+mod restoring;
+mod runbook;
 mod secured;
 mod workspace;
 mod writing;

@@ -2,9 +2,10 @@
 //! replacing nodes.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
+use cairn_client::NodeId;
 use cairn_tests::cluster::{DEADLINE, Setup, TestCluster};
 use cairn_tests::files;
 use cairn_tests::wait::until_true;
@@ -28,15 +29,17 @@ fn documents_parse_and_carry_the_main_fields() {
     let source = cluster.scratch_directory("documents");
     files::random_file(&source.join("weights.bin"), 40 * MIB, 1);
     let put = cairn.run(args(&[&"put", &source, &"docs/a@1", &"--json"])).ok().json();
-    assert_fields(&put, &["checkpoint", "id", "attempt", "outcome", "bytes", "bytes_sent"]);
+    assert_fields(&put, &["namespace", "step", "id", "attempt", "outcome", "bytes", "bytes_sent"]);
     cairn.run(args(&[&"put", &source, &"docs/a@2", &"--wait", &"full"])).ok();
 
     let listed = cairn.run(["ls", "docs", "--json"]).ok().json();
-    assert_eq!(listed.as_array().map(Vec::len), Some(2));
-    assert_fields(&listed[0], &["namespace", "step", "state", "bytes", "files", "replicas_wanted"]);
+    assert_eq!(listed["checkpoints"].as_array().map(Vec::len), Some(2));
+    let first = &listed["checkpoints"][0];
+    assert_fields(first, &["namespace", "step", "state", "bytes", "files", "replicas_wanted"]);
     let text = cairn.run(["ls", "docs"]).ok().text();
     assert!(text.contains("docs/a@1") && text.contains("docs/a@2"), "{text}");
-    assert_eq!(cairn.run(["ls", "nothing/here", "--json"]).ok().json(), Value::Array(vec![]));
+    let none = cairn.run(["ls", "nothing/here", "--json"]).ok().json();
+    assert_eq!(none["checkpoints"], Value::Array(vec![]));
 
     let shown = cairn.run(["show", "docs/a@latest", "--json"]).ok().json();
     assert_eq!(shown["step"], 2);
@@ -51,7 +54,7 @@ fn documents_parse_and_carry_the_main_fields() {
     assert_fields(&status, &["nodes_can_be_lost", "racks_can_be_lost", "problems"]);
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));
     let nodes = cairn.run(["node", "ls", "--json"]).ok().json();
-    for node in nodes.as_array().expect("a list of nodes") {
+    for node in nodes["nodes"].as_array().expect("a list of nodes") {
         assert_fields(node, &["id", "host", "rack", "address", "state", "role", "capacity_bytes"]);
     }
     let version = cairn.run(["version", "--json"]).ok().json();
@@ -62,21 +65,103 @@ fn documents_parse_and_carry_the_main_fields() {
 }
 
 #[test]
+fn time_labels_are_taken_back_and_clocks_are_shown() {
+    let cluster = TestCluster::shared(program());
+    let cairn = cluster.cairn();
+    let source = cluster.scratch_directory("labels");
+    files::random_file(&source.join("weights.bin"), MIB, 1);
+    for step in 1..3 {
+        cairn.run(args(&[&"put", &source, &format!("labels/a@{step}")])).ok();
+    }
+    let labels = || {
+        let listed = cairn.run(["ls", "labels/a", "--json"]).ok().json();
+        let records = listed["checkpoints"].as_array().expect("a list").clone();
+        records.iter().map(|it| it["committed_ms"].as_u64().expect("a label")).collect::<Vec<_>>()
+    };
+    let before = labels();
+    let repair = ["namespace", "repair-time", "labels/a"];
+    let text = cairn.run(repair).ok().text();
+    assert!(text.contains("nothing to repair"), "{text}");
+    let to = before[0] - 3_600_000;
+    let plan = cairn.run([&repair[..], &["--to", &to.to_string(), "--dry-run"]].concat()).ok();
+    assert!(plan.text().contains("2 commits would be labelled"), "{}", plan.text());
+    assert_eq!(labels(), before, "a dry run changes nothing");
+    let to_text = to.to_string();
+    let relabel = [&repair[..], &["--to", &to_text, "--json"]].concat();
+    cairn.run(relabel.clone()).fails(4, "2 commits of labels/a would be labelled");
+    assert_eq!(labels(), before, "their labels are right");
+    let seconds = (to / 1_000).to_string();
+    cairn.run([&repair[..], &["--to", &seconds]].concat()).fails(2, "at least 13 digits");
+    let done = cairn.run([&relabel[..], &["--force"]].concat()).ok().json();
+    assert_eq!((&done["changed"], &done["to_ms"]), (&Value::from(2), &Value::from(to)));
+    assert_eq!(labels(), [to, to]);
+    cairn.run(["get", "labels/a@time:30m", "--verify-only"]).ok();
+    cairn.run(["namespace", "repair-time", "labels/none"]).ends(3);
+
+    let nodes = cairn.run(["node", "ls", "--json"]).ok().json();
+    for node in nodes["nodes"].as_array().expect("a list of nodes") {
+        let ahead_ms = node["clock_ahead_ms"].as_i64().expect("the leader has heard each clock");
+        assert!(ahead_ms.abs() < 10_000, "one machine has one clock: {node}");
+    }
+}
+
+/// One HTTP answer of a node, head and body.
+fn http_get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("read the answer");
+    answer
+}
+
+/// The runbook's alerts fire, and `status` says what is missing, in seconds.
+#[test]
+fn lost_majority_is_told_by_health_metrics_and_status() {
+    let mut cluster = TestCluster::start(program());
+    let cairn = cluster.cairn();
+    let leader = cluster.leader();
+    let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
+    others.iter().for_each(|index| cluster.node(*index).kill().expect("kill a node"));
+    let survivor = cluster.nodes()[leader].address;
+    until_true("the survivor is not healthy", DEADLINE, || {
+        http_get(survivor, "/healthz").starts_with("HTTP/1.1 503")
+    });
+    let health = http_get(survivor, "/healthz");
+    assert!(health.contains("no majority of the voters"), "{health}");
+    let metrics = http_get(survivor, "/metrics");
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{")));
+        line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+    };
+    assert_eq!(value("cairn_up").as_deref(), Some("0"), "{metrics}");
+    assert_eq!(value("cairn_leader").as_deref(), Some("0"), "{metrics}");
+
+    let began = Instant::now();
+    let text = cairn.run(["status"]).ends(5).text();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(text.contains("1 of 3 voters answer and 2 are needed"), "{text}");
+    let told = cairn.run(["status", "--json"]).ends(5).json();
+    assert_eq!(told["voters_missing"].as_array().map(Vec::len), Some(2), "{told}");
+    assert_eq!(told["voters_needed"], 2);
+    others.iter().for_each(|index| cluster.node(*index).start().expect("start a node"));
+    cluster.wait_healthy();
+    cairn.run(["status"]).ok();
+}
+
+#[test]
 fn every_node_answers_http_on_its_port() {
     let cluster = TestCluster::shared(program());
     for node in cluster.nodes() {
-        let get = |path: &str| {
-            let mut stream = TcpStream::connect(node.address).expect("connect");
-            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).expect("ask");
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).expect("read the answer");
-            answer
-        };
+        let get = |path: &str| http_get(node.address, path);
         assert!(get("/healthz").starts_with("HTTP/1.1 200"), "{}", get("/healthz"));
         let metrics = get("/metrics");
         assert!(metrics.contains("# TYPE cairn_up gauge"), "{metrics}");
         assert!(metrics.contains("cairn_segments_held{node="), "{metrics}");
+        assert!(metrics.contains("# TYPE cairn_segments_received counter"), "{metrics}");
+        assert!(metrics.contains("cairn_segments_received_total{node="), "{metrics}");
+        assert!(metrics.contains("# TYPE cairn_segment_put_seconds histogram"), "{metrics}");
+        assert!(metrics.trim_end().ends_with("# EOF"), "{metrics}");
         assert!(get("/nothing").starts_with("HTTP/1.1 404"), "{}", get("/nothing"));
     }
 }
@@ -98,8 +183,19 @@ fn a_deleted_checkpoint_is_gone_at_once_and_its_space_when_asked() {
     // Within the grace the bytes are there, and putting them again sends nothing.
     let again = cairn.run(args(&[&"put", &source, &"rm/a@2", &"--json"])).ok().json();
     assert_eq!(again["bytes_sent"], 0);
-    cairn.run(["rm", "rm/a@2", "--now"]).ok();
-    until_true("the space is given back", DEADLINE, || cluster.sum(|node| node.bytes_held) == 0);
+    // A second thought: the space is wanted at once.
+    cairn.run(["rm", "rm/a@2"]).ok();
+    cairn.run(["rm", "rm/a@2"]).ends(3);
+    cairn.run(["rm", "rm/a@2", "--now"]).fails(3, "no checkpoint").hints("cairn rm --deleted");
+    cairn.run(["rm", "rm/a@latest", "--deleted"]).fails(2, "names no step");
+    cairn.run(["rm", "rm/a@2", "--open"]).fails(3, "rm/a@2 has no open upload");
+    let would = cairn.run(["rm", "rm/a@2", "--deleted", "--dry-run"]).ok().text();
+    assert!(would.contains("would free the space of the deleted rm/a@2"), "{would}");
+    assert!(cluster.sum(|node| node.bytes_held) > 0);
+    let said = cairn.run(["rm", "rm/a@2", "--deleted"]).ok().text();
+    assert!(said.contains("already deleted: rm/a@2; its space is freed now"), "{said}");
+    cairn.run(["rm", "rm/a@1", "--deleted"]).ok();
+    until_true("the space is freed", DEADLINE, || cluster.sum(|node| node.bytes_held) == 0);
     until_true("nothing awaits deletion", DEADLINE, || {
         cairn.run(["status", "--json"]).json()["segments"] == 0
     });
@@ -145,7 +241,7 @@ fn nodes_whose_disks_were_exchanged_find_each_other() {
     let source = cluster.scratch("exchanged");
     files::checkpoint(&source, 20 * MIB, 1);
     cairn.run(args(&[&"put", &source, &"move/a@1", &"--wait", &"full"])).ok();
-    let before: Vec<u64> = (0..3).map(|index| cluster.node_status(index).node).collect();
+    let before: Vec<NodeId> = (0..3).map(|index| cluster.node_status(index).node).collect();
     (0..3).for_each(|index| cluster.node(index).kill().expect("kill a node"));
     let directories: Vec<_> = cluster.nodes().iter().map(|node| node.data.clone()).collect();
     let spare = cluster.scratch_directory("spare").join("data");
@@ -155,7 +251,7 @@ fn nodes_whose_disks_were_exchanged_find_each_other() {
     rename(&directories[0], &directories[1]);
     rename(&spare, &directories[0]);
     cluster.start_nodes();
-    let after: Vec<u64> = (0..3).map(|index| cluster.node_status(index).node).collect();
+    let after: Vec<NodeId> = (0..3).map(|index| cluster.node_status(index).node).collect();
     assert_eq!(after, [before[2], before[0], before[1]]);
     let restored = cluster.scratch("restored");
     cairn.run(args(&[&"get", &"move/a@1", &restored])).ok();
@@ -176,11 +272,12 @@ fn a_dead_node_is_replaced_for_good() {
     let data = cluster.nodes()[dead].data.clone();
 
     cairn.run(["node", "remove", "999"]).fails(3, "no node").hints("node ls");
+    cairn.run(["node", "wait", &old.to_string(), "--state", "down"]).ok();
     cairn.run(["node", "remove", &old.to_string()]).ok();
-    let listed = cairn.run(["node", "ls", "--json"]).ok().json();
-    let state = |listed: &Value, id: u64| {
-        let nodes = listed.as_array().cloned().unwrap_or_default();
-        nodes.iter().find(|node| node["id"] == id).map(|node| node["state"].clone())
+    let listed = cairn.run(["node", "ls", "--all", "--json"]).ok().json();
+    let state = |listed: &Value, id: NodeId| {
+        let nodes = listed["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.iter().find(|node| node["id"] == id.0).map(|node| node["state"].clone())
     };
     assert_eq!(state(&listed, old), Some("removed".into()));
     // The removed directory never comes back under its number.

@@ -30,11 +30,11 @@ fn a_keyed_cluster_serves_those_who_hold_the_key_and_nobody_else() {
     files::assert_same(&source, &restored);
 
     let endpoints = cluster.endpoints().join(",");
-    let plain = cairn.clone().with(["--endpoints", &endpoints, "--timeout", "2s"]);
-    let ran = plain.run(["ls"]);
-    assert!(matches!(ran.code, Some(1 | 5)) && ran.stdout.is_empty(), "{ran:?}");
-    let ran = plain.clone().run(args(&[&"ls", &"--cluster-key", &other]));
-    assert!(matches!(ran.code, Some(1 | 5)) && ran.stdout.is_empty(), "{ran:?}");
+    // At once, and by name: the default deadline is not waited for.
+    let plain = cairn.clone().with(["--endpoints", &endpoints]);
+    plain.run(["ls"]).fails(1, "wants a cluster key").hints("cluster key");
+    let other_key = args(&[&"ls", &"--cluster-key", &other]);
+    plain.run(other_key).fails(1, "holds another cluster key").hints("cluster key");
     plain.run(["rm", "secret/a@1", "--now"]);
     keyed.run(["get", "secret/a@1", "--verify-only"]).ok();
     // A node without the key does not get in either.
@@ -54,11 +54,23 @@ fn a_keyed_cluster_serves_those_who_hold_the_key_and_nobody_else() {
         &endpoints,
         "--data",
     ];
-    let mut intruder = cairn.start(join.iter().map(AsRef::as_ref).chain([data.as_os_str()]));
+    let join: Vec<_> = join.iter().map(AsRef::as_ref).chain([data.as_os_str()]).collect();
+    cairn.run(&join).fails(5, "wants a cluster key");
+    let with_other = cairn.clone().with(["--cluster-key".as_ref(), other.as_os_str()]);
+    with_other.run(&join).fails(5, "holds another cluster key");
     keyed.run(["status"]).ok();
     let nodes = keyed.run(["node", "ls", "--json"]).ok().json();
-    assert_eq!(nodes.as_array().map(Vec::len), Some(3));
-    let _ = intruder.is_running();
+    assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(3));
+    let authority = keyed.run(["key", "ca"]).ok().text();
+    assert!(authority.starts_with("-----BEGIN CERTIFICATE-----"), "{authority}");
+    cairn.run(["key", "ca"]).fails(2, "no key is given");
+
+    // The other way round.
+    let open =
+        TestCluster::start_beside(program(), &Setup { nodes: 1, voters: 1, ..Setup::default() });
+    let keyed = cairn.with(["--endpoints", &open.endpoints().join(",")]);
+    let with_other = keyed.with(["--cluster-key".as_ref(), other.as_os_str()]);
+    with_other.run(["ls"]).fails(1, "uses no cluster key").hints("leave the key out");
 }
 
 #[test]
@@ -88,5 +100,14 @@ fn other_addresses_than_loopback_want_a_key() {
     std::fs::write(&bad, "not a key\n").expect("write a file");
     cairn.run(args(&[&"status", &"--cluster-key", &bad])).fails(2, "key").hints("cairn key new");
     let missing = directory.path().join("missing");
-    cairn.run(args(&[&"status", &"--cluster-key", &missing])).ends(2);
+    cairn.run(args(&[&"status", &"--cluster-key", &missing])).fails(2, "missing");
+    cairn.run(["status", "--cluster-key", "/dev/zero"]).fails(2, "longer than 4096 bytes");
+    // What talks to no cluster does not mind.
+    let elsewhere = cairn.clone().with_variable("CAIRN_CLUSTER_KEY", &missing);
+    elsewhere.run(["help", "exit-codes"]).ok();
+    elsewhere.run(["version"]).ok();
+    elsewhere.run(args(&[&"key", &"new", &missing])).ok();
+    std::fs::set_permissions(&missing, PermissionsExt::from_mode(0o644)).expect("open it up");
+    let said = elsewhere.run(["status", "--endpoints", "127.0.0.1:1", "--timeout", "1s"]).ends(5);
+    assert!(said.stderr.contains("chmod 600"), "{}", said.stderr);
 }

@@ -8,14 +8,22 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Arrows between crates, build and test dependencies included. A new one is a decision.
-const ARROWS: [(&str, &[&str]); 7] = [
-    ("cairn-core", &[]),
-    ("cairn-proto", &["cairn-core"]),
-    ("cairn-node", &["cairn-core", "cairn-proto"]),
-    ("cairn-client", &["cairn-core", "cairn-proto"]),
-    ("cairn-cli", &["cairn-client", "cairn-core", "cairn-node", "cairn-proto"]),
-    ("cairn-sim", &["cairn-client", "cairn-core", "cairn-node", "cairn-proto"]),
-    ("cairn-tests", &["cairn-cli", "cairn-client", "cairn-core", "cairn-proto"]),
+const ARROWS: [(&str, &[&str]); 9] = [
+    ("cairn-types", &[]),
+    ("cairn-host", &["cairn-types"]),
+    ("cairn-core", &["cairn-types"]),
+    ("cairn-proto", &["cairn-types"]),
+    ("cairn-node", &["cairn-core", "cairn-host", "cairn-proto", "cairn-types"]),
+    ("cairn-client", &["cairn-host", "cairn-proto", "cairn-types"]),
+    ("cairn-cli", &["cairn-client", "cairn-host", "cairn-node", "cairn-types"]),
+    (
+        "cairn-sim",
+        &["cairn-client", "cairn-core", "cairn-host", "cairn-node", "cairn-proto", "cairn-types"],
+    ),
+    (
+        "cairn-tests",
+        &["cairn-cli", "cairn-client", "cairn-core", "cairn-host", "cairn-proto", "cairn-types"],
+    ),
 ];
 
 fn root() -> PathBuf {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bytesize::ByteSize;
 use cairn_client::{Client, GetOptions, LocalSink, LocalSource, MemorySource, PutOptions, Wait};
-use cairn_core::ids::{Address, Namespace, Selector, Step};
 use cairn_node::process;
+use cairn_types::ids::{Address, Namespace, Selector, Step};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -22,11 +22,12 @@ use tokio::time::{Instant, sleep};
 use crate::children::{Cluster, ClusterPlan};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::generate;
-use crate::output::{Output, bytes, table};
+use crate::output::{Output, bytes, plural, table};
+use crate::own_cluster::{self, Scratch, key_flags, own_key};
 use crate::session::{Session, client_failure, interruptible};
 
 const NODES: usize = 3;
-const READY_DEADLINE: Duration = Duration::from_secs(30);
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
 const FULL_DEADLINE: Duration = Duration::from_secs(300);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const CAPACITY_BYTES: u64 = 1 << 40;
@@ -36,25 +37,25 @@ const COPY_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure
+    /// Operation to measure
     #[arg(value_enum)]
     what: What,
-    /// Bytes of the checkpoint (put, get)
+    /// Size of the checkpoint (put, get)
     #[arg(long, value_name = "BYTES", default_value = "1GiB")]
     size: ByteSize,
-    /// Rounds; the median counts
+    /// Number of rounds; the result is their median
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
-    /// Operations (meta)
+    /// Number of operations (meta)
     #[arg(long, value_name = "COUNT", default_value_t = 500)]
     operations: u64,
-    /// Callers at once (meta)
+    /// Number of parallel callers (meta)
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     parallel: u64,
-    /// Where a temporary directory for nodes' data and copies is made [default: the system's]
+    /// Parent of the temporary directory for nodes' data and copies [default: the system's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Measure the cluster at --endpoints instead of three nodes of its own
+    /// Measure the cluster at --endpoints instead of starting three nodes
     #[arg(long)]
     external: bool,
 }
@@ -68,36 +69,54 @@ enum What {
 
 pub fn run(session: &Session, args: BenchArgs) -> Outcome {
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    std::fs::create_dir_all(&parent).with_context(|| format!("create {}", parent.display()))?;
-    let temporary = tempfile::Builder::new()
-        .prefix("cairn-bench-")
-        .tempdir_in(&parent)
-        .context("create a temporary directory")?;
-    let root = temporary.path().to_owned();
+    let scratch = Scratch::new(session, &parent, "cairn-bench-")?;
+    let root = scratch.path().to_owned();
     let mut cluster = None;
+    let mut key = None;
     if !args.external {
+        key = own_key(session)?;
+        let mut extra: Vec<String> = ["--grace", "1s", "--log", "warn"].map(Into::into).into();
+        extra.extend(key_flags(session, key.as_ref()));
         let mut own = Cluster::plan(&ClusterPlan {
             program: std::env::current_exe().context("find this program")?,
             directory: root.clone(),
             nodes: NODES,
             port: None,
             capacity_bytes: CAPACITY_BYTES,
-            extra: ["--grace", "1s", "--log", "warn"].map(Into::into).into(),
+            extra,
         })?;
         own.start()?;
         cluster = Some(own);
     }
-    let endpoints =
-        cluster.as_ref().map_or_else(|| session.global.endpoints.clone(), Cluster::endpoints);
+    let endpoints = match &cluster {
+        Some(own) => own.endpoints(),
+        None => session.endpoints()?,
+    };
     let result = session.runtime()?.block_on(async {
-        let client = session.client_of(&endpoints)?;
+        let client = match &cluster {
+            Some(own) => own_cluster::client(session, own, key)?,
+            None => session.client()?,
+        };
         let bench = Bench { output: session.output, client, root, endpoints, args: &args };
         interruptible(async {
-            bench.ready(cluster.is_some()).await?;
-            match args.what {
-                What::Put => bench.put().await,
-                What::Get => bench.get().await,
-                What::Meta => bench.meta().await,
+            let Some(own) = &mut cluster else {
+                session.survey(&bench.client).await?;
+                bench.client.status().await.map_err(client_failure)?;
+                return bench.measure().await;
+            };
+            own_cluster::ready(own, &bench.client, NODES as u32).await?;
+            let falls = async {
+                loop {
+                    sleep(LOOK_PERIOD).await;
+                    if let Some(failure) = own_cluster::fallen(own) {
+                        return failure;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                measured = bench.measure() => measured,
+                failure = falls => Err(failure),
             }
         })
         .await
@@ -125,18 +144,11 @@ struct Run {
 }
 
 impl Bench<'_> {
-    async fn ready(&self, own: bool) -> Result<(), Failure> {
-        let began = Instant::now();
-        loop {
-            let status = self.client.status().await.map_err(client_failure)?;
-            let in_service = status.nodes.iter().filter(|node| node.up && node.inventoried).count();
-            if !own || (in_service == NODES && status.voters as usize == NODES) {
-                return Ok(());
-            }
-            if began.elapsed() > READY_DEADLINE {
-                return Err(anyhow::anyhow!("the cluster is not ready").into());
-            }
-            sleep(Duration::from_millis(50)).await;
+    async fn measure(&self) -> Result<(), Failure> {
+        match self.args.what {
+            What::Put => self.put().await,
+            What::Get => self.get().await,
+            What::Meta => self.meta().await,
         }
     }
 
@@ -172,7 +184,7 @@ impl Bench<'_> {
         options.wait = Wait::Full { timeout: FULL_DEADLINE };
         let report = self.client.put(Arc::new(source), options).await.map_err(client_failure)?;
         if report.full == Some(false) {
-            return Err(anyhow::anyhow!("not all replicas were there in time").into());
+            return Err(anyhow::anyhow!("not all replicas were durable in time").into());
         }
         Ok(())
     }
@@ -198,8 +210,7 @@ impl Bench<'_> {
             self.forget(round).await?;
             std::fs::remove_file(&file).context("remove the source")?;
         }
-        self.result("put", "parallel fsynced copies", &limits, &runs);
-        Ok(())
+        self.result("put", "parallel fsynced copies", &limits, &runs)
     }
 
     /// `cp` against a get of the same file.
@@ -228,8 +239,7 @@ impl Bench<'_> {
             runs.push(run);
             std::fs::remove_dir_all(&target).context("remove the target")?;
         }
-        self.result("get", "cp", &limits, &runs);
-        Ok(())
+        self.result("get", "cp", &limits, &runs)
     }
 
     fn round(&self, what: &str, round: u64, limit: f64, run: Run) {
@@ -242,7 +252,13 @@ impl Bench<'_> {
         ));
     }
 
-    fn result(&self, what: &str, limit_name: &str, limits: &[f64], runs: &[Run]) {
+    fn result(
+        &self,
+        what: &str,
+        limit_name: &str,
+        limits: &[f64],
+        runs: &[Run],
+    ) -> Result<(), Failure> {
         let gib = self.args.size.as_u64() as f64 / GIB;
         let limit = median(limits.to_vec());
         let seconds = median(runs.iter().map(|run| run.seconds).collect());
@@ -285,8 +301,9 @@ impl Bench<'_> {
                 vec!["CPU s/GiB client".to_owned(), format!("{client_cpu:.2}"), String::new()],
                 vec!["CPU s/GiB nodes".to_owned(), format!("{nodes_cpu:.2}"), String::new()],
             ];
-            format!("{} in {} rounds\n{}", bytes(self.args.size.as_u64()), runs.len(), table(&rows))
-        });
+            let rounds = plural(runs.len() as u64, "round");
+            format!("{} in {rounds}\n{}", bytes(self.args.size.as_u64()), table(&rows))
+        })
     }
 
     /// Small commits and linearizable reads: the catalogue's own speed.
@@ -318,8 +335,7 @@ impl Bench<'_> {
                 commits.row("small checkpoints put"),
                 reads.row("linearizable resolves"),
             ])
-        });
-        Ok(())
+        })
     }
 
     /// Runs an operation many times over, some at once.

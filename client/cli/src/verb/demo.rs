@@ -2,6 +2,7 @@
 //! checkpoint; the leader is killed while one checkpoint is being put and another restored; both
 //! finish, every bit is compared, and the dead node comes back and catches up.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,12 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use cairn_client::{
-    Client, GetOptions, GetProgress, GetReport, LocalSink, LocalSource, Progress, PutOptions,
-    PutReport, Wait,
+    Client, ClientError, ClusterStatus, GetOptions, GetProgress, GetReport, LocalSink, LocalSource,
+    NodeStatus, Progress, PutOptions, PutReport, Wait,
 };
-use cairn_core::ids::{Address, Namespace, Selector, Step};
-use cairn_core::limits::BLOCK_BYTES;
-use cairn_proto::wire::{NodeStatusReply, StatusReply};
+use cairn_types::ids::{Address, Namespace, Selector, Step};
+use cairn_types::limits::BLOCK_BYTES;
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -24,10 +24,13 @@ use crate::children::{Cluster, ClusterPlan};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::generate;
 use crate::output::{Output, bytes, table};
-use crate::session::{Session, interruptible};
+use crate::own_cluster::{self, Scratch, key_flags, own_key};
+use crate::session::{Session, client_failure, interruptible};
 
 /// Bytes of a generated checkpoint.
 const GENERATED_BYTES: u64 = 256 << 20;
+/// What it comes to: the last layer is written whole.
+const GENERATED_BYTES_MAX: u64 = 270 << 20;
 /// Any single step takes less, or the demo has failed.
 const STEP_DEADLINE: Duration = Duration::from_secs(45);
 /// How often progress is looked at for the kill: a put moves a few MiB in that time.
@@ -35,19 +38,26 @@ const AIM_PERIOD: Duration = Duration::from_millis(2);
 const POLL_PERIOD: Duration = Duration::from_millis(100);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const CAPACITY_BYTES: u64 = 64 << 30;
+/// Nodes take no data once less than this is left of their file system; and room for their logs.
+const RESERVE_BYTES: u64 = 600 << 20;
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Use the files of this directory instead of a generated checkpoint
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Keep nodes' data, logs and restored files here [default: a temporary directory]
+    /// Keep nodes' data, logs and restored files in this directory [default: a temporary directory,
+    /// removed at the end]. The demo needs 3.5 GB; with --checkpoint, four times its size plus 2.4 GB
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 pub fn run(session: &Session, args: DemoArgs) -> Outcome {
-    let temporary;
+    let first_bytes = match &args.checkpoint {
+        Some(directory) => bytes_of(directory)?,
+        None => GENERATED_BYTES_MAX,
+    };
+    let scratch;
     let root = match &args.dir {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
@@ -59,20 +69,49 @@ pub fn run(session: &Session, args: DemoArgs) -> Outcome {
             dir.clone()
         }
         None => {
-            temporary = tempfile::Builder::new()
-                .prefix("cairn-demo-")
-                .tempdir()
-                .context("create a temporary directory")?;
-            temporary.path().to_owned()
+            scratch = Scratch::new(session, &std::env::temp_dir(), "cairn-demo-")?;
+            scratch.path().to_owned()
         }
     };
-    let mut demo = Demo::new(session, &args, root)?;
+    check_room(&root, first_bytes)?;
+    let key = own_key(session)?;
+    let mut demo = Demo::new(session, &args, root, key_flags(session, key.as_ref()))?;
     let result = session.runtime()?.block_on(async {
-        let client = session.client_of(&demo.cluster.endpoints())?;
+        let client = own_cluster::client(session, &demo.cluster, key)?;
         interruptible(async { demo.play(&client).await.map_err(Failure::from) }).await
     });
-    demo.report(result.as_ref().err());
-    result.map(|()| Exit::Ok)
+    // The account comes last, when nothing is left to stop.
+    demo.cluster.stop(STOP_DEADLINE)?;
+    let reported = demo.report(result.as_ref().err());
+    result.and(reported).map(|()| Exit::Ok)
+}
+
+/// Bytes of the files that a put would read.
+fn bytes_of(directory: &Path) -> Result<u64, Failure> {
+    let source = LocalSource::scan(&[directory.to_owned()])
+        .map_err(|error| client_failure(ClientError::Source(error)))?;
+    let entries = cairn_client::Source::entries(&source);
+    Ok(entries.iter().map(|entry| entry.len).sum())
+}
+
+/// Each checkpoint is stored three times and restored once; what was generated is there as well.
+/// Nodes leave a reserve of the file system to its other users.
+fn check_room(root: &Path, first_bytes: u64) -> Result<(), Failure> {
+    let wanted = 4 * first_bytes + 6 * GENERATED_BYTES_MAX + RESERVE_BYTES;
+    let system = rustix::fs::statvfs(root).map_err(std::io::Error::from);
+    let system = system.with_context(|| format!("measure room in {}", root.display()))?;
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    if free < wanted {
+        let error = anyhow!(
+            "the demo needs {} in {}, and {} are free",
+            bytes(wanted),
+            root.display(),
+            bytes(free)
+        );
+        return Err(Failure::new(Exit::Failed, error)
+            .with_hint("give a directory on a larger file system with --dir or TMPDIR"));
+    }
+    Ok(())
 }
 
 /// One line of the account.
@@ -82,7 +121,7 @@ struct Event {
 }
 
 /// What each node had served and taken at some moment.
-type Served = Vec<Option<NodeStatusReply>>;
+type Served = Vec<Option<NodeStatus>>;
 
 struct Demo {
     output: Output,
@@ -99,14 +138,19 @@ struct Demo {
 }
 
 impl Demo {
-    fn new(session: &Session, args: &DemoArgs, root: PathBuf) -> Result<Self, Failure> {
+    fn new(
+        session: &Session,
+        args: &DemoArgs,
+        root: PathBuf,
+        extra: Vec<String>,
+    ) -> Result<Self, Failure> {
         let cluster = Cluster::plan(&ClusterPlan {
             program: std::env::current_exe().context("find this program")?,
             directory: root.clone(),
             nodes: 3,
             port: None,
             capacity_bytes: CAPACITY_BYTES,
-            extra: Vec::new(),
+            extra,
         })?;
         let generated = args.checkpoint.is_none();
         let sources = match &args.checkpoint {
@@ -144,7 +188,7 @@ impl Demo {
         self.bring_back(client).await?;
         self.after = self.served(client).await;
         ensure!(first.full == Some(true), "step 1000 did not reach all replicas in time");
-        self.cluster.stop(STOP_DEADLINE)
+        Ok(())
     }
 
     fn prepare(&mut self) -> anyhow::Result<()> {
@@ -168,14 +212,11 @@ impl Demo {
 
     async fn start(&mut self, client: &Client) -> anyhow::Result<()> {
         self.cluster.start()?;
-        let status = until(client, "three nodes vote and are in service", |status| {
-            status.voters == 3 && status.nodes.iter().filter(|node| node.inventoried).count() == 3
-        })
-        .await
-        .map_err(|error| self.with_logs(error))?;
+        let status = own_cluster::ready(&mut self.cluster, client, 3).await;
+        let status = status.map_err(|failure| failure.error)?;
         self.note(format!(
             "three node processes in three racks form a cluster; node {} leads",
-            status.leader
+            leader_of(&status)
         ));
         Ok(())
     }
@@ -219,7 +260,7 @@ impl Demo {
             }
             ensure!(
                 percent_put <= 70,
-                "the put was past 70 % before the moment to strike came; try again"
+                "the put passed 70 % before the leader could be killed; try again"
             );
             if running.is_finished() {
                 // It was too quick: restore once more, so that a get runs at the kill.
@@ -249,7 +290,7 @@ impl Demo {
         self.note(format!("step 1000 restored and compared bit by bit: {} equal", bytes(compared)));
         let put = finish(put, "put of step 2000").await?;
         self.note(format!(
-            "the put finished and is committed: {} in {:.2} s, leader lost and all",
+            "the put finished and is committed: {} in {:.2} s, although the leader was lost",
             bytes(put.bytes),
             put.elapsed.as_secs_f64()
         ));
@@ -263,8 +304,8 @@ impl Demo {
         let compared = same_files(&self.sources[1], &restored)?;
         let status = client.status().await?;
         self.note(format!(
-            "step 2000 restored from the two nodes left (node {} leads now): {} equal",
-            status.leader,
+            "step 2000 restored from the two remaining nodes (node {} leads now): {} equal",
+            leader_of(&status),
             bytes(compared)
         ));
         Ok(())
@@ -290,11 +331,12 @@ impl Demo {
     /// Index of the node process that leads.
     async fn leader(&self, client: &Client) -> anyhow::Result<usize> {
         let status = client.status().await?;
+        let address = status.leader_address.context("no leader is known")?;
         self.cluster
             .nodes
             .iter()
-            .position(|node| node.address.to_string() == status.leader_address)
-            .with_context(|| format!("no process at the leader's {}", status.leader_address))
+            .position(|node| node.address.to_string() == address)
+            .with_context(|| format!("no process at the leader's {address}"))
     }
 
     async fn served(&self, client: &Client) -> Served {
@@ -305,7 +347,7 @@ impl Demo {
         served
     }
 
-    fn report(&self, failure: Option<&Failure>) {
+    fn report(&self, failure: Option<&Failure>) -> Result<(), Failure> {
         let nodes: Vec<Value> = (0..self.cluster.nodes.len()).map(|i| self.node(i)).collect();
         let events: Vec<Value> = self
             .events
@@ -318,12 +360,12 @@ impl Demo {
             "events": events,
             "nodes": nodes,
         });
-        self.output.result(&document, || self.text(failure));
+        self.output.result(&document, || self.text(failure))
     }
 
     fn node(&self, index: usize) -> Value {
         let node = &self.cluster.nodes[index];
-        let of = |served: &Served, pick: fn(&NodeStatusReply) -> u64| {
+        let of = |served: &Served, pick: fn(&NodeStatus) -> u64| {
             served.get(index).and_then(Option::as_ref).map(pick)
         };
         json!({
@@ -339,15 +381,21 @@ impl Demo {
     }
 
     fn text(&self, failure: Option<&Failure>) -> String {
-        let mut rows = vec![["TIME", "WHAT HAPPENED"].map(str::to_owned).to_vec()];
-        for event in &self.events {
-            rows.push(vec![format!("{:.2} s", event.at.as_secs_f64()), event.text.clone()]);
+        let mut text = "\n".to_owned();
+        // Who watches a terminal has seen the account already.
+        if !(std::io::stdout().is_terminal() && self.output.is_terminal()) {
+            let mut rows = vec![["TIME", "EVENT"].map(str::to_owned).to_vec()];
+            for event in &self.events {
+                rows.push(vec![format!("{:.2} s", event.at.as_secs_f64()), event.text.clone()]);
+            }
+            text.push_str(&table(&rows));
+            text.push('\n');
         }
-        let mut text = format!("\n{}\n", table(&rows));
+        text.push_str("Bytes that each node received and sent, before and after the kill:\n\n");
         let heads =
-            ["NODE", "RACK", "TAKEN BEFORE", "AFTER", "SERVED BEFORE", "AFTER", "CAUGHT UP"];
+            ["NODE", "RACK", "RECEIVED BEFORE", "AFTER", "SENT BEFORE", "AFTER", "CAUGHT UP"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
-        let cell = |served: &Served, index: usize, pick: fn(&NodeStatusReply) -> u64| {
+        let cell = |served: &Served, index: usize, pick: fn(&NodeStatus) -> u64| {
             let status = served.get(index).and_then(Option::as_ref);
             status.map_or("-".to_owned(), |status| bytes(pick(status)))
         };
@@ -366,7 +414,10 @@ impl Demo {
         text.push_str(&table(&rows));
         text.push_str("(the killed node counts from its restart)\n");
         match failure {
-            None => text.push_str("\nThe leader died in mid-transfer; nothing was lost.\n"),
+            None => text.push_str(
+                "\nThe leader was killed during transfers, and nothing was lost.\n\
+                 Next: `cairn dev` runs a test cluster; the README has first steps.\n",
+            ),
             Some(_) => text.push_str("\nThe demo failed.\n"),
         }
         text
@@ -425,12 +476,16 @@ async fn finish<T>(task: JoinHandle<anyhow::Result<T>>, what: &str) -> anyhow::R
     ended.map_err(|_| anyhow!("{what} took more than {STEP_DEADLINE:?}"))?.context("run a task")?
 }
 
+fn leader_of(status: &ClusterStatus) -> String {
+    status.leader.map_or("?".to_owned(), |id| id.to_string())
+}
+
 /// Looks at the status until `reached`.
 async fn until(
     client: &Client,
     what: &str,
-    reached: impl Fn(&StatusReply) -> bool,
-) -> anyhow::Result<StatusReply> {
+    reached: impl Fn(&ClusterStatus) -> bool,
+) -> anyhow::Result<ClusterStatus> {
     let began = Instant::now();
     let mut last = "no answer yet".to_owned();
     while began.elapsed() < STEP_DEADLINE {
@@ -438,7 +493,7 @@ async fn until(
             Ok(status) if reached(&status) => return Ok(status),
             Ok(status) => {
                 last = format!(
-                    "{} nodes, {} voters, {} segments below",
+                    "nodes: {}, voters: {}, segments below policy: {}",
                     status.nodes.len(),
                     status.voters,
                     status.segments_below
@@ -448,7 +503,7 @@ async fn until(
         }
         sleep(POLL_PERIOD).await;
     }
-    Err(anyhow!("waited in vain until {what}: {last}"))
+    Err(anyhow!("timed out waiting until {what}: {last}"))
 }
 
 fn remove(directory: &Path) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! `cairn dev`: a three-node cluster on this machine, in the foreground.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use clap::Args;
 
 use crate::children::{Cluster, ClusterPlan};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::session::{Session, client_failure, stop_signal};
+use crate::output::plural;
+use crate::own_cluster::{self, InUse, key_flags, own_key};
+use crate::session::{Session, stop_signal};
 
 /// Nodes get this long to stop by themselves.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -17,88 +20,104 @@ const LOOK_PERIOD: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub struct DevArgs {
-    /// Directory of the nodes' data and logs; a second run goes on with it
+    /// Directory for the nodes' data and logs; a second run continues with it
     #[arg(long, env = "CAIRN_DEV_DIR", value_name = "DIR", default_value = "cairn-dev")]
     dir: PathBuf,
-    /// Port of the first node; the others follow
+    /// Port of the first node; the others use the next ports
     #[arg(long, env = "CAIRN_DEV_PORT", value_name = "PORT", default_value_t = 7400)]
     port: u16,
-    /// Nodes, each in a rack of its own
+    /// Number of nodes, each in its own rack
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
-    /// Most bytes of segment files per node
+    /// Maximum bytes of segment files per node
     #[arg(long, value_name = "BYTES", default_value = "100GiB")]
     capacity: ByteSize,
 }
 
 pub fn run(session: &Session, args: DevArgs) -> Outcome {
+    let key = own_key(session)?;
     std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
+    let last = args.port.saturating_add(args.nodes - 1);
+    let note = format!("{}, ports {} to {last}", own_cluster::note(), args.port);
+    let _in_use = InUse::claim(&args.dir, &note)?.map_err(|who| {
+        let error = anyhow!("`cairn dev` is already running in {}: {who}", args.dir.display());
+        Failure::new(Exit::Failed, error).with_hint("use --dir and --port to run another cluster")
+    })?;
     let mut cluster = Cluster::plan(&ClusterPlan {
         program: std::env::current_exe().context("find this program")?,
         directory: args.dir.clone(),
         nodes: usize::from(args.nodes),
         port: Some(args.port),
         capacity_bytes: args.capacity.as_u64(),
-        extra: Vec::new(),
+        extra: key_flags(session, key.as_ref()),
     })?;
-    let endpoints = cluster.endpoints();
     let output = session.output;
     session.runtime()?.block_on(async {
         let stop = stop_signal().context("listen for signals")?;
+        if let Some(address) = cluster.taken_address() {
+            return Err(own_cluster::taken(&cluster, address, key).await);
+        }
+        output.say(format!(
+            "starting {}; data in {}",
+            plural(args.nodes.into(), "node"),
+            args.dir.display()
+        ));
         cluster.start()?;
-        let client = session.client_of(&endpoints)?;
-        tokio::pin!(stop);
-        let ready = async {
-            let status = loop {
-                let status = client.status().await.map_err(client_failure)?;
-                let voters = [1, 1, 3, 3, 5][usize::from(args.nodes.min(5)) - 1];
-                let in_service = status.nodes.iter().filter(|node| node.inventoried).count();
-                if in_service == usize::from(args.nodes) && status.voters >= voters {
-                    break status;
-                }
-                tokio::time::sleep(LOOK_PERIOD).await;
-            };
-            output.say(format!(
-                "cluster of {} is up; data in {}",
-                crate::output::plural(status.nodes.len() as u64, "node"),
-                args.dir.display()
-            ));
+        let has_key = key.is_some();
+        let client = own_cluster::client(session, &cluster, key)?;
+        let run = async {
+            let voters = [1, 1, 3, 3, 5][usize::from(args.nodes.min(5)) - 1];
+            own_cluster::ready(&mut cluster, &client, voters).await?;
+            output.say(format!("cluster of {} is up", plural(cluster.nodes.len() as u64, "node")));
             for node in &cluster.nodes {
                 output.say(format!("  {} in {} at {}", node.name, node.rack, node.address));
             }
-            output.say(format!("try:  cairn -e {} status", endpoints[0]));
-            output.say("Ctrl-C stops it");
-            Ok::<(), Failure>(())
+            output.say(format!("try:  {}", next_command(session, &cluster, has_key)));
+            output.say("Ctrl-C stops the cluster");
+            watch(session, &mut cluster).await
         };
-        tokio::select! {
+        let result = tokio::select! {
             biased;
-            () = &mut stop => {}
-            result = ready => result?,
-        }
-        let watch = async {
-            loop {
-                tokio::time::sleep(LOOK_PERIOD).await;
-                let Some(node) = cluster.fallen() else { continue };
-                let tail = node.log_tail();
-                let (name, log) = (node.name.clone(), node.log.display().to_string());
-                node.forget();
-                if cluster.nodes.iter_mut().all(|node| !node.is_running()) {
-                    return Failure::new(Exit::Failed, anyhow!("{name} ended:\n{tail}"))
-                        .with_hint(format!("its whole log is {log}"));
-                }
-                output.say(format!("{name} ended; the others go on (its log is {log})"));
-            }
-        };
-        let fallen = tokio::select! {
-            biased;
-            () = &mut stop => None,
-            failure = watch => Some(failure),
+            () = stop => Ok(Exit::Ok),
+            failure = run => failure,
         };
         output.say("stopping");
         cluster.stop(STOP_DEADLINE)?;
-        match fallen {
-            Some(failure) => Err(failure),
-            None => Ok(Exit::Ok),
-        }
+        result
     })
+}
+
+/// A first command, whatever the environment says of another cluster. A key remembers the first
+/// cluster that answers: the command names this one, so that a key of real nodes does not take it
+/// for theirs.
+fn next_command(session: &Session, cluster: &Cluster, has_key: bool) -> String {
+    // A variable that names a missing file stops every other verb.
+    let is_key_missing = session.global.cluster_key.is_some() && !has_key;
+    let unset = if is_key_missing { "env -u CAIRN_CLUSTER_KEY " } else { "" };
+    let mut command = format!("{unset}cairn");
+    command.push_str(&format!(" -e {}", cluster.nodes[0].address));
+    if has_key || session.global.cluster.is_some() {
+        command.push_str(&format!(" --cluster {}", cluster.id));
+    }
+    command + " status"
+}
+
+/// Waits for nodes that end. One that was killed is a trial of failure, and the others go on; one
+/// that ends by itself ends the cluster.
+async fn watch(session: &Session, cluster: &mut Cluster) -> Outcome {
+    loop {
+        tokio::time::sleep(LOOK_PERIOD).await;
+        let Some(node) = cluster.fallen() else { continue };
+        let status = node.wait(Duration::ZERO)?;
+        let (name, log) = (node.name.clone(), node.log.display().to_string());
+        let tail = node.log_tail();
+        let killed = status.is_some_and(|status| status.signal().is_some());
+        if !killed || cluster.nodes.iter_mut().all(|node| !node.is_running()) {
+            return Err(Failure::new(Exit::Failed, anyhow!("{name} ended:\n{tail}"))
+                .with_hint(format!("its full log is {log}")));
+        }
+        session
+            .output
+            .say(format!("{name} was killed; the others keep running (its log is {log})"));
+    }
 }

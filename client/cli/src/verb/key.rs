@@ -1,13 +1,14 @@
-//! `cairn key new`
+//! `cairn key new|ca`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use cairn_proto::tls::ClusterKey;
+use cairn_host::tls::ClusterKey;
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use crate::exit::{Exit, Outcome};
+use crate::exit::{Exit, Failure, Outcome};
 use crate::session::Session;
 
 #[derive(Debug, Args)]
@@ -23,17 +24,35 @@ enum KeyVerb {
         /// A file that does not exist yet
         file: PathBuf,
     },
+    /// Print the authority of the cluster's certificates as PEM. A client that trusts it can read
+    /// /healthz and /metrics over HTTPS, under the name `cairn`
+    Ca,
 }
 
 pub fn run(session: &Session, args: KeyArgs) -> Outcome {
-    let KeyVerb::New { file } = args.verb;
+    match args.verb {
+        KeyVerb::New { file } => new(session, &file),
+        KeyVerb::Ca => authority(session),
+    }
+}
+
+fn authority(session: &Session) -> Outcome {
+    let key = session.key()?.ok_or_else(|| Failure::usage("no key is given"));
+    let key = key.map_err(|failure| failure.with_hint("give --cluster-key FILE"))?;
+    let pem = key.authority_pem();
+    session.output.result(&json!({"pem": pem}), || pem.to_owned())?;
+    Ok(Exit::Ok)
+}
+
+fn new(session: &Session, file: &Path) -> Outcome {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut out = options.open(&file).with_context(|| format!("create {}", file.display()))?;
+    let mut out = options.open(file).with_context(|| format!("create {}", file.display()))?;
     writeln!(out, "{}", ClusterKey::generate()).context("write key")?;
     out.sync_all().context("sync key")?;
+    session.output.result(&json!({"file": file.to_string_lossy()}), String::new)?;
     session.output.say(format!("wrote {}: copy it to every node and client", file.display()));
     Ok(Exit::Ok)
 }

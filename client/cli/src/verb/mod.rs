@@ -1,14 +1,100 @@
 //! One file per verb: its arguments, its run, its printing.
 
+pub mod annotate;
 pub mod bench;
+mod clock;
+pub mod completions;
 pub mod demo;
 pub mod dev;
 pub mod get;
+pub mod help;
+pub mod hold;
 pub mod key;
 pub mod ls;
+pub mod man;
+pub mod named_ref;
+pub mod namespace;
 pub mod node;
 pub mod put;
+pub mod quarantine;
 pub mod rm;
+pub mod rollback;
+pub mod room;
 pub mod show;
 pub mod status;
+mod survey;
+#[cfg(test)]
+mod tables;
 pub mod version;
+
+use clap::Subcommand;
+
+use crate::exit::Outcome;
+use crate::session::Session;
+
+/// A row for each verb, in the order of the help: its help, its name, its arguments. The module's
+/// `run` does it.
+macro_rules! verbs {
+    ($($(#[$about:meta])* $Name:ident($module:ident::$Args:ident),)*) => {
+        #[derive(Debug, Subcommand)]
+        pub enum Verb {
+            $($(#[$about])* $Name($module::$Args),)*
+        }
+
+        impl Verb {
+            pub fn run(self, session: &Session) -> Outcome {
+                match self {
+                    $(Self::$Name(args) => $module::run(session, args),)*
+                }
+            }
+        }
+    };
+}
+verbs! {
+    /// Store files as a checkpoint, or as one part of it
+    #[command(aliases = ["save", "upload"])]
+    Put(put::PutArgs),
+    /// Restore a checkpoint, a file of it or a range of a file
+    #[command(aliases = ["restore", "download"])]
+    Get(get::GetArgs),
+    /// List checkpoints
+    #[command(alias = "list")]
+    Ls(ls::LsArgs),
+    /// Show a checkpoint: files, segments, replicas, durability
+    Show(show::ShowArgs),
+    /// Set or remove labels and metrics of a committed checkpoint
+    Annotate(annotate::AnnotateArgs),
+    /// Name checkpoints: `production`, `best-so-far`, moved by compare-and-swap
+    Ref(named_ref::RefArgs),
+    /// Keep checkpoints from deletion
+    Hold(hold::HoldArgs),
+    /// Say that a checkpoint must not be used, or that it may again
+    Quarantine(quarantine::QuarantineArgs),
+    /// Put all later steps into quarantine, so that training goes on from a good one
+    Rollback(rollback::RollbackArgs),
+    /// Delete a checkpoint
+    #[command(aliases = ["delete", "remove"])]
+    Rm(rm::RmArgs),
+    /// Show the cluster: nodes, racks, leader, health, and how many nodes can be lost
+    Status(status::StatusArgs),
+    /// Repair the time labels of a namespace
+    Namespace(namespace::NamespaceArgs),
+    /// Run or manage nodes
+    Node(node::NodeArgs),
+    /// Make a cluster key, or print the certificate authority derived from it
+    Key(key::KeyArgs),
+    /// Run a three-node cluster on this machine, in the foreground
+    Dev(dev::DevArgs),
+    /// Run a demo: put, kill the leader, restore, verify
+    Demo(demo::DemoArgs),
+    /// Measure throughput and latency, and the machine's own limits
+    Bench(bench::BenchArgs),
+    /// Print version, protocol and feature level
+    Version(version::VersionArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write man pages
+    Man(man::ManArgs),
+    /// Explain a verb or a topic
+    Help(help::HelpArgs),
+}

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use cairn_client::Shown;
-use cairn_core::ids::{Address, NodeId};
-use cairn_core::model::SlotState;
+use cairn_types::ids::NodeId;
+use cairn_types::model::SlotState;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::annotate::annotations;
+use super::hold::marks;
 use super::ls;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Exit, Outcome};
 use crate::output::{bytes, plural, table, wall_time};
 use crate::session::Session;
+use crate::{address, foreign};
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// NAMESPACE@SELECTOR, such as run1@latest
+    /// NAMESPACE@SELECTOR, such as run1@latest (`cairn help selectors`)
     address: String,
     /// List every segment with its replicas
     #[arg(long)]
@@ -23,9 +26,9 @@ pub struct ShowArgs {
 }
 
 pub fn run(session: &Session, args: ShowArgs) -> Outcome {
-    let address: Address = args.address.parse().map_err(Failure::usage)?;
+    let address = address::parse(&args.address)?;
     let shown = session.with_client(async |client| client.show(&address).await)?;
-    session.output.result(&document(&shown), || text(&shown, args.segments));
+    session.output.result(&document(&shown), || text(&shown, args.segments))?;
     Ok(Exit::Ok)
 }
 
@@ -43,17 +46,24 @@ fn replicas(shown: &Shown) -> BTreeMap<NodeId, (u64, u64)> {
     replicas
 }
 
-fn document(shown: &Shown) -> Value {
+pub(super) fn document(shown: &Shown) -> Value {
     let mut document = ls::document(&shown.info);
-    let files = |(part, manifest): (usize, &cairn_proto::manifest::Manifest)| -> Vec<Value> {
-        let file = |file: &cairn_proto::manifest::FileEntry| {
-            json!({
-                "name": String::from_utf8_lossy(&file.name),
+    let files = |(part, manifest): (usize, &cairn_types::manifest::Manifest)| -> Vec<Value> {
+        let file = |file: &cairn_types::manifest::FileEntry| {
+            let mut document = json!({
                 "part": part,
                 "bytes": file.len,
                 "mode": format!("{:o}", file.mode),
                 "mtime_ns": file.mtime_ns,
-            })
+            });
+            match str::from_utf8(&file.name) {
+                Ok(name) => document["name"] = name.into(),
+                Err(_) => {
+                    document["name"] = foreign::name(&file.name).into();
+                    document["name_hex"] = hex::encode(&file.name).into();
+                }
+            }
+            document
         };
         manifest.files.iter().map(file).collect()
     };
@@ -77,9 +87,9 @@ fn document(shown: &Shown) -> Value {
     document
 }
 
-fn text(shown: &Shown, segments: bool) -> String {
+pub(super) fn text(shown: &Shown, segments: bool) -> String {
     let info = &shown.info;
-    let mut text = format!("{}@{}  {}", info.namespace, info.step, ls::state(info));
+    let mut text = format!("{}@{}  {}", info.namespace, info.step, ls::shown_state(info));
     if let Some(commit) = info.commit {
         text.push_str(&format!("  {}  log index {}", wall_time(commit.wall_ms), commit.index));
     }
@@ -92,19 +102,17 @@ fn text(shown: &Shown, segments: bool) -> String {
         plural(info.segments, "segment")
     ));
     text.push_str(&format!("replicas: {}\n", ls::durability(info)));
-    for (key, value) in &info.labels {
-        text.push_str(&format!("label {key}={value}\n"));
-    }
+    text.push_str(&annotations(info));
+    text.push_str(&marks(info));
     let mut rows = vec![["PART", "SIZE", "FILE"].map(str::to_owned).to_vec()];
     for (part, manifest) in shown.manifests.iter().enumerate() {
         for file in &manifest.files {
-            let name = String::from_utf8_lossy(&file.name).into_owned();
-            rows.push(vec![part.to_string(), bytes(file.len), name]);
+            rows.push(vec![part.to_string(), bytes(file.len), foreign::name(&file.name)]);
         }
     }
     text.push('\n');
     text.push_str(&table(&rows));
-    let mut rows = vec![["NODE", "DURABLE", "TO COME"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["NODE", "DURABLE", "PENDING"].map(str::to_owned).to_vec()];
     for (node, (durable, assigned)) in replicas(shown) {
         rows.push(vec![node.to_string(), durable.to_string(), assigned.to_string()]);
     }

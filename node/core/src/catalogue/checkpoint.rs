@@ -7,14 +7,24 @@
 //!   Open       segments = {}            loose = everything staged by any run or attempt
 //!   Committed  segments = the content   loose = leftovers, dropped by DropReferences
 //!   Deleted    segments, loose = what DropReferences has not yet dropped
+//!              dropped = what it has, until the grace is over
 //! ```
+//!
+//! A deleted record outlives its references by the grace: until then `rm --deleted` can give its
+//! space back early. `dropped` is no reference, and keeps nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::id_set::IdSet;
-use crate::ids::{Attempt, CheckpointId, Namespace, SegmentId, Step};
-use crate::model::{CheckpointState, Commit, OpenPart, Policy, SealedPart};
+use crate::persistent::Map;
 use crate::segment_set::SegmentSet;
+use cairn_types::canary;
+use cairn_types::id_set::IdSet;
+use cairn_types::ids::{Attempt, CheckpointId, Namespace, SegmentId, Step};
+use cairn_types::marks::Quarantine;
+use cairn_types::model::{
+    Began, CheckpointState, Commit, DeletedFor, Metric, OpenPart, Policy, SealedPart,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -23,16 +33,21 @@ pub struct Checkpoint {
     pub step: Step,
     pub attempt: Attempt,
     pub state: CheckpointState,
-    /// The rules this checkpoint is held to; `keep_last` here is what the namespace had at Begin
-    /// and decides nothing.
+    /// The rules this checkpoint is held to; `keep_last` here decides nothing: it is what the
+    /// namespace had from the commit on.
     pub policy: Policy,
+    /// When its attempt began: beside the commit, what retention goes by.
+    pub began: Began,
     /// Parts the upload has, or had.
     pub parts_wanted: u32,
     pub labels: BTreeMap<String, String>,
+    pub metrics: BTreeMap<String, Metric>,
+    /// Set where it must not be used.
+    pub quarantine: Option<Quarantine>,
     /// Present while the state is Open.
     pub open: Option<Upload>,
-    /// In part order; empty until the commit.
-    pub parts: Vec<SealedPart>,
+    /// In part order; empty until the commit. Shared by copies of the record, as they may be many.
+    pub parts: Arc<[SealedPart]>,
     pub segments: IdSet,
     pub loose: SegmentSet,
     pub commit: Option<Commit>,
@@ -43,8 +58,13 @@ pub struct Checkpoint {
     pub segment_bytes: u64,
     /// Cluster time of the deletion.
     pub deleted_at_ms: Option<u64>,
+    pub deleted_for: Option<DeletedFor>,
     /// Deleted without a grace: what loses its last reference may be reaped at once.
     pub now: bool,
+    /// Of a deleted checkpoint: what it gave back under a grace.
+    pub dropped: SegmentSet,
+    /// Cluster time at which the grace of the last of these is over; 0 without one.
+    pub dropped_until_ms: u64,
 }
 
 /// What an upload in progress has reached.
@@ -54,8 +74,12 @@ pub struct Upload {
     pub lease_until_ms: u64,
     /// Commit may take the place of a committed checkpoint of this step.
     pub replace: bool,
+    /// `keep_last` that the namespace gets with the commit: `Some(0)` keeps all.
+    pub keep_last: Option<u32>,
     /// Parts that were staged or sealed in this attempt.
-    pub parts: BTreeMap<u32, UploadPart>,
+    pub parts: Map<u32, UploadPart>,
+    /// How many of these are sealed; derived.
+    pub sealed: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +90,15 @@ pub struct UploadPart {
 }
 
 impl Checkpoint {
+    pub fn is_committed(&self) -> bool {
+        self.state == CheckpointState::Committed
+    }
+
+    /// Committed, and not in quarantine.
+    pub fn is_good(&self) -> bool {
+        self.is_committed() && self.quarantine.is_none()
+    }
+
     /// References this checkpoint holds.
     pub fn reference_count(&self) -> u64 {
         self.segments.len() + self.loose.len()
@@ -76,23 +109,35 @@ impl Checkpoint {
         self.loose.iter().chain(self.segments.iter())
     }
 
-    /// Whether `DropReferences` has something to do here.
-    pub fn has_droppable(&self) -> bool {
+    /// Whether `DropReferences` has something to do here at this cluster time.
+    pub fn has_droppable(&self, clock_ms: u64) -> bool {
         match self.state {
             CheckpointState::Open => false,
             CheckpointState::Committed => !self.loose.is_empty(),
-            CheckpointState::Deleted => true,
+            CheckpointState::Deleted => self.reference_count() > 0 || self.is_spent(clock_ms),
         }
+    }
+
+    /// Whether nobody can ask any more for the space of this deleted checkpoint before its grace
+    /// is over.
+    pub(super) fn is_spent(&self, clock_ms: u64) -> bool {
+        self.now || self.dropped.is_empty() || clock_ms >= self.dropped_until_ms
+    }
+
+    /// How many parts of an open upload are sealed.
+    pub fn sealed_count(&self) -> u32 {
+        self.open.as_ref().map_or(0, |upload| upload.sealed)
     }
 
     /// Sealed parts of an open upload, ascending.
     pub fn sealed_parts(&self) -> Vec<u32> {
-        let parts = self.open.iter().flat_map(|upload| &upload.parts);
+        let parts = self.open.iter().flat_map(|upload| upload.parts.iter());
         parts.filter(|(_, part)| part.part.sealed.is_some()).map(|(number, _)| *number).collect()
     }
 
     /// Cluster time after which an open upload may be expired.
     pub fn expires_after_ms(&self, grace_ms: u64) -> Option<u64> {
+        let grace_ms = if canary!("expire_without_grace") { 0 } else { grace_ms };
         self.open.as_ref().map(|upload| upload.lease_until_ms.saturating_add(grace_ms))
     }
 }

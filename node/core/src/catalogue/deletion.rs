@@ -1,5 +1,9 @@
 //! The way out: Delete, DropReferences, Reap.
 //!
+//! A deleted record stays until the grace of what it referred to is over, so that a second Delete
+//! with `now` still finds it: DropReferences then ends that grace. It never ends the grace of another
+//! deletion that was not told `now`, also where both gave back the same segment.
+//!
 //! ```text
 //!   checkpoint Deleted --DropReferences--> segment unreferenced --grace--> Reap: slots Released
 //!                                               | Stage: revived              | Stage: new slots
@@ -7,47 +11,90 @@
 //!                                          referenced                     referenced
 //! ```
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::uploads::subtract_reference;
-use super::{Catalogue, Tally, check_batch, malformed};
-use crate::canary;
-use crate::command::{DeleteReason, Refusal, Reply};
-use crate::id_set::IdSet;
-use crate::ids::{CheckpointId, SegmentId};
-use crate::limits::{BATCH_SEGMENTS_MAX, DROP_REFERENCES_MAX};
-use crate::model::{CheckpointState, SlotState};
+use super::{Apply, Catalogue, Checkpoint, Entry, Tally, check_batch, malformed};
+use crate::persistent::Map;
+use cairn_types::canary;
+use cairn_types::command::{Delete, DeleteReason, DropReferences, Reap, Refusal, Reply};
+use cairn_types::id_set::IdSet;
+use cairn_types::ids::{CheckpointId, Namespace, SegmentId};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, DROP_REFERENCES_MAX};
+use cairn_types::model::{CheckpointState, DeletedFor, SlotState};
+
+impl Apply for Delete {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.delete(self)
+    }
+}
+
+impl Apply for DropReferences {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.drop_references(self.checkpoint)
+    }
+}
+
+impl Apply for Reap {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.reap(&self.segments)
+    }
+}
 
 impl Catalogue {
-    pub(super) fn delete(
-        &mut self,
-        id: CheckpointId,
-        reason: DeleteReason,
-        now: bool,
-    ) -> Result<Reply, Refusal> {
+    fn delete(&mut self, delete: &Delete) -> Result<Reply, Refusal> {
+        let Delete { checkpoint: id, reason, now, force } = *delete;
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         if reason == DeleteReason::Retention && record.state != CheckpointState::Deleted {
-            let Some(commit) = record.commit else {
+            if record.commit.is_none() {
                 return Err(malformed(format!("retention of upload {id}, which has no commit")));
-            };
+            }
             let keep_last = self.namespace_or_default(&record.namespace).policy.keep_last;
             // Without the rule, all are among the newest.
             let keep_last = keep_last.unwrap_or(u32::MAX);
-            let newer = self.index.namespaces.get(&record.namespace).map_or(0, |names| {
-                let newer = (Bound::Excluded(commit.index), Bound::Unbounded);
-                names.commits.range(newer).take(keep_last as usize).count()
-            });
-            if newer < keep_last as usize {
+            if self.is_among_newest(record, keep_last as usize) {
                 return Err(Refusal::KeptByPolicy { keep_last });
             }
         }
-        self.mark_deleted(id, now);
+        if reason == DeleteReason::Retention || !force {
+            self.check_unprotected(record)?;
+        }
+        let deleted_for = match reason {
+            DeleteReason::Asked => DeletedFor::Asked,
+            DeleteReason::Retention => DeletedFor::Retention,
+        };
+        self.mark_deleted(id, deleted_for, now);
         Ok(Reply::Done)
     }
 
+    /// Whether a committed checkpoint is one of the `count` newest of its namespace, or newer: by
+    /// its commit, or by the begin of its upload. Where uploads overlap, one that began early may
+    /// commit late; it must not push out what began after it. Those in quarantine do not count.
+    fn is_among_newest(&self, record: &Checkpoint, count: usize) -> bool {
+        let Some(names) = self.index.namespaces.get(&record.namespace) else { return false };
+        let newer = |map: &Map<u64, CheckpointId>, index: u64| {
+            map.range((Bound::Excluded(index), Bound::Unbounded)).take(count).count()
+        };
+        let by_commit = record.commit.map_or(0, |commit| newer(&names.good, commit.index));
+        by_commit < count || newer(&names.good_begins, record.began.index) < count
+    }
+
+    /// What the namespace's `keep_last` lets go, newest commit first.
+    pub(crate) fn past_retention(
+        &self,
+        namespace: &Namespace,
+    ) -> impl Iterator<Item = &Arc<Checkpoint>> {
+        let policy = self.namespace(namespace).map(|record| &record.policy);
+        let keep_last = policy.and_then(|policy| policy.keep_last).unwrap_or(u32::MAX) as usize;
+        let old = self.commits(namespace).skip(keep_last);
+        old.filter(move |record| !self.is_among_newest(record, keep_last))
+            .filter(|record| self.check_unprotected(record).is_ok())
+    }
+
     /// From here on the checkpoint never counts again (D4); its references go bit by bit.
-    pub(super) fn mark_deleted(&mut self, id: CheckpointId, now: bool) {
+    pub(super) fn mark_deleted(&mut self, id: CheckpointId, deleted_for: DeletedFor, now: bool) {
         let clock_ms = self.cluster.clock_ms;
         self.change_checkpoint(id, |record| {
             record.now |= now;
@@ -55,6 +102,7 @@ impl Catalogue {
             if record.state != CheckpointState::Deleted {
                 record.state = CheckpointState::Deleted;
                 record.deleted_at_ms = Some(clock_ms);
+                record.deleted_for = Some(deleted_for);
             }
         });
     }
@@ -72,6 +120,14 @@ impl Catalogue {
         let loose: Vec<SegmentId> = record.loose.iter().take(DROP_REFERENCES_MAX).collect();
         let room = if deleted { DROP_REFERENCES_MAX - loose.len() } else { 0 };
         let named: Vec<SegmentId> = record.segments.iter().take(room).collect();
+        let room = if now { room - named.len() } else { 0 };
+        let hastened: Vec<SegmentId> = record.dropped.iter().take(room).collect();
+        // What is dropped under a grace of its own outlasts those that began before.
+        let others = match now {
+            true => self.graces_of_others(id, [&loose, &named, &hastened]),
+            false => BTreeMap::new(),
+        };
+        let due_ms = |segment| others.get(&segment).copied().unwrap_or(0);
 
         let checkpoints = &mut self.checkpoints;
         let Some(record) = checkpoints.get_mut(&id).map(Arc::make_mut) else {
@@ -83,10 +139,27 @@ impl Catalogue {
         if !named.is_empty() {
             record.segments = IdSet::from_sorted(record.segments.iter().skip(named.len()));
         }
-        let left = if deleted { record.reference_count() } else { record.loose.len() };
-
-        let grace_ms = if now { 0 } else { self.cluster.settings.grace_ms };
-        let reap_after_ms = self.cluster.clock_ms.saturating_add(grace_ms);
+        let clock_ms = self.cluster.clock_ms;
+        let no_grace =
+            canary!("replaced_without_grace") && record.deleted_for == Some(DeletedFor::Replaced);
+        let grace_ms = if now || no_grace { 0 } else { self.cluster.settings.grace_ms };
+        let reap_after_ms = clock_ms.saturating_add(grace_ms);
+        let dropped_until_ms = record.dropped_until_ms;
+        for segment in &hastened {
+            record.dropped.remove(*segment);
+        }
+        if deleted && grace_ms > 0 {
+            for segment in loose.iter().chain(&named) {
+                record.dropped.insert(*segment);
+                record.dropped_until_ms = reap_after_ms;
+            }
+        }
+        let left = match deleted {
+            false => record.loose.len(),
+            true if now => record.reference_count() + record.dropped.len(),
+            true => record.reference_count(),
+        };
+        let is_spent = record.is_spent(clock_ms);
         for segment in &named {
             self.index.committed.subtract(*segment);
         }
@@ -94,17 +167,49 @@ impl Catalogue {
             self.change_segment(segment, |segment| {
                 subtract_reference(segment, replicas);
                 if !segment.is_referenced() {
-                    segment.reap_after_ms = reap_after_ms;
+                    segment.reap_after_ms = reap_after_ms.max(due_ms(segment.id));
+                }
+            });
+        }
+        for segment in hastened {
+            self.change_segment(segment, |segment| {
+                // A later time was set by another checkpoint that let it go after this one.
+                if !segment.is_referenced() && segment.reap_after_ms <= dropped_until_ms {
+                    let due_ms = clock_ms.max(due_ms(segment.id));
+                    segment.reap_after_ms = segment.reap_after_ms.min(due_ms);
                 }
             });
         }
         if deleted
             && left == 0
+            && is_spent
             && let Some(record) = self.checkpoints.remove(&id)
         {
             self.index.remove_checkpoint(&record);
+            self.forget_holds(id);
+            self.forget_namespace(&record.namespace);
         }
         Ok(Reply::Dropped { left })
+    }
+
+    /// Of these segments, the ones that deletions beside `id` gave back under a grace that still
+    /// runs and that nobody asked to end; each with the end of the last such grace.
+    fn graces_of_others(
+        &self,
+        id: CheckpointId,
+        batch: [&Vec<SegmentId>; 3],
+    ) -> BTreeMap<SegmentId, u64> {
+        let clock_ms = self.cluster.clock_ms;
+        let mut until = BTreeMap::<SegmentId, u64>::new();
+        let others = self.checkpoints.values().filter(|other| other.id != id);
+        // Nothing was dropped by a record that is not deleted.
+        for other in others.filter(|other| !other.is_spent(clock_ms)) {
+            for segment in batch.into_iter().flatten().filter(|it| other.dropped.contains(**it)) {
+                let until_ms = until.entry(*segment).or_default();
+                *until_ms = other.dropped_until_ms.max(*until_ms);
+            }
+        }
+        until
     }
 
     pub(super) fn reap(&mut self, ids: &[SegmentId]) -> Result<Reply, Refusal> {
@@ -124,7 +229,7 @@ impl Catalogue {
                 self.change_segment(*id, |segment| {
                     segment.reaped = true;
                     for slot in &mut segment.slots {
-                        slot.state = SlotState::Released;
+                        (slot.state, slot.until_ms) = (SlotState::Released, 0);
                     }
                 });
                 self.forget_if_spent(*id);

@@ -9,24 +9,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::kinds::Kinds;
 use super::{Catalogue, Checkpoint};
-use crate::ids::{CheckpointId, Incarnation, Namespace, NodeId, SegmentDigest, SegmentId, Step};
-use crate::model::{Admin, CheckpointState, Node, Segment, SlotState};
+use crate::persistent::Map;
 use crate::segment_set::{SegmentCounts, SegmentSet};
 use crate::sharded::{ShardKey, Sharded};
+use cairn_types::ids::{
+    CheckpointId, Incarnation, Namespace, NodeId, SegmentDigest, SegmentId, Step,
+};
+use cairn_types::model::{Admin, CheckpointState, Node, Segment, SlotState};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Indexes {
     pub digests: Sharded<SegmentDigest, SegmentId>,
-    pub namespaces: BTreeMap<Namespace, Arc<NamespaceIndex>>,
-    pub nodes: BTreeMap<NodeId, NodeSlots>,
+    pub namespaces: Map<Namespace, NamespaceIndex>,
+    pub nodes: Arc<BTreeMap<NodeId, NodeSlots>>,
     /// Segments without a reference that are not reaped, by the time from which they may be.
-    pub unreferenced: BTreeMap<u64, SegmentSet>,
+    pub unreferenced: Map<u64, SegmentSet>,
     /// Referenced segments with an Assigned slot, or with more or fewer live slots than wanted.
     pub unsettled: SegmentSet,
     /// By segment: checkpoints that committed it and hold their reference still.
     pub committed: SegmentCounts,
-    pub open: BTreeSet<CheckpointId>,
+    /// How many segments stand how.
+    pub kinds: Kinds,
+    pub open: Map<CheckpointId, ()>,
+    pub checkpoints_committed: u64,
     /// Distinct racks of registered nodes in service.
     pub racks: u32,
 }
@@ -34,9 +41,13 @@ pub(super) struct Indexes {
 /// The checkpoints of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct NamespaceIndex {
-    pub steps: BTreeSet<(Step, CheckpointId)>,
+    pub steps: Map<(Step, CheckpointId), ()>,
     /// Committed (not deleted) checkpoints by the log index of their commit.
-    pub commits: BTreeMap<u64, CheckpointId>,
+    pub commits: Map<u64, CheckpointId>,
+    /// Of these, the ones that are not in quarantine.
+    pub good: Map<u64, CheckpointId>,
+    /// The same by the log index at which their upload began.
+    pub good_begins: Map<u64, CheckpointId>,
 }
 
 /// The segments that have a slot on one node, by its state.
@@ -48,29 +59,34 @@ pub struct NodeSlots {
     pub released: SegmentSet,
     /// Stored bytes of the live slots.
     pub live_bytes: u64,
+    /// Of these, of the Assigned ones: still to be stored.
+    pub assigned_bytes: u64,
 }
 
 impl ShardKey for SegmentDigest {
     fn shard(&self) -> u16 {
-        u16::from_be_bytes([self.0[0], self.0[1]]) >> 4
+        u16::from_be_bytes([self.0[0], self.0[1]])
     }
 }
 
 impl Indexes {
     pub(super) fn add_segment(&mut self, segment: &Segment) {
         for slot in &segment.slots {
-            let node = self.nodes.entry(slot.node).or_default();
+            let node = Arc::make_mut(&mut self.nodes).entry(slot.node).or_default();
             match slot.state {
                 SlotState::Assigned => node.assigned.insert(segment.id),
                 SlotState::Durable => node.durable.insert(segment.id),
                 SlotState::Released => node.released.insert(segment.id),
             };
             if slot.state != SlotState::Released {
-                node.live_bytes += u64::from(segment.stored_len);
+                node.live_bytes += u64::from(segment.form.stored_len());
+            }
+            if slot.state == SlotState::Assigned {
+                node.assigned_bytes += u64::from(segment.form.stored_len());
             }
         }
         if !segment.is_referenced() && !segment.reaped {
-            self.unreferenced.entry(segment.reap_after_ms).or_default().insert(segment.id);
+            self.unreferenced.or_default(segment.reap_after_ms).insert(segment.id);
         }
         if is_unsettled(segment) {
             self.unsettled.insert(segment.id);
@@ -79,17 +95,21 @@ impl Indexes {
 
     pub(super) fn remove_segment(&mut self, segment: &Segment) {
         for slot in &segment.slots {
-            let Some(node) = self.nodes.get_mut(&slot.node) else { continue };
+            let nodes = Arc::make_mut(&mut self.nodes);
+            let Some(node) = nodes.get_mut(&slot.node) else { continue };
             match slot.state {
                 SlotState::Assigned => node.assigned.remove(segment.id),
                 SlotState::Durable => node.durable.remove(segment.id),
                 SlotState::Released => node.released.remove(segment.id),
             };
             if slot.state != SlotState::Released {
-                node.live_bytes -= u64::from(segment.stored_len);
+                node.live_bytes -= u64::from(segment.form.stored_len());
+            }
+            if slot.state == SlotState::Assigned {
+                node.assigned_bytes -= u64::from(segment.form.stored_len());
             }
             if node.assigned.is_empty() && node.durable.is_empty() && node.released.is_empty() {
-                self.nodes.remove(&slot.node);
+                nodes.remove(&slot.node);
             }
         }
         if let Some(set) = self.unreferenced.get_mut(&segment.reap_after_ms) {
@@ -101,16 +121,25 @@ impl Indexes {
         self.unsettled.remove(segment.id);
     }
 
+    /// Notes how the segment stands: who holds it, and who wants it.
+    pub(super) fn classify(&mut self, segment: &Segment) {
+        self.kinds.classify(segment, self.committed.get(segment.id) > 0);
+    }
+
     pub(super) fn add_checkpoint(&mut self, checkpoint: &Checkpoint) {
-        let namespace = self.namespaces.entry(checkpoint.namespace.clone()).or_default();
-        let namespace = Arc::make_mut(namespace);
-        namespace.steps.insert((checkpoint.step, checkpoint.id));
+        let namespace = self.namespaces.or_default(checkpoint.namespace.clone());
+        namespace.steps.insert((checkpoint.step, checkpoint.id), ());
         match (checkpoint.state, checkpoint.commit) {
             (CheckpointState::Open, _) => {
-                self.open.insert(checkpoint.id);
+                self.open.insert(checkpoint.id, ());
             }
             (CheckpointState::Committed, Some(commit)) => {
+                self.checkpoints_committed += 1;
                 namespace.commits.insert(commit.index, checkpoint.id);
+                if checkpoint.is_good() {
+                    namespace.good.insert(commit.index, checkpoint.id);
+                    namespace.good_begins.insert(checkpoint.began.index, checkpoint.id);
+                }
             }
             _ => {}
         }
@@ -119,10 +148,12 @@ impl Indexes {
     pub(super) fn remove_checkpoint(&mut self, checkpoint: &Checkpoint) {
         self.open.remove(&checkpoint.id);
         let Some(namespace) = self.namespaces.get_mut(&checkpoint.namespace) else { return };
-        let namespace = Arc::make_mut(namespace);
         namespace.steps.remove(&(checkpoint.step, checkpoint.id));
         if let (CheckpointState::Committed, Some(commit)) = (checkpoint.state, checkpoint.commit) {
+            self.checkpoints_committed -= 1;
             namespace.commits.remove(&commit.index);
+            namespace.good.remove(&commit.index);
+            namespace.good_begins.remove(&checkpoint.began.index);
         }
         if namespace.steps.is_empty() {
             self.namespaces.remove(&checkpoint.namespace);
@@ -154,6 +185,7 @@ impl Catalogue {
         self.index.remove_segment(segment);
         let answer = change(segment);
         self.index.add_segment(segment);
+        self.index.classify(segment);
         Some(answer)
     }
 
@@ -165,6 +197,7 @@ impl Catalogue {
         if spent && let Some(segment) = self.segments.remove(id) {
             self.index.remove_segment(&segment);
             self.index.digests.remove(&segment.digest);
+            self.index.kinds.forget(id);
         }
     }
 
@@ -197,6 +230,9 @@ impl Catalogue {
             for id in checkpoint.segments.iter() {
                 index.committed.add(id);
             }
+        }
+        for segment in self.segments.iter() {
+            index.classify(segment);
         }
         index.count_racks(self.nodes.values());
         index

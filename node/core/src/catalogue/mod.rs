@@ -1,8 +1,9 @@
 //! The catalogue: the state machine that Raft drives.
 //!
 //! [`Catalogue::apply`] is pure and total: the same log gives the same catalogue on every node
-//! (C3), and a bad command is a typed refusal that changes nothing but the cluster clock. A clone
-//! shares its pages with the original, so snapshots and planners never hold up apply.
+//! (C3), and a bad command is a typed refusal that changes nothing but the cluster clock. A copy costs
+//! O(1): it shares everything with the original until one of the two changes it, and then only what
+//! is changed is copied. So snapshots and planners never hold up apply.
 //!
 //! ```text
 //!   checkpoint --reference--> segment --slot--> node
@@ -12,41 +13,54 @@
 //!      DropReferences (given back)         ReleaseSlots, Reap      Released --> Removed
 //! ```
 //!
-//! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments` and the remembered
-//! replies. Everything in [`index`] is derived from these and rebuilt on load.
+//! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds` and
+//! the remembered replies. Everything in [`index`] is derived from these and rebuilt on load.
 
+mod annotate;
 mod checkpoint;
 mod deletion;
-mod digest;
+mod features;
+mod holds;
 mod index;
-mod load;
+mod kinds;
+mod labels;
 mod nodes;
 mod policy;
+mod quarantine;
 mod read;
+mod refs;
 mod replies;
 mod reports;
+mod restore;
 mod seal;
 mod slots;
 mod stage;
+pub mod stored;
 mod summary;
 mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::command::{Body, Command, Refusal, Reply};
-use crate::ids::{CheckpointId, Epoch, LINEAGE_SHIFT, Namespace, NodeId};
-use crate::limits::CLOCK_STEP_MS_MAX;
-use crate::model::{Cluster, NamespaceRecord, Node, SealedPart};
 use crate::pages::SegmentPages;
+use crate::persistent::Map;
+use cairn_types::canary;
+use cairn_types::command::{Body, Command, Refusal, Reply};
+use cairn_types::command_table;
+use cairn_types::ids::{CheckpointId, Epoch, LINEAGE_SHIFT, Namespace, NodeId};
+use cairn_types::limits::CLOCK_STEP_MS_MAX;
+use cairn_types::marks::Hold;
+use cairn_types::model::{Cluster, NamespaceRecord, Node};
 
 pub use checkpoint::{Checkpoint, Upload, UploadPart};
 pub use index::NodeSlots;
-pub use load::{LoadError, Loader};
-pub use policy::{Quorum, effective_policy};
+pub use labels::Later;
+pub use policy::Quorum;
 pub use read::ListQuery;
-pub use seal::set_digest;
+pub use refs::Refs;
+pub use restore::NoSlot;
 pub use stage::LIVE_SLOTS_MAX;
+pub use stored::{LoadError, Loader};
 pub use summary::{NodeTally, Summary};
 
 use index::Indexes;
@@ -55,10 +69,14 @@ use replies::Replies;
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
     cluster: Cluster,
-    nodes: BTreeMap<NodeId, Node>,
-    namespaces: BTreeMap<Namespace, NamespaceRecord>,
-    checkpoints: BTreeMap<CheckpointId, Arc<Checkpoint>>,
+    /// Few, read for each slot, and changed seldom: copied as a whole.
+    nodes: Arc<BTreeMap<NodeId, Node>>,
+    namespaces: Map<Namespace, NamespaceRecord>,
+    checkpoints: Map<CheckpointId, Arc<Checkpoint>>,
     segments: SegmentPages,
+    refs: Map<Namespace, Refs>,
+    /// By checkpoint and owner.
+    holds: Map<(CheckpointId, String), Hold>,
     replies: Replies,
     index: Indexes,
 }
@@ -80,7 +98,8 @@ impl Catalogue {
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
         let clock_ms = self.cluster.clock_ms;
         let step_end = clock_ms.saturating_add(CLOCK_STEP_MS_MAX);
-        self.cluster.clock_ms = clock_ms.max(command.clock_ms.min(step_end));
+        let least_ms = if canary!("clock_falls") { 0 } else { clock_ms };
+        self.cluster.clock_ms = least_ms.max(command.clock_ms.min(step_end));
         if let Some(reply) = self.replies.get(command.request) {
             return reply.clone();
         }
@@ -92,77 +111,38 @@ impl Catalogue {
     }
 
     fn dispatch(&mut self, entry: Entry, body: &Body) -> Result<Reply, Refusal> {
-        if let Body::InitCluster { cluster, settings, node } = body {
-            return self.init_cluster(*cluster, settings, node);
-        }
-        if !self.is_initialized() {
-            return Err(Refusal::NotInitialized);
-        }
         match body {
-            Body::InitCluster { .. } => Err(Refusal::AlreadyInitialized),
-            Body::AllocateNode(node) => self.allocate_node(node),
-            Body::Register { .. } => self.register(body),
-            Body::Inventory { node, incarnation, missing, last } => {
-                self.inventory(entry, *node, *incarnation, missing, *last)
-            }
-            Body::SetLiveness { changes } => self.set_liveness(changes),
-            Body::RemoveNode { node } => self.remove_node(*node),
-            Body::SetPolicy { namespace, change } => self.set_policy(namespace, change),
-            Body::Begin { namespace, step, parts, attempt, change, replace, labels } => {
-                self.begin(uploads::Begin {
-                    namespace,
-                    step: *step,
-                    parts: *parts,
-                    attempt: *attempt,
-                    change,
-                    replace: *replace,
-                    labels,
-                })
-            }
-            Body::Stage { checkpoint, attempt, part, run, segments } => {
-                self.stage(entry, *checkpoint, *attempt, *part, *run, segments)
-            }
-            Body::Durable { node, incarnation, replicas } => {
-                self.durable(*node, *incarnation, replicas)
-            }
-            Body::Lost { node, incarnation, replicas } => {
-                self.lost(entry, *node, *incarnation, replicas)
-            }
-            Body::Removed { node, incarnation, replicas } => {
-                self.removed(*node, *incarnation, replicas)
-            }
-            Body::SealPart {
-                checkpoint,
-                attempt,
-                part,
-                run,
-                manifest,
-                set_digest,
-                bytes,
-                files,
-            } => {
-                let sealed = SealedPart {
-                    manifest: manifest.clone(),
-                    set_digest: *set_digest,
-                    bytes: *bytes,
-                    files: *files,
-                };
-                self.seal_part(entry, *checkpoint, *attempt, *part, *run, sealed)
-            }
-            Body::Renew { uploads } => self.renew(uploads),
-            Body::LeaderStarted => self.leader_started(),
-            Body::ExpireUploads { checkpoints } => self.expire_uploads(checkpoints),
-            Body::Delete { checkpoint, reason, now } => self.delete(*checkpoint, *reason, *now),
-            Body::DropReferences { checkpoint } => self.drop_references(*checkpoint),
-            Body::Reap { segments } => self.reap(segments),
-            Body::AssignSlots { slots } => self.assign_slots(entry, slots),
-            Body::ReleaseSlots { slots } => self.release_slots(slots),
+            Body::InitCluster(_) => {}
+            _ if !self.is_initialized() => return Err(Refusal::NotInitialized),
+            _ => self.admit(body)?,
         }
+        macro_rules! apply {
+            ($catalogue:tt; $($module:ident $Name:ident $sender:ident $level:literal $words:literal,)*) => {
+                match body {
+                    $(Body::$Name(command) => command.apply($catalogue, entry),)*
+                }
+            };
+        }
+        command_table!(apply self)
     }
+}
+
+/// What a command does to the catalogue.
+trait Apply {
+    /// Total; a refusal leaves the catalogue as it was.
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal>;
 }
 
 fn malformed(what: impl Into<String>) -> Refusal {
     Refusal::Malformed(what.into())
+}
+
+/// Refuses what would be shown as something else than it is.
+fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
+    match text.contains(char::is_control) {
+        true => Err(malformed(format!("{what} with control characters"))),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a batch longer than `max`.

@@ -1,12 +1,68 @@
 //! Nodes: how they come, register, go down and leave.
 
-use super::{Catalogue, Tally, check_batch, malformed};
-use crate::command::{Body, Refusal, Reply};
-use crate::ids::{
-    ClusterId, Incarnation, Lineage, NodeId, Nonce, SegmentId, check_label, is_host_port,
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::kinds::Use;
+use super::{Apply, Catalogue, Entry, Tally, check_batch, malformed};
+use cairn_types::command::{
+    Accept, AllocateNode, ForgetNodes, InitCluster, Refusal, Register, RemoveNode, Reply,
+    SetLiveness, VoidSlots,
 };
-use crate::limits::{NODES_MAX, NONCES_MAX, SUPERSEDED_MAX};
-use crate::model::{Admin, Cluster, Liveness, NewNode, Node, Settings, Slot, SlotState};
+use cairn_types::ids::{
+    ClusterId, Incarnation, LINEAGE_SHIFT, Lineage, NodeId, Nonce, SegmentId, check_host_port,
+    check_label,
+};
+use cairn_types::limits::{
+    NODES_MAX, NONCES_MAX, REMOVED_KEPT_MS, SUPERSEDED_MAX, UNREGISTERED_KEPT_MS,
+    UNREGISTERED_MS_MIN, VOIDED_SEGMENTS_MAX,
+};
+use cairn_types::model::{Admin, CheckpointState, Cluster, Liveness, NewNode, Node, Settings};
+
+impl Apply for InitCluster {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.init_cluster(self.cluster, &self.settings, &self.node)
+    }
+}
+
+impl Apply for AllocateNode {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.allocate_node(self)
+    }
+}
+
+impl Apply for Register {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.register(self)
+    }
+}
+
+impl Apply for SetLiveness {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.set_liveness(&self.changes)
+    }
+}
+
+impl Apply for RemoveNode {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.remove_node(self.node, self.accept)
+    }
+}
+
+impl Apply for VoidSlots {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.void_slots(self.node)
+    }
+}
+
+/// From this feature level of the cluster on, a removal voids slots in steps.
+const VOIDED_LEVEL: u32 = 2;
+
+impl Apply for ForgetNodes {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.forget_nodes(&self.nodes)
+    }
+}
 
 impl Catalogue {
     pub(super) fn init_cluster(
@@ -38,8 +94,10 @@ impl Catalogue {
     }
 
     pub(super) fn allocate_node(&mut self, node: &NewNode) -> Result<Reply, Refusal> {
+        self.check_build(node.feature_level)?;
         check_place(&node.host, &node.rack, &node.address)?;
-        let known = self.nodes.values_mut().find(|known| known.cookie == node.cookie);
+        let known =
+            Arc::make_mut(&mut self.nodes).values_mut().find(|known| known.cookie == node.cookie);
         if let Some(known) = known {
             if known.admin == Admin::Removed {
                 return Err(Refusal::NodeRemoved(known.id));
@@ -55,10 +113,76 @@ impl Catalogue {
             }
             return Ok(Reply::NodeAllocated { node: known.id });
         }
+        let holds_place = |known: &&Node| {
+            known.admin == Admin::InService
+                && known.incarnation != Incarnation(0)
+                && (&known.host, &known.address) == (&node.host, &node.address)
+                && node.replaces != Some(known.id)
+        };
+        if let Some(known) = self.nodes.values().find(holds_place) {
+            return Err(Refusal::PlaceTaken { node: known.id });
+        }
+        if self.nodes.len() >= NODES_MAX {
+            self.forget_one_that_never_came();
+        }
         if self.nodes.len() >= NODES_MAX {
             return Err(malformed(format!("the cluster has had {NODES_MAX} nodes, its limit")));
         }
         Ok(Reply::NodeAllocated { node: self.add_node(node) })
+    }
+
+    /// Drops records that are of no more use: of nodes that never registered, and of removed ones.
+    /// Their ids are never minted again.
+    pub(super) fn forget_nodes(&mut self, nodes: &[NodeId]) -> Result<Reply, Refusal> {
+        check_batch("nodes", nodes.len(), NODES_MAX)?;
+        let mut tally = Tally::default();
+        for node in nodes {
+            let may_go = self.nodes.get(node).is_some_and(|it| self.may_forget(it));
+            tally.count(may_go);
+            if may_go {
+                Arc::make_mut(&mut self.nodes).remove(node);
+            }
+        }
+        Ok(tally.reply())
+    }
+
+    /// Whether a node's record is of no more use: it did not register in time, or was removed long
+    /// ago. Whether it is still a Raft member is for the leader to say.
+    pub fn may_forget(&self, node: &Node) -> bool {
+        let age_ms = self.cluster.clock_ms.saturating_sub(node.liveness_since_ms);
+        let after_ms = match node {
+            Node { admin: Admin::Removed, .. } => REMOVED_KEPT_MS,
+            Node { incarnation: Incarnation(0), .. } => UNREGISTERED_KEPT_MS,
+            _ => return false,
+        };
+        let slots = self.index.nodes.get(&node.id);
+        let has_none = slots.is_none_or(|slots| {
+            slots.assigned.is_empty() && slots.durable.is_empty() && slots.released.is_empty()
+        });
+        age_ms >= after_ms && has_none
+    }
+
+    /// Joins that were given up must not keep a real node out of a full cluster.
+    fn forget_one_that_never_came(&mut self) {
+        let clock_ms = self.cluster.clock_ms;
+        let idle = |it: &&Node| {
+            it.incarnation == Incarnation(0)
+                && it.admin == Admin::InService
+                && clock_ms.saturating_sub(it.liveness_since_ms) >= UNREGISTERED_MS_MIN
+        };
+        let oldest =
+            self.nodes.values().filter(idle).min_by_key(|it| (it.liveness_since_ms, it.id));
+        if let Some(id) = oldest.map(|it| it.id) {
+            Arc::make_mut(&mut self.nodes).remove(&id);
+        }
+    }
+
+    /// Whether a node of this id was a member once, of which there is no record any more.
+    pub fn is_forgotten(&self, node: NodeId) -> bool {
+        let counter = node.0 & ((1 << LINEAGE_SHIFT) - 1);
+        let minted = node.0 == self.cluster.lineage.mint(counter)
+            && (1..self.cluster.next_node).contains(&counter);
+        minted && !self.nodes.contains_key(&node)
     }
 
     fn add_node(&mut self, node: &NewNode) -> NodeId {
@@ -80,13 +204,12 @@ impl Catalogue {
             capacity_bytes: node.capacity_bytes,
             feature_level: node.feature_level,
         };
-        self.nodes.insert(id, record);
+        Arc::make_mut(&mut self.nodes).insert(id, record);
         id
     }
 
-    /// Takes a whole `Body::Register`, whose fields are many.
-    pub(super) fn register(&mut self, body: &Body) -> Result<Reply, Refusal> {
-        let Body::Register {
+    fn register(&mut self, registration: &Register) -> Result<Reply, Refusal> {
+        let Register {
             node,
             cookie,
             previous,
@@ -96,17 +219,17 @@ impl Catalogue {
             address,
             capacity_bytes,
             feature_level,
-        } = body
-        else {
-            return Err(malformed("not a registration"));
-        };
-        let record = self.nodes.get_mut(node).ok_or(Refusal::UnknownNode(*node))?;
+        } = registration;
+        let record = self.nodes.get(node).ok_or(Refusal::UnknownNode(*node))?;
         if record.admin == Admin::Removed {
             return Err(Refusal::NodeRemoved(*node));
         }
         if record.cookie != *cookie {
             return Err(Refusal::WrongCookie { node: *node });
         }
+        self.check_build(*feature_level)?;
+        let record =
+            Arc::make_mut(&mut self.nodes).get_mut(node).ok_or(Refusal::UnknownNode(*node))?;
         if *nonce == Nonce(0) {
             return Err(malformed("a process nonce is never zero"));
         }
@@ -151,7 +274,7 @@ impl Catalogue {
         let clock_ms = self.cluster.clock_ms;
         let mut tally = Tally::default();
         for (node, incarnation, liveness) in changes {
-            let current = self.nodes.get_mut(node).filter(|record| {
+            let current = Arc::make_mut(&mut self.nodes).get_mut(node).filter(|record| {
                 record.admin == Admin::InService
                     && record.incarnation == *incarnation
                     && *incarnation != Incarnation(0)
@@ -167,66 +290,119 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// For good: the node's slots vanish, live and released alike (D4). Refused while data would
-    /// go with it.
-    pub(super) fn remove_node(&mut self, node: NodeId) -> Result<Reply, Refusal> {
+    /// Final: the node's slots count no more from here on (D4). They vanish, live and released
+    /// alike: some with this entry, the rest with those of [`VoidSlots`].
+    pub(super) fn remove_node(&mut self, node: NodeId, accept: Accept) -> Result<Reply, Refusal> {
         let clock_ms = self.cluster.clock_ms;
+        if self.nodes.get(&node).is_some_and(|record| record.admin == Admin::Removed) {
+            return Ok(Reply::Done);
+        }
+        self.may_remove(node, accept)?;
+        let record =
+            Arc::make_mut(&mut self.nodes).get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
+        record.admin = Admin::Removed;
+        record.inventoried = false;
+        record.liveness = Liveness::Down;
+        // From when on it may be forgotten.
+        record.liveness_since_ms = clock_ms;
+        self.recount_racks();
+        // A node of an older build voids all at once: all do, until all are newer.
+        let steps = self.cluster.feature_level >= VOIDED_LEVEL;
+        self.void_some(node, if steps { VOIDED_SEGMENTS_MAX } else { usize::MAX });
+        Ok(Reply::Done)
+    }
+
+    fn void_slots(&mut self, node: NodeId) -> Result<Reply, Refusal> {
+        let record = self.nodes.get(&node).ok_or(Refusal::UnknownNode(node))?;
+        if record.admin != Admin::Removed {
+            return Err(malformed(format!("slots of node {node}, which is in service")));
+        }
+        Ok(Reply::Dropped { left: self.void_some(node, VOIDED_SEGMENTS_MAX) })
+    }
+
+    /// Takes the node's slots off `most` segments; how many slots are left.
+    fn void_some(&mut self, node: NodeId, most: usize) -> u64 {
+        let slots = self.index.nodes.get(&node).cloned().unwrap_or_default();
+        let held = slots.assigned.iter().chain(slots.durable.iter()).chain(slots.released.iter());
+        for id in held.take(most).collect::<Vec<SegmentId>>() {
+            self.change_segment(id, |segment| segment.slots.retain(|slot| slot.node != node));
+            self.forget_if_spent(id);
+        }
+        let left = self.index.nodes.get(&node);
+        left.map_or(0, |it| it.assigned.len() + it.durable.len() + it.released.len())
+    }
+}
+
+impl Catalogue {
+    /// Whether a node in service may go, as far as data and hosts are concerned. The vote is the
+    /// leader's care: see `voters::may_leave`.
+    pub fn may_remove(&self, node: NodeId, accept: Accept) -> Result<(), Refusal> {
         let record = self.nodes.get(&node).ok_or(Refusal::UnknownNode(node))?;
         if record.admin == Admin::Removed {
-            return Ok(Reply::Done);
+            return Err(Refusal::NodeRemoved(node));
         }
         let serves =
             |other: &&Node| other.admin == Admin::InService && other.incarnation != Incarnation(0);
         if !self.nodes.values().filter(serves).any(|other| other.id != node) {
             return Err(Refusal::LastNode(node));
         }
-        let segments = self.last_replicas(node);
-        if segments > 0 {
+        let segments = self.removal_cost(node).segments_lost;
+        if segments > 0 && !accept.data_loss {
             return Err(Refusal::LastReplicas { node, segments });
         }
-        let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
-        record.admin = Admin::Removed;
-        record.inventoried = false;
-        if record.liveness == Liveness::Up {
-            record.liveness = Liveness::Down;
-            record.liveness_since_ms = clock_ms;
+        let up = |without: Option<NodeId>| {
+            let nodes = self.nodes.values().filter(|other| other.takes_slots());
+            let hosts = nodes.filter(|other| Some(other.id) != without).map(|other| &other.host);
+            hosts.collect::<BTreeSet<_>>().len() as u32
+        };
+        let (hosts, wanted) = (up(Some(node)), self.replicas_in_use());
+        if hosts < wanted && hosts < up(None) && !accept.fewer_hosts {
+            return Err(Refusal::TooFewHosts { node, hosts, wanted });
         }
-        self.recount_racks();
-        let slots = self.index.nodes.get(&node).cloned().unwrap_or_default();
-        let held: Vec<SegmentId> = slots
-            .assigned
-            .iter()
-            .chain(slots.durable.iter())
-            .chain(slots.released.iter())
-            .collect();
-        for id in held {
-            self.change_segment(id, |segment| segment.slots.retain(|slot| slot.node != node));
-            self.forget_if_spent(id);
+        Ok(())
+    }
+
+    /// What goes with a node. Costs a walk over the kinds of segments.
+    pub fn removal_cost(&self, node: NodeId) -> RemovalCost {
+        let mut cost = RemovalCost::default();
+        // What lies on a node that is down may never come back.
+        let lives =
+            |other: &NodeId| *other != node && self.nodes.get(other).is_some_and(Node::counts);
+        let kinds = self.index.kinds.iter();
+        for (kind, totals) in kinds.filter(|(kind, _)| kind.used != Use::Unreferenced) {
+            if !kind.durable.contains(&node) {
+                continue;
+            }
+            cost.segments += totals.segments;
+            cost.bytes += totals.bytes;
+            if !kind.durable.iter().any(lives) {
+                cost.segments_lost += totals.segments;
+                cost.bytes_lost += totals.bytes;
+            }
         }
-        Ok(Reply::Done)
+        cost
+    }
+
+    /// The most replicas that a checkpoint wants.
+    fn replicas_in_use(&self) -> u32 {
+        let kept = self.checkpoints.values().filter(|it| it.state != CheckpointState::Deleted);
+        kept.map(|record| record.policy.replicas).max().unwrap_or(1)
     }
 }
 
-impl Catalogue {
-    /// Referenced segments that are Durable on this node and on no other one in service. Costs a
-    /// walk over the node's durable segments.
-    fn last_replicas(&self, node: NodeId) -> u64 {
-        let in_service =
-            |id: &NodeId| self.nodes.get(id).is_some_and(|other| other.admin == Admin::InService);
-        let elsewhere = |slot: &Slot| {
-            slot.node != node && slot.state == SlotState::Durable && in_service(&slot.node)
-        };
-        let durable =
-            self.index.nodes.get(&node).into_iter().flat_map(|slots| slots.durable.iter());
-        let referenced = durable
-            .filter_map(|id| self.segments.get(id))
-            .filter(|segment| segment.is_referenced());
-        referenced.filter(|segment| !segment.slots.iter().any(elsewhere)).count() as u64
-    }
+/// What a node's removal costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RemovalCost {
+    /// Referenced segments that are durable there: their replicas are made elsewhere.
+    pub segments: u64,
+    pub bytes: u64,
+    /// Of these, without another living replica.
+    pub segments_lost: u64,
+    pub bytes_lost: u64,
 }
 
 fn check_place(host: &str, rack: &str, address: &str) -> Result<(), Refusal> {
     check_label(host).map_err(|error| malformed(error.to_string()))?;
     check_label(rack).map_err(|error| malformed(error.to_string()))?;
-    if is_host_port(address) { Ok(()) } else { Err(malformed("address is not a HOST:PORT")) }
+    check_host_port(address).map_err(|error| malformed(error.to_string()))
 }

@@ -1,11 +1,12 @@
 //! Policies, and what they ask for: quorums and racks.
 
-use super::{Catalogue, Entry, malformed};
-use crate::canary;
-use crate::command::{Refusal, Reply};
-use crate::ids::Namespace;
-use crate::limits::REPLICAS_MAX;
-use crate::model::{Isolation, NamespaceRecord, Policy, PolicyChange, Segment, SlotState};
+use cairn_types::canary;
+use cairn_types::command::{Refusal, Reply, SetPolicy};
+use cairn_types::ids::{Namespace, NodeId};
+use cairn_types::model::{Isolation, NamespaceRecord, Policy, PolicyChange, Segment, SlotState};
+use cairn_types::policy::effective_policy;
+
+use super::{Apply, Catalogue, Entry};
 
 /// What a segment needs before a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,33 +17,17 @@ pub struct Quorum {
     pub racks: u32,
 }
 
-/// `base` with what the caller wants different.
-///
-/// A smaller R caps a W and a `min_racks` that the caller did not name; a named rule that cannot
-/// be kept is refused.
-pub fn effective_policy(base: &Policy, change: &PolicyChange) -> Result<Policy, Refusal> {
-    let replicas = change.replicas.unwrap_or(base.replicas);
-    if !(1..=REPLICAS_MAX).contains(&replicas) {
-        return Err(malformed(format!("{replicas} replicas, wants 1 to {REPLICAS_MAX}")));
+impl Quorum {
+    /// Whether these are enough replicas on enough racks.
+    pub(super) fn meets(self, wanted: Self) -> bool {
+        self.replicas >= wanted.replicas && self.racks >= wanted.racks
     }
-    let part_of_r = |name: &str, named: Option<u32>, inherited: u32| match named {
-        Some(value) if (1..=replicas).contains(&value) => Ok(value),
-        Some(value) => {
-            Err(malformed(format!("{name} of {value}, wants 1 to the {replicas} replicas")))
-        }
-        None => Ok(inherited.clamp(1, replicas)),
-    };
-    Ok(Policy {
-        replicas,
-        write_quorum: part_of_r("write quorum", change.write_quorum, base.write_quorum)?,
-        min_racks: part_of_r("rack minimum", change.min_racks, base.min_racks)?,
-        isolation: change.isolation.unwrap_or(base.isolation),
-        keep_last: match change.keep_last {
-            None => base.keep_last,
-            Some(0) => None,
-            Some(keep_last) => Some(keep_last),
-        },
-    })
+}
+
+impl Apply for SetPolicy {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.set_policy(&self.namespace, &self.change)
+    }
 }
 
 impl Catalogue {
@@ -53,7 +38,21 @@ impl Catalogue {
     ) -> Result<Reply, Refusal> {
         let policy = effective_policy(&self.namespace_or_default(namespace).policy, change)?;
         self.put_policy(namespace, policy);
+        self.forget_namespace(namespace);
         Ok(Reply::Done)
+    }
+
+    /// Drops the record of a namespace that has no checkpoint and the default policy: it says
+    /// nothing, and names can be made up without end.
+    pub(super) fn forget_namespace(&mut self, namespace: &Namespace) {
+        let is_empty = !self.index.namespaces.contains_key(namespace);
+        if is_empty {
+            self.refs.remove(namespace);
+        }
+        let record = self.namespaces.get(namespace);
+        if is_empty && record.is_some_and(|record| record.policy == Policy::default()) {
+            self.namespaces.remove(namespace);
+        }
     }
 
     /// The namespace's record, or what a new one starts from.
@@ -62,7 +61,7 @@ impl Catalogue {
     }
 
     pub(super) fn put_policy(&mut self, namespace: &Namespace, policy: Policy) {
-        let record = self.namespaces.entry(namespace.clone()).or_default();
+        let record = self.namespaces.or_default(namespace.clone());
         if record.policy != policy {
             record.policy = policy;
             record.policy_version += 1;
@@ -90,14 +89,18 @@ impl Catalogue {
     /// Replicas of a segment that count, and the racks they stand in.
     pub fn counting(&self, segment: &Segment) -> Quorum {
         let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
-        let nodes = durable.filter_map(|slot| self.nodes.get(&slot.node));
+        self.counting_on(durable.map(|slot| slot.node))
+    }
+
+    /// Of Durable replicas on these nodes, those that count, and the racks they stand in.
+    pub(super) fn counting_on(&self, nodes: impl Iterator<Item = NodeId>) -> Quorum {
+        let nodes = nodes.filter_map(|node| self.nodes.get(&node));
         spread(nodes.filter(|node| node.counts()).map(|node| node.rack.as_str()))
     }
 
     /// Whether enough replicas count on enough racks.
     pub fn meets(&self, segment: &Segment, quorum: Quorum) -> bool {
-        let have = self.counting(segment);
-        have.replicas >= quorum.replicas && have.racks >= quorum.racks
+        self.counting(segment).meets(quorum)
     }
 }
 
@@ -112,11 +115,4 @@ pub(crate) fn spread<'a>(racks: impl Iterator<Item = &'a str>) -> Quorum {
         }
     }
     Quorum { replicas, racks: seen.len() as u32 }
-}
-
-impl Entry {
-    /// The label of a commit made by this entry, which never goes back in a namespace.
-    pub(super) fn wall_after(&self, last_wall_ms: u64) -> u64 {
-        self.wall_ms.max(last_wall_ms)
-    }
 }

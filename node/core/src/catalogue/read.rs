@@ -1,32 +1,61 @@
 //! What may be asked of a catalogue. Only committed checkpoints are visible unless a question
 //! says otherwise (C2).
 
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use super::index::NamespaceIndex;
+use super::kinds::Totals;
 use super::{Catalogue, Checkpoint, NodeSlots};
-use crate::canary;
-use crate::command::{Refusal, Reply};
-use crate::ids::{
+use crate::pages::SegmentPages;
+use crate::segment_set::SegmentSet;
+use cairn_types::canary;
+use cairn_types::command::{Refusal, Reply};
+use cairn_types::ids::{
     Address, CheckpointId, Cookie, Namespace, NodeId, Nonce, RequestId, SegmentDigest, SegmentId,
     Selector, Step,
 };
-use crate::model::{
+use cairn_types::limits::MISSING_PARTS_MAX;
+use cairn_types::model::{
     CheckpointInfo, CheckpointState, Cluster, Durability, NamespaceRecord, Node, SealedPart,
     Segment,
 };
-use crate::pages::SegmentPages;
-use crate::segment_set::SegmentSet;
 
 /// Which checkpoints to list: ordered by (namespace, step, id).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
-    /// Of the namespace's name; empty for all.
+    /// This namespace and those below it; empty for all.
     pub prefix: String,
     /// Open uploads too.
     pub include_open: bool,
+    /// Deleted ones too, as long as their grace runs.
+    pub include_deleted: bool,
     /// Continue after this one.
     pub after: Option<(Namespace, Step, CheckpointId)>,
     pub limit: usize,
+}
+
+/// Names from `first` on, before `end` if there is one.
+struct NameRange {
+    first: String,
+    end: Option<String>,
+}
+
+impl NameRange {
+    /// A range whose start is past its end would be a panic.
+    fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| self.first >= *end)
+    }
+}
+
+impl RangeBounds<str> for NameRange {
+    fn start_bound(&self) -> Bound<&str> {
+        Bound::Included(&self.first)
+    }
+
+    fn end_bound(&self) -> Bound<&str> {
+        self.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
+    }
 }
 
 impl Catalogue {
@@ -74,13 +103,13 @@ impl Catalogue {
     }
 
     /// In every state, by id.
-    pub fn checkpoints(&self) -> impl Iterator<Item = &Arc<Checkpoint>> {
+    pub fn checkpoints(&self) -> impl DoubleEndedIterator<Item = &Arc<Checkpoint>> {
         self.checkpoints.values()
     }
 
     /// Open uploads, by id.
     pub fn open_uploads(&self) -> impl Iterator<Item = &Arc<Checkpoint>> {
-        self.index.open.iter().filter_map(|id| self.checkpoints.get(id))
+        self.index.open.keys().filter_map(|id| self.checkpoints.get(id))
     }
 
     /// The records of a step in every state, oldest first.
@@ -93,7 +122,7 @@ impl Catalogue {
         let range = (step, CheckpointId(0))..=(step, CheckpointId(u64::MAX));
         names
             .flat_map(move |names| names.steps.range(range.clone()))
-            .filter_map(|(_, id)| self.checkpoints.get(id))
+            .filter_map(|((_, id), ())| self.checkpoints.get(id))
     }
 
     /// Committed checkpoints of a namespace, newest commit first.
@@ -105,6 +134,15 @@ impl Catalogue {
         names
             .flat_map(|names| names.commits.values().rev())
             .filter_map(|id| self.checkpoints.get(id))
+    }
+
+    /// The same without those in quarantine.
+    pub fn good_commits(
+        &self,
+        namespace: &Namespace,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Checkpoint>> {
+        let names = self.index.namespaces.get(namespace).into_iter();
+        names.flat_map(|names| names.good.values().rev()).filter_map(|id| self.checkpoints.get(id))
     }
 
     pub fn segments(&self) -> &SegmentPages {
@@ -157,15 +195,22 @@ impl Catalogue {
     /// As [`Catalogue::resolve`], without computing its durability.
     pub fn resolve_record(&self, address: &Address) -> Result<&Arc<Checkpoint>, Refusal> {
         let mut commits = self.commits(&address.namespace);
+        let mut good = self.good_commits(&address.namespace);
         let found = match &address.selector {
             Selector::Step(step) => self
                 .checkpoints_at(&address.namespace, *step)
                 .find(|record| record.state == CheckpointState::Committed),
             Selector::Latest if canary!("latest_by_step") => commits.max_by_key(|it| it.step),
-            Selector::Latest => commits.next(),
-            Selector::CommittedBy(wall_ms) => commits
-                .find(|record| record.commit.is_some_and(|commit| commit.wall_ms <= *wall_ms)),
-            Selector::Ref(_) => None,
+            Selector::Latest if canary!("latest_in_quarantine") => commits.next(),
+            Selector::Latest => good.next(),
+            Selector::Before(count) => good.nth(*count as usize),
+            Selector::CommittedBy(wall_ms) => {
+                good.find(|record| record.commit.is_some_and(|commit| commit.wall_ms <= *wall_ms))
+            }
+            Selector::Ref(name) => self
+                .ref_target(&address.namespace, name)
+                .and_then(|id| self.checkpoints.get(&id))
+                .filter(|record| record.is_committed()),
         };
         found.ok_or_else(|| Refusal::NoSuchCheckpoint {
             namespace: address.namespace.to_string(),
@@ -173,44 +218,70 @@ impl Catalogue {
         })
     }
 
-    /// At most `limit` committed (and, if asked for, open) checkpoints. Durability costs a walk
-    /// over a checkpoint's segments, so that is a second question: [`Catalogue::info`].
+    /// At most `limit` committed (and, if asked for, open) checkpoints. How safe each is, is a
+    /// second question: [`Catalogue::listed`].
     pub fn list(&self, query: &ListQuery) -> Vec<Arc<Checkpoint>> {
         let after = query.after.as_ref();
-        let namespaces = self.index.namespaces.iter();
-        namespaces
-            .filter(|(name, _)| name.as_str().starts_with(&query.prefix))
-            .filter(|(name, _)| after.is_none_or(|(last, _, _)| *name >= last))
-            .flat_map(|(name, names)| names.steps.iter().map(move |place| (name, place)))
-            .filter(|(name, (step, id))| {
-                after.is_none_or(|(last, last_step, last_id)| {
-                    (*name, step, id) > (last, last_step, last_id)
-                })
+        self.namespaces_below(&query.prefix, after.map_or("", |(last, _, _)| last.as_str()))
+            .flat_map(|(name, names)| {
+                let from = match after {
+                    Some((last, step, id)) if last == name => Bound::Excluded((*step, *id)),
+                    _ => Bound::Unbounded,
+                };
+                names.steps.range((from, Bound::Unbounded))
             })
-            .filter_map(|(_, (_, id))| self.checkpoints.get(id))
+            .filter_map(|((_, id), ())| self.checkpoints.get(id))
             .filter(|record| match record.state {
                 CheckpointState::Committed => true,
                 CheckpointState::Open => query.include_open,
-                CheckpointState::Deleted => false,
+                CheckpointState::Deleted => query.include_deleted,
             })
             .take(query.limit)
             .cloned()
             .collect()
     }
 
+    /// Namespaces from the name `from` on: all, or `prefix` itself and what is below it.
+    fn namespaces_below<'a>(
+        &'a self,
+        prefix: &str,
+        from: &str,
+    ) -> impl Iterator<Item = (&'a Namespace, &'a NamespaceIndex)> {
+        let namespaces = &self.index.namespaces;
+        let exact = namespaces.get_key_value(prefix).filter(|(name, _)| name.as_str() >= from);
+        // '0' is the character after '/'.
+        let (first, end) = match prefix {
+            "" => (String::new(), None),
+            _ => (format!("{prefix}/"), Some(format!("{prefix}0"))),
+        };
+        let below = NameRange { first: first.max(from.to_owned()), end };
+        let below = (!below.is_empty()).then(|| namespaces.range::<str, _>(below));
+        exact.into_iter().chain(below.into_iter().flatten())
+    }
+
     /// What a client needs to know of a checkpoint. Of an open upload: what is sealed, and what
     /// it has staged so far.
     pub fn info(&self, record: &Checkpoint) -> CheckpointInfo {
-        let parts: Vec<SealedPart> = match &record.open {
-            Some(upload) => {
-                upload.parts.values().filter_map(|part| part.part.sealed.clone()).collect()
-            }
-            None => record.parts.clone(),
-        };
+        CheckpointInfo { parts: sealed_parts(record).cloned().collect(), ..self.listed(record) }
+    }
+
+    /// As [`Catalogue::info`], without the parts, which may be many.
+    pub fn listed(&self, record: &Checkpoint) -> CheckpointInfo {
         let open = record.open.is_some();
-        let staged = record.loose.iter().filter_map(|id| self.segments.get(id));
-        let staged_bytes = || staged.map(|segment| u64::from(segment.len)).sum();
-        let sum = |of: fn(&SealedPart) -> u64| parts.iter().map(of).fold(0u64, u64::saturating_add);
+        let (mut parts_missing, mut first_missing) = (0, Vec::new());
+        let (mut bytes, mut files) = (record.bytes, record.files);
+        if let Some(upload) = &record.open {
+            let is_sealed =
+                |part: &u32| upload.parts.get(part).is_some_and(|part| part.part.sealed.is_some());
+            let missing = (0..record.parts_wanted).filter(|part| !is_sealed(part));
+            first_missing = missing.take(MISSING_PARTS_MAX).collect();
+            parts_missing = record.parts_wanted - upload.sealed;
+            let sum = |of: fn(&SealedPart) -> u64| {
+                sealed_parts(record).map(of).fold(0u64, u64::saturating_add)
+            };
+            (bytes, files) = (sum(|part| part.bytes), sum(|part| part.files));
+        }
+        let (durability, staged) = self.standing(record);
         CheckpointInfo {
             id: record.id,
             namespace: record.namespace.clone(),
@@ -220,27 +291,31 @@ impl Catalogue {
             policy: record.policy.clone(),
             commit: record.commit,
             labels: record.labels.clone(),
-            bytes: sum(|part| part.bytes),
-            files: sum(|part| part.files),
+            metrics: record.metrics.clone(),
+            bytes,
+            files,
             segments: if open { record.loose.len() } else { record.segments.len() },
-            segment_bytes: if open { staged_bytes() } else { record.segment_bytes },
-            durability: self.durability(record),
-            parts,
+            segment_bytes: if open { staged.bytes } else { record.segment_bytes },
+            durability,
+            parts: Vec::new(),
+            parts_wanted: record.parts_wanted,
+            parts_missing,
+            first_missing,
+            began: record.began.clone(),
+            quarantine: record.quarantine.clone(),
+            refs: self.refs_to(record).cloned().collect(),
+            holds: self.active_holds(record.id).cloned().collect(),
         }
-    }
-
-    /// The segments a checkpoint names; of an open upload, those it has staged.
-    pub fn checkpoint_segments<'a>(
-        &'a self,
-        record: &'a Checkpoint,
-    ) -> impl Iterator<Item = &'a Segment> {
-        let loose = record.open.is_some().then_some(&record.loose);
-        let ids = record.segments.iter().chain(loose.into_iter().flat_map(SegmentSet::iter));
-        ids.filter_map(|id| self.segments.get(id))
     }
 
     /// How safe a checkpoint is now. One without segments is as safe as it wants to be.
     pub fn durability(&self, record: &Checkpoint) -> Durability {
+        self.standing(record).0
+    }
+
+    /// The durability of the segments a checkpoint names, of an open upload those that it has
+    /// staged; how many they are and their bytes.
+    fn standing(&self, record: &Checkpoint) -> (Durability, Totals) {
         let wanted = record.policy.replicas;
         let mut least = Durability {
             replicas_wanted: wanted,
@@ -248,22 +323,33 @@ impl Catalogue {
             racks_min: u32::MAX,
             ..Durability::default()
         };
-        for segment in self.checkpoint_segments(record) {
-            let have = self.counting(segment);
+        let mut all = Totals::default();
+        let loose = record.open.is_some().then_some(&record.loose);
+        let count = record.segments.len() + loose.map_or(0, SegmentSet::len);
+        let ids = record.segments.iter().chain(loose.into_iter().flat_map(SegmentSet::iter));
+        for (kind, totals) in self.index.kinds.of(ids, count) {
+            let have = self.counting_on(kind.durable.iter().copied());
+            all.segments += totals.segments;
+            all.bytes += totals.bytes;
             least.replicas_min = least.replicas_min.min(have.replicas);
             least.racks_min = least.racks_min.min(have.racks);
             if have.replicas < wanted {
-                least.segments_below += 1;
-                least.bytes_below += u64::from(segment.len);
+                least.segments_below += totals.segments;
+                least.bytes_below += totals.bytes;
             }
             if have.replicas == 0 {
-                least.segments_unavailable += 1;
+                least.segments_unavailable += totals.segments;
             }
         }
         if least.replicas_min == u32::MAX {
             least.replicas_min = wanted;
             least.racks_min = self.required_racks(&record.policy);
         }
-        least
+        (least, all)
     }
+}
+
+fn sealed_parts(record: &Checkpoint) -> impl Iterator<Item = &SealedPart> {
+    let open = record.open.iter().flat_map(|upload| upload.parts.values());
+    record.parts.iter().chain(open.filter_map(|part| part.part.sealed.as_ref()))
 }

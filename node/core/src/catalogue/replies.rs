@@ -1,15 +1,15 @@
 //! Replies remembered for retried requests (C4).
 //!
-//! Kept: the last `REPLIES_MAX` replies, in log order. Not kept: refusals and `Lacking` (they had
+//! Kept: the last `REPLIES_MAX` replies, of `REPLIES_BYTES_MAX` at most, in log order. Not kept: refusals and `Lacking` (they had
 //! no effect, and a retry should be judged anew), `Staged` and `Reported` (idempotent by
 //! themselves, and large or frequent).
 
 use std::sync::Arc;
 
-use crate::command::Reply;
-use crate::ids::RequestId;
-use crate::limits::REPLIES_MAX;
 use crate::sharded::{ShardKey, Sharded};
+use cairn_types::command::Reply;
+use cairn_types::ids::RequestId;
+use cairn_types::limits::{REPLIES_BYTES_MAX, REPLIES_MAX};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Replies {
@@ -19,11 +19,25 @@ pub(super) struct Replies {
     /// Positions `first..next` are taken.
     first: u64,
     next: u64,
+    /// Of all that are remembered, roughly.
+    bytes: usize,
+}
+
+/// Bytes of a remembered reply beside what [`weight`] counts: record, request and indexes.
+const REPLY_BYTES: usize = 256;
+
+/// Bytes a reply takes in memory, roughly.
+fn weight(reply: &Reply) -> usize {
+    REPLY_BYTES
+        + match reply {
+            Reply::Begun(begun) => begun.sealed.len() * size_of::<u32>(),
+            _ => 0,
+        }
 }
 
 impl ShardKey for RequestId {
     fn shard(&self) -> u16 {
-        (self.0 as u16) & 0xff
+        (self.0 as u16) & 0xfff
     }
 }
 
@@ -45,12 +59,18 @@ impl Replies {
         self.by_request.insert(request, Arc::new(reply.clone()));
         self.order.insert(self.next, request);
         self.next += 1;
-        if self.by_request.len() > REPLIES_MAX {
-            if let Some(oldest) = self.order.remove(&self.first) {
-                self.by_request.remove(&oldest);
-            }
-            self.first += 1;
+        self.bytes += weight(reply);
+        while self.by_request.len() > REPLIES_MAX || self.bytes > REPLIES_BYTES_MAX {
+            self.forget_oldest();
         }
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.order.remove(&self.first);
+        if let Some(reply) = oldest.and_then(|oldest| self.by_request.remove(&oldest)) {
+            self.bytes -= weight(&reply);
+        }
+        self.first += 1;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,13 +99,19 @@ pub(super) fn is_kept(reply: &Reply) -> bool {
         | Reply::Begun(_)
         | Reply::Sealed { .. }
         | Reply::Committed { .. }
-        | Reply::Dropped { .. } => true,
+        | Reply::Dropped { .. }
+        | Reply::TimeRepaired { .. }
+        | Reply::RolledBack { .. } => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cairn_types::command::Begun;
+    use cairn_types::ids::{Attempt, CheckpointId};
+    use cairn_types::limits::PARTS_MAX;
+    use cairn_types::model::Policy;
 
     #[test]
     fn the_oldest_reply_is_forgotten_first() {
@@ -96,5 +122,31 @@ mod tests {
         assert_eq!(replies.len(), REPLIES_MAX);
         assert!(replies.get(RequestId(3)).is_none());
         assert_eq!(replies.iter().next().map(|(request, _)| request), Some(RequestId(4)));
+    }
+
+    #[test]
+    fn replies_that_name_many_parts_are_bounded_by_their_bytes() {
+        let mut replies = Replies::default();
+        let begun = Begun {
+            checkpoint: CheckpointId(1),
+            attempt: Attempt(1),
+            policy: Policy::default(),
+            parts: PARTS_MAX,
+            sealed: (0..PARTS_MAX).collect(),
+            committed: false,
+        };
+        let reply = Reply::Begun(begun);
+        let most = REPLIES_BYTES_MAX / weight(&reply);
+        for request in 1..=most as u128 + 10 {
+            replies.remember(RequestId(request), &reply);
+        }
+        assert_eq!(replies.len(), most);
+        assert!(replies.bytes <= REPLIES_BYTES_MAX);
+        assert!(replies.get(RequestId(10)).is_none() && replies.get(RequestId(11)).is_some());
+        for request in 1_000..1_000 + most as u128 {
+            replies.remember(RequestId(request), &Reply::Done);
+        }
+        let held: usize = replies.iter().map(|(_, reply)| weight(reply)).sum();
+        assert_eq!(replies.bytes, held);
     }
 }

@@ -1,14 +1,47 @@
-//! What nodes say of their own replicas: inventory, durable, lost, removed.
+//! What nodes say of their own replicas: inventory, durable, lost, declined, removed.
 //!
 //! A report counts iff its incarnation and the slot's epoch are current at apply; of a batch,
 //! each replica stands for itself.
 
-use super::{Catalogue, Entry, Tally, check_batch};
-use crate::canary;
-use crate::command::{Refusal, Reply};
-use crate::ids::{Epoch, Incarnation, NodeId, SegmentId};
-use crate::limits::BATCH_SEGMENTS_MAX;
-use crate::model::{Admin, Node, Slot, SlotState};
+use std::sync::Arc;
+
+use super::{Apply, Catalogue, Entry, Tally, check_batch};
+use cairn_types::canary;
+use cairn_types::command::{Declined, Durable, Inventory, Lost, Refusal, Removed, Reply};
+use cairn_types::ids::{Epoch, Incarnation, NodeId, SegmentId};
+use cairn_types::limits::BATCH_SEGMENTS_MAX;
+use cairn_types::model::{Admin, Node, Slot, SlotState};
+
+impl Apply for Inventory {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        let Self { node, incarnation, missing, last } = self;
+        catalogue.inventory(entry, *node, *incarnation, missing, *last)
+    }
+}
+
+impl Apply for Durable {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.durable(self.node, self.incarnation, &self.replicas)
+    }
+}
+
+impl Apply for Lost {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.lost(entry, self.node, self.incarnation, &self.replicas)
+    }
+}
+
+impl Apply for Declined {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.declined(self.node, self.incarnation, &self.replicas)
+    }
+}
+
+impl Apply for Removed {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.removed(self.node, self.incarnation, &self.replicas)
+    }
+}
 
 impl Catalogue {
     pub(super) fn inventory(
@@ -33,7 +66,24 @@ impl Catalogue {
         incarnation: Incarnation,
         replicas: &[(SegmentId, Epoch)],
     ) -> Result<Reply, Refusal> {
-        self.set_current(node, incarnation, replicas, |_| (entry.epoch, SlotState::Assigned))
+        let until_ms = self.assigned_until_ms();
+        let state = SlotState::Assigned;
+        self.set_current(node, incarnation, replicas, |slot| {
+            let epoch = if canary!("lost_keeps_its_epoch") { slot.epoch } else { entry.epoch };
+            Some(Slot { epoch, state, until_ms, ..*slot })
+        })
+    }
+
+    /// Assigned slots are not worth waiting for any more. One that is Durable by now stays so.
+    pub(super) fn declined(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        replicas: &[(SegmentId, Epoch)],
+    ) -> Result<Reply, Refusal> {
+        self.set_current(node, incarnation, replicas, |slot| {
+            (slot.state == SlotState::Assigned).then_some(Slot { until_ms: 0, ..*slot })
+        })
     }
 
     pub(super) fn durable(
@@ -42,26 +92,29 @@ impl Catalogue {
         incarnation: Incarnation,
         replicas: &[(SegmentId, Epoch)],
     ) -> Result<Reply, Refusal> {
-        self.set_current(node, incarnation, replicas, |epoch| (epoch, SlotState::Durable))
+        let state = SlotState::Durable;
+        self.set_current(node, incarnation, replicas, |slot| {
+            Some(Slot { state, until_ms: 0, ..*slot })
+        })
     }
 
-    /// Gives those slots that are current a new epoch and state.
+    /// Changes those live slots that are current, and that may become what is asked.
     fn set_current(
         &mut self,
         node: NodeId,
         incarnation: Incarnation,
         replicas: &[(SegmentId, Epoch)],
-        becomes: impl Fn(Epoch) -> (Epoch, SlotState),
+        becomes: impl Fn(&Slot) -> Option<Slot>,
     ) -> Result<Reply, Refusal> {
         check_batch("replicas", replicas.len(), BATCH_SEGMENTS_MAX)?;
         self.reporting_node(node, incarnation)?;
         let mut tally = Tally::default();
         for (id, epoch) in replicas {
-            let current = self.has_live_slot(*id, node, *epoch);
-            tally.count(current);
-            if current {
-                let (epoch, state) = becomes(*epoch);
-                self.set_live_slot(*id, node, epoch, state);
+            let slot = self.current_slot(*id, node, *epoch);
+            let slot = slot.and_then(|slot| becomes(&Slot { epoch: *epoch, ..*slot }));
+            tally.count(slot.is_some());
+            if let Some(slot) = slot {
+                self.set_live_slot(*id, slot);
             }
         }
         Ok(tally.reply())
@@ -96,7 +149,8 @@ impl Catalogue {
         node: NodeId,
         incarnation: Incarnation,
     ) -> Result<&mut Node, Refusal> {
-        let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
+        let record =
+            Arc::make_mut(&mut self.nodes).get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
         if record.admin == Admin::Removed {
             return Err(Refusal::NodeRemoved(node));
         }
@@ -107,26 +161,29 @@ impl Catalogue {
         Ok(record)
     }
 
-    fn has_live_slot(&self, id: SegmentId, node: NodeId, epoch: Epoch) -> bool {
-        let slot = self.segments.get(id).and_then(|segment| segment.live_slot_on(node));
-        slot.is_some_and(|slot| slot.epoch == epoch || canary!("stale_epoch"))
+    /// The node's live slot, if it has this epoch.
+    fn current_slot(&self, id: SegmentId, node: NodeId, epoch: Epoch) -> Option<&Slot> {
+        let slot = self.segments.get(id)?.live_slot_on(node)?;
+        (slot.epoch == epoch || canary!("stale_epoch")).then_some(slot)
     }
 
-    fn set_live_slot(&mut self, id: SegmentId, node: NodeId, epoch: Epoch, state: SlotState) {
-        let same = |slot: &Slot| slot.epoch == epoch && slot.state == state;
-        let slot = self.segments.get(id).and_then(|segment| segment.live_slot_on(node));
-        if slot.is_some_and(same) {
+    /// Puts `new` in the place of its node's live slot.
+    fn set_live_slot(&mut self, id: SegmentId, new: Slot) {
+        let old = self.segments.get(id).and_then(|segment| segment.live_slot_on(new.node));
+        if old == Some(&new) {
             return;
         }
         self.change_segment(id, |segment| {
-            let live = |slot: &&mut Slot| slot.node == node && slot.state != SlotState::Released;
+            let live =
+                |slot: &&mut Slot| slot.node == new.node && slot.state != SlotState::Released;
             if let Some(slot) = segment.slots.iter_mut().find(live) {
-                (slot.epoch, slot.state) = (epoch, state);
+                *slot = new;
             }
             // A node that holds the file for a live slot has applied that slot, so it will never
             // destroy the file for an older one: nothing is left to be reported removed.
-            if state == SlotState::Durable {
-                let replaced = |slot: &Slot| slot.node == node && slot.state == SlotState::Released;
+            if new.state == SlotState::Durable {
+                let replaced =
+                    |slot: &Slot| slot.node == new.node && slot.state == SlotState::Released;
                 segment.slots.retain(|slot| !replaced(slot));
             }
             segment.slots.sort_unstable();

@@ -1,39 +1,36 @@
 //! SealPart, and the commit that the last one makes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::uploads::{check_part, union};
-use super::{Catalogue, Checkpoint, Entry, Upload, check_batch, malformed};
-use crate::canary;
-use crate::command::{Refusal, Reply};
-use crate::ids::{Attempt, CheckpointId, Run, SegmentDigest, SegmentId};
-use crate::limits::{BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX};
-use crate::model::{CheckpointState, Commit, ManifestPlace, OpenPart, SealedPart};
+use super::{Apply, Catalogue, Checkpoint, Entry, Upload, check_batch, malformed};
 use crate::segment_set::SegmentSet;
+use cairn_types::canary;
+use cairn_types::command::{Refusal, Reply, SealPart};
+use cairn_types::ids::{Attempt, CheckpointId, NodeId, SegmentId};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX};
+use cairn_types::model::{
+    CheckpointState, Commit, DeletedFor, ManifestPlace, OpenPart, PolicyChange, SealedPart,
+};
+use cairn_types::policy::effective_policy;
+use cairn_types::set_digest;
 
-/// BLAKE3 over the (digest, length as u32 little endian) of segments, sorted, each once.
-pub fn set_digest(segments: impl IntoIterator<Item = (SegmentDigest, u32)>) -> [u8; 32] {
-    let mut sorted: Vec<(SegmentDigest, u32)> = segments.into_iter().collect();
-    sorted.sort_unstable();
-    sorted.dedup();
-    let mut hasher = blake3::Hasher::new();
-    for (digest, len) in sorted {
-        hasher.update(&digest.0);
-        hasher.update(&len.to_le_bytes());
+impl Apply for SealPart {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.seal_part(entry, self)
     }
-    *hasher.finalize().as_bytes()
 }
 
 impl Catalogue {
-    pub(super) fn seal_part(
-        &mut self,
-        entry: Entry,
-        checkpoint: CheckpointId,
-        attempt: Attempt,
-        part: u32,
-        run: Run,
-        sealed: SealedPart,
-    ) -> Result<Reply, Refusal> {
+    pub(super) fn seal_part(&mut self, entry: Entry, seal: &SealPart) -> Result<Reply, Refusal> {
+        let SealPart { checkpoint, attempt, part, run, compared, .. } = *seal;
+        let sealed = SealedPart {
+            manifest: seal.manifest.clone(),
+            set_digest: seal.set_digest,
+            bytes: seal.bytes,
+            files: seal.files,
+        };
         if let Some(reply) = self.sealed_before(checkpoint, attempt, part, &sealed) {
             return reply;
         }
@@ -47,23 +44,36 @@ impl Catalogue {
         self.check_content(part, &staged, &sealed)?;
 
         let parts = record.parts_wanted;
-        let parts_sealed = record.sealed_parts().len() as u32 + 1;
+        let before = record.sealed_count();
+        if compared != before {
+            return Err(Refusal::NotCompared { part, compared, sealed: before });
+        }
+        let parts_sealed = before + 1;
         let last = parts_sealed == parts || canary!("commit_without_part");
+        if last && let Some(replaced) = self.replaced_by(record) {
+            self.check_replaceable(replaced, upload)?;
+        }
         if last && let Some(lacking) = self.lacking(record, upload) {
             self.renew_lease(checkpoint);
             return Ok(lacking);
         }
         let upload = self.renew_lease(checkpoint).and_then(|record| record.open.as_mut());
         if let Some(upload) = upload {
-            let part = upload.parts.entry(part).or_default();
+            let part = upload.parts.or_default(part);
             part.part = OpenPart { run, sealed: Some(sealed) };
             part.staged = staged;
+            upload.sealed += 1;
         }
         if last {
             self.commit(entry, checkpoint)
         } else {
             Ok(Reply::Sealed { parts_sealed, parts })
         }
+    }
+
+    /// Parts of an open upload that are sealed: what a leader compares the next one with.
+    pub fn parts_sealed(&self, checkpoint: CheckpointId) -> u32 {
+        self.checkpoint(checkpoint).map_or(0, |record| record.sealed_count())
     }
 
     /// The answer to a part that is sealed already: the same content is a retry.
@@ -89,8 +99,7 @@ impl Catalogue {
         let reply = if record.state == CheckpointState::Committed {
             Reply::Committed { checkpoint: id, durability: self.durability(record) }
         } else {
-            let parts_sealed = record.sealed_parts().len() as u32;
-            Reply::Sealed { parts_sealed, parts: record.parts_wanted }
+            Reply::Sealed { parts_sealed: record.sealed_count(), parts: record.parts_wanted }
         };
         self.renew_lease(id);
         Some(Ok(reply))
@@ -118,7 +127,7 @@ impl Catalogue {
                         .segment_by_digest(digest)
                         .filter(|segment| staged.contains(segment.id))
                         .ok_or(Refusal::SegmentNotStaged(*digest))?;
-                    manifest_bytes += u64::from(segment.len);
+                    manifest_bytes += u64::from(segment.form.raw_len());
                 }
                 if manifest_bytes > MANIFEST_BYTES_MAX {
                     return Err(malformed(format!("a manifest of {manifest_bytes} bytes")));
@@ -126,7 +135,9 @@ impl Catalogue {
             }
         }
         let named = staged.iter().filter_map(|id| self.segments.get(id));
-        if set_digest(named.map(|segment| (segment.digest, segment.len))) == sealed.set_digest {
+        if set_digest(named.map(|segment| (segment.digest, segment.form.raw_len())))
+            == sealed.set_digest
+        {
             Ok(())
         } else {
             Err(Refusal::SetDigestMismatch { part })
@@ -136,6 +147,12 @@ impl Catalogue {
     /// Names the segments that keep the upload from committing, if there are any.
     fn lacking(&self, record: &Checkpoint, upload: &Upload) -> Option<Reply> {
         let all = union(upload);
+        let quorum = self.quorum(&record.policy);
+        let kinds = self.index.kinds.of(all.iter(), all.len());
+        let meets = |nodes: &[NodeId]| self.counting_on(nodes.iter().copied()).meets(quorum);
+        if kinds.iter().all(|(kind, _)| meets(&kind.durable)) {
+            return None;
+        }
         let mut lacking = self.below_quorum(record, all.iter());
         let segments: Vec<SegmentId> = lacking.by_ref().take(BATCH_SEGMENTS_MAX).collect();
         let total = segments.len() as u64 + lacking.count() as u64;
@@ -147,17 +164,26 @@ impl Catalogue {
     pub fn lacking_if_sealed(&self, checkpoint: CheckpointId, part: u32) -> Vec<SegmentId> {
         let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
         let Some(upload) = &record.open else { return Vec::new() };
-        let others = record.sealed_parts().into_iter().filter(|sealed| *sealed != part);
-        if others.count() as u32 + 1 < record.parts_wanted {
+        let own = upload.parts.get(&part).is_some_and(|own| own.part.sealed.is_some());
+        if record.sealed_count() - u32::from(own) + 1 < record.parts_wanted {
             return Vec::new();
         }
         self.below_quorum(record, union(upload).iter()).collect()
     }
 
-    /// Of the first `most` segments of an open upload, those that lack what its commit asks for.
-    pub(crate) fn lacking_in(&self, record: &Checkpoint, most: usize) -> Vec<SegmentId> {
-        let Some(upload) = &record.open else { return Vec::new() };
-        self.below_quorum(record, union(upload).iter().take(most)).collect()
+    /// Of the sealed parts of an open upload, segments that lack what its commit asks for: `most`
+    /// of them, each once.
+    pub(crate) fn lacking_in(&self, record: &Checkpoint, most: usize) -> BTreeSet<SegmentId> {
+        let parts = record.open.iter().flat_map(|upload| upload.parts.values());
+        let sealed = parts.filter(|part| part.part.sealed.is_some());
+        let mut lacking = BTreeSet::new();
+        for id in self.below_quorum(record, sealed.flat_map(|part| part.staged.iter())) {
+            if lacking.len() >= most {
+                break;
+            }
+            lacking.insert(id);
+        }
+        lacking
     }
 
     /// Which of `lacking` still lack what `checkpoint`'s policy asks for.
@@ -173,10 +199,31 @@ impl Catalogue {
         record: &Checkpoint,
         segments: impl Iterator<Item = SegmentId>,
     ) -> impl Iterator<Item = SegmentId> {
-        let quorum = self.quorum(&record.policy);
+        let quorum = match canary!("quorum_of_namespace") {
+            true => self.quorum(&self.namespace_or_default(&record.namespace).policy),
+            false => self.quorum(&record.policy),
+        };
         segments.filter(move |id| {
             !self.segments.get(*id).is_some_and(|segment| self.meets(segment, quorum))
         })
+    }
+
+    /// Refuses to replace a checkpoint that was not to be replaced: one that came out of quarantine
+    /// after the upload began, or that a ref or a hold keeps.
+    fn check_replaceable(&self, replaced: &Checkpoint, upload: &Upload) -> Result<(), Refusal> {
+        if !upload.replace && replaced.quarantine.is_none() {
+            return Err(Refusal::StepExists {
+                namespace: replaced.namespace.clone(),
+                step: replaced.step,
+                checkpoint: replaced.id,
+            });
+        }
+        self.check_unprotected(replaced)
+    }
+
+    /// What the commit of an upload takes the place of.
+    fn replaced_by(&self, record: &Checkpoint) -> Option<&Arc<Checkpoint>> {
+        self.checkpoints_at(&record.namespace, record.step).find(|other| other.is_committed())
     }
 
     /// Makes an upload whose parts are all sealed visible, in place of what it replaces.
@@ -184,22 +231,25 @@ impl Catalogue {
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         let upload = record.open.as_ref().ok_or(Refusal::NotOpen(id))?;
         let all = union(upload);
-        let segment_bytes =
-            all.iter().filter_map(|s| self.segments.get(s)).map(|s| u64::from(s.len)).sum();
+        let keep_last = upload.keep_last;
+        let kinds = self.index.kinds.of(all.iter(), all.len());
+        let segment_bytes = kinds.iter().map(|(_, totals)| totals.bytes).sum();
         let namespace = record.namespace.clone();
-        let replaced = self
-            .checkpoints_at(&namespace, record.step)
-            .find(|other| other.state == CheckpointState::Committed)
-            .map(|other| other.id);
+        // What the upload asked for beside its data takes effect now and not before.
+        let change = PolicyChange { keep_last, ..PolicyChange::default() };
+        let policy = effective_policy(&self.namespace_or_default(&namespace).policy, &change)?;
+        let replaced = self.replaced_by(record).map(|other| other.id);
         if let Some(replaced) = replaced {
-            self.mark_deleted(replaced, false);
+            self.mark_deleted(replaced, DeletedFor::Replaced, false);
         }
-        let names = self.namespaces.entry(namespace).or_default();
+        let keep_last = policy.keep_last;
+        self.put_policy(&namespace, policy);
+        let names = self.namespaces.or_default(namespace);
         names.last_wall_ms = entry.wall_after(names.last_wall_ms);
         let commit = Commit { index: entry.index, wall_ms: names.last_wall_ms };
         self.change_checkpoint(id, |record| {
             let parts = record.open.take().map(|upload| upload.parts).unwrap_or_default();
-            record.parts = parts.into_values().filter_map(|part| part.part.sealed).collect();
+            record.parts = parts.values().filter_map(|part| part.part.sealed.clone()).collect();
             let sum = |of: fn(&SealedPart) -> u64| {
                 record.parts.iter().map(of).fold(0u64, u64::saturating_add)
             };
@@ -209,12 +259,15 @@ impl Catalogue {
             for segment in all.iter() {
                 record.loose.remove(segment);
             }
+            // For a retry of this put to be compared with.
+            record.policy.keep_last = keep_last;
             record.commit = Some(commit);
             record.state = CheckpointState::Committed;
         });
         for segment in all.iter() {
             self.index.committed.add(segment);
         }
+        self.index.kinds.commit(all.iter());
         let record = self.checkpoints.get(&id).map(Arc::as_ref);
         let durability = record.map(|record| self.durability(record)).unwrap_or_default();
         Ok(Reply::Committed { checkpoint: id, durability })

@@ -5,12 +5,24 @@
 
 use super::policy::spread;
 use super::stage::LIVE_SLOTS_MAX;
-use super::{Catalogue, Entry, Quorum, Tally, check_batch};
-use crate::canary;
-use crate::command::{Refusal, Reply};
-use crate::ids::{Incarnation, NodeId, SegmentId};
-use crate::limits::{BATCH_SEGMENTS_MAX, REPLICAS_MAX};
-use crate::model::{Admin, Liveness, Node, Segment, SlotState};
+use super::{Apply, Catalogue, Entry, Quorum, Tally, check_batch};
+use cairn_types::canary;
+use cairn_types::command::{AssignSlots, Refusal, ReleaseSlots, Reply};
+use cairn_types::ids::{Incarnation, NodeId, SegmentId};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, REPLICAS_MAX};
+use cairn_types::model::{Admin, Liveness, Node, Segment, Slot, SlotState};
+
+impl Apply for AssignSlots {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.assign_slots(entry, &self.slots)
+    }
+}
+
+impl Apply for ReleaseSlots {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.release_slots(&self.slots)
+    }
+}
 
 impl Catalogue {
     pub(super) fn assign_slots(
@@ -46,7 +58,7 @@ impl Catalogue {
                     let live =
                         slots.find(|slot| slot.node == *node && slot.state != SlotState::Released);
                     if let Some(slot) = live {
-                        slot.state = SlotState::Released;
+                        (slot.state, slot.until_ms) = (SlotState::Released, 0);
                     }
                 });
             }
@@ -65,10 +77,17 @@ impl Catalogue {
                 || canary!("wait_for_the_dead"))
     }
 
+    /// Whether the replica of a slot is worth waiting for: its node is, and has not declined it,
+    /// nor had it assigned for longer than it should take.
+    pub(crate) fn trusts(&self, slot: &Slot) -> bool {
+        let node = self.nodes.get(&slot.node);
+        node.is_some_and(|node| self.is_trusted(node)) && slot.is_awaited(self.cluster.clock_ms)
+    }
+
     /// The nodes of a segment's live slots that are worth waiting for.
     fn trusted_holders<'a>(&'a self, segment: &'a Segment) -> impl Iterator<Item = &'a Node> {
-        let nodes = segment.live_slots().filter_map(|slot| self.nodes.get(&slot.node));
-        nodes.filter(|node| self.is_trusted(node))
+        let slots = segment.live_slots().filter(|slot| self.trusts(slot));
+        slots.filter_map(|slot| self.nodes.get(&slot.node))
     }
 
     /// How many live slots are worth waiting for, and in how many racks.
@@ -83,7 +102,9 @@ impl Catalogue {
     }
 
     /// Whether a referenced segment may get a slot on this node: it has fewer than R that are
-    /// worth waiting for, or all of them leave a rack empty that this one would fill.
+    /// worth waiting for, or fewer than R that can receive bytes now (for whom that is worth a
+    /// copy, the steward decides), or none of them counts (then no wait may ever end, and a node
+    /// may have a copy in quarantine), or all of them leave a rack empty that this one would fill.
     pub(crate) fn may_assign(&self, segment: &Segment, node: NodeId) -> bool {
         let live: Vec<NodeId> = segment.live_slots().map(|slot| slot.node).collect();
         let wanted = segment.replicas_wanted();
@@ -97,7 +118,12 @@ impl Catalogue {
         let rack = self.nodes.get(&node).map(|node| node.rack.as_str());
         let fills_rack = have.racks < wanted.min(self.index.racks)
             && !self.trusted_holders(segment).any(|holder| Some(holder.rack.as_str()) == rack);
-        have.replicas < wanted || (have.replicas == wanted && fills_rack)
+        let nodes = live.iter().filter_map(|holder| self.nodes.get(holder));
+        let reachable = nodes.filter(|node| node.takes_slots()).count() as u32;
+        have.replicas < wanted
+            || reachable < wanted
+            || self.counting(segment).replicas == 0
+            || (have.replicas == wanted && fills_rack)
     }
 
     /// Whether the live slot on this node may go (D3): R others count, on as many racks as

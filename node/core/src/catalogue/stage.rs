@@ -1,17 +1,24 @@
 //! Stage: an upload registers segments, and gets slots for those that lack replicas.
 //!
-//! The whole batch is judged before anything changes, so a refusal has no effect.
+//! The whole batch is judged before anything changes, so a refusal has no effect. A committed
+//! checkpoint may be staged again: that gives slots to what has lost its replicas.
+//!
+//! The first Stage of a segment fixes the form of its record. A later one with another form is
+//! answered with the record's; only another length is refused.
 
 use std::collections::BTreeMap;
 
 use super::policy::spread;
 use super::uploads::{add_reference, check_part};
-use super::{Catalogue, Entry, Quorum, check_batch, malformed};
-use crate::canary;
-use crate::command::{Refusal, Reply, StageSegment, StagedSegment};
-use crate::ids::{Attempt, CheckpointId, NodeId, Run, SegmentDigest, SegmentId};
-use crate::limits::{BATCH_SEGMENTS_MAX, CHECKPOINT_SEGMENTS_MAX, REPLICAS_MAX, SEGMENT_BYTES_MAX};
-use crate::model::{Codec, OpenPart, Segment, Slot, SlotState};
+use super::{Apply, Catalogue, Entry, Quorum, check_batch, malformed};
+use cairn_types::canary;
+use cairn_types::command::{Refusal, Reply, Stage, StageSegment, StagedSegment};
+use cairn_types::form::Form;
+use cairn_types::ids::{Attempt, CheckpointId, NodeId, Run, SegmentDigest, SegmentId};
+use cairn_types::limits::{
+    BATCH_SEGMENTS_MAX, CHECKPOINT_SEGMENTS_MAX, REPLICAS_MAX, SEGMENT_BYTES_MAX,
+};
+use cairn_types::model::{CheckpointState, OpenPart, Segment, Slot, SlotState};
 
 /// Live slots a segment may have at most: one set of replicas all on nodes that are down, and one
 /// that takes its place.
@@ -19,10 +26,16 @@ pub const LIVE_SLOTS_MAX: usize = 2 * REPLICAS_MAX as usize;
 
 /// What one segment of the batch will get.
 struct Planned<'a> {
-    len: u32,
+    form: Form,
     existing: Option<SegmentId>,
     kept: bool,
     targets: &'a [NodeId],
+}
+
+impl Apply for Stage {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.stage(entry, self.checkpoint, self.attempt, self.part, self.run, &self.segments)
+    }
 }
 
 impl Catalogue {
@@ -36,6 +49,13 @@ impl Catalogue {
         items: &[StageSegment],
     ) -> Result<Reply, Refusal> {
         check_batch("segments", items.len(), BATCH_SEGMENTS_MAX)?;
+        let committed = self.checkpoint(checkpoint).filter(|record| {
+            record.state == CheckpointState::Committed && record.attempt == attempt
+        });
+        if let Some(record) = committed {
+            let quorum = self.quorum(&record.policy);
+            return self.stage_again(entry, quorum, items);
+        }
         let (record, _) = self.open_upload(checkpoint, attempt)?;
         check_part(part, record.parts_wanted)?;
         let replicas = record.policy.replicas;
@@ -44,7 +64,7 @@ impl Catalogue {
         let mut planned: BTreeMap<SegmentDigest, Planned<'_>> = BTreeMap::new();
         for item in items {
             match planned.get(&item.digest) {
-                Some(twin) if twin.len == item.len => {}
+                Some(twin) if twin.form.raw_len() == item.form.raw_len() => {}
                 Some(_) => return Err(two_lengths(item)),
                 None => {
                     planned.insert(item.digest, self.plan_segment(item, quorum)?);
@@ -65,7 +85,7 @@ impl Catalogue {
         for item in items {
             let known = self.index.digests.get(&item.digest).copied();
             let id = match planned.get(&item.digest) {
-                Some(plan) => known.unwrap_or_else(|| self.mint_segment(item.digest, plan.len)),
+                Some(plan) => known.unwrap_or_else(|| self.mint_segment(item.digest, plan.form)),
                 None => continue,
             };
             kept.push((id, planned.get(&item.digest).is_some_and(|plan| plan.kept)));
@@ -82,11 +102,42 @@ impl Catalogue {
                 segment.reaped = false;
             });
         }
-        let staged = |(id, kept): &(SegmentId, bool)| {
-            let slots = self.segments.get(*id).map(|s| s.live_slots().copied().collect());
-            StagedSegment { segment: *id, kept: *kept, slots: slots.unwrap_or_default() }
-        };
+        let staged = |(id, kept): &(SegmentId, bool)| self.staged(*id, *kept);
         Ok(Reply::Staged { segments: kept.iter().map(staged).collect() })
+    }
+
+    /// A committed checkpoint is put once more: what lost its replicas gets slots to be sent to.
+    /// Its references stand, so none is taken; nothing that is not committed is taken in.
+    fn stage_again(
+        &mut self,
+        entry: Entry,
+        quorum: Quorum,
+        items: &[StageSegment],
+    ) -> Result<Reply, Refusal> {
+        let mut planned: BTreeMap<SegmentId, (bool, Vec<NodeId>)> = BTreeMap::new();
+        let mut ids = Vec::with_capacity(items.len());
+        for item in items {
+            let plan = self.plan_segment(item, quorum)?;
+            let id = plan.existing.filter(|id| self.is_committed(*id));
+            let id = id.ok_or(Refusal::SegmentNotStaged(item.digest))?;
+            ids.push(id);
+            planned.entry(id).or_insert_with(|| (plan.kept, plan.targets.to_vec()));
+        }
+        for (id, (_, targets)) in &planned {
+            self.assign(*id, targets, entry);
+        }
+        let staged = |id: SegmentId| {
+            let kept = planned.get(&id).is_some_and(|(kept, _)| *kept);
+            self.staged(id, kept)
+        };
+        Ok(Reply::Staged { segments: ids.into_iter().map(staged).collect() })
+    }
+
+    fn staged(&self, id: SegmentId, kept: bool) -> StagedSegment {
+        let segment = self.segments.get(id);
+        let slots = segment.map(|segment| segment.live_slots().copied().collect());
+        let form = segment.map(|segment| segment.form).filter(|form| !form.is_raw());
+        StagedSegment { segment: id, kept, slots: slots.unwrap_or_default(), form }
     }
 
     fn plan_segment<'a>(
@@ -94,11 +145,12 @@ impl Catalogue {
         item: &'a StageSegment,
         quorum: Quorum,
     ) -> Result<Planned<'a>, Refusal> {
-        if !(1..=SEGMENT_BYTES_MAX).contains(&u64::from(item.len)) {
-            return Err(malformed(format!("a segment of {} bytes, not 1 to 32 Mi", item.len)));
+        let len = item.form.raw_len();
+        if !(1..=SEGMENT_BYTES_MAX).contains(&u64::from(len)) {
+            return Err(malformed(format!("a segment of {len} bytes, not 1 to 32 Mi")));
         }
         let existing = self.segment_by_digest(&item.digest);
-        if existing.is_some_and(|segment| segment.len != item.len) {
+        if existing.is_some_and(|segment| segment.form.raw_len() != len) {
             return Err(two_lengths(item));
         }
         let kept = existing.is_some_and(|segment| self.meets(segment, quorum));
@@ -115,7 +167,7 @@ impl Catalogue {
             }
         }
         let existing = existing.map(|segment| segment.id);
-        Ok(Planned { len: item.len, existing, kept, targets })
+        Ok(Planned { form: item.form, existing, kept, targets })
     }
 
     fn check_targets(&self, live: &[Slot], targets: &[NodeId]) -> Result<(), Refusal> {
@@ -152,15 +204,13 @@ impl Catalogue {
         have.replicas >= quorum.replicas && have.racks >= quorum.racks
     }
 
-    fn mint_segment(&mut self, digest: SegmentDigest, len: u32) -> SegmentId {
+    fn mint_segment(&mut self, digest: SegmentDigest, form: Form) -> SegmentId {
         let id = SegmentId(self.cluster.lineage.mint(self.cluster.next_segment));
         self.cluster.next_segment += 1;
         let segment = Segment {
             id,
             digest,
-            len,
-            codec: Codec::Raw,
-            stored_len: len,
+            form,
             references: Vec::new(),
             reap_after_ms: 0,
             reaped: false,
@@ -168,6 +218,7 @@ impl Catalogue {
         };
         self.index.digests.insert(digest, id);
         self.index.add_segment(&segment);
+        self.index.classify(&segment);
         self.segments.insert(segment);
         id
     }
@@ -175,13 +226,18 @@ impl Catalogue {
     /// The defect of the canary `map_order`.
     #[allow(clippy::disallowed_types, reason = "a defect to be found")]
     fn mint_in_map_order(&mut self, items: &[StageSegment]) {
-        let new: std::collections::HashMap<SegmentDigest, u32> =
-            items.iter().map(|item| (item.digest, item.len)).collect();
-        for (digest, len) in new {
+        let new: std::collections::HashMap<SegmentDigest, Form> =
+            items.iter().map(|item| (item.digest, item.form)).collect();
+        for (digest, form) in new {
             if self.index.digests.get(&digest).is_none() {
-                self.mint_segment(digest, len);
+                self.mint_segment(digest, form);
             }
         }
+    }
+
+    /// Up to when a slot that is assigned now is worth waiting for.
+    pub(super) fn assigned_until_ms(&self) -> u64 {
+        self.cluster.clock_ms.saturating_add(self.cluster.settings.assigned_for_ms())
     }
 
     /// Gives a segment slots on checked nodes.
@@ -189,11 +245,13 @@ impl Catalogue {
         if targets.is_empty() {
             return;
         }
+        let until_ms = self.assigned_until_ms();
         self.change_segment(id, |segment| {
             let slot = |node: &NodeId| Slot {
                 node: *node,
                 epoch: entry.epoch,
                 state: SlotState::Assigned,
+                until_ms,
             };
             segment.slots.extend(targets.iter().map(slot));
             segment.slots.sort_unstable();
@@ -213,7 +271,7 @@ impl Catalogue {
     ) -> Vec<SegmentId> {
         let Some(record) = self.renew_lease(checkpoint) else { return Vec::new() };
         if let Some(upload) = record.open.as_mut() {
-            let part = upload.parts.entry(part).or_default();
+            let part = upload.parts.or_default(part);
             if part.part.sealed.is_none() {
                 if part.part.run != run {
                     part.staged = Default::default();
@@ -227,5 +285,6 @@ impl Catalogue {
 }
 
 fn two_lengths(item: &StageSegment) -> Refusal {
-    malformed(format!("segment {} is known with another length than {}", item.digest, item.len))
+    let StageSegment { digest, form, .. } = item;
+    malformed(format!("segment {digest} is known with another length than {}", form.raw_len()))
 }

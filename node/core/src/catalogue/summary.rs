@@ -1,12 +1,13 @@
 //! The catalogue at a glance: what `status` and the metrics show.
 
+use super::kinds::Use;
 use super::{Catalogue, policy};
-use crate::ids::NodeId;
-use crate::model::{CheckpointState, Liveness, Segment, Slot, SlotState};
 use crate::segment_set::SegmentSet;
+use cairn_types::ids::NodeId;
+use cairn_types::model::{Admin, Liveness, Segment, Slot, SlotState};
 
-/// Totals over the whole catalogue. Costs a walk over all segments: take a clone of the
-/// catalogue, which is cheap, and walk that.
+/// Totals over the whole catalogue. Costs a walk over the namespaces and over the kinds of
+/// segments, however many segments there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub checkpoints_committed: u64,
@@ -19,6 +20,9 @@ pub struct Summary {
     pub bytes_below: u64,
     /// Of committed checkpoints: without any replica that counts.
     pub segments_unavailable: u64,
+    /// Of these: no node at all has a Durable replica, up or down. They are rotten or lost, unless
+    /// good blocks of them are left in quarantine.
+    pub segments_lost: u64,
     /// Of committed checkpoints: in fewer racks than their R replicas could and should stand in.
     pub segments_short_of_racks: u64,
     pub segments_unreferenced: u64,
@@ -27,6 +31,8 @@ pub struct Summary {
     /// would survive is no loss at all.
     pub nodes_can_be_lost: u32,
     pub racks_can_be_lost: u32,
+    /// The newest wall-clock label of any commit.
+    pub label_newest_ms: u64,
 }
 
 /// Replicas of one node.
@@ -41,42 +47,45 @@ pub struct NodeTally {
 
 impl Catalogue {
     pub fn summary(&self) -> Summary {
-        let mut sum = Summary::default();
-        for record in self.checkpoints() {
-            match record.state {
-                CheckpointState::Committed => sum.checkpoints_committed += 1,
-                CheckpointState::Open => sum.checkpoints_open += 1,
-                CheckpointState::Deleted => {}
-            }
-        }
+        let mut sum = Summary {
+            checkpoints_committed: self.index.checkpoints_committed,
+            checkpoints_open: self.index.open.len() as u64,
+            ..Summary::default()
+        };
+        let labels = self.namespaces().map(|(_, record)| record.last_wall_ms);
+        sum.label_newest_ms = labels.max().unwrap_or(0);
         let (mut replicas_min, mut racks_min) = (u32::MAX, u32::MAX);
         // What the default policy asks for stands in for policies that differ between the
         // checkpoints of one segment: racks are required as far as the cluster has them.
-        let racks_wanted = crate::model::Policy::default().min_racks.min(self.racks()).max(1);
-        for segment in self.segments().iter() {
-            let len = u64::from(segment.len);
-            if !segment.is_referenced() {
-                sum.segments_unreferenced += 1;
-                sum.bytes_unreferenced += len;
+        let racks_wanted = cairn_types::model::Policy::default().min_racks.min(self.racks()).max(1);
+        for (kind, totals) in self.index.kinds.iter() {
+            if kind.used == Use::Unreferenced {
+                sum.segments_unreferenced += totals.segments;
+                sum.bytes_unreferenced += totals.bytes;
                 continue;
             }
-            sum.segments += 1;
-            sum.segment_bytes += len;
-            if !self.is_committed(segment.id) {
+            sum.segments += totals.segments;
+            sum.segment_bytes += totals.bytes;
+            if kind.used != Use::Committed {
                 continue;
             }
-            let have = self.counting(segment);
+            let have = self.counting_on(kind.durable.iter().copied());
             replicas_min = replicas_min.min(have.replicas);
             racks_min = racks_min.min(have.racks);
-            let wanted = segment.replicas_wanted();
-            if have.replicas < wanted {
-                sum.segments_below += 1;
-                sum.bytes_below += len;
+            if have.replicas < kind.wanted {
+                sum.segments_below += totals.segments;
+                sum.bytes_below += totals.bytes;
             }
             if have.replicas == 0 {
-                sum.segments_unavailable += 1;
-            } else if have.racks < racks_wanted.min(wanted) {
-                sum.segments_short_of_racks += 1;
+                sum.segments_unavailable += totals.segments;
+                // What a removed node has left is not voided yet, but gone.
+                let is_there = |node: &NodeId| {
+                    self.nodes.get(node).is_some_and(|node| node.admin == Admin::InService)
+                };
+                let lost = !kind.durable.iter().any(is_there);
+                sum.segments_lost += if lost { totals.segments } else { 0 };
+            } else if have.racks < racks_wanted.min(kind.wanted) {
+                sum.segments_short_of_racks += totals.segments;
             }
         }
         if replicas_min != u32::MAX {

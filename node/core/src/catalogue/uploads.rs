@@ -13,73 +13,113 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Catalogue, Checkpoint, Tally, Upload, check_batch, effective_policy, malformed};
-use crate::canary;
-use crate::command::{Begun, Refusal, Reply};
-use crate::id_set::IdSet;
-use crate::ids::{Attempt, CheckpointId, Namespace, Step};
-use crate::limits::{BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX};
-use crate::model::{CheckpointState, Policy, PolicyChange, Segment};
+use super::refs::check_usable;
+use super::{Apply, Catalogue, Checkpoint, Entry, Tally, Upload, check_batch, malformed};
 use crate::segment_set::SegmentSet;
+use cairn_types::canary;
+use cairn_types::command::{Begin, Begun, ExpireUploads, LeaderStarted, Refusal, Renew, Reply};
+use cairn_types::id_set::IdSet;
+use cairn_types::ids::{Attempt, CheckpointId, Namespace, Step};
+use cairn_types::limits::{
+    ATTEMPT_MAX, BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX,
+};
+use cairn_types::model::{Began, CheckpointState, DeletedFor, Policy, PolicyChange, Segment};
+use cairn_types::policy::effective_policy;
 
-pub(super) struct Begin<'a> {
-    pub namespace: &'a Namespace,
-    pub step: Step,
-    pub parts: u32,
-    pub attempt: Attempt,
-    pub change: &'a PolicyChange,
-    pub replace: bool,
-    pub labels: &'a BTreeMap<String, String>,
+impl Apply for Begin {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.begin(entry, self)
+    }
+}
+
+impl Apply for Renew {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.renew(&self.uploads)
+    }
+}
+
+impl Apply for LeaderStarted {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.leader_started()
+    }
+}
+
+impl Apply for ExpireUploads {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        catalogue.expire_uploads(&self.checkpoints)
+    }
 }
 
 impl Catalogue {
-    pub(super) fn begin(&mut self, begin: Begin<'_>) -> Result<Reply, Refusal> {
-        check_begin(&begin)?;
-        let base = self.namespace_or_default(begin.namespace).policy;
-        let policy = effective_policy(&base, begin.change)?;
-        let (open, committed) = self.at_step(begin.namespace, begin.step);
+    /// Whether an upload is none too many where `most` may be open at once. Asked before it is proposed, so that the bound may
+    /// change between builds: no node depends on it when it applies the command.
+    pub fn has_room_for(&self, begin: &Begin, most: usize) -> bool {
+        let (open, committed) = self.at_step(&begin.namespace, begin.step);
+        let is_known =
+            open.is_some() || committed.is_some_and(|it| it.quarantine.is_none() && !begin.replace);
+        is_known || self.index.open.len() < most
+    }
+
+    pub(super) fn begin(&mut self, entry: Entry, begin: &Begin) -> Result<Reply, Refusal> {
+        check_begin(begin)?;
+        let base = self.namespace_or_default(&begin.namespace).policy;
+        let policy = effective_policy(&base, &begin.change)?;
+        let attempt = begin.attempt.unwrap_or_else(|| self.next_attempt(begin));
+        let (open, committed) = self.at_step(&begin.namespace, begin.step);
         if let Some(committed) = committed {
-            if committed.attempt == begin.attempt {
+            if committed.attempt == attempt && is_of_job(begin, &committed.began) {
+                // The same attempt would be taken for a retry of what must not be used.
+                check_usable(committed)?;
                 let parts = committed.parts_wanted;
                 check_part_count(begin.parts, parts)?;
                 let mut begun = begun(committed);
                 begun.sealed = (0..parts).collect();
                 return Ok(Reply::Begun(begun));
             }
-            if !begin.replace {
+            if !begin.replace && committed.quarantine.is_none() {
                 return Err(Refusal::StepExists {
                     namespace: begin.namespace.clone(),
                     step: begin.step,
                     checkpoint: committed.id,
                 });
             }
-            check_fence(begin.attempt, committed.attempt)?;
+            check_fence(attempt, committed)?;
+            self.check_unprotected(committed)?;
         }
         let id = match open {
-            Some(open) if open.attempt == begin.attempt => {
+            Some(open) if open.attempt == attempt => {
+                check_job(begin, open)?;
                 check_part_count(begin.parts, open.parts_wanted)?;
-                open.id
-            }
-            Some(open) => {
-                check_fence(begin.attempt, open.attempt)?;
+                check_terms(begin, open)?;
                 let id = open.id;
-                self.fence(id, &begin, policy);
+                self.join(id, begin);
                 id
             }
-            None => self.open(&begin, policy),
+            Some(open) => {
+                check_fence(attempt, open)?;
+                let id = open.id;
+                self.fence(entry, id, attempt, begin, policy);
+                id
+            }
+            None => self.open(entry, attempt, begin, policy),
         };
-        if begin.change.keep_last.is_some() {
-            let change =
-                PolicyChange { keep_last: begin.change.keep_last, ..PolicyChange::default() };
-            self.put_policy(begin.namespace, effective_policy(&base, &change)?);
-        } else {
-            self.put_policy(begin.namespace, base);
+        if canary!("keep_last_at_begin") {
+            let keep_last = begin.change.keep_last;
+            let change = PolicyChange { keep_last, ..PolicyChange::default() };
+            self.put_policy(&begin.namespace, effective_policy(&base, &change)?);
         }
         self.renew_lease(id);
         self.checkpoints
             .get(&id)
             .map(|checkpoint| Reply::Begun(begun(checkpoint)))
             .ok_or(Refusal::UnknownCheckpoint(id))
+    }
+
+    /// One above all that the step has seen, so that an upload takes over from one that died, no
+    /// matter whose clock is ahead.
+    fn next_attempt(&self, begin: &Begin) -> Attempt {
+        let seen = self.checkpoints_at(&begin.namespace, begin.step).map(|record| record.attempt.0);
+        Attempt(seen.max().unwrap_or(0).saturating_add(1))
     }
 
     /// The open and the committed checkpoint of a step.
@@ -95,20 +135,29 @@ impl Catalogue {
         (find(CheckpointState::Open), find(CheckpointState::Committed))
     }
 
-    fn open(&mut self, begin: &Begin<'_>, policy: Policy) -> CheckpointId {
+    fn open(
+        &mut self,
+        entry: Entry,
+        attempt: Attempt,
+        begin: &Begin,
+        policy: Policy,
+    ) -> CheckpointId {
         let id = CheckpointId(self.cluster.lineage.mint(self.cluster.next_checkpoint));
         self.cluster.next_checkpoint += 1;
         let checkpoint = Checkpoint {
             id,
             namespace: begin.namespace.clone(),
             step: begin.step,
-            attempt: begin.attempt,
+            attempt,
             state: CheckpointState::Open,
             policy,
+            began: began(begin, entry),
             parts_wanted: begin.parts,
             labels: begin.labels.clone(),
-            open: Some(Upload { replace: begin.replace, ..Upload::default() }),
-            parts: Vec::new(),
+            metrics: BTreeMap::new(),
+            quarantine: None,
+            open: Some(upload(begin)),
+            parts: Arc::default(),
             segments: IdSet::default(),
             loose: SegmentSet::default(),
             commit: None,
@@ -116,29 +165,55 @@ impl Catalogue {
             files: 0,
             segment_bytes: 0,
             deleted_at_ms: None,
+            deleted_for: None,
             now: false,
+            dropped: SegmentSet::default(),
+            dropped_until_ms: 0,
         };
         self.index.add_checkpoint(&checkpoint);
         self.checkpoints.insert(id, Arc::new(checkpoint));
         id
     }
 
+    /// Another part begins: what it says beside the others is added to what they said.
+    fn join(&mut self, id: CheckpointId, begin: &Begin) {
+        self.change_checkpoint(id, |checkpoint| {
+            let labels = begin.labels.iter().map(|(key, value)| (key.clone(), value.clone()));
+            checkpoint.labels.extend(labels);
+            if checkpoint.began.job.is_empty() {
+                checkpoint.began.job.clone_from(&begin.job);
+            }
+            if let Some(upload) = &mut checkpoint.open {
+                upload.keep_last = upload.keep_last.or(begin.change.keep_last);
+            }
+        });
+    }
+
     /// A higher attempt takes the upload over: it starts from nothing, but what the lower one
     /// staged stays referenced, so that the new one finds it durable.
-    fn fence(&mut self, id: CheckpointId, begin: &Begin<'_>, policy: Policy) {
+    fn fence(
+        &mut self,
+        entry: Entry,
+        id: CheckpointId,
+        attempt: Attempt,
+        begin: &Begin,
+        policy: Policy,
+    ) {
         let wanted = policy.replicas;
         let before = self.change_checkpoint(id, |checkpoint| {
             let before = checkpoint.policy.replicas;
-            checkpoint.attempt = begin.attempt;
+            checkpoint.attempt = attempt;
             checkpoint.policy = policy;
+            checkpoint.began = began(begin, entry);
             checkpoint.parts_wanted = begin.parts;
-            checkpoint.labels.clone_from(begin.labels);
-            checkpoint.open = Some(Upload { replace: begin.replace, ..Upload::default() });
+            checkpoint.labels.clone_from(&begin.labels);
+            checkpoint.open = Some(upload(begin));
             (before, checkpoint.loose.clone())
         });
         // References are counted by wanted replicas: count them under the new number.
         if let Some((before, loose)) = before
             && before != wanted
+            && !canary!("taken_over_as_counted")
         {
             for segment in loose.iter() {
                 self.change_segment(segment, |segment| {
@@ -156,7 +231,7 @@ impl Catalogue {
         attempt: Attempt,
     ) -> Result<(&Checkpoint, &Upload), Refusal> {
         let checkpoint = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
-        check_fence(attempt, checkpoint.attempt)?;
+        check_fence(attempt, checkpoint)?;
         match &checkpoint.open {
             None => Err(Refusal::NotOpen(id)),
             Some(_) if attempt != checkpoint.attempt => {
@@ -180,7 +255,7 @@ impl Catalogue {
         for (id, attempt) in uploads {
             let current = self.open_upload(*id, *attempt).is_ok();
             tally.count(current);
-            if current {
+            if current && !canary!("renewal_is_forgotten") {
                 self.renew_lease(*id);
             }
         }
@@ -188,7 +263,7 @@ impl Catalogue {
     }
 
     pub(super) fn leader_started(&mut self) -> Result<Reply, Refusal> {
-        let open: Vec<CheckpointId> = self.index.open.iter().copied().collect();
+        let open: Vec<CheckpointId> = self.index.open.keys().copied().collect();
         for id in open {
             self.renew_lease(id);
         }
@@ -208,7 +283,7 @@ impl Catalogue {
             });
             tally.count(expired);
             if expired {
-                self.mark_deleted(*id, false);
+                self.mark_deleted(*id, DeletedFor::Expired, false);
             }
         }
         Ok(tally.reply())
@@ -226,12 +301,41 @@ fn begun(checkpoint: &Checkpoint) -> Begun {
     }
 }
 
-fn check_begin(begin: &Begin<'_>) -> Result<(), Refusal> {
+fn began(begin: &Begin, entry: Entry) -> Began {
+    let (client, job) = (begin.client.clone(), begin.job.clone());
+    Began { index: entry.index, wall_ms: entry.wall_ms, client, job }
+}
+
+/// Whether this may be the job that began an attempt: one that is not named may be any.
+fn is_of_job(begin: &Begin, began: &Began) -> bool {
+    begin.job.is_empty() || began.job.is_empty() || begin.job == began.job
+}
+
+fn upload(begin: &Begin) -> Upload {
+    Upload { replace: begin.replace, keep_last: begin.change.keep_last, ..Upload::default() }
+}
+
+fn check_begin(begin: &Begin) -> Result<(), Refusal> {
+    match begin.attempt {
+        Some(Attempt(attempt)) if attempt > ATTEMPT_MAX => {
+            return Err(malformed(format!("attempt {attempt}, limit {ATTEMPT_MAX}")));
+        }
+        None if begin.parts > 1 => {
+            return Err(malformed("parts of one checkpoint must name their attempt"));
+        }
+        _ => {}
+    }
+    for (what, name) in [("client", &begin.client), ("job", &begin.job)] {
+        if name.len() > LABEL_BYTES_MAX || name.contains(char::is_control) {
+            let limit = format!("at most {LABEL_BYTES_MAX} bytes, none of control");
+            return Err(malformed(format!("a {what}'s name is {limit}")));
+        }
+    }
     if !(1..=PARTS_MAX).contains(&begin.parts) {
         return Err(malformed(format!("{} parts, wants 1 to {PARTS_MAX}", begin.parts)));
     }
     check_batch("labels", begin.labels.len(), LABELS_MAX)?;
-    for (key, value) in begin.labels {
+    for (key, value) in &begin.labels {
         if key.is_empty() || key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
             return Err(malformed(format!("a label is longer than {LABEL_BYTES_MAX} bytes")));
         }
@@ -239,8 +343,72 @@ fn check_begin(begin: &Begin<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_fence(got: Attempt, current: Attempt) -> Result<(), Refusal> {
-    if got < current { Err(Refusal::Fenced { got, current }) } else { Ok(()) }
+fn check_fence(got: Attempt, record: &Checkpoint) -> Result<(), Refusal> {
+    let is_blind = canary!("lower_attempt_replaces") && record.state == CheckpointState::Committed;
+    if got >= record.attempt || is_blind {
+        return Ok(());
+    }
+    Err(Refusal::Fenced {
+        got,
+        current: record.attempt,
+        client: record.began.client.clone(),
+        began_wall_ms: record.began.wall_ms,
+    })
+}
+
+/// Whether this is the job that began the attempt. Neither of two jobs with equal attempts is the
+/// later one: joined, their parts would be mixed in one checkpoint.
+fn check_job(begin: &Begin, open: &Checkpoint) -> Result<(), Refusal> {
+    if is_of_job(begin, &open.began) {
+        return Ok(());
+    }
+    Err(Refusal::OtherJob {
+        attempt: open.attempt,
+        got: begin.job.clone(),
+        current: open.began.job.clone(),
+        client: open.began.client.clone(),
+        began_wall_ms: open.began.wall_ms,
+    })
+}
+
+/// Whether what this part asks for is what the parts before it asked for. What it does not name
+/// is theirs.
+fn check_terms(begin: &Begin, open: &Checkpoint) -> Result<(), Refusal> {
+    let other = |what: &str, got: &dyn std::fmt::Display, current: &dyn std::fmt::Display| {
+        let (got, current) = (got.to_string(), current.to_string());
+        Err(Refusal::OtherTerms { what: what.to_owned(), got, current })
+    };
+    let (change, policy) = (&begin.change, &open.policy);
+    let keep_last = open.open.as_ref().and_then(|upload| upload.keep_last);
+    let numbers = [
+        ("the number of replicas", change.replicas, Some(policy.replicas)),
+        ("the write quorum", change.write_quorum, Some(policy.write_quorum)),
+        ("the rack minimum", change.min_racks, Some(policy.min_racks)),
+        ("keep-last", change.keep_last, keep_last),
+    ];
+    for (what, got, current) in numbers {
+        if let (Some(got), Some(current)) = (got, current)
+            && got != current
+        {
+            return other(what, &got, &current);
+        }
+    }
+    if let Some(isolation) = change.isolation
+        && isolation != policy.isolation
+    {
+        return other("isolation", &isolation, &policy.isolation);
+    }
+    let mut labels = open.labels.len();
+    for (key, value) in &begin.labels {
+        match open.labels.get(key) {
+            Some(current) if current != value => {
+                return other(&format!("label {key}"), value, current);
+            }
+            Some(_) => {}
+            None => labels += 1,
+        }
+    }
+    check_batch("labels of all parts", labels, LABELS_MAX)
 }
 
 fn check_part_count(got: u32, current: u32) -> Result<(), Refusal> {

@@ -3,19 +3,26 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cairn_core::catalogue::{Catalogue, Checkpoint, LoadError, Loader, set_digest};
-use cairn_core::command::{Body, Command, DeleteReason, Reply, StageSegment};
-use cairn_core::ids::{
+use cairn_core::catalogue::{Catalogue, Checkpoint, LoadError, Loader};
+use cairn_core::invariants;
+use cairn_types::command::{
+    self, Accept, Body, Command, DeclineReason, DeleteReason, Reply, StageSegment,
+};
+use cairn_types::form::Form;
+use cairn_types::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Epoch, Incarnation, Namespace, NodeId, RequestId,
     Run, SegmentDigest, SegmentId, Step,
 };
-use cairn_core::invariants;
-use cairn_core::limits::BATCH_SEGMENTS_MAX;
-use cairn_core::model::{
-    CheckpointState, Isolation, Liveness, ManifestPlace, PolicyChange, Segment, Settings, SlotState,
+use cairn_types::limits::BATCH_SEGMENTS_MAX;
+use cairn_types::marks::NamedRef;
+use cairn_types::model::{
+    CheckpointState, Isolation, Liveness, ManifestPlace, Metric, PolicyChange, Segment, Settings,
+    SlotState,
 };
+use cairn_types::set_digest;
 
 use crate::chance::Chance;
+use crate::marks;
 use crate::world::{assert_refused_without_effect, new_node, registration};
 
 const DIGESTS: u64 = 40;
@@ -57,7 +64,11 @@ impl Generator {
         self.requests += 1;
         let request = if self.chance.once_in(3) { 0 } else { self.requests };
         let body = self.body(catalogue);
-        let wall_ms = self.wall_ms - self.chance.below(30).min(self.wall_ms);
+        let mut wall_ms = self.wall_ms - self.chance.below(30).min(self.wall_ms);
+        if self.chance.once_in(50) {
+            // A leader whose clock is wrong.
+            wall_ms += self.chance.below(10_000);
+        }
         let command =
             Command { request: RequestId(request), clock_ms: self.clock_ms, wall_ms, body };
         if self.sent.len() < 64 {
@@ -74,14 +85,14 @@ impl Generator {
             0..4 => self.cluster_body(catalogue),
             4..8 => {
                 let changes = (0..self.chance.below(3)).map(|_| self.liveness(catalogue)).collect();
-                Body::SetLiveness { changes }
+                Body::SetLiveness(command::SetLiveness { changes })
             }
             8..19 => self.begin(),
             19..42 => self.stage(catalogue),
             42..62 => self.report(catalogue),
             62..74 => self.seal(catalogue),
             74..78 => self.upkeep(catalogue),
-            78..82 => Body::Delete {
+            78..82 => Body::Delete(command::Delete {
                 checkpoint: self.checkpoint(catalogue),
                 reason: if self.chance.once_in(2) {
                     DeleteReason::Retention
@@ -89,31 +100,51 @@ impl Generator {
                     DeleteReason::Asked
                 },
                 now: self.chance.once_in(2),
-            },
+                force: self.chance.once_in(2),
+            }),
             82..87 => {
-                let droppable = catalogue.checkpoints().filter(|record| record.has_droppable());
+                let clock_ms = catalogue.cluster().clock_ms;
+                let droppable =
+                    catalogue.checkpoints().filter(|record| record.has_droppable(clock_ms));
                 let droppable: Vec<CheckpointId> = droppable.map(|record| record.id).collect();
                 let any = self.checkpoint(catalogue);
-                Body::DropReferences {
+                Body::DropReferences(command::DropReferences {
                     checkpoint: self.chance.pick(&droppable).copied().unwrap_or(any),
-                }
+                })
             }
             87..91 => {
                 let due = catalogue.unreferenced().map(|(_, id)| id);
                 let mut segments: Vec<SegmentId> = due.take(3).collect();
                 segments.extend((0..self.chance.below(2)).map(|_| self.segment(catalogue)));
-                Body::Reap { segments }
+                Body::Reap(command::Reap { segments })
             }
-            91..96 => Body::AssignSlots { slots: self.slots(catalogue) },
-            _ => Body::ReleaseSlots { slots: self.slots(catalogue) },
+            91..96 => Body::AssignSlots(command::AssignSlots { slots: self.slots(catalogue) }),
+            _ => Body::ReleaseSlots(command::ReleaseSlots { slots: self.slots(catalogue) }),
         }
+    }
+
+    /// Of any checkpoint, with more labels now and then than it may have.
+    fn annotation(&mut self, catalogue: &Catalogue) -> Body {
+        let ids: Vec<CheckpointId> = catalogue.checkpoints().map(|record| record.id).collect();
+        let checkpoint = self.chance.pick(&ids).copied().unwrap_or(CheckpointId(9));
+        let name = |number: u64| format!("name{number}");
+        let count = if self.chance.once_in(20) { 40 } else { self.chance.below(3) };
+        let labels = (0..count).map(|number| (name(number), name(count)));
+        let value = Metric::new(self.chance.below(9) as f64);
+        let metrics = value.map(|value| (name(self.chance.below(3)), value));
+        Body::Annotate(command::Annotate {
+            checkpoint,
+            labels: labels.collect(),
+            metrics: metrics.into_iter().collect(),
+            remove: vec![name(self.chance.below(4))],
+        })
     }
 
     fn cluster_body(&mut self, catalogue: &Catalogue) -> Body {
         let number = self.chance.below(NODES) + 1;
         let rack = RACKS[(number % 3) as usize];
         match self.chance.below(24) {
-            0 => Body::InitCluster {
+            0 => Body::InitCluster(command::InitCluster {
                 cluster: ClusterId(5),
                 settings: Settings {
                     lease_ms: 4_000,
@@ -122,13 +153,35 @@ impl Generator {
                     replace_after_ms: 1_000,
                 },
                 node: new_node(1, "b"),
-            },
+            }),
             1 => Body::AllocateNode(new_node(number, "bad label")),
             2..8 => Body::AllocateNode(new_node(number, rack)),
-            8 if self.chance.once_in(20) => Body::RemoveNode { node: NodeId(number) },
+            8 if self.chance.once_in(20) => {
+                let accept = Accept {
+                    data_loss: self.chance.once_in(4),
+                    fewer_hosts: self.chance.once_in(2),
+                };
+                Body::RemoveNode(command::RemoveNode { node: NodeId(number), accept })
+            }
+            11 | 12 => {
+                let namespace = self.namespace();
+                let indexes = catalogue.commits(&namespace).filter_map(|record| record.commit);
+                let mut indexes: Vec<u64> = indexes.map(|commit| commit.index).collect();
+                indexes.push(0);
+                let after = self.chance.pick(&indexes).copied().unwrap_or(0);
+                let back_ms = self.chance.below(200);
+                let to_ms = self.wall_ms.saturating_sub(back_ms);
+                Body::RepairTime(command::RepairTime { namespace, to_ms, after })
+            }
+            13 => self.annotation(catalogue),
+            15..18 => marks::drawn(&mut self.chance, catalogue),
+            14 => Body::VoidSlots(command::VoidSlots { node: NodeId(number) }),
+            10 if self.chance.once_in(4) => {
+                Body::ForgetNodes(command::ForgetNodes { nodes: vec![NodeId(number)] })
+            }
             9 => {
                 let namespace = self.namespace();
-                Body::SetPolicy { namespace, change: self.change() }
+                Body::SetPolicy(command::SetPolicy { namespace, change: self.change() })
             }
             _ => {
                 self.nonces += 1;
@@ -139,7 +192,7 @@ impl Generator {
                     .map_or((number, 0), |node| (node.id.0, node.nonce.0));
                 let previous = if self.chance.once_in(9) { 3 } else { known.1 };
                 let mut body = registration(number, rack, &[previous], self.nonces);
-                if let Body::Register { node, .. } = &mut body {
+                if let Body::Register(command::Register { node, .. }) = &mut body {
                     *node = NodeId(known.0);
                 }
                 body
@@ -149,15 +202,15 @@ impl Generator {
 
     fn upkeep(&mut self, catalogue: &Catalogue) -> Body {
         match self.chance.below(3) {
-            0 => Body::LeaderStarted,
+            0 => Body::LeaderStarted(command::LeaderStarted),
             1 => {
                 let id = self.checkpoint(catalogue);
                 let attempt = catalogue.checkpoint(id).map_or(Attempt(1), |c| c.attempt);
-                Body::Renew { uploads: vec![(id, attempt)] }
+                Body::Renew(command::Renew { uploads: vec![(id, attempt)] })
             }
-            _ => Body::ExpireUploads {
+            _ => Body::ExpireUploads(command::ExpireUploads {
                 checkpoints: vec![self.checkpoint(catalogue), self.checkpoint(catalogue)],
-            },
+            }),
         }
     }
 
@@ -183,15 +236,18 @@ impl Generator {
         if self.chance.once_in(5) {
             labels.insert("key".repeat(self.chance.below(90) as usize), "value".to_owned());
         }
-        Body::Begin {
+        let given = Attempt(self.chance.below(4) + self.requests as u64 / 400);
+        Body::Begin(command::Begin {
             namespace: self.namespace(),
             step: Step(self.chance.below(4)),
             parts: self.chance.below(20).min(2) as u32,
-            attempt: Attempt(self.chance.below(4) + self.requests as u64 / 400),
+            attempt: (!self.chance.once_in(20)).then_some(given),
             change,
             replace: self.chance.once_in(3),
             labels,
-        }
+            client: "host".repeat(self.chance.below(70) as usize),
+            job: ["", "", "one", "two"][self.chance.below(4) as usize].to_owned(),
+        })
     }
 
     /// Mostly one that is there, open ones above all.
@@ -229,7 +285,7 @@ impl Generator {
             _ => self.chance.below(5),
         };
         let segments = (0..count).map(|_| self.stage_segment(catalogue)).collect();
-        Body::Stage { checkpoint, attempt, part, run: self.run(), segments }
+        Body::Stage(command::Stage { checkpoint, attempt, part, run: self.run(), segments })
     }
 
     fn run(&mut self) -> Run {
@@ -252,7 +308,7 @@ impl Generator {
         if self.chance.once_in(30) {
             targets.push(NodeId(self.chance.below(NODES + 2)));
         }
-        StageSegment { digest, len, targets }
+        StageSegment { digest, form: Form::raw(len), targets }
     }
 
     fn seal(&mut self, catalogue: &Catalogue) -> Body {
@@ -263,7 +319,8 @@ impl Generator {
         let staged = open.map(|part| part.staged.clone()).unwrap_or_default();
         let run = open.map_or_else(|| self.run(), |part| part.part.run);
         let segments = staged.iter().filter_map(|id| catalogue.segment(id));
-        let set: Vec<(SegmentDigest, u32)> = segments.map(|s| (s.digest, s.len)).collect();
+        let set: Vec<(SegmentDigest, u32)> =
+            segments.map(|s| (s.digest, s.form.raw_len())).collect();
         let manifest = match self.chance.below(8) {
             0 => ManifestPlace::Segments(vec![self.digest().0]),
             1 => ManifestPlace::Segments(set.iter().take(2).map(|(digest, _)| *digest).collect()),
@@ -276,7 +333,20 @@ impl Generator {
         }
         let bytes = if self.chance.once_in(9) { u64::MAX } else { 10 };
         let run = if self.chance.once_in(20) { self.run() } else { run };
-        Body::SealPart { checkpoint, attempt, part, run, manifest, set_digest, bytes, files: 1 }
+        let stale = u32::from(self.chance.once_in(20));
+        let compared = catalogue.parts_sealed(checkpoint) + stale;
+        let files = 1;
+        Body::SealPart(command::SealPart {
+            checkpoint,
+            attempt,
+            part,
+            run,
+            manifest,
+            set_digest,
+            bytes,
+            files,
+            compared,
+        })
     }
 
     fn segment(&mut self, catalogue: &Catalogue) -> SegmentId {
@@ -322,13 +392,22 @@ impl Generator {
             replicas.push((self.segment(catalogue), Epoch(self.chance.below(1000))));
         }
         match what {
-            0 => Body::Lost { node, incarnation, replicas },
-            1..4 => Body::Removed { node, incarnation, replicas },
+            0 => Body::Lost(command::Lost { node, incarnation, replicas }),
+            1..4 => Body::Removed(command::Removed { node, incarnation, replicas }),
             4..6 => {
                 let missing = if self.chance.once_in(3) { replicas } else { Vec::new() };
-                Body::Inventory { node, incarnation, missing, last: !self.chance.once_in(4) }
+                Body::Inventory(command::Inventory {
+                    node,
+                    incarnation,
+                    missing,
+                    last: !self.chance.once_in(4),
+                })
             }
-            _ => Body::Durable { node, incarnation, replicas },
+            6 => {
+                let reason = DeclineReason::Full;
+                Body::Declined(command::Declined { node, incarnation, reason, replicas })
+            }
+            _ => Body::Durable(command::Durable { node, incarnation, replicas }),
         }
     }
 }
@@ -352,8 +431,8 @@ impl Seen {
             (_, Reply::Lacking { .. }) => self.lacking += 1,
             (_, Reply::Staged { .. }) => self.staged += 1,
             (_, Reply::Refused(_)) => self.refused += 1,
-            (Body::Reap { .. }, _) if accepted => self.reaped += 1,
-            (Body::ReleaseSlots { .. }, _) if accepted => self.released += 1,
+            (Body::Reap(_), _) if accepted => self.reaped += 1,
+            (Body::ReleaseSlots(_), _) if accepted => self.released += 1,
             _ => {}
         }
     }
@@ -401,6 +480,15 @@ fn reload_changed(
         change_checkpoint(&mut checkpoint);
         loader.checkpoint(checkpoint)?;
     }
+    for namespace in catalogue.namespaces().map(|(name, _)| name) {
+        for (name, target) in catalogue.refs(namespace) {
+            let named = NamedRef { name: name.clone(), target: target.clone() };
+            loader.named_ref(namespace.clone(), named)?;
+        }
+    }
+    for (checkpoint, hold) in catalogue.holds_after(None) {
+        loader.hold(checkpoint, hold.clone())?;
+    }
     for (request, reply) in catalogue.replies() {
         loader.reply(request, reply)?;
     }
@@ -411,7 +499,7 @@ fn reload_changed(
 fn records_that_do_not_fit_together_are_not_loaded() {
     let (made, _) = catalogue(3, 2_000);
     let segment_changes: [fn(&mut Segment); 6] = [
-        |segment| segment.len = 0,
+        |segment| segment.form = Form::raw(0),
         |segment| segment.id = SegmentId(u64::MAX),
         |segment| segment.references.push((7, 1)),
         |segment| segment.references.clear(),
@@ -424,7 +512,7 @@ fn records_that_do_not_fit_together_are_not_loaded() {
     let checkpoint_changes: [fn(&mut Checkpoint); 5] = [
         |record| record.policy.replicas = 0,
         |record| record.state = CheckpointState::Open,
-        |record| record.parts.clear(),
+        |record| record.parts = Default::default(),
         |record| record.loose.extend([SegmentId(1 << 40)]),
         |record| record.id = CheckpointId(0),
     ];
@@ -514,7 +602,7 @@ fn one_request_has_one_effect_however_often_it_is_sent() {
     let mut often = Catalogue::default();
     for index in 1..=10_000 {
         let mut command = generator.next(&once);
-        if matches!(command.body, Body::Stage { .. } | Body::Lost { .. } | Body::Inventory { .. }) {
+        if matches!(command.body, Body::Stage(_) | Body::Lost(_) | Body::Inventory(_)) {
             // Their retries are judged anew.
             command.request = RequestId(0);
         }

@@ -6,9 +6,14 @@ mod chance;
 mod world;
 
 mod deleting;
+mod labelling;
+mod listing;
+mod marks;
 mod registering;
 mod repairing;
+mod restoring;
 mod staging;
+mod upgrading;
 mod uploading;
 mod voting;
 

@@ -1,20 +1,27 @@
 //! Nodes come, restart, fall silent and leave.
 
-use cairn_core::command::{Body, Refusal, Reply};
-use cairn_core::ids::{Cookie, Incarnation, NodeId, Nonce};
-use cairn_core::limits::NONCES_MAX;
-use cairn_core::model::{Liveness, NewNode};
+use cairn_core::catalogue::stored;
+use cairn_types::command::{self, Accept, Body, FEATURE_LEVEL, Refusal, Reply};
+use cairn_types::ids::{Cookie, Incarnation, NodeId, Nonce};
+use cairn_types::limits::{
+    NODES_MAX, NONCES_MAX, REMOVED_KEPT_MS, UNREGISTERED_KEPT_MS, UNREGISTERED_MS_MIN,
+    VOIDED_SEGMENTS_MAX,
+};
+use cairn_types::model::{Liveness, NewNode};
 
 use crate::world::{World, new_node, node, registration, reported};
+
+/// These clusters have fewer hosts than replicas are wanted.
+pub const FEWER_HOSTS: Accept = Accept { data_loss: false, fewer_hosts: true };
 
 #[test]
 fn a_cluster_is_made_once() {
     let mut world = World::new(&["a"]);
-    let again = Body::InitCluster {
+    let again = Body::InitCluster(command::InitCluster {
         cluster: Default::default(),
         settings: Default::default(),
         node: new_node(9, "a"),
-    };
+    });
     assert_eq!(world.refused(again), Refusal::AlreadyInitialized);
 }
 
@@ -44,6 +51,60 @@ fn a_join_tried_again_from_another_address_is_believed_until_the_node_registers(
 }
 
 #[test]
+fn a_directory_that_is_empty_does_not_take_a_members_place_unasked() {
+    let mut world = World::new(&["a", "b"]);
+    // Host and address of node 2, another data directory: perhaps its disk is not mounted.
+    let empty = |replaces| NewNode { cookie: Cookie(77), replaces, ..new_node(2, "b") };
+    let refused = Refusal::PlaceTaken { node: node(2) };
+    assert_eq!(world.refused(Body::AllocateNode(empty(None))), refused);
+    world.set_liveness(2, Liveness::Down);
+    assert_eq!(world.refused(Body::AllocateNode(empty(None))), refused, "up or down");
+    assert_eq!(world.refused(Body::AllocateNode(empty(Some(node(1))))), refused);
+    let beside = NewNode { address: "host2:7001".into(), ..empty(None) };
+    world.done(Body::AllocateNode(NewNode { cookie: Cookie(78), ..beside }));
+    let reply = world.done(Body::AllocateNode(empty(Some(node(2)))));
+    assert_eq!(reply, Reply::NodeAllocated { node: node(4) });
+    // One that never registered holds no place.
+    world.done(Body::AllocateNode(NewNode { cookie: Cookie(79), ..new_node(9, "c") }));
+    world.done(Body::AllocateNode(NewNode { cookie: Cookie(80), ..new_node(9, "c") }));
+}
+
+#[test]
+fn records_of_no_more_use_are_forgotten_and_their_ids_never_return() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.done(Body::AllocateNode(new_node(4, "d")));
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(3), accept: FEWER_HOSTS }));
+    let forget = || {
+        Body::ForgetNodes(command::ForgetNodes { nodes: vec![node(1), node(3), node(4), node(9)] })
+    };
+    assert_eq!(reported(world.done(forget())), (0, 4), "too early");
+    world.pass_ms(UNREGISTERED_KEPT_MS);
+    assert_eq!(reported(world.done(forget())), (1, 3));
+    assert!(world.catalogue.is_forgotten(node(4)) && !world.catalogue.is_forgotten(node(9)));
+    world.pass_ms(REMOVED_KEPT_MS);
+    assert_eq!(reported(world.done(forget())), (1, 3));
+    assert!(world.catalogue.node(node(1)).is_some(), "a member stays");
+    let back = registration(3, "c", &[300], 301);
+    assert_eq!(world.refused(back), Refusal::UnknownNode(node(3)));
+    let reply = world.done(Body::AllocateNode(new_node(4, "d")));
+    assert_eq!(reply, Reply::NodeAllocated { node: node(5) });
+}
+
+#[test]
+fn joins_that_were_given_up_do_not_fill_the_cluster() {
+    let mut world = World::new(&["a"]);
+    let empty = |number: u64| {
+        let cookie = Cookie(u128::from(number) + 1_000);
+        Body::AllocateNode(NewNode { cookie, ..new_node(number, "b") })
+    };
+    (2..=NODES_MAX as u64).for_each(|number| drop(world.done(empty(number))));
+    assert!(matches!(world.refused(empty(5_000)), Refusal::Malformed(_)));
+    world.pass_ms(UNREGISTERED_MS_MIN);
+    world.done(empty(5_000));
+    assert_eq!(world.catalogue.nodes().count(), NODES_MAX);
+}
+
+#[test]
 fn a_retried_registration_keeps_its_incarnation_and_a_new_process_gets_another() {
     let mut world = World::new(&["a"]);
     let first = world.incarnation(1);
@@ -66,7 +127,7 @@ fn a_copied_or_rolled_back_directory_never_registers() {
     world.done(registration(1, "a", &[101], 102));
     world.done(registration(1, "a", &[101, 102], 103));
     let mut other = registration(1, "a", &[103], 104);
-    if let Body::Register { cookie, .. } = &mut other {
+    if let Body::Register(command::Register { cookie, .. }) = &mut other {
         *cookie = Cookie(999);
     }
     assert_eq!(world.refused(other), Refusal::WrongCookie { node: node(1) });
@@ -111,10 +172,11 @@ fn reports_of_an_earlier_process_are_void() {
     let (old, replicas) = (world.incarnation(1), world.replicas(1, &["x"]));
     world.done(registration(1, "a", &[100], 101));
     let current = world.incarnation(1);
-    let report = Body::Durable { node: node(1), incarnation: old, replicas };
+    let report = Body::Durable(command::Durable { node: node(1), incarnation: old, replicas });
     let refusal = Refusal::StaleIncarnation { node: node(1), got: old, current };
     assert_eq!(world.refused(report), refusal);
-    let liveness = Body::SetLiveness { changes: vec![(node(1), old, Liveness::Down)] };
+    let liveness =
+        Body::SetLiveness(command::SetLiveness { changes: vec![(node(1), old, Liveness::Down)] });
     assert_eq!(reported(world.done(liveness)), (0, 1));
     assert_eq!(world.catalogue.node(node(1)).unwrap().liveness, Liveness::Up);
 }
@@ -131,7 +193,12 @@ fn a_replica_counts_only_on_a_node_that_is_up_and_inventoried() {
     assert_eq!(counting(&world), 1, "not before its inventory");
     let incarnation = world.incarnation(2);
     let missing = Vec::new();
-    world.done(Body::Inventory { node: node(2), incarnation, missing, last: true });
+    world.done(Body::Inventory(command::Inventory {
+        node: node(2),
+        incarnation,
+        missing,
+        last: true,
+    }));
     assert_eq!(counting(&world), 2);
 }
 
@@ -142,11 +209,16 @@ fn a_missing_file_is_assigned_again_under_a_new_epoch() {
     world.done(registration(2, "b", &[200], 201));
     let (incarnation, missing) = (world.incarnation(2), world.replicas(2, &["x"]));
     let old = missing.clone();
-    world.done(Body::Inventory { node: node(2), incarnation, missing, last: true });
+    world.done(Body::Inventory(command::Inventory {
+        node: node(2),
+        incarnation,
+        missing,
+        last: true,
+    }));
     assert_eq!(world.live("x"), [(1, true), (2, false)]);
     assert_eq!(world.live("y"), [(1, true), (2, true)]);
     // What was acknowledged under the old epoch says nothing of the new slot.
-    let late = Body::Durable { node: node(2), incarnation, replicas: old };
+    let late = Body::Durable(command::Durable { node: node(2), incarnation, replicas: old });
     assert_eq!(reported(world.done(late)), (0, 1));
     world.durable(2, &["x"]);
     assert_eq!(world.live("x"), [(1, true), (2, true)]);
@@ -157,12 +229,12 @@ fn a_node_with_the_only_replica_of_something_stays() {
     let mut world = World::new(&["a", "b", "c", "c"]);
     world.put(1, &["x", "y"], &[1, 2]);
     let abandoned = world.put(2, &["z"], &[1, 2]);
-    world.done(Body::RemoveNode { node: node(2) });
-    let remove = || Body::RemoveNode { node: node(1) };
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(2), accept: FEWER_HOSTS }));
+    let remove = || Body::RemoveNode(command::RemoveNode { node: node(1), accept: FEWER_HOSTS });
     let refusal = |segments| Refusal::LastReplicas { node: node(1), segments };
     assert_eq!(world.refused(remove()), refusal(3));
     let slots = ["x", "y"].map(|name| (world.segment(name).id, node(3))).to_vec();
-    world.done(Body::AssignSlots { slots });
+    world.done(Body::AssignSlots(command::AssignSlots { slots }));
     assert_eq!(world.refused(remove()), refusal(3), "assigned is not durable");
     world.durable(3, &["x", "y"]);
     assert_eq!(world.refused(remove()), refusal(1));
@@ -173,11 +245,47 @@ fn a_node_with_the_only_replica_of_something_stays() {
 }
 
 #[test]
+fn a_replica_on_a_node_that_is_down_does_not_let_another_one_go() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    world.put(1, &["x"], &[1, 2]);
+    let remove = |accept| Body::RemoveNode(command::RemoveNode { node: node(1), accept });
+    world.set_liveness(2, Liveness::Down);
+    let refusal = Refusal::LastReplicas { node: node(1), segments: 1 };
+    assert_eq!(world.refused(remove(Accept::default())), refusal);
+    let cost = world.catalogue.removal_cost(node(1));
+    assert_eq!((cost.segments, cost.segments_lost), (1, 1));
+    world.set_liveness(2, Liveness::Up);
+    assert_eq!(world.catalogue.removal_cost(node(1)).segments_lost, 0);
+    world.set_liveness(2, Liveness::Down);
+    world.done(remove(Accept { data_loss: true, fewer_hosts: true }));
+    assert_eq!(world.live("x"), [(2, true)]);
+}
+
+#[test]
+fn hosts_that_replicas_need_stay() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    world.put(1, &["x"], &[1, 2, 3]);
+    let wanted = world.catalogue.checkpoints().map(|it| it.policy.replicas).max().unwrap();
+    assert_eq!(wanted, 3);
+    let remove = |number| {
+        Body::RemoveNode(command::RemoveNode { node: node(number), accept: Accept::default() })
+    };
+    world.done(remove(4));
+    let refusal = Refusal::TooFewHosts { node: node(3), hosts: 2, wanted };
+    assert_eq!(world.refused(remove(3)), refusal);
+    // One that is down is of no use to replicas anyway.
+    world.set_liveness(3, Liveness::Down);
+    world.done(remove(3));
+    let accept = Accept { fewer_hosts: true, ..Accept::default() };
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(2), accept }));
+}
+
+#[test]
 fn the_last_node_in_service_stays() {
     let mut world = World::new(&["a", "b"]);
-    world.done(Body::RemoveNode { node: node(1) });
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(1), accept: Accept::default() }));
     world.done(Body::AllocateNode(new_node(3, "c")));
-    let remove = Body::RemoveNode { node: node(2) };
+    let remove = Body::RemoveNode(command::RemoveNode { node: node(2), accept: Accept::default() });
     assert_eq!(world.refused(remove), Refusal::LastNode(node(2)), "node 3 never registered");
 }
 
@@ -185,14 +293,62 @@ fn the_last_node_in_service_stays() {
 fn a_removed_node_never_counts_again() {
     let mut world = World::new(&["a", "b"]);
     world.put(1, &["x"], &[1, 2]);
-    world.done(Body::RemoveNode { node: node(2) });
-    world.done(Body::RemoveNode { node: node(2) });
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(2), accept: FEWER_HOSTS }));
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(2), accept: FEWER_HOSTS }));
     assert_eq!(world.live("x"), [(1, true)]);
     let back = registration(2, "b", &[200], 201);
     assert_eq!(world.refused(back), Refusal::NodeRemoved(node(2)));
     let allocate = Body::AllocateNode(new_node(2, "b"));
     assert_eq!(world.refused(allocate), Refusal::NodeRemoved(node(2)));
-    assert_eq!(world.refused(Body::RemoveNode { node: node(9) }), Refusal::UnknownNode(node(9)));
-    let report = Body::Lost { node: node(9), incarnation: Incarnation(1), replicas: Vec::new() };
+    assert_eq!(
+        world.refused(Body::RemoveNode(command::RemoveNode { node: node(9), accept: FEWER_HOSTS })),
+        Refusal::UnknownNode(node(9))
+    );
+    let report = Body::Lost(command::Lost {
+        node: node(9),
+        incarnation: Incarnation(1),
+        replicas: Vec::new(),
+    });
     assert_eq!(world.refused(report), Refusal::UnknownNode(node(9)));
+}
+
+#[test]
+fn slots_of_a_removed_node_are_voided_in_steps_and_never_count() {
+    let mut world = World::new(&["a", "b", "c", "c"]);
+    let names: Vec<String> = (0..2 * VOIDED_SEGMENTS_MAX + 10).map(|n| format!("s{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let upload = (world.begin(1, 1, 1), 1);
+    for batch in names.chunks(1000) {
+        world.stage(upload, 0, batch, &[1, 2]);
+        world.durable(1, batch);
+        world.durable(2, batch);
+    }
+    world.seal(upload, 0, &names);
+    let record = world.catalogue.checkpoint(upload.0).unwrap().clone();
+    assert_eq!(world.catalogue.durability(&record).replicas_min, 2);
+
+    let void = || Body::VoidSlots(command::VoidSlots { node: node(2) });
+    assert!(matches!(world.refused(void()), Refusal::Malformed(_)), "it is in service");
+    world.done(Body::RemoveNode(command::RemoveNode { node: node(2), accept: FEWER_HOSTS }));
+    let left = |world: &World| world.catalogue.node_tally(node(2)).durable;
+    assert_eq!(left(&world), names.len() as u64 - VOIDED_SEGMENTS_MAX as u64);
+    // All count no more, voided or not.
+    let durability = world.catalogue.durability(&record);
+    assert_eq!((durability.replicas_min, durability.segments_below), (1, names.len() as u64));
+    assert_eq!(world.catalogue.removal_cost(node(1)).segments_lost, names.len() as u64);
+    let report = Body::Lost(command::Lost {
+        node: node(2),
+        incarnation: world.incarnation(2),
+        replicas: Vec::new(),
+    });
+    assert_eq!(world.refused(report), Refusal::NodeRemoved(node(2)));
+    // A snapshot between two steps has what is left.
+    let bytes = stored::encode(&world.catalogue);
+    world.catalogue = stored::decode(&bytes, FEATURE_LEVEL).unwrap();
+
+    assert!(!world.catalogue.may_forget(world.catalogue.node(node(2)).unwrap()));
+    let steps = (0..).take_while(|_| world.done(void()) != Reply::Dropped { left: 0 }).count();
+    assert_eq!((steps, left(&world)), (1, 0));
+    assert_eq!(world.done(void()), Reply::Dropped { left: 0 }, "again");
+    assert_eq!(world.live("s0"), [(1, true)]);
 }

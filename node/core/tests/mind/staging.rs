@@ -1,9 +1,10 @@
 //! Stage: what is kept, where slots may go, what racks are asked for.
 
-use cairn_core::command::{Body, Refusal, StageSegment};
-use cairn_core::ids::{Attempt, NodeId, Run};
-use cairn_core::model::{Isolation, Liveness, PolicyChange};
 use cairn_core::placement::{Loads, plan_stage};
+use cairn_types::command::{self, Body, Obstacle, Refusal, Reply, Shortage, StageSegment};
+use cairn_types::form::Form;
+use cairn_types::ids::{Attempt, NodeId, Run};
+use cairn_types::model::{Isolation, Liveness, PolicyChange};
 
 use crate::world::{
     LEN, World, begin_body, begun, digest, namespace, node, registration, stage_body,
@@ -39,7 +40,7 @@ fn targets_that_cannot_take_slots_refuse_the_whole_batch() {
     let mut world = World::new(&["a", "b", "c"]);
     world.done(Body::AllocateNode(crate::world::new_node(4, "d")));
     let mut neighbour = registration(4, "d", &[], 400);
-    if let Body::Register { host, .. } = &mut neighbour {
+    if let Body::Register(command::Register { host, .. }) = &mut neighbour {
         *host = "host1".into();
     }
     world.done(neighbour);
@@ -79,7 +80,7 @@ fn a_missing_rack_refuses_a_hard_policy_and_degrades_a_soft_one() {
     assert_eq!(world.refused(one_rack), refusal);
 
     let change = PolicyChange { isolation: Some(Isolation::Soft), ..PolicyChange::default() };
-    world.done(Body::SetPolicy { namespace: namespace(), change });
+    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
     world.put(2, &["x"], &[1, 2]);
     let record = world.catalogue.resolve(&"run1@2".parse().unwrap()).unwrap();
     assert_eq!(record.durability.racks_min, 1);
@@ -97,16 +98,18 @@ fn malformed_segments_and_uploads_are_refused() {
     let mut world = World::new(&["a", "b"]);
     world.put(1, &["x"], &[1, 2]);
     let id = world.begin(2, 5, 1);
-    let stage = |name: &str, len: u32, attempt: u64| Body::Stage {
-        checkpoint: id,
-        attempt: Attempt(attempt),
-        part: 0,
-        run: Run(1),
-        segments: vec![StageSegment {
-            digest: digest(name),
-            len,
-            targets: vec![NodeId(1), NodeId(2)],
-        }],
+    let stage = |name: &str, len: u32, attempt: u64| {
+        Body::Stage(command::Stage {
+            checkpoint: id,
+            attempt: Attempt(attempt),
+            part: 0,
+            run: Run(1),
+            segments: vec![StageSegment {
+                digest: digest(name),
+                form: Form::raw(len),
+                targets: vec![NodeId(1), NodeId(2)],
+            }],
+        })
     };
     for (name, len, attempt) in [("y", 0, 5), ("y", (32 << 20) + 1, 5), ("x", 7, 5), ("y", 1, 6)] {
         let refusal = world.refused(stage(name, len, attempt));
@@ -122,12 +125,22 @@ fn planned_targets_are_accepted_and_spread_over_racks_and_nodes() {
     let names: Vec<String> = (0..60).map(|number| format!("segment{number}")).collect();
     let mut segments: Vec<StageSegment> = names
         .iter()
-        .map(|name| StageSegment { digest: digest(name), len: LEN, targets: Vec::new() })
+        .map(|name| StageSegment {
+            digest: digest(name),
+            form: Form::raw(LEN),
+            targets: Vec::new(),
+        })
         .collect();
     let upload = world.catalogue.checkpoint(id).unwrap().clone();
     let mut loads = Loads::default();
     plan_stage(&world.catalogue, &mut loads, &upload, &mut segments, &Default::default()).unwrap();
-    world.done(Body::Stage { checkpoint: id, attempt: Attempt(5), part: 0, run: Run(1), segments });
+    world.done(Body::Stage(command::Stage {
+        checkpoint: id,
+        attempt: Attempt(5),
+        part: 0,
+        run: Run(1),
+        segments,
+    }));
     for segment in world.catalogue.segments().iter() {
         let racks = segment.live_slots().map(|slot| &world.catalogue.node(slot.node).unwrap().rack);
         assert_eq!(racks.collect::<std::collections::BTreeSet<_>>().len(), 3);
@@ -142,7 +155,7 @@ fn a_plan_says_what_is_missing_and_prefers_free_space() {
     let mut world = World::new(&["a", "b", "b"]);
     let id = begun(world.apply(begin_body(1, 5, 1, false))).checkpoint;
     let upload = world.catalogue.checkpoint(id).unwrap().clone();
-    let mut one = [StageSegment { digest: digest("x"), len: LEN, targets: Vec::new() }];
+    let mut one = [StageSegment { digest: digest("x"), form: Form::raw(LEN), targets: Vec::new() }];
     let mut loads = Loads::default();
     // The full node gets nothing: two replicas are a quorum.
     loads.observe(node(2), 10, 0);
@@ -150,10 +163,84 @@ fn a_plan_says_what_is_missing_and_prefers_free_space() {
     assert_eq!(one[0].targets, [node(1), node(3)]);
     loads.observe(node(3), 10, 0);
     let full = plan_stage(&world.catalogue, &mut loads, &upload, &mut one, &Default::default());
-    assert_eq!(full, Err(Refusal::NotEnoughHosts { have: 1, want: 2 }));
+    let free = |free_bytes| Obstacle::Full { free_bytes };
+    // What a file takes beside its bytes leaves no room in ten.
+    let nodes = vec![(node(2), free(0)), (node(3), free(0))];
+    let shortage = Shortage { bytes: u64::from(LEN), nodes };
+    assert_eq!(full, Err(Refusal::NotEnoughHosts { have: 1, want: 2, shortage }));
+    let text = full.unwrap_err().to_string();
+    let wanted = "1 host can take a replica of 0.0 MiB, 2 needed: node 2 has 0.0 MiB free, \
+                  node 3 has 0.0 MiB free";
+    assert_eq!(text, wanted);
+    world.set_liveness(2, Liveness::Down);
+    let down = plan_stage(&world.catalogue, &mut loads, &upload, &mut one, &Default::default());
+    let Err(Refusal::NotEnoughHosts { shortage, .. }) = down else { panic!("{down:?}") };
+    assert_eq!((shortage.down(), shortage.has_full()), (1, true));
+    world.set_liveness(2, Liveness::Up);
     loads.observe(node(3), 1 << 30, 0);
     loads.observe(node(2), 1 << 30, 0);
     let slow = [node(1)].into();
     let racks = plan_stage(&world.catalogue, &mut loads, &upload, &mut one, &slow);
-    assert_eq!(racks, Err(Refusal::NotEnoughRacks { have: 1, want: 2 }));
+    let shortage = Shortage { bytes: u64::from(LEN), nodes: vec![] };
+    assert_eq!(racks, Err(Refusal::NotEnoughRacks { have: 1, want: 2, shortage }));
+}
+
+#[test]
+fn a_committed_checkpoint_is_staged_again_where_its_replicas_are_gone() {
+    let mut world = World::new(&["a", "b", "c"]);
+    let id = world.put(1, &["x", "y"], &[1, 2, 3]);
+    world.stage((id, 11), 0, &["x"], &[]);
+    for number in [1, 2, 3] {
+        let (incarnation, replicas) = (world.incarnation(number), world.replicas(number, &["x"]));
+        world.done(Body::Lost(command::Lost { node: node(number), incarnation, replicas }));
+    }
+    let staged = world.stage((id, 11), 0, &["x", "y"], &[]);
+    assert_eq!((staged[0].kept, staged[1].kept), (false, true));
+    assert_eq!(staged[0].slots.len(), 3);
+    assert_eq!(world.segment("x").references, [(3, 1)], "no reference is taken");
+    world.durable(1, &["x"]);
+    world.durable(2, &["x"]);
+    assert!(world.stage((id, 11), 0, &["x"], &[])[0].kept);
+    // Nothing else comes in this way.
+    let foreign = stage_body((id, 11), 0, Run(1), &["z"], &[1, 2]);
+    assert_eq!(world.refused(foreign), Refusal::SegmentNotStaged(digest("z")));
+    let fenced = stage_body((id, 12), 0, Run(1), &["x"], &[]);
+    assert!(matches!(world.refused(fenced), Refusal::NotOpen(_)));
+}
+
+#[test]
+fn a_later_stage_is_answered_with_the_form_of_the_record() {
+    let mut world = World::new(&["a", "b"]);
+    let coded = Form::told(7, LEN, LEN / 2).unwrap();
+    let first = world.begin(1, 5, 1);
+    let stage = |name: &str, targets: &[u64], form, twin| {
+        let segment = |form| StageSegment {
+            digest: digest(name),
+            form,
+            targets: targets.iter().copied().map(NodeId).collect(),
+        };
+        Body::Stage(command::Stage {
+            checkpoint: first,
+            attempt: Attempt(5),
+            part: 0,
+            run: Run(1),
+            segments: vec![segment(form), segment(twin)],
+        })
+    };
+    let raw = Form::raw(LEN);
+    let other = Form::told(8, LEN, LEN / 3).unwrap();
+    for (name, form, told) in [("x", coded, Some(coded)), ("y", raw, None)] {
+        // The first of a batch counts, too.
+        for (targets, form, twin) in [(&[1, 2][..], form, other), (&[], other, raw)] {
+            let Reply::Staged { segments } = world.done(stage(name, targets, form, twin)) else {
+                panic!("not staged")
+            };
+            assert_eq!([segments[0].form, segments[1].form], [told; 2], "{name}");
+        }
+        let record = world.catalogue.segment_by_digest(&digest(name)).unwrap();
+        assert_eq!(record.form, told.unwrap_or(raw));
+    }
+    // Another length is another content, whatever the form.
+    let longer = Form::told(7, LEN + 1, LEN / 2).unwrap();
+    assert!(matches!(world.refused(stage("x", &[], longer, longer)), Refusal::Malformed(_)));
 }

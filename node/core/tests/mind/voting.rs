@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use cairn_core::ids::NodeId;
-use cairn_core::voters::{Candidate, Change, next_change};
+use cairn_core::voters::{Candidate, Change, leave, next_change};
+use cairn_types::command::Refusal;
+use cairn_types::ids::NodeId;
 
 fn cluster(racks: &str) -> Vec<Candidate> {
     let candidate = |(number, rack): (u64, char)| Candidate {
@@ -61,4 +62,47 @@ fn a_removed_voter_goes_if_a_majority_of_the_rest_is_up() {
     assert_eq!(settle(&[1, 2, 3], &nodes), [1, 2]);
     nodes[1].up = false;
     assert_eq!(settle(&[1, 2, 3], &nodes), [1, 2, 3]);
+}
+
+fn leaves(voters: &[u64], candidates: &[Candidate], node: u64) -> Result<(), (u32, u32)> {
+    let voters = voters.iter().copied().map(NodeId).collect();
+    leave(&voters, candidates, NodeId(node)).map(drop).map_err(|refusal| match refusal {
+        Refusal::NoMajority { up, voters, .. } => (up, voters),
+        other => panic!("{other}"),
+    })
+}
+
+#[test]
+fn a_voter_may_leave_while_a_majority_is_up_before_and_after() {
+    let nodes = cluster("ab");
+    assert_eq!(leaves(&[1], &nodes, 1), Ok(()), "the other one takes its place");
+    assert_eq!(leaves(&[1, 2], &nodes, 2), Ok(()), "it votes for its own end");
+    assert_eq!(leaves(&[1], &cluster("a"), 1), Err((0, 0)));
+    let mut late = cluster("ab");
+    late[1].caught_up = false;
+    assert_eq!(leaves(&[1], &late, 1), Err((0, 0)), "nobody can take its place yet");
+}
+
+#[test]
+fn a_voter_stays_where_the_living_would_be_no_majority() {
+    let mut nodes = cluster("abc");
+    nodes[2].up = false;
+    assert_eq!(leaves(&[1, 2, 3], &nodes, 1), Err((1, 2)));
+    assert_eq!(leaves(&[1, 2, 3], &nodes, 3), Ok(()), "the dead one may go");
+    let mut nodes = cluster("abcde");
+    (nodes[3].up, nodes[4].up) = (false, false);
+    assert_eq!(leaves(&[1, 2, 3, 4, 5], &nodes, 1), Err((2, 4)));
+    let mut nodes = cluster("abca");
+    nodes[2].up = false;
+    assert_eq!(leaves(&[1, 2, 3], &nodes, 1), Ok(()), "a spare takes its place");
+    assert_eq!(leaves(&[1, 2, 3], &nodes, 4), Ok(()), "it has no vote");
+}
+
+#[test]
+fn a_removed_voter_stays_where_its_own_vote_is_needed_and_it_is_gone() {
+    let mut nodes = cluster("ab");
+    (nodes[1].removed, nodes[1].up) = (true, false);
+    assert_eq!(settle(&[1, 2], &nodes), [1, 2], "both majorities must agree");
+    nodes[1].up = true;
+    assert_eq!(settle(&[1, 2], &nodes), [1]);
 }

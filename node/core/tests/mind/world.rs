@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cairn_core::catalogue::{Catalogue, set_digest};
-use cairn_core::command::{
-    Begun, Body, Command, DeleteReason, Refusal, Reply, StageSegment, StagedSegment,
+use cairn_core::catalogue::Catalogue;
+use cairn_core::invariants;
+use cairn_types::command::{
+    self, Begun, Body, Command, DeleteReason, FEATURE_LEVEL, Refusal, Reply, StageSegment,
+    StagedSegment,
 };
-use cairn_core::ids::{
+use cairn_types::form::Form;
+use cairn_types::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Epoch, Incarnation, Namespace, NodeId, Nonce,
     RequestId, Run, SegmentDigest, SegmentId, Step,
 };
-use cairn_core::invariants;
-use cairn_core::model::{
+use cairn_types::limits::CLOCK_STEP_MS_MAX;
+use cairn_types::model::{
     Liveness, ManifestPlace, NewNode, PolicyChange, Segment, Settings, SlotState,
 };
+use cairn_types::set_digest;
 
 pub const RUN: Run = Run(1);
 pub const LEN: u32 = 1000;
@@ -48,15 +52,16 @@ pub fn new_node(number: u64, rack: &str) -> NewNode {
         rack: rack.into(),
         address: format!("host{number}:7000"),
         capacity_bytes: 1 << 40,
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
+        replaces: None,
     }
 }
 
 /// The `Register` of process `nonce` of a node that came with `new_node(number, rack)`.
 pub fn registration(number: u64, rack: &str, previous: &[u128], nonce: u128) -> Body {
-    let NewNode { cookie, host, rack, address, capacity_bytes, feature_level } =
+    let NewNode { cookie, host, rack, address, capacity_bytes, feature_level, .. } =
         new_node(number, rack);
-    Body::Register {
+    Body::Register(command::Register {
         node: node(number),
         cookie,
         previous: previous.iter().copied().map(Nonce).collect(),
@@ -66,7 +71,7 @@ pub fn registration(number: u64, rack: &str, previous: &[u128], nonce: u128) -> 
         address,
         capacity_bytes,
         feature_level,
-    }
+    })
 }
 
 impl World {
@@ -79,11 +84,11 @@ impl World {
             wall_ms: 50_000,
             nodes_move: false,
         };
-        world.done(Body::InitCluster {
+        world.done(Body::InitCluster(command::InitCluster {
             cluster: ClusterId(77),
             settings: Settings::default(),
             node: new_node(1, racks[0]),
-        });
+        }));
         for (number, rack) in (1..).zip(racks) {
             if number > 1 {
                 world.done(Body::AllocateNode(new_node(number, rack)));
@@ -98,14 +103,36 @@ impl World {
         self.done(registration(number, rack, previous, nonce));
         let incarnation = self.incarnation(number);
         let missing = Vec::new();
-        self.done(Body::Inventory { node: node(number), incarnation, missing, last: true });
+        self.done(Body::Inventory(command::Inventory {
+            node: node(number),
+            incarnation,
+            missing,
+            last: true,
+        }));
+    }
+
+    /// Cluster time goes on, in steps that apply allows.
+    pub fn pass_ms(&mut self, ms: u64) {
+        let end = self.clock_ms + ms;
+        while self.clock_ms < end {
+            self.clock_ms = end.min(self.clock_ms + CLOCK_STEP_MS_MAX);
+            self.done(Body::SetLiveness(command::SetLiveness { changes: Vec::new() }));
+        }
     }
 
     pub fn apply(&mut self, body: Body) -> Reply {
         self.request(RequestId(0), body)
     }
 
-    pub fn request(&mut self, request: RequestId, body: Body) -> Reply {
+    pub fn request(&mut self, request: RequestId, mut body: Body) -> Reply {
+        // As the leader does.
+        if let Body::SealPart(command::SealPart { checkpoint, compared, .. }) = &mut body {
+            *compared = self.catalogue.parts_sealed(*checkpoint);
+        }
+        self.request_as_is(request, body)
+    }
+
+    pub fn request_as_is(&mut self, request: RequestId, body: Body) -> Reply {
         self.index += 1;
         let command = Command { request, clock_ms: self.clock_ms, wall_ms: self.wall_ms, body };
         let before = self.catalogue.clone();
@@ -141,7 +168,7 @@ impl World {
         let end = self.clock_ms + ms;
         while self.catalogue.cluster().clock_ms < end {
             self.clock_ms = end;
-            self.apply(Body::SetLiveness { changes: Vec::new() });
+            self.apply(Body::SetLiveness(command::SetLiveness { changes: Vec::new() }));
         }
     }
 
@@ -151,7 +178,7 @@ impl World {
 
     pub fn set_liveness(&mut self, number: u64, liveness: Liveness) {
         let changes = vec![(node(number), self.incarnation(number), liveness)];
-        self.done(Body::SetLiveness { changes });
+        self.done(Body::SetLiveness(command::SetLiveness { changes }));
     }
 
     pub fn segment(&self, name: &str) -> &Segment {
@@ -189,7 +216,7 @@ impl World {
     pub fn durable(&mut self, number: u64, names: &[&str]) {
         let replicas = self.replicas(number, names);
         let incarnation = self.incarnation(number);
-        self.done(Body::Durable { node: node(number), incarnation, replicas });
+        self.done(Body::Durable(command::Durable { node: node(number), incarnation, replicas }));
     }
 
     pub fn replicas(&self, number: u64, names: &[&str]) -> Vec<(SegmentId, Epoch)> {
@@ -216,12 +243,29 @@ impl World {
         id
     }
 
+    /// A put of more segments than one entry may stage.
+    pub fn put_large(&mut self, step: u64, names: &[&str]) -> CheckpointId {
+        let id = self.begin(step, 5, 1);
+        for batch in names.chunks(1000) {
+            self.stage((id, 5), 0, batch, &[1, 2]);
+            self.durable(1, batch);
+            self.durable(2, batch);
+        }
+        self.seal((id, 5), 0, names);
+        id
+    }
+
     pub fn delete(&mut self, checkpoint: CheckpointId, now: bool) {
-        self.done(Body::Delete { checkpoint, reason: DeleteReason::Asked, now });
+        self.done(Body::Delete(command::Delete {
+            checkpoint,
+            reason: DeleteReason::Asked,
+            now,
+            force: false,
+        }));
     }
 
     pub fn drop_references(&mut self, checkpoint: CheckpointId) -> u64 {
-        match self.done(Body::DropReferences { checkpoint }) {
+        match self.done(Body::DropReferences(command::DropReferences { checkpoint })) {
             Reply::Dropped { left } => left,
             reply => panic!("{reply:?}"),
         }
@@ -229,7 +273,7 @@ impl World {
 
     pub fn reap(&mut self, name: &str) -> (u32, u32) {
         let segments = vec![self.segment(name).id];
-        reported(self.done(Body::Reap { segments }))
+        reported(self.done(Body::Reap(command::Reap { segments })))
     }
 
     pub fn resolve(&self, address: &str) -> Result<CheckpointId, Refusal> {
@@ -238,15 +282,17 @@ impl World {
 }
 
 pub fn begin_body(step: u64, attempt: u64, parts: u32, replace: bool) -> Body {
-    Body::Begin {
+    Body::Begin(command::Begin {
         namespace: namespace(),
         step: Step(step),
         parts,
-        attempt: Attempt(attempt),
+        attempt: Some(Attempt(attempt)),
         change: PolicyChange::default(),
         replace,
         labels: BTreeMap::new(),
-    }
+        client: String::new(),
+        job: String::new(),
+    })
 }
 
 pub fn stage_body(
@@ -257,10 +303,13 @@ pub fn stage_body(
     targets: &[u64],
 ) -> Body {
     let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
-    let segment =
-        |name: &&str| StageSegment { digest: digest(name), len: LEN, targets: targets.clone() };
+    let segment = |name: &&str| StageSegment {
+        digest: digest(name),
+        form: Form::raw(LEN),
+        targets: targets.clone(),
+    };
     let segments = names.iter().map(segment).collect();
-    Body::Stage { checkpoint, attempt: Attempt(attempt), part, run, segments }
+    Body::Stage(command::Stage { checkpoint, attempt: Attempt(attempt), part, run, segments })
 }
 
 pub fn seal_body(
@@ -269,7 +318,7 @@ pub fn seal_body(
     run: Run,
     names: &[&str],
 ) -> Body {
-    Body::SealPart {
+    Body::SealPart(command::SealPart {
         checkpoint,
         attempt: Attempt(attempt),
         part,
@@ -278,7 +327,8 @@ pub fn seal_body(
         set_digest: set_digest(names.iter().map(|name| (digest(name), LEN))),
         bytes: 1000 * names.len() as u64,
         files: names.len() as u64,
-    }
+        compared: 0,
+    })
 }
 
 pub fn begun(reply: Reply) -> Begun {
@@ -298,7 +348,7 @@ pub fn reported(reply: Reply) -> (u32, u32) {
 /// A refused command leaves what a harmless one at the same time would leave.
 pub fn assert_refused_without_effect(before: &Catalogue, after: &Catalogue, command: &Command) {
     let mut idle = before.clone();
-    let body = Body::Reap { segments: Vec::new() };
+    let body = Body::Reap(command::Reap { segments: Vec::new() });
     idle.apply(0, &Command { request: RequestId(0), body, ..command.clone() });
     assert_eq!(idle.digest(), after.digest(), "a refusal had an effect: {command:?}");
 }

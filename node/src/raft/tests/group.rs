@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_core::command::Reply;
-use cairn_core::ids::{ClusterId, Lineage, Nonce};
 use cairn_proto::wire::{self, raft_client::RaftClient};
+use cairn_types::command::Reply;
+use cairn_types::ids::{ClusterId, Lineage, Nonce};
 use openraft_rt_tokio::TokioRuntime;
 use parking_lot::RwLock;
 
@@ -13,27 +13,33 @@ use crate::disk::Disk;
 use crate::disk::memory::MemoryDisk;
 use crate::raft::testing::{TestNetwork, Told, ToyMachine, flip_last_byte};
 use crate::raft::{
-    ChangeError, Consensus, ConsensusConfig, Engine, Hooks, Identity, ProposeError, ReadError,
-    Whereabouts,
+    ChangeError, Consensus, ConsensusConfig, Engine, Hooks, Identity, NodeAddresses, ProposeError,
+    ReadError,
 };
 
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
-struct Node {
-    id: u64,
-    disk: Arc<MemoryDisk>,
-    toy: Arc<RwLock<ToyMachine>>,
-    told: Told,
-    consensus: Consensus,
+pub struct Node {
+    pub id: u64,
+    pub disk: Arc<MemoryDisk>,
+    pub toy: Arc<RwLock<ToyMachine>>,
+    pub told: Told,
+    pub consensus: Consensus,
 }
 
-fn address(node: u64) -> String {
+pub fn address(node: u64) -> String {
     format!("node-{node}:1")
 }
 
 impl Node {
-    async fn start(network: &TestNetwork, id: u64, disk: Arc<MemoryDisk>) -> Self {
+    pub async fn start(network: &TestNetwork, id: u64, disk: Arc<MemoryDisk>) -> Self {
         Self::start_at(network, &address(id), id, disk).await
+    }
+
+    /// Its commands change after they are checked.
+    pub async fn start_flipping(network: &TestNetwork, id: u64, disk: Arc<MemoryDisk>) -> Self {
+        let toy = ToyMachine { checks_nothing: true, ..ToyMachine::default() };
+        Self::start_as(network, &address(id), id, disk, toy).await
     }
 
     async fn start_at(
@@ -41,6 +47,16 @@ impl Node {
         address: &str,
         id: u64,
         disk: Arc<MemoryDisk>,
+    ) -> Self {
+        Self::start_as(network, address, id, disk, ToyMachine::default()).await
+    }
+
+    async fn start_as(
+        network: &TestNetwork,
+        address: &str,
+        id: u64,
+        disk: Arc<MemoryDisk>,
+        toy: ToyMachine,
     ) -> Self {
         let identity = Identity {
             cluster: ClusterId(77),
@@ -51,10 +67,10 @@ impl Node {
         let mut config = ConsensusConfig::new(identity);
         config.snapshot_entries = 1_000_000;
         config.keep_entries = 0;
-        let (toy, told) = (Arc::<RwLock<ToyMachine>>::default(), Told::default());
+        let (toy, told) = (Arc::new(RwLock::new(toy)), Told::default());
         let mut hooks = Hooks::new(told.hook());
         let announced = network.clone();
-        hooks.resolve = Arc::new(move |node| Whereabouts {
+        hooks.resolve = Arc::new(move |node| NodeAddresses {
             registered: None,
             announced: announced.announced(node),
         });
@@ -73,19 +89,19 @@ impl Node {
     }
 
     /// Stops in order and starts again on the same disk.
-    async fn restart(self, network: &TestNetwork) -> Self {
+    pub async fn restart(self, network: &TestNetwork) -> Self {
         network.cut(&address(self.id));
         self.consensus.shutdown().await;
         Self::start(network, self.id, self.disk).await
     }
 
-    async fn propose(&self, command: &str) -> Result<Arc<Reply>, ProposeError> {
+    pub async fn propose(&self, command: &str) -> Result<Arc<Reply>, ProposeError> {
         self.consensus.propose(Bytes::copy_from_slice(command.as_bytes()), DEADLINE).await
     }
 }
 
 /// Waits on virtual time until `condition` holds.
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..3000 {
         if condition() {
             return;
@@ -96,9 +112,15 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Three voters led by node 1.
-async fn three(network: &TestNetwork) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for id in 1..=3 {
+pub async fn three(network: &TestNetwork) -> Vec<Node> {
+    let first = Node::start(network, 1, Arc::default()).await;
+    two_more(network, first).await
+}
+
+/// Three voters led by `first`.
+pub async fn two_more(network: &TestNetwork, first: Node) -> Vec<Node> {
+    let mut nodes = vec![first];
+    for id in 2..=3 {
         nodes.push(Node::start(network, id, Arc::default()).await);
     }
     let first = nodes[0].consensus.clone();
@@ -176,12 +198,14 @@ async fn change_that_was_left_half_done_says_where_it_goes_and_is_finished() {
     let wanted = BTreeSet::from([1, 2, 4]);
     assert!(first.consensus.change_voters(wanted.clone()).await.is_err());
     let first = first.restart(&network).await;
-    nodes.iter().for_each(|node| network.serve(&address(node.id), node.consensus.routes()));
+    // Node 2 is in both majorities, and has less in its log.
+    network.serve(&address(2), nodes[0].consensus.routes());
     let consensus = &first.consensus;
     until("node 1 leads again, in two configurations", || {
         consensus.is_leader() && consensus.status().going_to == Some(wanted.clone())
     })
     .await;
+    nodes.iter().for_each(|node| network.serve(&address(node.id), node.consensus.routes()));
     consensus.change_voters(wanted.clone()).await.unwrap();
     assert_eq!(consensus.voters().into_keys().collect::<BTreeSet<_>>(), wanted);
     assert_eq!(consensus.status().going_to, None);
@@ -345,4 +369,91 @@ async fn callers_that_mean_somebody_else_are_refused() {
     let request = wire::RaftReadIndexRequest { caller: Some(caller(77, 1, 1)) };
     assert!(RaftClient::new(transport).read_index(request).await.is_ok());
     drop(node);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_that_lost_its_majority_says_so_after_a_lease() {
+    let network = TestNetwork::default();
+    let nodes = three(&network).await;
+    nodes[0].propose("with a majority").await.unwrap();
+    let mut watch = nodes[0].consensus.watch_leadership();
+    assert!(watch.changed().await.is_self);
+    (1..=3).for_each(|id| network.cut(&address(id)));
+    let began = tokio::time::Instant::now();
+    while watch.changed().await.is_self {}
+    assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
+    let first = &nodes[0].consensus;
+    assert!(!first.is_leader());
+    assert_eq!(first.leader(), None);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    for node in &nodes {
+        assert_eq!(node.consensus.leader(), None, "node {} names a leader", node.id);
+        assert!(node.consensus.contact().silence >= Duration::from_secs(30));
+    }
+    let refused = nodes[0].propose("without").await.unwrap_err();
+    assert_eq!(refused, ProposeError::NotLeader { leader: None });
+
+    // With its majority back, one of them leads and all are in touch.
+    nodes.iter().for_each(|node| network.serve(&address(node.id), node.consensus.routes()));
+    until("all know who leads", || nodes.iter().all(|node| node.consensus.leader().is_some()))
+        .await;
+    for node in &nodes {
+        assert!(node.consensus.contact().silence <= Duration::from_secs(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sole_voter_needs_nobody() {
+    let network = TestNetwork::default();
+    let node = Node::start(&network, 1, Arc::default()).await;
+    node.consensus.initialize(&address(1)).await.unwrap();
+    until("it leads", || node.consensus.is_leader()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(node.consensus.is_leader());
+    assert_eq!(node.consensus.contact().silence, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_that_stops_hands_over_without_a_pause_in_writes() {
+    let network = TestNetwork::default();
+    let nodes = three(&network).await;
+    nodes[0].propose("before").await.unwrap();
+    let began = tokio::time::Instant::now();
+    nodes[0].consensus.hand_over(Duration::from_secs(1)).await;
+    assert!(!nodes[0].consensus.is_leader());
+    until("another node leads", || leader(&nodes).is_some()).await;
+    leader(&nodes).unwrap().propose("after").await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_without_a_successor_stops_at_once() {
+    let network = TestNetwork::default();
+    let node = Node::start(&network, 1, Arc::default()).await;
+    node.consensus.initialize(&address(1)).await.unwrap();
+    until("it leads", || node.consensus.is_leader()).await;
+    let began = tokio::time::Instant::now();
+    node.consensus.hand_over(Duration::from_secs(1)).await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_that_resigned_and_is_not_replaced_knows_so() {
+    let network = TestNetwork::default();
+    let nodes = three(&network).await;
+    nodes[0].propose("before").await.unwrap();
+    let first = &nodes[0].consensus;
+    assert_eq!(first.resigned_term(), None);
+    let term = first.term();
+    (1..=3).for_each(|id| network.cut(&address(id)));
+    first.transfer_leader(2).await;
+    assert!(!first.is_leader());
+    // Far beyond the lease: nobody took over, and the node that should end itself can tell.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(first.resigned_term(), Some(term));
+
+    (1..=3).for_each(|id| network.serve(&address(id), nodes[id as usize - 1].consensus.routes()));
+    until("another node leads", || leader(&nodes).is_some_and(|it| it.id != 1)).await;
+    until("the first one follows", || first.leader().is_some()).await;
+    assert_eq!(first.resigned_term(), None, "it was replaced");
 }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +14,10 @@ use crate::disk::memory::MemoryDisk;
 use crate::disk::{Disk, Open};
 use crate::raft::SnapshotError;
 use crate::raft::applied::Applied;
-use crate::raft::machine::{SnapshotStore, StateMachine};
-use crate::raft::snapshot_receive::{Key, SnapshotReceiver};
-use crate::raft::testing::{Told, ToyMachine, flip_last_byte, test_env};
+use crate::raft::machine::StateMachine;
+use crate::raft::snapshot::receive::{Key, SnapshotReceiver};
+use crate::raft::snapshot::store::SnapshotStore;
+use crate::raft::testing::{Told, ToyMachine, WHILE_DECODING, flip_last_byte, test_env};
 use crate::raft::types::{LogId, Snapshot, SnapshotMeta, TypeConfig};
 
 type C = TypeConfig<TokioRuntime>;
@@ -83,6 +85,21 @@ async fn snapshot_survives_restart_and_replaces_older_ones() {
         .unwrap();
     assert_eq!(after.toy.read().commands, world.toy.read().commands);
     assert_eq!(after.toy.read().commands.len(), 30);
+}
+
+/// What somebody else put among the snapshots stops neither a start nor a new snapshot.
+#[tokio::test(start_paused = true)]
+async fn strangers_among_the_snapshots_are_left_alone() {
+    let disk = Arc::new(MemoryDisk::default());
+    let names = ["a.snap", "zzz.snap", "d.part"].map(|name| format!("{DIR}/{name}"));
+    disk.create_dir(DIR).unwrap();
+    names.iter().for_each(|name| disk.create_dir(name).unwrap());
+    let mut world = World::open(disk.clone()).await;
+    world.apply(1..4).await;
+    world.build().await;
+    let mut world = World::open(disk.clone()).await;
+    assert!(world.current().await.is_some());
+    assert!(names.iter().all(|name| disk.exists(name).unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,4 +190,79 @@ async fn broken_transfer_continues_where_it_ended() {
     disk.break_writes();
     receiver.finish(key).await.unwrap_err();
     assert!(told.all()[0].starts_with("sync of snapshot"), "{:?}", told.all());
+}
+
+/// Two callers that find nothing there, one after the other or at once, are given one file.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_begun_once_however_many_ask_meanwhile() {
+    let disk = Arc::<MemoryDisk>::default();
+    let told = Told::default();
+    let receiver = SnapshotReceiver::new(store(&disk, None).await.unwrap(), told.hook());
+    let body = Bytes::from_static(b"the whole encoded catalogue");
+    let (key, meta) = announced(&body);
+
+    let (one, other) =
+        tokio::join!(receiver.begin(key, meta.clone()), receiver.begin(key, meta.clone()));
+    assert_eq!((one.unwrap(), other.unwrap()), (Some(0), None), "the second one has to wait");
+    assert_eq!(disk.list(DIR).unwrap().len(), 1);
+    receiver.write(key, 0, body.slice(..10)).await.unwrap();
+    // A caller that gave up in the middle holds no place.
+    receiver.end(key).await;
+    drop(tokio::time::timeout(Duration::ZERO, receiver.begin(key, meta.clone())).await);
+    while receiver.begin(key, meta.clone()).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    receiver.write(key, 0, body.clone()).await.unwrap();
+    receiver.finish(key).await.unwrap();
+    receiver.end(key).await;
+    assert!(disk.list(DIR).unwrap().is_empty() && told.all().is_empty());
+}
+
+/// The removal of one attempt's file does not touch the file of the next attempt.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_begun_while_an_older_attempt_goes_keeps_its_file() {
+    let disk = Arc::<MemoryDisk>::default();
+    let receiver = SnapshotReceiver::new(store(&disk, None).await.unwrap(), Told::default().hook());
+    let body = Bytes::from_static(b"the whole encoded catalogue");
+    let (key, meta) = announced(&body);
+    receiver.begin(key, meta.clone()).await.unwrap();
+    let (begun, ()) = tokio::join!(
+        async {
+            tokio::task::yield_now().await;
+            receiver.begin(key, meta.clone()).await
+        },
+        receiver.end(key)
+    );
+    assert_eq!(begun.unwrap(), Some(0));
+    receiver.write(key, 0, body.clone()).await.unwrap();
+    let finished = receiver.finish(key).await.unwrap();
+    assert!(disk.exists(&finished.path).unwrap(), "{} is gone", finished.path);
+}
+
+/// Readers of the machine are async tasks: they must not wait for a large snapshot.
+#[tokio::test(start_paused = true)]
+async fn the_machine_can_be_read_while_a_snapshot_is_decoded() {
+    let mut world = World::open(Arc::default()).await;
+    world.apply(0..10).await;
+    let built = world.build().await;
+    let (toy, looks) = (world.toy.clone(), Arc::new(AtomicU64::new(0)));
+    let looked = looks.clone();
+    WHILE_DECODING.with_borrow_mut(|look| {
+        look.push(Box::new(move || {
+            assert!(toy.try_read().is_some(), "decoded under the lock");
+            looked.fetch_add(1, Ordering::Relaxed);
+        }));
+    });
+    let installed =
+        RaftStateMachine::<C>::install_snapshot(&mut world.machine, &built.meta, built.snapshot);
+    installed.await.unwrap();
+    WHILE_DECODING.take();
+    assert_eq!((looks.load(Ordering::Relaxed), world.toy.read().commands.len()), (1, 10));
+}
+
+fn announced(body: &Bytes) -> (Key, SnapshotMeta) {
+    let last_log_id = LogId::new_term_index(2, 40);
+    let meta = SnapshotMeta { last_log_id: Some(last_log_id), ..SnapshotMeta::default() };
+    let digest = *blake3::hash(body).as_bytes();
+    (Key { last_log_id, len: body.len() as u64, digest }, meta)
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -11,10 +12,11 @@ use crate::disk::memory::MemoryDisk;
 use crate::disk::{Disk, Open};
 use crate::raft::OpenError;
 use crate::raft::applied::Applied;
-use crate::raft::log_file::{LogError, LogFile, damage_record, read_entries};
-use crate::raft::log_store::{LogClosed, LogStore};
-use crate::raft::machine::{SnapshotStore, StateMachine};
-use crate::raft::promises::Promise;
+use crate::raft::log::file::{LogError, LogFile, damage_record, read_entries};
+use crate::raft::log::store::{LogClosed, LogStore};
+use crate::raft::machine::StateMachine;
+use crate::raft::peers::promises::Promise;
+use crate::raft::snapshot::store::SnapshotStore;
 use crate::raft::testing::{Told, ToyMachine, test_env};
 use crate::raft::types::{Entry, LogCommand, LogId, TypeConfig, Vote};
 use crate::store::RESERVE_BYTES_DEFAULT;
@@ -124,9 +126,11 @@ async fn a_log_that_holds_less_than_was_promised_is_refused() {
         async move { LogStore::open(test_env(), disk, Told::default().hook(), true, &[promised]).await }
     };
     assert!(matches!(open(late).await.map(drop), Err(LogError::SetBack(_))));
-    let (log, closed) = open(early).await.unwrap();
-    drop(log);
-    closed.wait().await;
+    for believed in [early, Promise::new(Vote::new(1 << 40, 1), None)] {
+        let (log, closed) = open(believed).await.unwrap();
+        drop(log);
+        closed.wait().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,6 +158,36 @@ async fn damaged_record_is_named() {
         Err(LogError::Damaged { record, .. }) => assert_eq!(record, "3"),
         other => panic!("opened a damaged log: {other:?}"),
     }
+}
+
+/// A record rots while the node runs, and nobody reads it.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_rots_under_a_running_node_is_found() {
+    const COMMAND: &[u8] = &[7; 64 << 10];
+    let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
+    let (mut log, _closed) = open(&disk, &told).await.unwrap();
+    // More than any cache holds.
+    for index in 0..256 {
+        append(&mut log, vec![entry(1, index, COMMAND)]).await;
+    }
+    let bytes = log_bytes(&disk);
+    let mark = [3_u64.to_le_bytes(), 1_u64.to_le_bytes()].concat();
+    let places = bytes.windows(mark.len()).enumerate().filter(|(_, window)| *window == mark);
+    let places: Vec<u64> = places.map(|(at, _)| at as u64).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        // A byte of the command, wherever a copy of the record is.
+        let file = disk.open("raft.redb", Open::Write).unwrap();
+        file.write_at(at + 1000, &[8]).unwrap();
+    }
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        if let Some(reason) = told.all().first() {
+            assert!(reason.contains("record 3 is damaged"), "{reason}");
+            return;
+        }
+    }
+    panic!("nobody has found it");
 }
 
 fn log_bytes(disk: &MemoryDisk) -> Vec<u8> {

@@ -24,6 +24,8 @@ pub enum Input {
     Delete(u64),
     /// Keeps the newest so many commits; 0 keeps all.
     KeepLast(u32),
+    /// Puts this note on the version, in place of an older one; 0 takes it off.
+    Annotate(Version, u64),
     /// What is at this step.
     Step(u64),
     /// The newest commit.
@@ -35,8 +37,10 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     Done,
-    /// The version that was found, or deleted.
+    /// The version that was deleted.
     Version(Version),
+    /// The version that was found, and the note on it.
+    Found(Version, u64),
     Missing,
     /// What was listed, in any order.
     Versions(Vec<Version>),
@@ -54,6 +58,7 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     version: Version,
+    note: u64,
     doomed: bool,
 }
 
@@ -80,13 +85,22 @@ impl Model for Catalogue {
                 None => Some(state.clone()),
             },
             (Input::KeepLast(count), None | Some(Output::Done)) => Some(state.keep_last(*count)),
-            (Input::Step(step), Some(Output::Version(version))) => {
-                (version.0 == *step && state.at(*step) == Some(*version)).then(|| state.clone())
+            (Input::Annotate(version, note), Some(Output::Done)) => state.annotate(*version, *note),
+            (Input::Annotate(version, note), None) => {
+                Some(state.annotate(*version, *note).unwrap_or_else(|| state.clone()))
+            }
+            (Input::Annotate(version, _), Some(Output::Missing)) => {
+                state.without(|entry| entry.version == *version)
+            }
+            (Input::Step(step), Some(Output::Found(version, note))) => {
+                (version.0 == *step && state.has(*version, *note)).then(|| state.clone())
             }
             (Input::Step(step) | Input::Delete(step), Some(Output::Missing)) => {
                 state.without(|entry| entry.version.0 == *step)
             }
-            (Input::Latest, Some(Output::Version(version))) => state.with_latest(*version),
+            (Input::Latest, Some(Output::Found(version, note))) => {
+                state.has(*version, *note).then(|| state.with_latest(*version)).flatten()
+            }
             (Input::Latest, Some(Output::Missing)) => state.without(|_| true),
             (Input::List, Some(Output::Versions(listed))) => state.listed(listed),
             // A question nobody answered tells nothing; other answers are none.
@@ -94,6 +108,14 @@ impl Model for Catalogue {
             _ => None,
         };
         next.into_iter().collect()
+    }
+
+    fn is_read(&self, input: &Input, output: Option<&Output>) -> bool {
+        match input {
+            Input::Saw(_) | Input::Step(_) | Input::Latest | Input::List => true,
+            Input::Delete(_) | Input::Annotate(..) => output == Some(&Output::Missing),
+            Input::Put(_) | Input::KeepLast(_) => false,
+        }
     }
 }
 
@@ -122,7 +144,7 @@ impl State {
     fn committed(&self, version: Version) -> Self {
         let mut state = self.clone();
         state.visible.retain(|entry| entry.version.0 != version.0);
-        state.visible.push(Entry { version, doomed: false });
+        state.visible.push(Entry { version, note: 0, doomed: false });
         if let Err(at) = state.ever.binary_search(&version) {
             state.ever.insert(at, version);
         }
@@ -135,6 +157,18 @@ impl State {
         let mut state = self.clone();
         state.visible.retain(|entry| entry.version != version);
         self.ever.contains(&version).then_some(state)
+    }
+
+    fn has(&self, version: Version, note: u64) -> bool {
+        self.visible.iter().any(|entry| (entry.version, entry.note) == (version, note))
+    }
+
+    /// `None` if the version is not there.
+    fn annotate(&self, version: Version, note: u64) -> Option<Self> {
+        let mut state = self.clone();
+        let entry = state.visible.iter_mut().find(|entry| entry.version == version)?;
+        entry.note = note;
+        Some(state)
     }
 
     fn keep_last(&self, count: u32) -> Self {

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The problem is NP-complete; what keeps it small here: one history for each namespace, few
-//! operations at a time, and an operation that fits now and changes nothing is done at once, which
-//! loses no solution. A history that is still too hard is an error of its own, never a pass.
+//! operations at a time, and a read that fits now is done at once, which loses no solution. A
+//! history that is still too hard is an error of its own, never a pass.
 
 pub mod catalogue;
 
@@ -34,6 +34,10 @@ pub trait Model {
         input: &Self::Input,
         output: Option<&Self::Output>,
     ) -> Vec<Self::State>;
+
+    /// Whether `input` with this output writes nothing in any state. A write that changes nothing
+    /// now (a note that is there already) may still be needed later, over another write.
+    fn is_read(&self, input: &Self::Input, output: Option<&Self::Output>) -> bool;
 }
 
 /// One call, in any unit of time.
@@ -153,7 +157,7 @@ impl<M: Model> Search<'_, M> {
         left().filter(|(_, it)| it.called <= horizon).map(|(at, _)| at).collect()
     }
 
-    /// Does at once what fits and changes nothing, then lists the ways on.
+    /// Does at once the reads that fit and change nothing, then lists the ways on.
     fn frame(&self, mut done: Done, state: M::State, mut placed: usize) -> Frame<M::State> {
         loop {
             let mut ways = Vec::new();
@@ -162,12 +166,14 @@ impl<M: Model> Search<'_, M> {
                 let Operation { input, answer, .. } = &self.operations[at];
                 let output = answer.as_ref().map(|(_, output)| output);
                 let next = self.model.step(&state, input, output);
-                if next.as_slice() == [state.clone()] {
-                    if answer.is_some() {
-                        done.insert(at);
-                        (placed, free) = (placed + 1, true);
-                    }
-                    // One of unknown outcome that changes nothing may as well never happen.
+                let idle = next.as_slice() == [state.clone()];
+                // One of unknown outcome that changes nothing may as well never happen.
+                if idle && answer.is_none() {
+                    continue;
+                }
+                if idle && self.model.is_read(input, output) {
+                    done.insert(at);
+                    (placed, free) = (placed + 1, true);
                     continue;
                 }
                 ways.extend(next.into_iter().map(|next| (at, next)));

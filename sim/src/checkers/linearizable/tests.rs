@@ -28,6 +28,10 @@ impl Model for Register {
             Touch::Read => Vec::new(),
         }
     }
+
+    fn is_read(&self, input: &Touch, _: Option<&u32>) -> bool {
+        matches!(input, Touch::Read)
+    }
 }
 
 fn write(value: u32, called: u64, answered: u64) -> Operation<Touch, u32> {
@@ -131,11 +135,11 @@ fn put(version: Version, at: u64) -> Call {
 }
 
 fn latest(version: Version, at: u64) -> Call {
-    call(Input::Latest, at, at + 1, Output::Version(version))
+    call(Input::Latest, at, at + 1, Output::Found(version, 0))
 }
 
 fn at_step(step: u64, attempt: u64, at: u64) -> Call {
-    call(Input::Step(step), at, at + 1, Output::Version((step, attempt)))
+    call(Input::Step(step), at, at + 1, Output::Found((step, attempt), 0))
 }
 
 fn no_step(step: u64, at: u64) -> Call {
@@ -220,6 +224,39 @@ fn retention_removes_silently_but_only_what_is_old() {
         delete((2, 1), 12),
         call(Input::Latest, 14, 15, Output::Missing)
     ]));
+}
+
+#[test]
+fn note_stays_on_its_version_until_the_next_one() {
+    let note = |note, at| call(Input::Annotate((1, 1), note), at, at + 1, Output::Done);
+    let seen = |note, at| call(Input::Step(1), at, at + 1, Output::Found((1, 1), note));
+    let then = |calls: &[Call]| fits(&[&[put((1, 1), 0), note(7, 10)][..], calls].concat());
+    assert!(then(&[seen(7, 20), note(8, 30), seen(8, 40)]));
+    assert!(!then(&[seen(0, 20)]), "a lost note");
+    assert!(!then(&[note(8, 20), seen(7, 30)]), "a stale note");
+    assert!(!then(&[put((1, 2), 20), call(Input::Latest, 30, 31, Output::Found((1, 2), 7))]));
+    assert!(!then(&[delete((1, 1), 20), note(8, 30)]), "on a version that is gone");
+    let refused = call(Input::Annotate((1, 1), 8), 30, 31, Output::Missing);
+    assert!(then(&[delete((1, 1), 20), refused.clone()]) && !then(&[refused]));
+    let lost = unknown(Input::Annotate((1, 1), 8), 20);
+    assert!(then(&[lost.clone(), seen(7, 30), seen(8, 40)]));
+    assert!(!then(&[lost, seen(8, 30), seen(7, 40)]));
+}
+
+/// Regression seed 10164: two notes overlap, and the one that changes nothing at first was the
+/// later one. The search did it at once, and then found no order.
+#[test]
+fn overlapping_notes_may_be_in_any_order() {
+    let note = |note| call(Input::Annotate((1, 1), note), 10, 50, Output::Done);
+    let seen = |note, at| call(Input::Step(1), at, at + 1, Output::Found((1, 1), note));
+    let then = |calls: &[Call]| fits(&[&[put((1, 1), 0)], calls].concat());
+    assert!(then(&[note(0), note(7), seen(7, 60)]));
+    assert!(then(&[note(0), note(7), seen(0, 60)]), "taken off after it was put on");
+    assert!(then(&[note(0), note(7), seen(7, 20), seen(0, 60)]));
+    assert!(then(&[note(7), note(7), note(8), seen(7, 20), seen(8, 30), seen(7, 60)]));
+    assert!(!then(&[note(7), note(8), seen(7, 20), seen(8, 30), seen(7, 60)]), "only two notes");
+    assert!(!then(&[note(7), seen(0, 60)]));
+    assert!(register(&[write(0, 0, 10), write(1, 0, 10), read(0, 20, 21)]));
 }
 
 #[test]

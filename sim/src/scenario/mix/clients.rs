@@ -1,18 +1,19 @@
 //! What the clients of `mix` do. A script outlives the lives of its process: a client that died
 //! goes on where it was, or starts the same upload again.
 
+mod notes;
+mod reads;
 mod scan;
 mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::{Client, ClientError, GetOptions, MemorySink};
-use cairn_core::command::Refusal;
-use cairn_core::ids::{Address, Selector, Step};
-use futures::StreamExt;
+use cairn_client::{Client, ClientError, MemorySink};
+use cairn_types::command::Refusal;
+use cairn_types::ids::{Address, Selector, Step};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::super::plan::MoveKind;
 use super::Shared;
@@ -32,6 +33,8 @@ const PAST_MAX: usize = 8;
 /// The namespace that all clients write against each other, and its steps.
 const AGAINST: &str = "against";
 const AGAINST_STEPS: u64 = 3;
+/// So many fresh checkpoints have a segment of several blocks.
+const LARGE: f64 = 0.3;
 /// In calm, one move takes no longer.
 const CALM_LIMIT: Duration = Duration::from_secs(120);
 /// Once things have stopped going wrong, nobody is waited for with what is left to do.
@@ -68,6 +71,7 @@ struct State {
     /// Files of earlier puts, to be put again.
     past: Vec<Files>,
     attempts: u64,
+    notes: u64,
     doing: String,
     /// All moves under faults are made.
     played: bool,
@@ -89,6 +93,7 @@ impl Script {
             half_read: None,
             past: Vec::new(),
             attempts: 1,
+            notes: 0,
             doing: "starting".to_owned(),
             played: false,
             done: false,
@@ -267,6 +272,9 @@ impl Acting {
             MoveKind::DeleteAndPutAgain => self.delete_and_put_again().await,
             MoveKind::KeepLast => self.keep_last().await,
             MoveKind::List => self.list().await,
+            MoveKind::Annotate => self.annotate().await,
+            MoveKind::TakeOver => self.take_over().await,
+            MoveKind::Crowd => self.crowd().await,
         };
         match &result {
             Ok(()) => trace::count("client.finished", 1),
@@ -326,6 +334,10 @@ impl Acting {
             Some((_, _, files)) if state.chance.chance(0.6) => {
                 checkpoint_files::next(files, &mut state.chance)
             }
+            _ if state.chance.chance(LARGE) => {
+                trace::count("client.large", 1);
+                checkpoint_files::large(&mut state.chance)
+            }
             _ => {
                 let tensors = state.chance.range(1..4) as usize;
                 checkpoint_files::checkpoint(&mut state.chance, tensors)
@@ -338,130 +350,6 @@ impl Acting {
         state.past.push(files.clone());
         state.last = Some((step, state.attempts, files));
         step
-    }
-
-    /// What was acknowledged just now is there for a reader who knows nothing and asks any node.
-    async fn look_elsewhere(&self, name: &str, asked: Asked) -> Result<(), String> {
-        let stranger = cluster::sdk(&self.seat, &self.shared.addresses);
-        self.resolve_by(&stranger, name, asked).await
-    }
-
-    /// Whether something was there.
-    async fn get(&self, name: &str, asked: Asked) -> Result<bool, String> {
-        self.note(format!("get {name} {asked:?}"));
-        let began = Instant::now();
-        let sink = self.sink(name, asked);
-        let address = address(name, asked)?;
-        let options = GetOptions { overwrite: true, ..GetOptions::default() };
-        match self.sdk.get(&address, sink.clone(), options).await {
-            Ok(report) => {
-                self.script.state.lock().half_read = None;
-                trace::count("client.gets_resumed", u64::from(report.bytes_kept > 0));
-                let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
-                let files = files_of(&sink);
-                trace::count("client.gets", 1);
-                let mut history = self.shared.history.lock();
-                let judged = history.found(name, asked, id, began, Some(&files));
-                drop(history);
-                judged.unwrap_or_else(|broken| self.broken(broken));
-                Ok(true)
-            }
-            Err(error) => self.not_got(name, asked, began, &error).map(|()| false),
-        }
-    }
-
-    /// What an earlier read of the same left behind, if it was the last one and cut short.
-    fn sink(&self, name: &str, asked: Asked) -> Arc<MemorySink> {
-        let half_read = &mut self.script.state.lock().half_read;
-        match half_read {
-            Some((known, of, sink)) if known == name && *of == asked => sink.clone(),
-            _ => {
-                let sink = Arc::new(MemorySink::default());
-                *half_read = Some((name.to_owned(), asked, sink.clone()));
-                sink
-            }
-        }
-    }
-
-    async fn resolve(&self, name: &str, asked: Asked) -> Result<(), String> {
-        self.resolve_by(&self.sdk, name, asked).await
-    }
-
-    async fn resolve_by(&self, sdk: &Client, name: &str, asked: Asked) -> Result<(), String> {
-        self.note(format!("resolve {name} {asked:?}"));
-        let began = Instant::now();
-        match sdk.resolve(&address(name, asked)?).await {
-            Ok(info) => {
-                let id = (info.step.0, info.attempt.0);
-                trace::count("client.resolves", 1);
-                let judged = self.shared.history.lock().found(name, asked, id, began, None);
-                judged.unwrap_or_else(|broken| self.broken(broken));
-                Ok(())
-            }
-            Err(error) => self.not_got(name, asked, began, &error),
-        }
-    }
-
-    /// All of a namespace at one moment.
-    async fn list(&self) -> Result<(), String> {
-        let (name, _) = self.somewhere();
-        self.note(format!("list {name}"));
-        let (began, prefix) = (Instant::now(), writes::namespace(&name)?);
-        let all = self.sdk.list(Some(&prefix), false).await;
-        let all = all.map_err(|error| format!("list {name}: {error}"))?;
-        let own = all.into_iter().filter(|info| info.namespace == prefix);
-        let versions = own.map(|info| (info.step.0, info.attempt.0)).collect();
-        trace::count("client.lists", 1);
-        let judged = self.shared.history.lock().listed(&name, versions, began);
-        judged.unwrap_or_else(|broken| self.broken(broken));
-        Ok(())
-    }
-
-    /// A checkpoint that is not there is an answer, and is judged; others are failures.
-    fn not_got(
-        &self,
-        name: &str,
-        asked: Asked,
-        began: Instant,
-        error: &ClientError,
-    ) -> Result<(), String> {
-        if !is_missing(error) {
-            return Err(format!("get {name} {asked:?}: {error}"));
-        }
-        self.script.state.lock().half_read = None;
-        let judged = self.shared.history.lock().missing(name, asked, began);
-        judged.unwrap_or_else(|text| self.broken(("C1", text)));
-        Ok(())
-    }
-
-    /// A piece of a file of an own checkpoint is a piece of a version of it.
-    async fn range(&self) -> Result<(), String> {
-        let name = self.script.namespace();
-        let (step, at, len) = {
-            let mut state = self.script.state.lock();
-            let end = state.next_step;
-            let chance = &mut state.chance;
-            (chance.range(1..end.max(2)), chance.below(300_000), chance.range(1..200_000))
-        };
-        self.note(format!("range {at}+{len} of {name}@{step}"));
-        let file = b"model.safetensors";
-        let address = address(&name, Asked::Step(step))?;
-        let text = |error: ClientError| format!("range of {name}@{step}: {error}");
-        let mut stream = self.sdk.read_range(&address, file, at, Some(len)).await.map_err(text)?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = stream.next().await {
-            bytes.extend_from_slice(&piece.map_err(text)?);
-        }
-        trace::count("client.ranges", 1);
-        let contents = self.shared.history.lock().contents(&name, step);
-        let same = |files: &Files| {
-            let whole = files.get(&file[..]);
-            whole.and_then(|it| it.get(at as usize..(at + len) as usize)) == Some(&bytes[..])
-        };
-        if !contents.iter().any(same) {
-            self.broken(("D5", format!("{at}+{len} of {name}@{step} is of no version")));
-        }
-        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Three to five nodes and two or three clients do everything they can while everything goes
+//! Three to five nodes, now and then one or two, and two or three clients do everything they can while everything goes
 //! wrong that the fault model allows (`sim/README.md`): safety first, then the faults stop but
 //! perhaps for one node that the others must do without, then all must converge (L1, L2), then
 //! every committed checkpoint is read and compared (D2).
@@ -25,7 +25,10 @@ use self::clients::Script;
 use self::faults::Faults;
 use super::plan::Plan;
 
+/// What an older build understands: all but `Annotate`.
+const OLDER_LEVEL: u32 = 1;
 const RACKS: [&str; 5] = ["r1", "r2", "r3", "r1", "r2"];
+const TWO_RACKS: [&str; 5] = ["r1", "r2", "r1", "r2", "r1"];
 /// The cluster comes up within this, and settles within that, once nothing is wrong.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
@@ -85,8 +88,20 @@ async fn story(world: &World) -> Result<(), String> {
     let plan = Plan::of(world.seed(), &world.tuning().set).map_err(|error| error.to_string())?;
     let cluster = Cluster::empty(world, plan.pace);
     let mut skews = world.stream("skews");
-    for rack in &RACKS[..plan.nodes as usize] {
-        cluster.add_node(rack, plan.wall_skew_ms(&mut skews));
+    let mut builds = world.stream("builds");
+    let racks = if plan.racks == 2 { TWO_RACKS } else { RACKS };
+    for (place, rack) in racks[..plan.nodes as usize].iter().enumerate() {
+        let node = cluster.add_node(rack, plan.wall_skew_ms(&mut skews));
+        // A cluster has the level of the build that makes it.
+        let older = match plan.older {
+            0 => false,
+            1 => place == 0 || builds.chance(0.5),
+            _ => true,
+        };
+        if older {
+            trace::count("cluster.older_builds", 1);
+            cluster.set_feature_level(node, OLDER_LEVEL);
+        }
     }
     let checkers = Checkers::watch(&cluster);
     world.net().set_silence(Duration::from_millis(plan.silence_ms));
@@ -104,8 +119,10 @@ async fn story(world: &World) -> Result<(), String> {
         Arc::new(Shared { history: Mutex::default(), phase, addresses, plan: plan.clone() });
     let scripts: Vec<_> =
         (0..plan.clients).map(|number| Script::new(world, number, plan.clients)).collect();
-    let clients: Vec<ProcessId> =
-        scripts.iter().map(|script| add_client(world, script, &shared)).collect();
+    let clients: Vec<ProcessId> = scripts
+        .iter()
+        .map(|script| add_client(world, script, &shared, plan.wall_skew_ms(&mut skews)))
+        .collect();
     clients.iter().for_each(|client| drop(world.start(*client)));
 
     let mut faults = Faults::new(&cluster, &checkers, (&clients, &scripts), &plan);
@@ -114,6 +131,7 @@ async fn story(world: &World) -> Result<(), String> {
     faults.cease();
     world.net().set_policy(links);
     let left_out = faults.leave_one_out();
+    faults.upgrade();
     // Clients go on until their part is played, or nobody has seen much.
     let mut played = |_: &Cluster| {
         faults.look_after();
@@ -169,6 +187,9 @@ async fn story(world: &World) -> Result<(), String> {
     if let Err(text) = is_quiet(&cluster, &plan).await {
         world.violation("L2", text);
     }
+    if let Err(text) = gives_space_back(&cluster).await {
+        world.violation("room", text);
+    }
     checkers.finish().await;
     let scan = clients::scan(world, &cluster, &shared);
     match tokio::time::timeout(settle_limit, scan).await {
@@ -199,11 +220,30 @@ fn say_what_lacks(cluster: &Cluster) {
     }
 }
 
-fn add_client(world: &World, script: &Arc<Script>, shared: &Arc<Shared>) -> ProcessId {
+fn add_client(
+    world: &World,
+    script: &Arc<Script>,
+    shared: &Arc<Shared>,
+    wall_skew_ms: i64,
+) -> ProcessId {
     let (name, rack) = (script.name.clone(), script.rack.clone());
     let (script, shared) = (script.clone(), shared.clone());
     let boot = move |seat| clients::run(seat, script.clone(), shared.clone());
-    world.add(Spec::new(&name, &rack, boot))
+    world.add(Spec { wall_skew_ms, ..Spec::new(&name, &rack, boot) })
+}
+
+/// Once nobody writes, no node keeps space for a writer.
+async fn gives_space_back(cluster: &Cluster) -> Result<(), String> {
+    for node in cluster.running() {
+        let store = node.shared.store.clone();
+        let room = node.life.spawn(async move { store.room().await }).await;
+        let room = room.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        trace::count("checked.rooms", 1);
+        if room.reserved > 0 {
+            return Err(format!("{} reserves {} bytes for nobody", node.name, room.reserved));
+        }
+    }
+    Ok(())
 }
 
 /// In a settled cluster that nobody uses, only heartbeats are left: whoever still asks and asks is

@@ -1,23 +1,31 @@
 //! What stories are told with: a cluster, a client, and what the client has put.
 
+mod disks;
+mod marks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use cairn_client::{GetOptions, MemorySink, MemorySource, Progress, PutOptions};
-use cairn_core::ids::{Address, Incarnation, NodeId, Selector, Step};
-use cairn_core::model::SlotState;
-use cairn_node::upkeep::suspect;
+use cairn_client::{
+    ClientError, GetOptions, GetProgress, MemorySink, MemorySource, Progress, PutOptions,
+    PutReport, Wait,
+};
+use cairn_types::command::{Accept, FEATURE_LEVEL, Refusal};
+use cairn_types::ids::{Address, Incarnation, NodeId, Selector, Step};
+use cairn_types::limits::BLOCK_BYTES;
+use cairn_types::model::PolicyChange;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::checkers::Checkers;
 use crate::checkpoint_files::{self, Files};
 use crate::cluster::Cluster;
 use crate::disk::Crash;
+use crate::host::WallClock;
 use crate::net::LinkPolicy;
 use crate::process::ProcessId;
 use crate::seed::Stream;
@@ -27,6 +35,9 @@ use crate::world::World;
 const NAMESPACE: &str = "llama/pretrain";
 /// Any one step of a story ends within this virtual time.
 const STEP_LIMIT: Duration = Duration::from_secs(180);
+
+/// A reader of what was deleted knows it within this time: it may wait for a block on its way.
+const DELETED_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a step of a story came to.
 pub type Told<T = ()> = Result<T, String>;
@@ -52,6 +63,17 @@ pub struct Stage {
     checkers: Checkers,
     client: ProcessId,
     files: BTreeMap<u64, Files>,
+    /// Of what is put from now on.
+    pub policy: PolicyChange,
+    pub wait: Wait,
+}
+
+/// A get that goes on.
+pub struct Getting {
+    step: u64,
+    sink: Arc<MemorySink>,
+    progress: Arc<GetProgress>,
+    task: JoinHandle<Told<Result<(), ClientError>>>,
 }
 
 /// A put that goes on.
@@ -59,13 +81,19 @@ pub struct Putting {
     step: u64,
     files: Files,
     progress: Arc<Progress>,
-    task: JoinHandle<Told>,
+    task: JoinHandle<Told<PutReport>>,
 }
 
 impl Stage {
     /// A settled cluster of one node a rack name, and a client in the last rack.
     pub async fn open(world: World, racks: &[&str]) -> Told<Self> {
+        Self::open_at_level(world, racks, FEATURE_LEVEL).await
+    }
+
+    /// As [`Stage::open`], with builds that understand commands up to this level.
+    pub async fn open_at_level(world: World, racks: &[&str], level: u32) -> Told<Self> {
         let cluster = Cluster::define(&world, racks);
+        cluster.nodes().into_iter().for_each(|node| cluster.set_feature_level(node, level));
         let checkers = Checkers::watch(&cluster);
         // Slow enough that a fault finds bytes on the way.
         world.net().set_policy(LinkPolicy { bytes_per_s: 20_000_000, ..LinkPolicy::default() });
@@ -74,7 +102,8 @@ impl Stage {
         settled.map_err(|text| format!("start: {text}"))?;
         let client = cluster.client("c1", racks.last().copied().unwrap_or("r1"));
         let chance = world.stream("story");
-        Ok(Self { world, cluster, chance, checkers, client, files: BTreeMap::new() })
+        let (files, policy, wait) = (BTreeMap::new(), PolicyChange::default(), Wait::Quorum);
+        Ok(Self { world, cluster, chance, checkers, client, files, policy, wait })
     }
 
     pub fn node(&self, place: usize) -> ProcessId {
@@ -85,6 +114,27 @@ impl Stage {
         let none = |cluster: &Cluster| cluster.leader().is_none().then(|| "no leader".to_owned());
         self.cluster.wait(STEP_LIMIT, none).await?;
         self.cluster.leader().map(|leader| leader.process).ok_or_else(|| "no leader".to_owned())
+    }
+
+    pub fn client(&self) -> ProcessId {
+        self.client
+    }
+
+    pub fn clock(&self, process: ProcessId) -> Told<Arc<WallClock>> {
+        self.world.clock(process).ok_or_else(|| "no such process".to_owned())
+    }
+
+    /// By all nodes that run.
+    pub fn commands_forwarded(&self) -> u64 {
+        let running = self.cluster.running();
+        running.iter().map(|node| node.shared.counters.commands_forwarded.get()).sum()
+    }
+
+    /// Who leads, and in which term.
+    pub async fn leadership(&self) -> Told<(ProcessId, u64)> {
+        let leader = self.leader().await?;
+        let node = self.cluster.running_node(leader).ok_or("the leader is down")?;
+        Ok((leader, node.shared.consensus.term()))
     }
 
     pub fn another_than(&self, process: ProcessId) -> Told<ProcessId> {
@@ -138,21 +188,46 @@ impl Stage {
 
     pub async fn put(&mut self, step: u64) -> Told {
         let putting = self.begin_put(step)?;
-        self.finish_put(putting).await
+        self.finish_put(putting).await.map(drop)
     }
 
     pub fn begin_put(&mut self, step: u64) -> Told<Putting> {
         let tensors = self.chance.range(3..7) as usize;
         let files = checkpoint_files::checkpoint(&mut self.chance, tensors);
+        self.begin_put_of(step, files)
+    }
+
+    /// Puts one file of so many whole blocks.
+    pub async fn put_blocks(&mut self, step: u64, blocks: usize) -> Told {
+        let putting = self.begin_put_blocks(step, blocks)?;
+        self.finish_put(putting).await.map(drop)
+    }
+
+    pub fn begin_put_blocks(&mut self, step: u64, blocks: usize) -> Told<Putting> {
+        let bytes = self.chance.bytes(blocks * BLOCK_BYTES as usize);
+        let files = Files::from([(b"optimizer.bin".to_vec(), bytes.into())]);
+        self.begin_put_of(step, files)
+    }
+
+    /// Puts so many small files, whose manifest is longer than they are.
+    pub async fn put_long_names(&mut self, step: u64, files: usize) -> Told {
+        let files = checkpoint_files::long_names(&mut self.chance, files);
+        let putting = self.begin_put_of(step, files)?;
+        self.finish_put(putting).await.map(drop)
+    }
+
+    fn begin_put_of(&mut self, step: u64, files: Files) -> Told<Putting> {
         let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let source = MemorySource::new(files.clone()).map_err(|error| error.to_string())?;
         let mut options = PutOptions::new(address(step)?.namespace, Step(step));
+        options.change = self.policy.clone();
+        options.wait = self.wait;
         let progress = Arc::<Progress>::default();
         options.progress = progress.clone();
         trace::event("c1", "does", format_args!("put step {step}"));
         let task = seat.life.spawn(async move {
             let report = sdk.put(Arc::new(source), options).await;
-            report.map(drop).map_err(|error| format!("put of step {step}: {error}"))
+            report.map_err(|error| format!("put of step {step}: {error}"))
         });
         Ok(Putting { step, files, progress, task })
     }
@@ -167,13 +242,25 @@ impl Stage {
         there.map_err(|_| format!("put of step {} does not get to {percent} %", putting.step))
     }
 
-    pub async fn finish_put(&mut self, putting: Putting) -> Told {
+    pub async fn finish_put(&mut self, putting: Putting) -> Told<PutReport> {
         let Putting { step, files, task, .. } = putting;
-        finish(task, "put").await?;
+        let report = finish(task, "put").await?;
         trace::event("c1", "does", format_args!("has put step {step}"));
         trace::count("client.puts", 1);
         self.files.insert(step, files);
-        Ok(())
+        Ok(report)
+    }
+
+    /// Whether this step is committed, by the newest catalogue.
+    pub fn has(&self, step: u64) -> bool {
+        address(step).is_ok_and(|address| self.cluster.newest().1.resolve(&address).is_ok())
+    }
+
+    /// Waits until retention has let this step go.
+    pub async fn until_let_go(&mut self, step: u64) -> Told {
+        let gone = self.until(|stage| !stage.has(step)).await;
+        self.files.remove(&step);
+        gone.map_err(|_| format!("step {step} is kept"))
     }
 
     /// Everything that was put comes back byte for byte.
@@ -197,8 +284,98 @@ impl Stage {
         Ok(())
     }
 
+    /// Sets the speed of every link, bytes a second.
+    pub fn set_speed(&self, bytes_per_s: u64) {
+        self.world.net().set_policy(LinkPolicy { bytes_per_s, ..LinkPolicy::default() });
+    }
+
+    /// Reads one segment after the other.
+    pub fn begin_get(&self, step: u64) -> Told<Getting> {
+        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (sink, progress) = (Arc::<MemorySink>::default(), Arc::<GetProgress>::default());
+        let options =
+            GetOptions { parallel: 1, progress: progress.clone(), ..GetOptions::default() };
+        let (into, address) = (sink.clone(), address(step)?);
+        trace::event("c1", "does", format_args!("get step {step}"));
+        let task = seat.life.spawn(async move {
+            let got = sdk.get(&address, into, options).await;
+            Ok(got.map(drop))
+        });
+        Ok(Getting { step, sink, progress, task })
+    }
+
+    /// Waits until so much of the bytes is there.
+    pub async fn until_got(&self, getting: &Getting, percent: u64) -> Told {
+        let far_enough = |_: &Self| {
+            let total = getting.progress.bytes_total.load(Relaxed);
+            total > 0 && getting.progress.bytes_done.load(Relaxed) * 100 >= total * percent
+        };
+        let there = self.until(far_enough).await;
+        there.map_err(|_| format!("get of step {} does not get to {percent} %", getting.step))
+    }
+
+    pub async fn delete(&mut self, step: u64, now: bool) -> Told {
+        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let address = address(step)?;
+        let delete = async move {
+            let deleted = sdk.delete(&address, now).await;
+            deleted.map(drop).map_err(|error| error.to_string())
+        };
+        finish(seat.life.spawn(delete), &format!("deletion of step {step}")).await
+    }
+
+    /// Ends the grace of what was deleted of a step.
+    pub async fn free_deleted(&mut self, step: u64) -> Told {
+        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let namespace = address(step)?.namespace;
+        let free = async move {
+            let freed = sdk.free_deleted(&namespace, Step(step)).await;
+            freed.map(drop).map_err(|error| error.to_string())
+        };
+        finish(seat.life.spawn(free), &format!("end of the grace of step {step}")).await
+    }
+
+    /// The step is not there any more.
+    pub fn forget(&mut self, step: u64) {
+        self.files.remove(&step);
+    }
+
+    /// A get of what was deleted meanwhile ends soon: with all bytes, or with the true reason.
+    pub async fn finish_get_of_deleted(&mut self, getting: Getting) -> Told {
+        let Getting { step, sink, task, .. } = getting;
+        let began = Instant::now();
+        let ended = finish(task, &format!("get of step {step}")).await?;
+        let files = self.files.remove(&step).unwrap_or_default();
+        match ended {
+            Ok(()) => {
+                let got = sink.files().into_iter().map(|(name, bytes)| (name, bytes.into()));
+                if got.collect::<Files>() != files {
+                    let text = format!("step {step} came back as other bytes than were put");
+                    self.world.violation("D5", text);
+                }
+            }
+            Err(ClientError::Deleted { .. }) => trace::count("story.gets_of_deleted", 1),
+            Err(error) => return Err(format!("get of step {step}, which was deleted: {error}")),
+        }
+        match began.elapsed() {
+            took if took > DELETED_LIMIT => Err(format!("that was known only after {took:?}")),
+            _ => Ok(()),
+        }
+    }
+
     pub async fn settled(&self) -> Told {
         self.cluster.wait(STEP_LIMIT, Cluster::unsettled).await
+    }
+
+    /// The others make all replicas, though this node, which is up and holds what it held, makes
+    /// none (L4).
+    pub async fn without(&self, process: ProcessId) -> Told {
+        self.cluster.leave_out(Some(process));
+        self.cluster.count_left_out(true);
+        let done = self.cluster.wait(STEP_LIMIT, Cluster::core_unsettled).await;
+        self.cluster.leave_out(None);
+        self.cluster.count_left_out(false);
+        done
     }
 
     /// All is well in the end: settled, every byte sound, everything readable.
@@ -217,15 +394,31 @@ impl Stage {
 
     /// An operator removes a node, as soon as the cluster lets him.
     pub async fn remove(&self, node: NodeId) -> Told {
+        self.remove_with(node, Accept::default()).await
+    }
+
+    pub async fn remove_with(&self, node: NodeId, accept: Accept) -> Told {
         let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let remove = async move {
-            while let Err(error) = sdk.remove_node(node).await {
+            while let Err(error) = sdk.remove_node(node, accept).await {
                 trace::event("c1", "failed", format_args!("remove node {node}: {error}"));
                 sleep(Duration::from_secs(1)).await;
             }
             Ok(())
         };
         finish(seat.life.spawn(remove), &format!("removal of node {node}")).await
+    }
+
+    /// An operator asks once to remove a node, and is refused.
+    pub async fn is_refused(&self, node: NodeId, accept: Accept) -> Told<Refusal> {
+        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let asked = async move {
+            match sdk.remove_node(node, accept).await {
+                Ok(()) => Err("it was not refused".to_owned()),
+                Err(error) => error.refusal().cloned().ok_or_else(|| error.to_string()),
+            }
+        };
+        finish(seat.life.spawn(asked), &format!("removal of node {node}")).await
     }
 
     /// Waits until consensus sends nothing more to a node that was removed.
@@ -248,47 +441,18 @@ impl Stage {
         self.cluster.wait(STEP_LIMIT, up).await
     }
 
-    /// Flips a bit of some segment that is durable here and on two more nodes.
-    pub fn rot(&mut self, process: ProcessId) -> Told {
-        let id = self.node_id(process)?;
-        let (_, catalogue) = self.cluster.newest();
-        let durable = catalogue.slots_on(id, SlotState::Durable);
-        let digests: Vec<_> = durable.map(|(segment, _)| segment.digest).collect();
-        let digest = *self.chance.pick(&digests).ok_or("nothing is durable here")?;
-        let disk = self.cluster.disk(process).ok_or("no disk")?;
-        let path = format!("segments/{:02x}/{digest}", digest.0[0]);
-        let len = disk.peek(&path).map_or(0, |bytes| bytes.len() as u64);
-        self.checkers.hurt(process, digest);
-        match disk.flip_bit(&path, self.chance.below(len), 3) {
-            true => Ok(()),
-            false => Err(format!("{path} has no bytes")),
-        }
-    }
-
-    /// Reads every replica of a node again, as a scrub would.
-    pub async fn scrub(&self, process: ProcessId) -> Told {
-        let (id, node) = (self.node_id(process)?, self.cluster.running_node(process));
-        let shared = node.ok_or("the node is down")?.shared.clone();
-        let (_, catalogue) = self.cluster.newest();
-        for (segment, _) in catalogue.slots_on(id, SlotState::Durable) {
-            let (shared, digest) = (shared.clone(), segment.digest);
-            let check = async move {
-                suspect::check(&shared, digest).await.map_err(|error| format!("{error:?}"))
-            };
-            let seat = self.world.seat(process).ok_or("the node is down")?;
-            let bad = finish(seat.life.spawn(check), "scrub").await?;
-            trace::count("story.bad_copies_found", bad.into());
-        }
-        Ok(())
+    /// Everything is repaired as far as the nodes can that are not left out.
+    pub async fn settled_without_one(&self) -> Told {
+        self.cluster.wait(STEP_LIMIT, Cluster::core_unsettled).await
     }
 }
 
-fn address(step: u64) -> Told<Address> {
+pub fn address(step: u64) -> Told<Address> {
     let namespace = NAMESPACE.parse().map_err(|error| format!("{error}"))?;
     Ok(Address { namespace, selector: Selector::Step(Step(step)) })
 }
 
-async fn finish<T>(task: JoinHandle<Told<T>>, what: &str) -> Told<T> {
+pub async fn finish<T>(task: JoinHandle<Told<T>>, what: &str) -> Told<T> {
     match timeout(STEP_LIMIT, task).await {
         Ok(Ok(result)) => result.map_err(|text| format!("{what}: {text}")),
         Ok(Err(error)) => Err(format!("{what}: {error}")),

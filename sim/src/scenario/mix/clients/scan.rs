@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cairn_client::{Client, GetOptions, MemorySink};
-use cairn_core::model::CheckpointState;
+use cairn_types::model::CheckpointState;
 use tokio::time::Instant;
 
 use super::super::Shared;
+use super::notes::{level_is_right, seen};
 use super::{AGAINST, AGAINST_STEPS, address, files_of, is_missing};
 use crate::checkers::c1_history::Asked;
 use crate::cluster::Cluster;
 use crate::trace;
 use crate::world::{Seat, World};
 
-/// Reads every checkpoint that must be there or that the catalogue has, in full, then judges all
-/// that clients saw.
+/// Reads every checkpoint that must be there or that the catalogue has, in full, sees that the
+/// cluster has the feature level of its builds, then judges all that clients saw.
 pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
     let reader = cluster.client("reader", "r1");
     let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
@@ -33,6 +34,7 @@ pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(
     for step in 1..=AGAINST_STEPS {
         restore(world, shared, (&seat, &sdk), (AGAINST, step)).await?;
     }
+    level_is_right(world, cluster, shared, (&seat, &sdk)).await?;
     for text in shared.history.lock().not_linearizable() {
         world.violation("C1", text);
     }
@@ -54,11 +56,13 @@ async fn restore(
     let judged = match got {
         Ok(report) => {
             trace::count("checked.checkpoints_restored", 1);
-            let id = (report.checkpoint.step.0, report.checkpoint.attempt.0);
-            shared.history.lock().found(name, asked, id, began, Some(&files_of(&sink)))
+            seen(&report.checkpoint).and_then(|seen| {
+                shared.history.lock().found(name, asked, seen, began, Some(&files_of(&sink)))
+            })
         }
         Err(error) if name == AGAINST && is_missing(&error) => {
-            shared.history.lock().missing(name, asked, began).map_err(|text| ("C1", text))
+            shared.history.lock().missing(name, asked, began);
+            Ok(())
         }
         Err(error) => Err(("D2", format!("{name}@{step}: {error}"))),
     };

@@ -1,12 +1,14 @@
 //! What clients write: puts and what becomes of them, deletions, retention.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_client::{ClientError, MemorySource, PutOptions, PutOutcome};
-use cairn_core::ids::{Attempt, Namespace, Step};
-use cairn_core::model::PolicyChange;
+use cairn_types::command::{self, Body, Refusal};
+use cairn_types::ids::{Attempt, Namespace, Step};
+use cairn_types::model::PolicyChange;
 use tokio::time::{Instant, sleep};
 
 use super::{AGAINST, AGAINST_STEPS, Acting, TOGETHER, address, is_missing};
@@ -14,6 +16,14 @@ use crate::checkers::c1_history::{Asked, Call, VersionId};
 use crate::checkers::linearizable::catalogue::{Input, Output};
 use crate::checkpoint_files::{self, Files};
 use crate::trace;
+
+/// An attempt is the writer's wall clock, times this; below it are the writer's number and, in the
+/// upper half, that the upload takes another one over.
+const ATTEMPTS_A_MS: u64 = 8;
+/// An upload is taken over within this of its begin.
+const TAKEN_OVER_MS: u64 = 1_500;
+/// A step that no put ever finishes.
+const NEVER_COMMITTED: u64 = 1_000_000;
 
 impl Acting {
     /// Thinks better of it: the last checkpoint is deleted for good, and its files are put again
@@ -67,7 +77,8 @@ impl Acting {
         self.note(format!("put {name}@{step} attempt {attempt}"));
         let call = self.put_begins(&name, (step, attempt), &files);
         self.script.state.lock().unfinished = true;
-        let mut options = options(&name, (step, attempt))?;
+        let mut options = self.options(&name, (step, attempt))?;
+        options.change = self.terms(&name, (step, attempt));
         options.replace = replace;
         let report = self.sdk.put(source(&files)?, options).await;
         let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
@@ -80,10 +91,16 @@ impl Acting {
         trace::count("client.segments_kept", report.segments_kept);
         self.acknowledged(&name, (step, attempt), &call);
         self.script.state.lock().unfinished = false;
-        if self.script.draw(|chance| chance.chance(0.5)) {
-            self.look_elsewhere(&name, Asked::Step(step)).await?;
+        self.look_elsewhere(&name, Asked::Step(step)).await
+    }
+
+    /// What a put asks for: the same for one attempt, whoever sends it again.
+    fn terms(&self, name: &str, (step, attempt): VersionId) -> PolicyChange {
+        if self.shared.is_calm() {
+            return self.shared.plan.calm_policy();
         }
-        Ok(())
+        let chance = self.script.state.lock().together.fork(&format!("{name}/{step}/{attempt}"));
+        self.shared.plan.varied_policy(&mut chance.clone())
     }
 
     fn acknowledged(&self, name: &str, version: VersionId, call: &Call) {
@@ -109,17 +126,50 @@ impl Acting {
             return self.delete_at(AGAINST, step, false).await;
         }
         let files = self.script.draw(|chance| checkpoint_files::checkpoint(chance, 1));
-        let attempt = self.seat.env.wall_ms() * 8 + number;
+        let attempt = self.seat.env.wall_ms() * ATTEMPTS_A_MS + number;
+        match self.put_against((step, attempt), &files).await? {
+            true => self.look_elsewhere(AGAINST, Asked::Step(step)).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Another job of this client takes over an upload that goes on: the higher attempt has it,
+    /// whatever the clocks of other clients say.
+    pub(super) async fn take_over(&self) -> Result<(), String> {
+        self.shared.history.lock().many_writers(AGAINST);
+        let (step, files, next, pause_ms) = self.script.draw(|chance| {
+            let files = checkpoint_files::checkpoint(chance, 1);
+            let next = checkpoint_files::next(&files, chance);
+            (chance.range(1..AGAINST_STEPS + 1), files, next, chance.below(TAKEN_OVER_MS))
+        });
+        let attempt = self.seat.env.wall_ms() * ATTEMPTS_A_MS + self.script.number;
+        let second = async {
+            sleep(Duration::from_millis(pause_ms)).await;
+            self.put_against((step, attempt + ATTEMPTS_A_MS / 2), &next).await
+        };
+        let (first, second) = futures::join!(self.put_against((step, attempt), &files), second);
+        trace::count("client.taken_over", u64::from(first == Ok(false)));
+        second?;
+        self.look_elsewhere(AGAINST, Asked::Latest).await
+    }
+
+    /// One version of a step that everybody writes. False where a higher attempt has the step.
+    async fn put_against(&self, version: VersionId, files: &Files) -> Result<bool, String> {
+        let (step, attempt) = version;
         self.note(format!("put {AGAINST}@{step} attempt {attempt}"));
-        let mut options = options(AGAINST, (step, attempt))?;
+        let mut options = self.options(AGAINST, version)?;
+        options.change = self.terms(AGAINST, version);
         options.replace = true;
-        let call = self.put_begins(AGAINST, (step, attempt), &files);
-        let put = self.sdk.put(source(&files)?, options).await;
-        let report = put.map_err(|error| format!("put {AGAINST}@{step}: {error}"))?;
+        let call = self.put_begins(AGAINST, version, files);
+        let report = match self.sdk.put(source(files)?, options).await {
+            Ok(report) => report,
+            Err(ClientError::Refused(Refusal::Fenced { .. })) => return Ok(false),
+            Err(error) => return Err(format!("put {AGAINST}@{step}: {error}")),
+        };
         count_commit(&report.outcome);
         trace::count("client.puts_against", 1);
         self.shared.history.lock().answer(&call, Output::Done);
-        Ok(())
+        Ok(true)
     }
 
     /// This client's part of a checkpoint that two write.
@@ -142,7 +192,7 @@ impl Acting {
             history.part_begins(TOGETHER, id, self.script.number, 2);
             Instant::now()
         };
-        let mut options = options(TOGETHER, id)?;
+        let mut options = self.options(TOGETHER, id)?;
         (options.part, options.parts) = (self.script.number as u32, 2);
         let report = self.sdk.put(source(&part(self.script.number))?, options).await;
         let report = report.map_err(|error| format!("put part of {TOGETHER}@{step}: {error}"))?;
@@ -173,39 +223,70 @@ impl Acting {
             history.call(name, &self.script.name, Input::Delete(step))
         };
         let deleted = self.sdk.delete(&address(name, Asked::Step(step))?, now).await;
-        let mut history = self.shared.history.lock();
         match deleted {
             Ok(info) => {
                 trace::count("client.deletes", 1);
                 let id: VersionId = (info.step.0, info.attempt.0);
-                history.deleted(name, id);
-                history.answer(&call, Output::Version(id));
-                Ok(())
+                self.shared.history.lock().deleted(name, id);
+                self.shared.history.lock().answer(&call, Output::Version(id));
             }
             Err(error) if is_missing(&error) => {
-                history.answer(&call, Output::Missing);
-                Ok(())
+                self.shared.history.lock().answer(&call, Output::Missing);
             }
-            Err(ClientError::Refused(_)) => Ok(()),
-            Err(error) => Err(format!("delete {name}@{step}: {error}")),
+            Err(ClientError::Refused(_)) => return Ok(()),
+            Err(error) => return Err(format!("delete {name}@{step}: {error}")),
         }
+        self.look_elsewhere(name, Asked::Step(step)).await
     }
 
+    /// What a namespace keeps from now on, and how many replicas on how many racks it has.
     pub(super) async fn keep_last(&self) -> Result<(), String> {
         let name = self.script.namespace();
-        let count = self.script.draw(|chance| chance.range(1..4)) as u32;
+        let (count, rules) = self.script.draw(|chance| {
+            let rules = self.shared.plan.varied_policy(chance);
+            (chance.range(1..4) as u32, rules)
+        });
         self.note(format!("keep last {count} of {name}"));
         let call = {
             let mut history = self.shared.history.lock();
             history.keep_last(&name, count as usize);
             history.call(&name, &self.script.name, Input::KeepLast(count))
         };
-        let change = PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
+        if self.script.draw(|chance| chance.chance(0.5)) {
+            self.begin_and_die(&name).await?;
+        }
+        let change = PolicyChange { keep_last: Some(count), ..rules };
         trace::count("client.policies", 1);
         let set = self.sdk.set_policy(&namespace(&name)?, change).await;
         set.map_err(|error| error.to_string())?;
         self.shared.history.lock().answer(&call, Output::Done);
-        Ok(())
+        self.look_elsewhere(&name, Asked::Latest).await
+    }
+
+    /// A put that asks for a policy and dies after its begin: nothing comes of it.
+    async fn begin_and_die(&self, name: &str) -> Result<(), String> {
+        let change = PolicyChange { keep_last: Some(1), ..PolicyChange::default() };
+        let begin = Body::Begin(command::Begin {
+            namespace: namespace(name)?,
+            step: Step(NEVER_COMMITTED),
+            parts: 1,
+            attempt: None,
+            change,
+            replace: false,
+            labels: BTreeMap::new(),
+            client: self.script.name.clone(),
+            job: String::new(),
+        });
+        let begun = self.sdk.execute(begin, Duration::ZERO).await;
+        trace::count("client.begun_and_died", u64::from(begun.is_ok()));
+        begun.map(drop).map_err(|error| format!("begin {name}@{NEVER_COMMITTED}: {error}"))
+    }
+
+    fn options(&self, name: &str, (step, attempt): VersionId) -> Result<PutOptions, String> {
+        let mut options = PutOptions::new(namespace(name)?, Step(step));
+        options.attempt = Some(Attempt(attempt));
+        options.change = self.shared.plan.policy();
+        Ok(options)
     }
 }
 
@@ -215,12 +296,6 @@ fn count_commit(outcome: &PutOutcome) {
 
 fn source(files: &Files) -> Result<Arc<MemorySource>, String> {
     MemorySource::new(files.clone()).map(Arc::new).map_err(|error| error.to_string())
-}
-
-fn options(name: &str, (step, attempt): VersionId) -> Result<PutOptions, String> {
-    let mut options = PutOptions::new(namespace(name)?, Step(step));
-    options.attempt = Some(Attempt(attempt));
-    Ok(options)
 }
 
 pub(super) fn namespace(name: &str) -> Result<Namespace, String> {

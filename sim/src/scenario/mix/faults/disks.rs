@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::ids::SegmentDigest;
-use cairn_core::model::SlotState;
 use cairn_node::store::ballast::BALLAST_FILE;
 use cairn_node::upkeep::suspect;
+use cairn_types::ids::SegmentDigest;
+use cairn_types::model::SlotState;
+use tokio::time::Instant;
 
-use super::{Faults, Later, Strike};
+use super::{EXCUSED_FOR, Faults, Later, Strike};
+use crate::checkers::path_of;
+use crate::cluster::DISK_END_MS;
 use crate::disk::{Fault, On, SimDisk};
 use crate::process::{Life, ProcessId};
 use crate::trace;
@@ -21,6 +24,15 @@ const NAMED: [&str; 4] = ["", "tmp/", "segments/", "snapshots/"];
 const QUOTA_ROOM_MAX: u64 = 1 << 20;
 /// A node whose sync failed has ended by then, if it gets any turns.
 const STOPS_WITHIN: Duration = Duration::from_secs(6);
+/// Of the disks that get stuck, so many stay so for long.
+const STUCK_LONG: f64 = 0.3;
+/// A node whose disk does not answer has ended by then, also if it was paused for a while.
+pub(super) const GIVES_UP_WITHIN: Duration = Duration::from_millis(DISK_END_MS + 15_000);
+
+/// Bytes of segments cannot be written: an error that is no sync's, and that nothing else meets.
+pub(super) fn never_stores() -> Fault {
+    Fault { prefix: "tmp/".to_owned(), on: On::Write, probability: 1.0, times: None }
+}
 
 impl Faults {
     pub(super) fn slow_disk(&mut self, mut strike: Strike, node: ProcessId) {
@@ -28,15 +40,49 @@ impl Faults {
         let Some(disk) = self.cluster.disk(node) else { return };
         strike.says(format_args!("{} {factor} times", disk.name));
         disk.set_slow(factor as f64);
-        self.after(&mut strike, 4_000, Later::HealDisk(node));
+        // A job of the slowest takes so long that the disk counts as hung.
+        self.heal_after(&mut strike, 4_000, node);
     }
 
-    /// No job of the node ends.
+    /// No job of the node ends: for a moment, or for so long that the node has to end.
     pub(super) fn stuck_disk(&mut self, mut strike: Strike, node: ProcessId) {
         let Some(disk) = self.cluster.disk(node) else { return };
         strike.says(format_args!("{}", disk.name));
         disk.set_stuck(true);
-        self.after(&mut strike, 8_000, Later::HealDisk(node));
+        let time = disk.stuck_time();
+        if !strike.chance.chance(STUCK_LONG) {
+            // In a run of a slow pace this may be long enough to end it, too.
+            self.heal_after(&mut strike, 8_000, node);
+            return;
+        }
+        let (give_up, heal) = (GIVES_UP_WITHIN, GIVES_UP_WITHIN + Duration::from_secs(5));
+        // One that has not registered has no work for its disk, and cannot tell that it hangs.
+        let running = self.cluster.running_node(node);
+        if let Some(running) = running.filter(|it| it.shared.incarnation().is_some()) {
+            self.later.push((Instant::now() + give_up, Later::MustHaveEnded(running.life, time)));
+        }
+        self.later.push((Instant::now() + heal, Later::HealDisk(node)));
+        self.cluster.excuse_until(node, Instant::now() + heal + EXCUSED_FOR);
+    }
+
+    /// A process whose disk has not answered since the `time`th time it got stuck, or that has no
+    /// disk any more.
+    pub(super) fn must_have_ended(&mut self, life: Arc<Life>, time: Option<u64>) {
+        let disk = self.cluster.world().disk(life.process);
+        // One that has lost its disk since then is looked at when that is due.
+        let hangs = match time {
+            None => life.is_abandoned(),
+            Some(_) => !life.is_abandoned() && disk.is_some_and(|disk| disk.stuck_time() == time),
+        };
+        if life.is_over() || !hangs {
+            trace::count("checked.ends_of_hung_disks", u64::from(life.is_over()));
+        } else if life.is_paused() {
+            let later = Instant::now() + GIVES_UP_WITHIN;
+            self.later.push((later, Later::MustHaveEnded(life, time)));
+        } else {
+            let text = format!("{} runs on a disk that does not answer", life.name);
+            self.cluster.world().violation("stop", text);
+        }
     }
 
     /// Some room is left, or none. A node that has yet to set its ballast aside may well end.
@@ -74,6 +120,14 @@ impl Faults {
     /// A few writes fail, and leave nothing written.
     pub(super) fn fail_writes(&mut self, strike: Strike, node: ProcessId) {
         self.fail_some(strike, node, On::Write, &PLACES);
+    }
+
+    /// No segment can be written for a while, on a node that goes on otherwise.
+    pub(super) fn cannot_store(&mut self, mut strike: Strike, node: ProcessId) {
+        let Some(disk) = self.cluster.disk(node) else { return };
+        strike.says(format_args!("{}", disk.name));
+        disk.add_fault(never_stores());
+        self.heal_after(&mut strike, 8_000, node);
     }
 
     /// Files cannot be made, renamed, removed or listed, now and then.
@@ -132,16 +186,8 @@ impl Faults {
     /// Flips a bit of a segment of which two more copies are elsewhere.
     pub(super) fn rot(&mut self, mut strike: Strike) {
         let Some((node, disk)) = self.fragile_disk() else { return };
-        let (_, catalogue) = self.cluster.newest();
-        let Some(id) = self.cluster.id_of(node) else { return };
-        let durable = catalogue.slots_on(id, SlotState::Durable);
-        let spare = durable.filter(|(segment, _)| {
-            let others = segment.slots.iter().filter(|slot| slot.node != id);
-            others.filter(|slot| slot.state == SlotState::Durable).count() >= 2
-        });
-        let spare: Vec<SegmentDigest> = spare.map(|(segment, _)| segment.digest).collect();
-        let Some(digest) = strike.chance.pick(&spare).copied() else { return };
-        let path = format!("segments/{:02x}/{digest}", digest.0[0]);
+        let Some(digest) = self.spare_replica(&mut strike, node) else { return };
+        let path = path_of(digest);
         let len = disk.peek(&path).map_or(0, |bytes| bytes.len() as u64);
         let (at, bit) = (strike.chance.below(len), strike.chance.below(8) as u8);
         if disk.flip_bit(&path, at, bit) {
@@ -149,6 +195,30 @@ impl Faults {
             self.checkers.hurt(node, digest);
             self.rotten.insert((node, digest));
         }
+    }
+
+    /// Somebody deletes the file of a segment of which two more copies are elsewhere.
+    pub(super) fn vanish(&mut self, mut strike: Strike) {
+        let Some((node, disk)) = self.fragile_disk() else { return };
+        let Some(digest) = self.spare_replica(&mut strike, node) else { return };
+        if disk.file_id(&path_of(digest)).is_some() {
+            strike.says(format_args!("{}: {digest}", disk.name));
+            self.checkers.vanished(node, digest);
+            disk.vanish(&path_of(digest));
+        }
+    }
+
+    /// Some segment that is durable on a node and on two more.
+    fn spare_replica(&self, strike: &mut Strike, node: ProcessId) -> Option<SegmentDigest> {
+        let (_, catalogue) = self.cluster.newest();
+        let id = self.cluster.id_of(node)?;
+        let durable = catalogue.slots_on(id, SlotState::Durable);
+        let spare = durable.filter(|(segment, _)| {
+            let others = segment.slots.iter().filter(|slot| slot.node != id);
+            others.filter(|slot| slot.state == SlotState::Durable).count() >= 2
+        });
+        let spare: Vec<SegmentDigest> = spare.map(|(segment, _)| segment.digest).collect();
+        strike.chance.pick(&spare).copied()
     }
 
     /// What a scrub would find is looked at: bad copies that no reader has met.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cairn_core::ids::NodeId;
+use cairn_types::ids::NodeId;
 use tokio::time::{Instant, sleep};
 
 use super::{Faults, Later, Strike};

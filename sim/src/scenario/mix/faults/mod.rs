@@ -5,6 +5,7 @@
 //! Events strike one after the other; what they do is put right later, while others strike. All
 //! that an event draws comes from a stream of its own, so that masking it shifts nothing else.
 
+mod clocks;
 mod disks;
 mod identity;
 mod operator;
@@ -17,7 +18,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::ids::SegmentDigest;
+use cairn_types::command::FEATURE_LEVEL;
+use cairn_types::ids::SegmentDigest;
 use tokio::time::{Instant, sleep_until};
 
 use self::operator::Operator;
@@ -42,6 +44,8 @@ const AIM_LIMIT: Duration = Duration::from_secs(3);
 const AIM_LOOK: Duration = Duration::from_millis(20);
 /// A link may be slow, but no slower than this.
 const SLOWEST_BYTES_PER_S: u64 = 50_000;
+/// So many restarts of an older build are with the newer one.
+const UPGRADED: f64 = 0.3;
 
 pub struct Faults {
     cluster: Cluster,
@@ -64,6 +68,10 @@ pub struct Faults {
     later: Vec<(Instant, Later)>,
     /// The node that is not put right with the others.
     left_out: Option<ProcessId>,
+    /// Whose wall clock jumped last.
+    jumped: Option<ProcessId>,
+    /// Every node gets the newer build when it starts next.
+    upgrades: bool,
 }
 
 /// What is put right, or must have come about, after a while.
@@ -75,7 +83,9 @@ enum Later {
     Calm,
     HealDisk(ProcessId),
     Resume(Arc<Life>),
-    End(Arc<Life>),
+    PutClockRight(ProcessId),
+    /// The disk of this life has not answered since it got stuck for this time.
+    MustHaveEnded(Arc<Life>, Option<u64>),
     /// A sync of this life's disk failed if there were more than so many by now.
     MustHaveStopped(ProcessId, Arc<Life>, u64),
     MustBeRefused(ProcessId),
@@ -107,6 +117,7 @@ impl Faults {
     ) -> Self {
         let nodes = cluster.nodes();
         let fragile = Some(nodes[plan.fragile as usize % nodes.len()]);
+        let fragile = fragile.filter(|_| plan.may_lose_a_disk());
         Self {
             cluster: cluster.clone(),
             checkers: checkers.clone(),
@@ -122,6 +133,8 @@ impl Faults {
             rotten: BTreeSet::new(),
             later: Vec::new(),
             left_out: None,
+            jumped: None,
+            upgrades: false,
         }
     }
 
@@ -164,8 +177,8 @@ impl Faults {
         for (due, what) in std::mem::take(&mut self.later) {
             match what {
                 Later::Resume(life) => life.resume(),
-                // A zombie that leads and whose disk hangs would lead for ever.
-                Later::End(life) => life.end(),
+                Later::PutClockRight(process) => self.put_clock_right(process),
+                Later::MustHaveEnded(..) => self.later.push((due, what)),
                 // It may have started only now.
                 Later::MustBeRefused(_) => self.later.push((due.min(soon), what)),
                 Later::MustHaveStopped(..) => self.later.push((due, what)),
@@ -173,7 +186,7 @@ impl Faults {
             }
         }
         self.operator.retire_removed(&self.cluster);
-        let world = self.cluster.world();
+        let world = self.cluster.world().clone();
         world.net().heal();
         for node in self.cluster.nodes() {
             if let Some(disk) = world.disk(node) {
@@ -183,7 +196,7 @@ impl Faults {
             if !world.is_up(node) {
                 self.checkers.crashed(node);
             }
-            self.cluster.start_node(node);
+            self.start(node);
         }
         self.clients.iter().for_each(|client| drop(world.start(*client)));
     }
@@ -215,6 +228,8 @@ impl Faults {
             FaultKind::EioWrite => self.fail_writes(strike, node),
             FaultKind::FailedSync => self.fail_sync(strike, node),
             FaultKind::Rot => self.rot(strike),
+            FaultKind::Vanish => self.vanish(strike),
+            FaultKind::CannotStore => self.cannot_store(strike, node),
             FaultKind::Misdirect => self.misdirect(strike),
             FaultKind::Wipe => self.wipe(strike),
             FaultKind::OldDisk => self.old_disk(strike).await,
@@ -227,6 +242,8 @@ impl Faults {
             FaultKind::Stop => self.stop(strike, node),
             FaultKind::ExchangeDisks => self.exchange_disks(strike, node),
             FaultKind::RotLog => self.rot_log(strike).await,
+            FaultKind::WallJump => self.wall_jump(strike, node),
+            FaultKind::HiddenLeader => self.hide_leader(strike),
         }
     }
 
@@ -273,9 +290,9 @@ impl Faults {
         let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.0 <= now);
         self.later = later;
         for (_, what) in due {
-            let world = self.cluster.world();
+            let world = self.cluster.world().clone();
             match what {
-                Later::Start(process) => drop(world.start(process)),
+                Later::Start(process) => self.start(process),
                 Later::Mend(from, to) => world.net().mend(from, to),
                 Later::MendAll => world.net().heal(),
                 Later::Quicken(one, other) => {
@@ -291,12 +308,36 @@ impl Faults {
                     }
                 }
                 Later::Resume(life) => life.resume(),
-                Later::End(life) => life.end(),
+                Later::PutClockRight(process) => self.put_clock_right(process),
+                Later::MustHaveEnded(life, time) => self.must_have_ended(life, time),
                 Later::MustHaveStopped(node, life, syncs) => {
                     self.must_have_stopped(node, life, syncs);
                 }
                 Later::MustBeRefused(process) => self.must_be_refused(process),
             }
+        }
+    }
+
+    /// Starts a node, now and then with the newer build if it had an older one.
+    fn start(&mut self, process: ProcessId) {
+        let is_older = self.cluster.feature_level(process) < FEATURE_LEVEL;
+        if is_older && (self.upgrades || self.chance.chance(UPGRADED)) {
+            let name = self.cluster.name(process);
+            trace::event("operator", "upgrades", format_args!("{name}"));
+            trace::count("operator.upgraded", 1);
+            self.cluster.set_feature_level(process, FEATURE_LEVEL);
+        }
+        self.cluster.start_node(process);
+    }
+
+    /// Unless the run stays mixed, nodes with an older build are restarted with the newer one.
+    pub fn upgrade(&mut self) {
+        self.upgrades = self.plan.stays_older == 0;
+        let older = |node: &ProcessId| {
+            Some(*node) != self.left_out && self.cluster.feature_level(*node) < FEATURE_LEVEL
+        };
+        for node in self.cluster.nodes().iter().filter(|node| self.upgrades && older(node)) {
+            self.cluster.stop(*node);
         }
     }
 
@@ -366,6 +407,19 @@ impl Faults {
         strike.says(format_args!("{rack}"));
         self.cluster.world().net().cut_rack(&rack);
         self.after(&mut strike, 6_000, Later::MendAll);
+    }
+
+    /// Clients and the leader do not reach each other; the nodes do.
+    fn hide_leader(&mut self, mut strike: Strike) {
+        let Some(leader) = self.cluster.leader() else { return };
+        strike.says(format_args!("{}", leader.name));
+        let net = self.cluster.world().net();
+        net.partition(&self.clients, &[leader.process]);
+        let delay = Duration::from_millis(strike.chance.range(50..8_000));
+        for client in self.clients.clone() {
+            self.due(delay, Later::Mend(client, leader.process));
+            self.due(delay, Later::Mend(leader.process, client));
+        }
     }
 
     fn rough(&mut self, mut strike: Strike) {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_client::Client;
-use cairn_core::ids::NodeId;
-use cairn_core::model::Admin;
+use cairn_types::command::Accept;
+use cairn_types::ids::NodeId;
+use cairn_types::model::Admin;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
@@ -66,7 +67,10 @@ impl Operator {
         self.wanted.lock().insert(node, what);
         let process = *self.process.get_or_insert_with(|| cluster.client("operator", "r1"));
         let Some((seat, sdk)) = cluster.sdk(process) else { return };
-        seat.life.spawn(async move { remove(&sdk, node).await });
+        // Nobody comes in the place of one that runs: what wanted a replica on each node has one less.
+        let fewer_hosts = matches!(what, Removal::Live(_));
+        let accept = Accept { fewer_hosts, ..Accept::default() };
+        seat.life.spawn(async move { remove(&sdk, node, accept).await });
     }
 
     /// Follows what became of removals, by the catalogue.
@@ -109,9 +113,9 @@ impl Operator {
 }
 
 /// Asks until it is done. While the node holds the last copy of something, it is refused.
-async fn remove(sdk: &Client, node: NodeId) {
+async fn remove(sdk: &Client, node: NodeId, accept: Accept) {
     loop {
-        match sdk.remove_node(node).await {
+        match sdk.remove_node(node, accept).await {
             Ok(()) => return,
             Err(error) => {
                 trace::event("operator", "failed", format_args!("remove node {node}: {error}"));

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::disks::GIVES_UP_WITHIN;
 use super::{Faults, Later, Strike};
 use crate::disk::Crash;
 use crate::process::ProcessId;
@@ -13,8 +14,6 @@ use crate::scenario::mix::clients::Script;
 const AIM_MS: u32 = 400;
 /// So many of them wait.
 const AIMED: f64 = 0.7;
-/// Somebody pulls the plug of a zombie in the end.
-const ZOMBIE_ENDS: Duration = Duration::from_secs(15);
 
 impl Faults {
     /// Most of the time while the node's disk is at work.
@@ -82,9 +81,9 @@ impl Faults {
             };
             node = first_in_time(|| nodes.iter().copied().find(speaks)).await.unwrap_or(node);
         }
-        if self.cluster.running_node(node).is_none() {
-            return;
-        }
+        let Some(running) = self.cluster.running_node(node) else { return };
+        // One that has not registered has no work for its disk, and cannot tell that it hangs.
+        let in_service = running.shared.incarnation().is_some();
         strike.says(format_args!("{}", self.cluster.name(node)));
         let Some(life) = self.cluster.abandon(node) else { return };
         self.checkers.crashed(node);
@@ -93,7 +92,12 @@ impl Faults {
         let (start, wake) = if strike.chance.chance(0.5) { (100, 900) } else { (1_500, 6_000) };
         self.after(&mut strike, start, Later::Start(node));
         self.after(&mut strike, wake, Later::Resume(life.clone()));
-        self.due(ZOMBIE_ENDS, Later::End(life));
+        // Nobody pulls its plug: its disk does not answer any more, and it ends by itself.
+        let give_up =
+            Instant::now() + self.plan.paced(Duration::from_millis(wake)) + GIVES_UP_WITHIN;
+        if in_service {
+            self.later.push((give_up, Later::MustHaveEnded(life, None)));
+        }
     }
 
     pub(super) fn down(&mut self, strike: &mut Strike, node: ProcessId, how: Crash) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cairn_core::ids::NodeId;
+use cairn_types::ids::NodeId;
 use tokio::time::Instant;
 
 use super::{AIM_LOOK, EXCUSED_FOR, Faults, Later, Strike};

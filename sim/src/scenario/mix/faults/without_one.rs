@@ -1,7 +1,8 @@
-//! When faults cease, not everything heals: in some runs one node stays dead, cut off, or stands
-//! still, and the others have to do all that a cluster must do (L1, L2) without it.
+//! When faults cease, not everything heals: in some runs one node stays dead, cut off, stands
+//! still, or is up and cannot store (L4), and the others have to do all that a cluster must do (L1, L2) without it.
 
 use super::Faults;
+use super::disks::never_stores;
 use crate::disk::Crash;
 use crate::process::ProcessId;
 use crate::trace;
@@ -27,6 +28,12 @@ impl Faults {
                 world.seat(node)?.life.pause();
                 "standing still"
             }
+            4 => {
+                // What it holds already counts; it makes no replica more.
+                world.disk(node)?.add_fault(never_stores());
+                self.cluster.count_left_out(true);
+                "unable to store"
+            }
             _ => return None,
         };
         trace::event("world", "without", format_args!("{name}, {how}"));
@@ -39,12 +46,16 @@ impl Faults {
     /// It comes back.
     pub fn take_in(&mut self) {
         let Some(node) = self.left_out.take() else { return };
-        let world = self.cluster.world();
+        let world = self.cluster.world().clone();
         trace::event("world", "with", format_args!("{}", self.cluster.name(node)));
         world.net().heal();
+        if let Some(disk) = world.disk(node) {
+            disk.heal();
+        }
+        self.cluster.count_left_out(false);
         match world.seat(node) {
             Some(seat) => seat.life.resume(),
-            None => self.cluster.start_node(node),
+            None => self.start(node),
         }
         self.cluster.leave_out(None);
     }

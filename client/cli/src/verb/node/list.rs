@@ -1,0 +1,125 @@
+//! `cairn node ls`, and how a node is shown elsewhere.
+
+use cairn_client::{NodeId, NodeInfo, NodeState};
+use serde_json::json;
+
+use super::super::{clock, room};
+use crate::exit::{Exit, Outcome};
+use crate::output::{bytes, table};
+use crate::session::Session;
+
+pub fn run(session: &Session, all: bool) -> Outcome {
+    let status = session.with_client(async |client| client.full_status().await)?;
+    let shown: Vec<NodeInfo> =
+        status.nodes.into_iter().filter(|node| all || !node.removed).collect();
+    let nodes: Vec<_> = shown.iter().map(|node| document(node, status.leader)).collect();
+    session.output.result(&json!({"nodes": nodes}), || {
+        node_table(&shown, status.leader) + &outside_lines(&shown)
+    })?;
+    clock::wrong(&shown).into_iter().for_each(|problem| session.output.say(problem));
+    Ok(Exit::Ok)
+}
+
+/// One node as JSON.
+pub fn document(node: &NodeInfo, leader: Option<NodeId>) -> serde_json::Value {
+    json!({
+        "id": node.id.0,
+        "host": node.host,
+        "rack": node.rack,
+        "address": node.address,
+        "state": state(node),
+        "role": role(node, leader),
+        "capacity_bytes": node.capacity_bytes,
+        "available_bytes": node.available_bytes,
+        "replicas_durable": node.replicas_durable,
+        "replicas_assigned": node.replicas_assigned,
+        "bytes_durable": node.bytes_durable,
+        "feature_level": node.feature_level,
+        "clock_ahead_ms": node.clock_ahead_ms,
+        "outside": outside(node),
+    })
+}
+
+/// Why a node is not in the cluster, though it should be.
+pub fn outside(node: &NodeInfo) -> Option<String> {
+    match node.state() {
+        NodeState::Removed => None,
+        NodeState::Joining if node.outside.is_none() => Some("has not registered yet".to_owned()),
+        _ => node.outside.clone(),
+    }
+}
+
+/// `up`, `starting`, `joining`, `down` or `removed`.
+pub fn state(node: &NodeInfo) -> &'static str {
+    node.state().word()
+}
+
+fn role(node: &NodeInfo, leader: Option<NodeId>) -> &'static str {
+    match node {
+        NodeInfo { removed: true, voter: false, .. } => "-",
+        _ if leader == Some(node.id) => "leader",
+        NodeInfo { voter: true, .. } => "voter",
+        _ => "learner",
+    }
+}
+
+pub fn node_table(nodes: &[NodeInfo], leader: Option<NodeId>) -> String {
+    let heads = [
+        "NODE", "STATE", "ROLE", "RACK", "HOST", "ADDRESS", "REPLICAS", "DATA", "CAPACITY", "FREE",
+    ];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for node in nodes {
+        let pending = match node.replicas_assigned {
+            0 => String::new(),
+            assigned => format!(" (+{assigned} pending)"),
+        };
+        rows.push(vec![
+            node.id.to_string(),
+            state(node).to_owned(),
+            role(node, leader).to_owned(),
+            node.rack.clone(),
+            node.host.clone(),
+            node.address.clone(),
+            format!("{}{pending}", node.replicas_durable),
+            bytes(node.bytes_durable),
+            bytes(node.capacity_bytes),
+            room::cell(node),
+        ]);
+    }
+    table(&rows)
+}
+
+/// A line for each node that is not in yet.
+fn outside_lines(nodes: &[NodeInfo]) -> String {
+    let line = |node: &NodeInfo| {
+        outside(node).map(|why| format!("node {} ({}) {why}\n", node.id, node.host))
+    };
+    nodes.iter().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_client::Incarnation;
+
+    use super::super::named;
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_in_yet_says_why() {
+        let outside = Some("cannot be called back at h4:7400: no answer within 1s".to_owned());
+        let mut node = named::member(4, "h4");
+        node.outside = outside.clone();
+        assert_eq!(state(&node), "joining");
+        let text = outside_lines(std::slice::from_ref(&node));
+        assert_eq!(text, "node 4 (h4) cannot be called back at h4:7400: no answer within 1s\n");
+        let mut new = node.clone();
+        new.outside = None;
+        assert_eq!(document(&new, None)["outside"], "has not registered yet");
+        // It was a member and has moved.
+        let mut moved = node.clone();
+        moved.incarnation = Incarnation(1);
+        assert_eq!((state(&moved), super::outside(&moved)), ("down", outside));
+        node.removed = true;
+        assert_eq!((state(&node), super::outside(&node)), ("removed", None));
+    }
+}

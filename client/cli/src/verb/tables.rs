@@ -1,0 +1,350 @@
+//! What the verbs show of fixed replies, letter by letter, as text and as JSON: a change of wording
+//! shows in the diff of `tests/tables`. CAIRN_GOLDEN=write takes over what they show now.
+
+use std::path::PathBuf;
+
+use cairn_client::{
+    ClusterId, ClusterStatus, ListedHold, LocatedSegment, NodeInfo, RefList, Shown,
+};
+use cairn_types::ids::{
+    Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
+};
+use cairn_types::manifest::{FileEntry, Manifest};
+use cairn_types::marks::{Hold, NamedRef, Quarantine, Ref, RefMove};
+use cairn_types::model::{
+    Began, CheckpointInfo, CheckpointState, Commit, Durability, ManifestPlace, Metric, Policy,
+    SealedPart, Slot, SlotState,
+};
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::{Verb, hold, ls, named_ref, node, quarantine, rm, rollback, show, status};
+use crate::args::Cli;
+use crate::foreign;
+
+/// A terminal as most people have it. Rows with names and addresses are as wide as those are; what
+/// status says below them fits.
+const TERMINAL_CHARS: usize = 80;
+const WALL_MS: u64 = 1_764_000_000_000;
+const MIB: u64 = 1 << 20;
+
+fn check(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tables").join(name);
+    if std::env::var_os("CAIRN_GOLDEN").is_some() {
+        std::fs::write(&path, text).expect("write a golden file");
+        return;
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        golden == text,
+        "{name} is not tests/tables/{name}; if that is meant, run this test with \
+         CAIRN_GOLDEN=write\n{text}"
+    );
+}
+
+/// Checks both forms of a result, as they are printed.
+fn checked(name: &str, text: &str, document: &Value) {
+    let text = foreign::lines(text);
+    check(&format!("{name}.txt"), &text);
+    let document = serde_json::to_string_pretty(document).expect("encode JSON");
+    check(&format!("{name}.json"), &(foreign::json(&document) + "\n"));
+}
+
+fn member(id: u64, rack: &str) -> NodeInfo {
+    let mut node = NodeInfo::default();
+    node.id = NodeId(id);
+    node.host = format!("gpu-{id:03}");
+    node.rack = rack.to_owned();
+    node.address = format!("10.20.0.{id}:7400");
+    (node.up, node.inventoried, node.voter) = (true, true, true);
+    node.incarnation = Incarnation(id);
+    node.capacity_bytes = 10 << 40;
+    node.available_bytes = Some(7 << 40);
+    node.replicas_durable = 1_000 + id;
+    node.bytes_durable = 3 << 40;
+    node.feature_level = 1;
+    node.clock_ahead_ms = Some(0);
+    node
+}
+
+/// Five nodes in three racks, all well.
+fn healthy() -> ClusterStatus {
+    let racks = ["a1", "a1", "b1", "b1", "c1"];
+    let mut status = ClusterStatus::default();
+    status.cluster = Some(ClusterId(u128::from_be_bytes([0x59; 16])));
+    status.applied_index = 4_711;
+    status.term = 3;
+    status.leader = Some(NodeId(2));
+    status.leader_address = Some("10.20.0.2:7400".to_owned());
+    status.nodes = (1..).zip(racks).map(|(id, rack)| member(id, rack)).collect();
+    status.checkpoints_committed = 12;
+    status.segments = 1_400;
+    status.segment_bytes = 4 << 40;
+    status.nodes_can_be_lost = 2;
+    status.racks_can_be_lost = 2;
+    status.feature_level = 1;
+    status.voters = 5;
+    status
+}
+
+/// One is down, one is full, one fetches, one was removed.
+fn hurt() -> ClusterStatus {
+    let mut status = healthy();
+    status.nodes[0].up = false;
+    status.nodes[1].available_bytes = Some(3 * MIB);
+    status.nodes[2].replicas_assigned = 70;
+    status.nodes[3].removed = true;
+    status.nodes[3].voter = false;
+    status.nodes[4].inventoried = false;
+    status.checkpoints_open = 2;
+    status.segments_below = 70;
+    status.bytes_below = 2 << 30;
+    status.segments_unavailable = 3;
+    status.segments_lost = 1;
+    status.segments_short_of_racks = 9;
+    status.segments_unreferenced = 4;
+    status.bytes_unreferenced = 128 * MIB;
+    status.racks_can_be_lost = 0;
+    status.voters = 4;
+    status
+}
+
+fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
+    let is_open = state == CheckpointState::Open;
+    let parts = [(3u64, 40 * MIB), (2, 8 * MIB)].map(|(files, bytes)| SealedPart {
+        manifest: ManifestPlace::Inline(vec![1, 2, 3].into()),
+        set_digest: [7; 32],
+        bytes,
+        files,
+    });
+    CheckpointInfo {
+        id: CheckpointId(step / 10),
+        namespace: "llama-70b/pretrain".parse().expect("a namespace"),
+        step: Step(step),
+        attempt: Attempt(2),
+        state,
+        policy: Policy::default(),
+        parts: if is_open { Vec::new() } else { parts.to_vec() },
+        commit: (!is_open).then_some(Commit { index: 4_000 + step, wall_ms: WALL_MS + step }),
+        labels: [("loss".to_owned(), "1.5\u{1b}[2J".to_owned())].into(),
+        metrics: [("loss".to_owned(), Metric::new(2.25).unwrap())].into(),
+        bytes: 48 * MIB,
+        files: 5,
+        segments: 4,
+        segment_bytes: 47 * MIB,
+        durability: Durability {
+            replicas_wanted: 3,
+            replicas_min: 2,
+            racks_min: 2,
+            segments_below: 1,
+            bytes_below: 32 * MIB,
+            segments_unavailable: 0,
+        },
+        parts_wanted: 2,
+        parts_missing: u32::from(is_open),
+        first_missing: if is_open { vec![1] } else { Vec::new() },
+        began: Began {
+            index: 3_000,
+            wall_ms: WALL_MS - 60_000,
+            client: "process 7 on gpu-001".to_owned(),
+            job: "41".to_owned(),
+        },
+        quarantine: None,
+        refs: Vec::new(),
+        holds: Vec::new(),
+    }
+}
+
+fn a_hold(until_wall_ms: Option<u64>) -> Hold {
+    Hold {
+        owner: "ana@gpu-001".to_owned(),
+        reason: "evaluation\u{1b}[2J".to_owned(),
+        until_ms: until_wall_ms.map(|_| 90_000),
+        wall_ms: WALL_MS,
+        until_wall_ms,
+    }
+}
+
+/// A checkpoint with everything that people say of one.
+fn marked() -> CheckpointInfo {
+    CheckpointInfo {
+        quarantine: Some(Quarantine {
+            reason: "loss is NaN".to_owned(),
+            by: "bo@gpu-002".to_owned(),
+            wall_ms: WALL_MS + 5_000,
+        }),
+        refs: vec!["candidate".parse().expect("a name"), "production".parse().expect("a name")],
+        holds: vec![a_hold(None), a_hold(Some(WALL_MS + 86_400_000))],
+        ..info(1_000, CheckpointState::Committed)
+    }
+}
+
+fn digest(byte: u8) -> SegmentDigest {
+    SegmentDigest([byte; 32])
+}
+
+fn shown() -> Shown {
+    let file = |name: &[u8], len: u64| FileEntry {
+        name: name.to_vec(),
+        mode: 0o644,
+        mtime_ns: 1_700_000_000_123_456_789,
+        len,
+        extents: Vec::new(),
+        content: None,
+    };
+    let manifest = |files: Vec<FileEntry>| Manifest {
+        segments: vec![(digest(1), 32 << 20), (digest(2), 8 << 20)],
+        files,
+        directories: Vec::new(),
+    };
+    let slot = |node: u64, state| Slot { node: NodeId(node), epoch: Epoch(1), state, until_ms: 0 };
+    let located = |byte: u8, len: u32, slots: Vec<Slot>| LocatedSegment {
+        digest: digest(byte),
+        id: Some(SegmentId(byte.into())),
+        len,
+        slots,
+    };
+    let whole = (1..=3).map(|node| slot(node, SlotState::Durable)).collect();
+    let mut part = vec![slot(1, SlotState::Durable), slot(2, SlotState::Durable)];
+    part.push(slot(5, SlotState::Assigned));
+    Shown {
+        info: info(1_000, CheckpointState::Committed),
+        manifests: vec![
+            manifest(vec![file(b"rank0/model.safetensors", 40 * MIB), file(b"rank0/n\xff", 12)]),
+            manifest(vec![file("rank1/größe.pt".as_bytes(), 8 * MIB)]),
+        ],
+        segments: vec![located(1, 32 << 20, whole), located(2, 8 << 20, part)],
+    }
+}
+
+fn rm_args(arguments: &[&str]) -> rm::RmArgs {
+    let words = ["cairn", "rm", "llama-70b/pretrain@1000"].iter().chain(arguments);
+    match Cli::try_parse_from(words).expect("arguments of rm").verb {
+        Verb::Rm(args) => args,
+        _ => unreachable!("that is rm"),
+    }
+}
+
+#[test]
+fn status_and_the_nodes_are_shown_as_written_down() {
+    for (name, reply) in [("healthy", healthy()), ("hurt", hurt())] {
+        let text = status::text(&reply);
+        let words = text.rsplit("\n\n").next().unwrap_or_default();
+        for line in words.lines() {
+            assert!(line.chars().count() <= TERMINAL_CHARS, "wider than a terminal: {line}");
+        }
+        checked(&format!("status-{name}"), &text, &status::document(&reply));
+    }
+    let ClusterStatus { nodes, leader, .. } = hurt();
+    let documents: Vec<Value> = nodes.iter().map(|it| node::document(it, leader)).collect();
+    checked("node-ls-all", &node::node_table(&nodes, leader), &json!({ "nodes": documents }));
+}
+
+#[test]
+fn listings_are_shown_as_written_down() {
+    let mut found =
+        vec![info(1_000, CheckpointState::Committed), info(20_000_000, CheckpointState::Committed)];
+    found[1].durability = Durability { replicas_min: 3, racks_min: 1, ..found[1].durability };
+    checked("ls", &ls::checkpoint_table(&found), &ls::listing(&found));
+    found.push(info(30_000_000, CheckpointState::Open));
+    checked("ls-open", &ls::checkpoint_table(&found), &ls::listing(&found));
+}
+
+#[test]
+fn a_checkpoint_is_shown_as_written_down() {
+    let shown = shown();
+    checked("show", &show::text(&shown, false), &show::document(&shown));
+    check("show-segments.txt", &foreign::lines(&show::text(&shown, true)));
+    let shown = Shown { info: marked(), ..shown };
+    checked("show-marked", &show::text(&shown, false), &show::document(&shown));
+}
+
+#[test]
+fn refs_holds_and_quarantine_are_shown_as_written_down() {
+    let moved = |generation, id: Option<u64>, by: &str| RefMove {
+        generation,
+        checkpoint: id.map(CheckpointId),
+        by: by.to_owned(),
+        wall_ms: WALL_MS + generation * 1_000,
+    };
+    let history = vec![
+        moved(1, Some(10), "ana@gpu-001"),
+        moved(2, None, ""),
+        moved(3, Some(11), "ana\u{1b}[2J"),
+        moved(4, Some(12), "bo@gpu-002"),
+    ];
+    let target = Ref { generation: 4, checkpoint: Some(CheckpointId(12)), history };
+    let named = NamedRef { name: "production".parse().unwrap(), target };
+    let mut found = RefList::default();
+    found.steps = [(CheckpointId(10), Step(100)), (CheckpointId(12), Step(120))].into();
+    found.refs.push(named);
+    let document = named_ref::document(&found, &found.refs[0]);
+    checked("ref-ls", &named_ref::ref_table(&found), &document);
+    check("ref-log.txt", &foreign::lines(&named_ref::move_table(&found, &found.refs[0])));
+
+    let info = marked();
+    let mut said = String::new();
+    for lift in [false, true] {
+        said += &quarantine::text(&info, lift);
+    }
+    for dry_run in [true, false] {
+        let kept = vec![(Step(1_100), "ref production".to_owned())];
+        let latest = (!dry_run).then_some(Step(990));
+        let (checkpoint, quarantined, aborted) = (info.clone(), 1, 2);
+        let done = rollback::Done { checkpoint, quarantined, aborted, kept, latest };
+        said += &rollback::text(&done, dry_run);
+    }
+    let held = ListedHold::new(&info, a_hold(None));
+    said += &hold::hold_table(&[held, ListedHold::new(&info, a_hold(Some(WALL_MS)))]);
+    check("marks.txt", &foreign::lines(&said));
+    check("ls-quarantine.txt", &foreign::lines(&ls::checkpoint_table(&[info])));
+}
+
+#[test]
+fn a_removal_is_shown_as_written_down() {
+    let flags: [&[&str]; 4] = [&["--dry-run"], &["--dry-run", "--now"], &[], &["--now"]];
+    let of_deleted: [&[&str]; 2] = [&["--dry-run", "--deleted"], &["--deleted"]];
+    let states = [
+        (CheckpointState::Committed, &flags[..]),
+        (CheckpointState::Open, &flags[..]),
+        (CheckpointState::Deleted, &of_deleted[..]),
+    ];
+    let mut text = String::new();
+    for (state, flags) in states {
+        for flags in flags {
+            text += &rm::text(&info(1_000, state), &rm_args(flags));
+        }
+    }
+    let document = rm::document(&info(1_000, CheckpointState::Committed), &rm_args(flags[0]));
+    checked("rm", &text, &document);
+}
+
+#[test]
+fn no_golden_is_left_of_a_table_that_is_gone() {
+    if std::env::var_os("CAIRN_GOLDEN").is_some() {
+        return; // The others are writing them.
+    }
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tables");
+    let mut names: Vec<String> = std::fs::read_dir(directory)
+        .expect("list goldens")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    let both = [
+        "ls",
+        "ls-open",
+        "node-ls-all",
+        "ref-ls",
+        "rm",
+        "show",
+        "show-marked",
+        "status-healthy",
+        "status-hurt",
+    ];
+    let texts = ["ls-quarantine", "marks", "ref-log", "show-segments"];
+    let forms = both.iter().flat_map(|name| [format!("{name}.json"), format!("{name}.txt")]);
+    let texts = texts.iter().map(|name| format!("{name}.txt"));
+    let mut known: Vec<String> = forms.chain(texts).collect();
+    known.sort();
+    assert_eq!(names, known);
+}

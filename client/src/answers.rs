@@ -1,0 +1,203 @@
+//! Whether an answer is to its question. A node that lies, or is not the one it is taken for, must
+//! not have a client restore, or delete, what nobody named.
+
+use cairn_proto::wire;
+use cairn_types::ids::{Address, Namespace, Selector};
+use cairn_types::limits::{NODES_MAX, REFS_MAX, SEGMENT_BYTES_MAX};
+use cairn_types::marks::NamedRef;
+use cairn_types::model::{CheckpointInfo, CheckpointState};
+
+use crate::catalogue::{Beside, ListPlace};
+use crate::marks::ListedHold;
+
+/// What is wrong with an answer.
+type Checked = Result<(), String>;
+
+/// A resolved checkpoint: of the address, committed, and with all its parts.
+pub(crate) fn resolved(asked: &Address, info: &CheckpointInfo) -> Checked {
+    let got = format!("{}@{}", info.namespace, info.step);
+    let is_asked = info.namespace == asked.namespace
+        && match &asked.selector {
+            Selector::Step(step) => info.step == *step,
+            Selector::CommittedBy(wall_ms) => {
+                info.commit.is_some_and(|commit| commit.wall_ms <= *wall_ms)
+            }
+            Selector::Latest | Selector::Before(_) | Selector::Ref(_) => true,
+        };
+    if !is_asked {
+        return Err(format!("{got} where {asked} was asked for"));
+    }
+    if info.state != CheckpointState::Committed || info.commit.is_none() {
+        return Err(format!("{got} is not committed"));
+    }
+    let (parts, wanted) = (info.parts.len(), info.parts_wanted as usize);
+    if parts != wanted || parts == 0 {
+        return Err(format!("{got} has {parts} parts, {wanted} are wanted"));
+    }
+    Ok(())
+}
+
+/// A page of a listing: below the prefix, in order, after the place, of the states asked for.
+pub(crate) fn listed(
+    prefix: Option<&Namespace>,
+    beside: Beside,
+    after: Option<&ListPlace>,
+    limit: u32,
+    page: &[CheckpointInfo],
+) -> Checked {
+    if limit != 0 && page.len() > limit as usize {
+        return Err(format!("{} checkpoints: limit {limit}", page.len()));
+    }
+    let mut last = after.cloned();
+    for info in page {
+        let place = (info.namespace.clone(), info.step, info.id);
+        let is_asked = match info.state {
+            CheckpointState::Committed => true,
+            CheckpointState::Open => beside.open,
+            CheckpointState::Deleted => beside.deleted,
+        };
+        let is_below = prefix.is_none_or(|prefix| is_below(prefix, &info.namespace));
+        if !is_asked || !is_below || last.is_some_and(|last| place <= last) {
+            let (namespace, step, id) = place;
+            return Err(format!("{namespace}@{step} ({id}) was not asked for"));
+        }
+        last = Some(place);
+    }
+    Ok(())
+}
+
+fn is_below(prefix: &Namespace, namespace: &Namespace) -> bool {
+    let rest = namespace.as_str().strip_prefix(prefix.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A hold of a listing: below the prefix, behind the one before.
+pub(crate) fn held(
+    prefix: Option<&Namespace>,
+    last: Option<&ListedHold>,
+    hold: &ListedHold,
+) -> Checked {
+    let place = |it: &ListedHold| (it.checkpoint, it.hold.owner.clone());
+    let is_below = prefix.is_none_or(|prefix| is_below(prefix, &hold.namespace));
+    match is_below && last.is_none_or(|last| place(last) < place(hold)) {
+        true => Ok(()),
+        false => Err(format!("a hold on {}@{} was not asked for", hold.namespace, hold.step)),
+    }
+}
+
+/// The refs of one namespace: each name once, and no more than it may have.
+pub(crate) fn named(refs: &[NamedRef]) -> Checked {
+    let ascend = refs.is_sorted_by(|one, next| one.name < next.name);
+    match ascend && refs.len() <= REFS_MAX {
+        true => Ok(()),
+        false => Err(format!("{} refs, not in order or more than {REFS_MAX}", refs.len())),
+    }
+}
+
+/// The nodes of a cluster.
+pub(crate) fn nodes(nodes: &[wire::NodeInfo]) -> Checked {
+    match nodes.len() {
+        count if count > NODES_MAX => Err(format!("{count} nodes: limit {NODES_MAX}")),
+        _ => Ok(()),
+    }
+}
+
+/// Where a segment is.
+pub(crate) fn located(segment: &wire::Located) -> Checked {
+    match (segment.len, segment.slots.len()) {
+        (len, _) if u64::from(len) > SEGMENT_BYTES_MAX => {
+            Err(format!("a segment of {len} bytes: limit {SEGMENT_BYTES_MAX}"))
+        }
+        (_, slots) if slots > NODES_MAX => Err(format!("{slots} slots: limit {NODES_MAX}")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_types::ids::{CheckpointId, Step};
+    use cairn_types::marks::Hold;
+    use cairn_types::model::Commit;
+
+    use super::*;
+
+    fn info(namespace: &str, step: u64, id: u64) -> CheckpointInfo {
+        let message = wire::CheckpointInfo {
+            id,
+            namespace: namespace.to_owned(),
+            step,
+            state: 1,
+            policy: Some(cairn_types::convert::policy_to_wire(&Default::default())),
+            durability: Some(Default::default()),
+            commit_index: Some(7),
+            commit_wall_ms: 1000,
+            ..wire::CheckpointInfo::default()
+        };
+        cairn_types::convert::info_from_wire(message).unwrap()
+    }
+
+    fn at(address: &str) -> Address {
+        address.parse().unwrap()
+    }
+
+    #[test]
+    fn holds_come_in_order_and_are_below_their_prefix() {
+        let hold = |namespace: &str, id: u64, owner: &str| {
+            let owner = owner.to_owned();
+            let (reason, wall_ms) = (String::new(), 0);
+            let hold = Hold { owner, reason, until_ms: None, wall_ms, until_wall_ms: None };
+            ListedHold::new(&info(namespace, 1, id), hold)
+        };
+        let run: Namespace = "team/run".parse().unwrap();
+        let (first, second) = (hold("team/run", 1, "a"), hold("team/run/x", 1, "b"));
+        assert_eq!(held(Some(&run), None, &first), Ok(()));
+        assert_eq!(held(Some(&run), Some(&first), &second), Ok(()));
+        held(Some(&run), Some(&first), &first).unwrap_err();
+        held(Some(&run), Some(&second), &first).unwrap_err();
+        held(Some(&run), None, &hold("team/runs", 1, "a")).unwrap_err();
+    }
+
+    #[test]
+    fn a_page_is_below_its_prefix_in_order_and_of_the_states_asked_for() {
+        let run: Namespace = "team/run".parse().unwrap();
+        let only = Beside { open: false, deleted: false };
+        let page = [info("team/run", 1, 4), info("team/run", 1, 9), info("team/run/a", 1, 2)];
+        let after = (run.clone(), Step(1), CheckpointId(3));
+        let listed = |page: &[CheckpointInfo], beside, limit| {
+            super::listed(Some(&run), beside, Some(&after), limit, page)
+        };
+        assert_eq!(listed(&page, only, 3), Ok(()));
+        assert!(listed(&page, only, 2).is_err(), "more than asked for");
+        assert!(listed(&[info("team/run2", 1, 4)], only, 9).is_err());
+        assert!(listed(&[info("team", 1, 4)], only, 9).is_err());
+        assert!(listed(&[info("team/run", 1, 3)], only, 9).is_err(), "the place itself");
+        assert!(listed(&[page[1].clone(), page[0].clone()], only, 9).is_err(), "out of order");
+        let mut open = info("team/run", 2, 4);
+        open.state = CheckpointState::Open;
+        assert!(listed(&[open.clone()], only, 9).is_err());
+        assert_eq!(listed(&[open], Beside { open: true, deleted: false }, 9), Ok(()));
+    }
+
+    #[test]
+    fn a_checkpoint_without_its_parts_is_none() {
+        let got = resolved(&at("team/run@1"), &info("team/run", 1, 4));
+        assert!(got.unwrap_err().contains("0 parts"));
+        let other = resolved(&at("team/run@2"), &info("team/run", 1, 4)).unwrap_err();
+        assert!(other.contains("team/run@1 where team/run@2"), "{other}");
+        assert!(resolved(&at("team/other@1"), &info("team/run", 1, 4)).is_err());
+        let mut deleted = info("team/run", 1, 4);
+        deleted.state = CheckpointState::Deleted;
+        assert!(resolved(&at("team/run@latest"), &deleted).unwrap_err().contains("not committed"));
+        deleted.commit = Some(Commit { index: 7, wall_ms: 2000 });
+        let by = Address { selector: Selector::CommittedBy(1999), ..at("team/run@1") };
+        assert!(resolved(&by, &deleted).unwrap_err().contains("was asked for"));
+    }
+
+    #[test]
+    fn what_a_cluster_cannot_have_is_refused() {
+        let segment = |len| wire::Located { len, ..Default::default() };
+        assert_eq!(located(&segment(SEGMENT_BYTES_MAX as u32)), Ok(()));
+        assert!(located(&segment(SEGMENT_BYTES_MAX as u32 + 1)).is_err());
+        assert!(nodes(&vec![wire::NodeInfo::default(); NODES_MAX + 1]).is_err());
+    }
+}

@@ -1,0 +1,290 @@
+//! Making a client: endpoints, the cluster's key, and how the client behaves.
+//!
+//! ```text
+//! endpoints --> host:port, each checked --+
+//! key, key file, or none on loopback -----+--> build: a client that has contacted nothing
+//! env (the simulator, tests) -------------+        `--> connect: and a node has answered
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_host::dial::TcpDialer;
+use cairn_host::seam::Env;
+use cairn_host::tls::{ClusterKey, KeyError};
+use cairn_host::tokio_host::TokioHost;
+use cairn_types::ids::{ClusterId, check_host_port};
+use tokio::runtime::Handle;
+
+use crate::cluster::{Answer, Client};
+use crate::error::ClientError;
+use crate::options::{ClientOptions, Retry};
+
+/// Where a node listens unless it is told otherwise.
+pub const DEFAULT_PORT: u16 = 7400;
+
+/// Why a client cannot be made as it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    #[error("no endpoint is given")]
+    NoEndpoints,
+    #[error(
+        "malformed endpoint {endpoint:?}: expected HOST or HOST:PORT, such as node1:7400 or [::1]:7400"
+    )]
+    Endpoint { endpoint: String },
+    /// Without a key nothing tells a node from an impostor, and anybody reads what is sent.
+    #[error("{endpoint} is not loopback, and no key is given")]
+    NoKey { endpoint: String },
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// An environment brings a dialer, which has a key or none.
+    #[error("a key and an environment are given, and the environment's dialer has its own key")]
+    KeyAndEnv,
+    #[error("no tokio runtime: create the client within one")]
+    NoRuntime,
+    #[error("start the threads of a blocking client: {error}")]
+    Threads { error: std::io::Error },
+}
+
+impl SetupError {
+    /// What to do about it, where we know.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoEndpoints => "name at least one node of the cluster as HOST:PORT",
+            Self::NoKey { .. } => "give the cluster's key file, or allow an insecure connection",
+            Self::Key(_) => "use the key file that the nodes use",
+            Self::NoRuntime => "call it in an async fn of tokio, or use the blocking client",
+            Self::Threads { .. } => "the process has reached its limit of threads",
+            Self::Endpoint { .. } | Self::KeyAndEnv => return None,
+        })
+    }
+}
+
+/// Makes a [`Client`]; see [`Client::builder`].
+#[must_use = "a builder does nothing before `connect` or `build`"]
+pub struct ClientBuilder {
+    options: ClientOptions,
+    key: Option<KeyFrom>,
+    insecure: bool,
+    env: Option<Env>,
+}
+
+enum KeyFrom {
+    Given(ClusterKey),
+    File(PathBuf),
+}
+
+impl Client {
+    /// Begins a client. Only the endpoints are required, and a key unless all of them are
+    /// loopback.
+    pub fn builder() -> ClientBuilder {
+        let none: [String; 0] = [];
+        ClientBuilder { options: ClientOptions::new(none), key: None, insecure: false, env: None }
+    }
+}
+
+impl ClientBuilder {
+    /// Any nodes of one cluster, `HOST` or `HOST:PORT`; the others are learned from them. Adds to
+    /// those given before.
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.options.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self
+    }
+
+    /// The file with the cluster's key. It is read by [`Self::build`] or [`Self::connect`].
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key = Some(KeyFrom::File(path.into()));
+        self
+    }
+
+    /// The cluster's key, read before; `None` takes back one given before.
+    pub fn key(mut self, key: impl Into<Option<ClusterKey>>) -> Self {
+        self.key = key.into().map(KeyFrom::Given);
+        self
+    }
+
+    /// Talks to nodes that are not loopback without a key: unencrypted, and to anybody who
+    /// answers there.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// The cluster that is meant: a node of another one is an error. By default, the first one that
+    /// answers is meant.
+    pub fn cluster(mut self, cluster: impl Into<Option<ClusterId>>) -> Self {
+        self.options.cluster = cluster.into();
+        self
+    }
+
+    /// The rack this program runs in: replicas there are read first.
+    pub fn rack(mut self, rack: impl Into<String>) -> Self {
+        self.options.rack = Some(rack.into());
+        self
+    }
+
+    /// All tries of one call together; `None` tries for ever. 60 seconds by default.
+    pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
+        self.options.deadline = deadline.into();
+        self
+    }
+
+    /// One try's time for an answer. 5 seconds by default.
+    pub fn call_deadline(mut self, deadline: Duration) -> Self {
+        self.options.call_deadline = deadline;
+        self
+    }
+
+    /// A segment stream without progress for this long is given up. 10 seconds by default.
+    pub fn stall_deadline(mut self, deadline: Duration) -> Self {
+        self.options.stall_deadline = deadline;
+        self
+    }
+
+    /// Pauses between the tries of one call, and how many may fail. By default, pauses of 50 ms to
+    /// 1 s, and as many tries as the deadline allows.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.options.retry = retry;
+        self
+    }
+
+    /// Whether a second node is asked, and a second replica is read, where the first one takes
+    /// longer than usual. True by default.
+    pub fn hedge(mut self, hedge: bool) -> Self {
+        self.options.hedge = hedge;
+        self
+    }
+
+    /// Segments of one upload that are sent at the same time. 32 by default.
+    pub fn uploads_parallel(mut self, segments: usize) -> Self {
+        self.options.uploads_parallel = segments;
+        self
+    }
+
+    /// Bytes of one upload between reading and enough acknowledgements, 128 MiB by default; see
+    /// [`ClientOptions::upload_memory_bytes`].
+    pub fn upload_memory_bytes(mut self, bytes: u64) -> Self {
+        self.options.upload_memory_bytes = bytes;
+        self
+    }
+
+    /// Surroundings other than this process's network, tasks, clock and chance, such as a
+    /// simulator's. They bring their own dialer, and with it the key.
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    /// Makes the client. Reads the key file, and contacts nothing.
+    pub fn build(self) -> Result<Client, ClientError> {
+        let Self { mut options, key, insecure, env } = self;
+        if options.endpoints.is_empty() {
+            return Err(SetupError::NoEndpoints.into());
+        }
+        for endpoint in &mut options.endpoints {
+            *endpoint = with_port(endpoint)
+                .ok_or_else(|| SetupError::Endpoint { endpoint: endpoint.clone() })?;
+        }
+        if let Some(env) = env {
+            return match key {
+                None => Ok(Client::new(env, options)),
+                Some(_) => Err(SetupError::KeyAndEnv.into()),
+            };
+        }
+        let key = match key {
+            None => None,
+            Some(KeyFrom::Given(key)) => Some(key),
+            Some(KeyFrom::File(path)) => Some(ClusterKey::load(&path).map_err(SetupError::Key)?),
+        };
+        let open = options.endpoints.iter().find(|endpoint| !is_loopback(endpoint));
+        if let Some(endpoint) = open.filter(|_| key.is_none() && !insecure) {
+            return Err(SetupError::NoKey { endpoint: endpoint.clone() }.into());
+        }
+        let handle = Handle::try_current().map_err(|_| SetupError::NoRuntime)?;
+        let runtime = TokioHost::for_client(handle);
+        let env = Env { runtime, dialer: Arc::new(TcpDialer::new(key)) };
+        Ok(Client::new(env, options))
+    }
+
+    /// Makes the client and waits until the cluster answers, at most for the deadline. Several
+    /// endpoints of different clusters are an error, unless [`Self::cluster`] says which is meant.
+    pub fn connect(self) -> Answer<'static, Client> {
+        Box::pin(async move {
+            let client = self.build()?;
+            if client.options.cluster.is_none() && client.options.endpoints.len() > 1 {
+                client.survey().await?;
+            }
+            client.status().await?;
+            Ok(client)
+        })
+    }
+}
+
+/// An address as people give it, `HOST` or `HOST:PORT`, with its port; `None` if it is malformed.
+pub fn with_port(text: &str) -> Option<String> {
+    let text = text.trim();
+    // A colon in brackets belongs to an IPv6 address; without brackets nobody can tell.
+    let has_port = text.rsplit_once(']').map_or(text, |(_, rest)| rest).contains(':');
+    let address = if has_port { text.to_owned() } else { format!("{text}:{DEFAULT_PORT}") };
+    check_host_port(&address).is_ok().then_some(address)
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    if let Ok(address) = endpoint.parse::<SocketAddr>() {
+        return address.ip().is_loopback();
+    }
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(builder: ClientBuilder) -> SetupError {
+        match builder.build() {
+            Err(ClientError::Setup(error)) => error,
+            Err(error) => panic!("another error: {error}"),
+            Ok(_) => panic!("a client was made"),
+        }
+    }
+
+    #[tokio::test]
+    async fn client_without_a_key_talks_to_loopback_only_unless_told_to() {
+        for endpoint in ["localhost", "127.0.0.1:7401", "[::1]:7400", "[::1]"] {
+            let client = Client::builder().endpoints([endpoint]).build();
+            assert!(client.is_ok(), "{endpoint}");
+        }
+        for endpoint in ["node1:7400", "10.0.0.1:7400", "[2001:db8::1]:7400", "127.0.0.1.evil"] {
+            let builder = || Client::builder().endpoints(["localhost", endpoint]);
+            let error = refused(builder());
+            assert!(matches!(error, SetupError::NoKey { .. }), "{endpoint}: {error}");
+            assert!(builder().insecure().build().is_ok(), "{endpoint}");
+            let key = ClusterKey::from_text(&ClusterKey::generate()).unwrap();
+            assert!(builder().key(key).build().is_ok(), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn mistake_in_the_setup_is_an_error_of_its_own() {
+        assert!(matches!(refused(Client::builder()), SetupError::NoEndpoints));
+        for endpoint in ["", "a b", "::1", "node:", "node:99999"] {
+            let error = refused(Client::builder().endpoints([endpoint]).insecure());
+            assert!(matches!(error, SetupError::Endpoint { .. }), "{endpoint:?}: {error}");
+        }
+        let keyed = Client::builder().endpoints(["node1"]).key_file("/does/not/exist");
+        let error = refused(keyed);
+        assert!(error.to_string().contains("/does/not/exist"), "{error}");
+        let error = refused(Client::builder().endpoints(["localhost"]));
+        assert!(matches!(error, SetupError::NoRuntime), "{error}");
+    }
+
+    #[tokio::test]
+    async fn port_is_the_default_one_unless_it_is_given() {
+        let client = Client::builder().endpoints(["localhost", "127.0.0.1:9"]).build().unwrap();
+        assert_eq!(client.options().endpoints, ["localhost:7400", "127.0.0.1:9"]);
+    }
+}

@@ -1,0 +1,187 @@
+//! Deleting a checkpoint, aborting an open upload, and ending the grace of what is deleted already.
+//!
+//! One step may have all three kinds of records at once. So each has a method of its own: none of
+//! them ever takes a record of another kind.
+
+use std::time::Duration;
+
+use cairn_types::command::{self, Body, DeleteReason, Refusal};
+use cairn_types::ids::{Address, CheckpointId, Namespace, Selector, Step};
+use cairn_types::model::{CheckpointInfo, CheckpointState};
+
+use crate::catalogue::Beside;
+use crate::cluster::Client;
+use crate::error::ClientError;
+
+/// Records of a step that one page lists: more than a step has, unless it is put and deleted in a
+/// loop.
+const STEP_RECORDS: u32 = 64;
+
+/// How a checkpoint is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Gives its space back without the grace.
+    pub now: bool,
+    /// Also where refs or holds keep it. Refs to it name nothing then.
+    pub force: bool,
+}
+
+impl Client {
+    /// What [`Client::delete`] would delete: the checkpoint an address names; where none is
+    /// committed, the open upload of its step.
+    pub async fn deletable(&self, address: &Address) -> Result<CheckpointInfo, ClientError> {
+        let missing = match self.resolve(address).await {
+            Err(error) if matches!(error.refusal(), Some(Refusal::NoSuchCheckpoint { .. })) => {
+                error
+            }
+            other => return other,
+        };
+        let Selector::Step(step) = address.selector else { return Err(missing) };
+        self.find_open(&address.namespace, step).await?.ok_or(missing)
+    }
+
+    /// [`Client::deletable`], refused where refs or holds keep it and the options do not say force.
+    pub async fn deletable_with(
+        &self,
+        address: &Address,
+        options: DeleteOptions,
+    ) -> Result<CheckpointInfo, ClientError> {
+        let info = self.deletable(address).await?;
+        let by = info.kept_by();
+        match options.force || info.state != CheckpointState::Committed || by.is_empty() {
+            true => Ok(info),
+            false => {
+                let checkpoint = info.id;
+                Err(ClientError::Refused(Refusal::Protected { checkpoint, by }))
+            }
+        }
+    }
+
+    /// Deletes the checkpoint an address names, or aborts the open upload of its step where none
+    /// is committed; `now` gives its space back without the grace.
+    pub async fn delete(
+        &self,
+        address: &Address,
+        now: bool,
+    ) -> Result<CheckpointInfo, ClientError> {
+        self.delete_with(address, DeleteOptions { now, ..DeleteOptions::default() }).await
+    }
+
+    /// [`Client::delete`], also where refs or holds keep the checkpoint if the options say so.
+    pub async fn delete_with(
+        &self,
+        address: &Address,
+        options: DeleteOptions,
+    ) -> Result<CheckpointInfo, ClientError> {
+        let info = self.deletable(address).await?;
+        self.delete_record(info.id, options).await?;
+        Ok(info)
+    }
+
+    /// The open upload of a step, also where the step has a committed checkpoint.
+    pub async fn open_upload(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+    ) -> Result<CheckpointInfo, ClientError> {
+        let found = self.find_open(namespace, step).await?;
+        found.ok_or_else(|| no_record(namespace, step, "open upload"))
+    }
+
+    /// Aborts the open upload of a step, and never deletes its committed checkpoint.
+    pub async fn abort_upload(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+        now: bool,
+    ) -> Result<CheckpointInfo, ClientError> {
+        let info = self.open_upload(namespace, step).await?;
+        self.delete_record(info.id, DeleteOptions { now, ..DeleteOptions::default() }).await?;
+        Ok(info)
+    }
+
+    /// The deleted records of a step whose grace runs, oldest first; at least one.
+    pub async fn deleted(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+    ) -> Result<Vec<CheckpointInfo>, ClientError> {
+        let mut found =
+            self.records(namespace, step, Beside { open: false, deleted: true }).await?;
+        found.retain(|info| info.state == CheckpointState::Deleted);
+        match found.is_empty() {
+            true => Err(no_record(namespace, step, "deleted checkpoint whose grace runs")),
+            false => Ok(found),
+        }
+    }
+
+    /// Ends the grace of all deleted records of a step ([`Client::deleted`]): their space is given
+    /// back now. Touches neither its committed checkpoint nor its open upload.
+    pub async fn free_deleted(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+    ) -> Result<Vec<CheckpointInfo>, ClientError> {
+        let found = self.deleted(namespace, step).await?;
+        for info in &found {
+            let options = DeleteOptions { now: true, ..DeleteOptions::default() };
+            match self.delete_record(info.id, options).await {
+                // Its grace ended meanwhile.
+                Err(ClientError::Refused(Refusal::UnknownCheckpoint(_))) => {}
+                other => other?,
+            }
+        }
+        Ok(found)
+    }
+
+    async fn find_open(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+    ) -> Result<Option<CheckpointInfo>, ClientError> {
+        let found = self.records(namespace, step, Beside { open: true, deleted: false }).await?;
+        Ok(found.into_iter().find(|info| info.state == CheckpointState::Open))
+    }
+
+    /// The records of a step, by id.
+    async fn records(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+        beside: Beside,
+    ) -> Result<Vec<CheckpointInfo>, ClientError> {
+        let mut found: Vec<CheckpointInfo> = Vec::new();
+        let mut after = CheckpointId(0);
+        loop {
+            let place = (namespace.clone(), step, after);
+            let (page, more) =
+                self.page(Some(namespace), beside, Some(&place), STEP_RECORDS).await?;
+            let listed = page.len();
+            let is_of_step =
+                |info: &CheckpointInfo| info.namespace == *namespace && info.step == step;
+            let of_step: Vec<_> = page.into_iter().filter(is_of_step).collect();
+            let goes_on = more && of_step.len() == listed;
+            // Ids rise: a page without a higher one would go on for ever.
+            let last = of_step.last().map(|info| info.id).filter(|last| goes_on && *last > after);
+            found.extend(of_step);
+            match last {
+                Some(last) => after = last,
+                None => return Ok(found),
+            }
+        }
+    }
+
+    async fn delete_record(
+        &self,
+        checkpoint: CheckpointId,
+        options: DeleteOptions,
+    ) -> Result<(), ClientError> {
+        let (reason, DeleteOptions { now, force }) = (DeleteReason::Asked, options);
+        let body = Body::Delete(command::Delete { checkpoint, reason, now, force });
+        self.execute(body, Duration::ZERO).await.map(drop)
+    }
+}
+
+fn no_record(namespace: &Namespace, step: Step, what: &'static str) -> ClientError {
+    ClientError::NoSuchRecord { address: format!("{namespace}@{step}"), what }
+}

@@ -1,0 +1,45 @@
+//! A part file gets its final name: in place of what is there, or only if nothing is.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+/// Gives `from` the name `to`; `EXIST` where that is taken and must not be replaced.
+pub(super) fn rename(
+    private: &OwnedFd,
+    from: &[u8],
+    directory: &OwnedFd,
+    to: &[u8],
+    replace: bool,
+) -> Result<(), Errno> {
+    if replace {
+        return rustix::fs::renameat(private, from, directory, to);
+    }
+    match rustix::fs::renameat_with(private, from, directory, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rename_by_link(private, from, directory, to)
+        }
+        other => other,
+    }
+}
+
+/// [`rename`] on network file systems, which cannot refuse to replace: a link never replaces. The
+/// old name may stay.
+pub(super) fn rename_by_link(
+    private: &OwnedFd,
+    from: &[u8],
+    directory: &OwnedFd,
+    to: &[u8],
+) -> Result<(), Errno> {
+    match rustix::fs::linkat(private, from, directory, to, AtFlags::empty()) {
+        Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {}
+        other => return other,
+    }
+    // No links either. Two runs may both pass here: each compares the name afterwards.
+    match rustix::fs::statat(directory, to, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => rustix::fs::renameat(private, from, directory, to),
+        Ok(_) => Err(Errno::EXIST),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,265 @@
+//! How segments stand, counted by kind, so that totals walk kinds and not segments.
+//!
+//! Segments are of one kind if the same nodes hold them durably, they want the same number of
+//! replicas, and they are in the same use. There are about n^3/6 kinds of each use where n nodes
+//! hold three replicas of everything, however many segments there are.
+//!
+//! ```text
+//!   segment id -> cell (number of its kind, length) -> row: kind, segments, bytes
+//!                 pages of 4,096, 8 bytes each         persistent map
+//! ```
+//!
+//! Liveness is no part of a kind: a node that goes down changes none. A caller applies it to
+//! each kind (`Catalogue::counting_on`), so that `SetLiveness` costs the same however much the node
+//! holds. The durability of one checkpoint is counted from the cells of its segments.
+//!
+//! Numbers of kinds are reused and differ between equal catalogues; nothing that is replicated or
+//! answered depends on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::pages::{PAGE_SEGMENTS, place};
+use crate::persistent::Map;
+use cairn_types::ids::{NodeId, SegmentId};
+use cairn_types::model::{Segment, SlotState};
+
+/// What a segment is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Use {
+    Unreferenced,
+    /// Of uploads only, or what a committed checkpoint left over.
+    Staged,
+    Committed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    /// Nodes with a Durable replica, ascending.
+    pub durable: Vec<NodeId>,
+    /// Replicas wanted.
+    pub wanted: u32,
+    pub used: Use,
+}
+
+/// How many segments, and their raw bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub segments: u64,
+    pub bytes: u64,
+}
+
+impl Totals {
+    fn add(&mut self, len: u32) {
+        self.segments += 1;
+        self.bytes += u64::from(len);
+    }
+
+    /// Of one segment.
+    fn of(len: u32) -> Self {
+        Self { segments: 1, bytes: u64::from(len) }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    kind: Arc<Kind>,
+    totals: Totals,
+}
+
+/// A kind's number, above zero, and the segment's raw bytes; zeros where there is no segment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cell {
+    kind: u32,
+    len: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Page {
+    cells: Vec<Cell>,
+    occupied: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kinds {
+    pages: Arc<BTreeMap<u64, Arc<Page>>>,
+    rows: Map<u32, Row>,
+    numbers: Map<Arc<Kind>, u32>,
+    /// Numbers below or at `most` that no row has.
+    unused: Map<u32, ()>,
+    /// The highest number so far.
+    most: u32,
+}
+
+/// A checkpoint with at least this number of segments is counted in a list of all kinds.
+const DENSE_SEGMENTS: u64 = 4096;
+
+impl Kinds {
+    /// Notes how a segment stands now, whatever it was before.
+    pub fn classify(&mut self, segment: &Segment, is_committed: bool) {
+        let used = match is_committed {
+            true => Use::Committed,
+            false if segment.is_referenced() => Use::Staged,
+            false => Use::Unreferenced,
+        };
+        let durable = || {
+            let slots = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
+            slots.map(|slot| slot.node)
+        };
+        let wanted = segment.replicas_wanted();
+        let old = self.cell(segment.id);
+        if let Some(row) = self.rows.get(&old.kind)
+            && row.kind.used == used
+            && row.kind.wanted == wanted
+            && row.kind.durable.iter().copied().eq(durable())
+        {
+            return;
+        }
+        let kind = self.number_of(Kind { durable: durable().collect(), wanted, used });
+        if let Some(row) = self.rows.get_mut(&kind) {
+            row.totals.add(segment.form.raw_len());
+        }
+        self.put(segment.id, Cell { kind, len: segment.form.raw_len() });
+        self.leave(old.kind, Totals::of(old.len));
+    }
+
+    /// Notes that a checkpoint has committed these segments; how they stand else is as it was.
+    pub fn commit(&mut self, ids: impl Iterator<Item = SegmentId>) {
+        // Kind by kind, as a checkpoint has millions of segments and few kinds.
+        let mut becomes = BTreeMap::<u32, (u32, Totals)>::new();
+        for id in ids {
+            let old = self.cell(id);
+            let Some(row) = self.rows.get(&old.kind).filter(|row| row.kind.used != Use::Committed)
+            else {
+                continue;
+            };
+            let kind = match becomes.get(&old.kind) {
+                Some((kind, _)) => *kind,
+                None => self.number_of(Kind { used: Use::Committed, ..(*row.kind).clone() }),
+            };
+            becomes.entry(old.kind).or_insert((kind, Totals::default())).1.add(old.len);
+            self.put(id, Cell { kind, ..old });
+        }
+        for (old, (kind, totals)) in becomes {
+            if let Some(row) = self.rows.get_mut(&kind) {
+                row.totals.segments += totals.segments;
+                row.totals.bytes += totals.bytes;
+            }
+            self.leave(old, totals);
+        }
+    }
+
+    /// The segment is gone.
+    pub fn forget(&mut self, id: SegmentId) {
+        let old = self.cell(id);
+        if old.kind != 0 {
+            self.put(id, Cell::default());
+            self.leave(old.kind, Totals::of(old.len));
+        }
+    }
+
+    /// Every kind with its totals.
+    pub fn iter(&self) -> impl Iterator<Item = (&Kind, Totals)> {
+        self.rows.values().map(|row| (&*row.kind, row.totals))
+    }
+
+    /// The kinds of these segments, about `count` of them, with their totals.
+    pub fn of(&self, ids: impl Iterator<Item = SegmentId>, count: u64) -> Vec<(&Kind, Totals)> {
+        let totals: Vec<(u32, Totals)> = if count < DENSE_SEGMENTS {
+            let mut totals = BTreeMap::<u32, Totals>::new();
+            self.each_cell(ids, |cell| totals.entry(cell.kind).or_default().add(cell.len));
+            totals.into_iter().collect()
+        } else {
+            let mut totals = vec![Totals::default(); self.most as usize + 1];
+            self.each_cell(ids, |cell| totals[cell.kind as usize].add(cell.len));
+            (0..).zip(totals).filter(|(_, totals)| totals.segments > 0).collect()
+        };
+        let rows = totals.into_iter();
+        rows.filter_map(|(kind, totals)| Some((&*self.rows.get(&kind)?.kind, totals))).collect()
+    }
+
+    fn each_cell(&self, ids: impl Iterator<Item = SegmentId>, mut each: impl FnMut(Cell)) {
+        let mut last: Option<(u64, &Page)> = None;
+        for id in ids {
+            let (number, place) = place(id);
+            let page = match last {
+                Some((known, page)) if known == number => page,
+                _ => match self.pages.get(&number) {
+                    Some(page) => page,
+                    None => continue,
+                },
+            };
+            last = Some((number, page));
+            if page.cells[place].kind != 0 {
+                each(page.cells[place]);
+            }
+        }
+    }
+
+    fn cell(&self, id: SegmentId) -> Cell {
+        let (page, place) = place(id);
+        self.pages.get(&page).map_or_else(Cell::default, |page| page.cells[place])
+    }
+
+    fn put(&mut self, id: SegmentId, cell: Cell) {
+        let (number, place) = place(id);
+        let pages = Arc::make_mut(&mut self.pages);
+        let empty = || Arc::new(Page { cells: vec![Cell::default(); PAGE_SEGMENTS], occupied: 0 });
+        let page = Arc::make_mut(pages.entry(number).or_insert_with(empty));
+        page.occupied -= usize::from(page.cells[place].kind != 0);
+        page.occupied += usize::from(cell.kind != 0);
+        page.cells[place] = cell;
+        if page.occupied == 0 {
+            pages.remove(&number);
+        }
+    }
+
+    fn number_of(&mut self, kind: Kind) -> u32 {
+        if let Some(number) = self.numbers.get(&kind) {
+            return *number;
+        }
+        let number = self.unused.keys().next().copied().unwrap_or_else(|| {
+            self.most += 1;
+            self.most
+        });
+        self.unused.remove(&number);
+        let kind = Arc::new(kind);
+        self.numbers.insert(Arc::clone(&kind), number);
+        self.rows.insert(number, Row { kind, totals: Totals::default() });
+        number
+    }
+
+    /// Takes this number of segments away from this kind.
+    fn leave(&mut self, number: u32, totals: Totals) {
+        let Some(row) = self.rows.get_mut(&number) else { return };
+        row.totals.segments -= totals.segments;
+        row.totals.bytes -= totals.bytes;
+        if row.totals.segments == 0 {
+            let kind = Arc::clone(&row.kind);
+            self.rows.remove(&number);
+            self.numbers.remove(&kind);
+            self.unused.insert(number, ());
+        }
+    }
+}
+
+/// Equal where the same segments are of equal kinds, whatever the numbers are.
+impl PartialEq for Kinds {
+    fn eq(&self, other: &Self) -> bool {
+        let cells_are_equal = |ours: &Page, theirs: &Page| {
+            let kind = |of: &Self, cell: &Cell| of.rows.get(&cell.kind).map(|row| row.kind.clone());
+            ours.cells
+                .iter()
+                .zip(&theirs.cells)
+                .all(|(our, their)| our.len == their.len && kind(self, our) == kind(other, their))
+        };
+        let totals = |of: &Self| -> BTreeMap<Kind, Totals> {
+            of.iter().map(|(kind, totals)| (kind.clone(), totals)).collect()
+        };
+        self.pages.keys().eq(other.pages.keys())
+            && self.pages.values().zip(other.pages.values()).all(|(a, b)| cells_are_equal(a, b))
+            && totals(self) == totals(other)
+    }
+}
+
+impl Eq for Kinds {}

@@ -1,0 +1,101 @@
+//! Checkpoints that must not be used: one, or all of later steps.
+//!
+//! A checkpoint in quarantine stays whole, and is restored by its step. `latest` and times pass it over.
+//! `keep_last` does not count it, and lets it go once that many good ones are newer. Its step may be
+//! written again by a higher attempt: the commit then replaces it.
+
+use std::ops::Bound;
+
+use cairn_types::canary;
+use cairn_types::command::{Refusal, Reply, Rollback, SetQuarantine};
+use cairn_types::ids::CheckpointId;
+use cairn_types::limits::ROLLBACK_MAX;
+use cairn_types::marks::Quarantine;
+use cairn_types::model::{CheckpointState, DeletedFor};
+
+use super::refs::check_usable;
+use super::{Apply, Catalogue, Entry, check_text, malformed};
+
+impl Apply for SetQuarantine {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        let record = catalogue.committed(self.checkpoint)?;
+        match (self.lift, &record.quarantine) {
+            (true, None) => {
+                return Err(malformed(format!("checkpoint {} is not in quarantine", record.id)));
+            }
+            (true, Some(_)) => {}
+            (false, _) => check_said(&self.reason, &self.by)?,
+        }
+        let quarantine = (!self.lift).then(|| Quarantine {
+            reason: self.reason.clone(),
+            by: self.by.clone(),
+            wall_ms: entry.wall_ms,
+        });
+        catalogue.change_checkpoint(self.checkpoint, |record| record.quarantine = quarantine);
+        Ok(Reply::Done)
+    }
+}
+
+impl Apply for Rollback {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.roll_back(entry, self)
+    }
+}
+
+/// A quarantine says why, in one line.
+fn check_said(reason: &str, by: &str) -> Result<(), Refusal> {
+    if reason.trim().is_empty() {
+        return Err(malformed("a quarantine without a reason"));
+    }
+    check_text("a reason", reason)?;
+    check_text("a client's name", by)
+}
+
+impl Catalogue {
+    fn roll_back(&mut self, entry: Entry, rollback: &Rollback) -> Result<Reply, Refusal> {
+        let target = self.committed(rollback.checkpoint)?;
+        check_usable(target)?;
+        check_said(&rollback.reason, &rollback.by)?;
+        let (good, open) = self.of_later_steps(target.id);
+        let most = good.len().max(open.len());
+        if most > ROLLBACK_MAX {
+            return Err(malformed(format!(
+                "{most} checkpoints of later steps, one rollback takes {ROLLBACK_MAX}"
+            )));
+        }
+        for id in &good {
+            self.change_checkpoint(*id, |record| {
+                record.quarantine = Some(Quarantine {
+                    reason: rollback.reason.clone(),
+                    by: rollback.by.clone(),
+                    wall_ms: entry.wall_ms,
+                });
+            });
+        }
+        if !canary!("rollback_leaves_uploads") {
+            for id in &open {
+                self.mark_deleted(*id, DeletedFor::Asked, false);
+            }
+        }
+        let (quarantined, aborted) = (good.len() as u64, open.len() as u64);
+        Ok(Reply::RolledBack { quarantined, aborted })
+    }
+
+    /// Of the namespace of `id`: commits of later steps that are not in quarantine, and open uploads
+    /// of later steps.
+    fn of_later_steps(&self, id: CheckpointId) -> (Vec<CheckpointId>, Vec<CheckpointId>) {
+        let (mut good, mut open) = (Vec::new(), Vec::new());
+        let Some(record) = self.checkpoint(id) else { return (good, open) };
+        let Some(names) = self.index.namespaces.get(&record.namespace) else { return (good, open) };
+        let from = Bound::Excluded((record.step, CheckpointId(u64::MAX)));
+        let later = names.steps.range((from, Bound::Unbounded));
+        for record in later.filter_map(|((_, id), ())| self.checkpoints.get(id)) {
+            match record.state {
+                CheckpointState::Committed if record.quarantine.is_none() => good.push(record.id),
+                CheckpointState::Open => open.push(record.id),
+                CheckpointState::Committed | CheckpointState::Deleted => {}
+            }
+        }
+        (good, open)
+    }
+}

@@ -1,0 +1,19 @@
+//! The other members: calls to them, calls from them, and what each has said.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`network`] | openraft's calls to one member |
+//! | [`call_error`] | why a call gave nothing |
+//! | [`service`] | the calls that members make here |
+//! | [`plausible`] | what can be true of what they say |
+//! | [`refusals`] | how often it could not |
+//! | [`promises`] | what each member has said that it holds durable (decision 0005) |
+//! | [`pace`] | measured round trips, and the time limits that follow from them |
+
+pub(in crate::raft) mod call_error;
+pub(in crate::raft) mod network;
+pub(in crate::raft) mod pace;
+pub(in crate::raft) mod plausible;
+pub(in crate::raft) mod promises;
+pub(in crate::raft) mod refusals;
+pub(in crate::raft) mod service;

@@ -1,0 +1,86 @@
+//! Says in the log when a node joins, goes down, comes back or is removed: once each, on every node,
+//! since the one that led may be the one that is gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_core::catalogue::Catalogue;
+use cairn_types::ids::{Incarnation, NodeId};
+use cairn_types::model::{Admin, Liveness, Node};
+
+use crate::shared::Shared;
+
+/// Changes are looked for once for all entries of this time.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// Where a node stands, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Up,
+    Down,
+    Removed,
+}
+
+pub async fn run(shared: Arc<Shared>) {
+    let mut before = BTreeMap::new();
+    let mut seen = 0;
+    loop {
+        shared.consensus.wait_for_applied(seen + 1).await;
+        seen = shared.consensus.applied();
+        let now = shared.read(standings);
+        // What the log of an earlier process tells again is no news.
+        if shared.incarnation().is_some() {
+            for (node, was, is) in changes(&before, &now) {
+                let host = shared.read(|it| it.node(node).map(|record| record.host.clone()));
+                say(node, &host.unwrap_or_default(), was, is);
+            }
+        }
+        before = now;
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+fn standings(catalogue: &Catalogue) -> BTreeMap<NodeId, Standing> {
+    let registered = |node: &&Node| node.incarnation != Incarnation(0);
+    let standing = |node: &Node| match node {
+        Node { admin: Admin::Removed, .. } => Standing::Removed,
+        Node { liveness: Liveness::Up, .. } => Standing::Up,
+        Node { .. } => Standing::Down,
+    };
+    catalogue.nodes().filter(registered).map(|node| (node.id, standing(node))).collect()
+}
+
+/// Nodes that stand elsewhere than before, or are new.
+fn changes(
+    before: &BTreeMap<NodeId, Standing>,
+    now: &BTreeMap<NodeId, Standing>,
+) -> Vec<(NodeId, Option<Standing>, Standing)> {
+    let changed = now.iter().filter(|(node, standing)| before.get(node) != Some(standing));
+    changed.map(|(node, standing)| (*node, before.get(node).copied(), *standing)).collect()
+}
+
+fn say(node: NodeId, host: &str, was: Option<Standing>, is: Standing) {
+    match (was, is) {
+        (_, Standing::Removed) => tracing::info!(%node, host, "node was removed"),
+        (_, Standing::Down) => tracing::warn!(%node, host, "node is down"),
+        (None, Standing::Up) => tracing::info!(%node, host, "node joined"),
+        (Some(_), Standing::Up) => tracing::info!(%node, host, "node is back"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_is_told_once() {
+        let (one, two) = (NodeId(1), NodeId(2));
+        let first = BTreeMap::from([(one, Standing::Up)]);
+        let then = BTreeMap::from([(one, Standing::Down), (two, Standing::Up)]);
+        let told = changes(&first, &then);
+        let joined = (two, None, Standing::Up);
+        assert_eq!(told, [(one, Some(Standing::Up), Standing::Down), joined]);
+        assert_eq!(changes(&then, &then), []);
+    }
+}

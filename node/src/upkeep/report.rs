@@ -1,0 +1,141 @@
+//! Nodes speak for themselves (DESIGN section 4.4): what this node made durable, found lost or
+//! removed is gathered and sent to the leader in batches, for uploads and catch-up alike.
+//!
+//! Nothing here needs to survive a crash: the same reports are derived again from the catalogue
+//! and the files (`upkeep::own_work`). Sending one twice is harmless, epochs tell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_host::envelope::Reason;
+use cairn_proto::wire;
+use cairn_proto::wire::admin_client::AdminClient;
+use cairn_types::canary;
+use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::convert;
+use cairn_types::ids::{Incarnation, RequestId};
+use tonic::{Code, Status};
+
+use crate::reporter::{Replica, Said};
+use crate::shared::Shared;
+
+/// Sends reports for as long as the node runs.
+pub async fn run(shared: Arc<Shared>) {
+    let gather = Duration::from_millis(shared.config.timings.report_batch_ms);
+    let retry = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
+    loop {
+        let batch = shared.incarnation().zip(shared.reporter.next_batch());
+        let Some((incarnation, (said, replicas))) = batch else {
+            shared.reporter.wait(shared.upkeep_period()).await;
+            tokio::time::sleep(gather).await;
+            continue;
+        };
+        match send(&shared, incarnation, said, &replicas).await {
+            Ok(()) => shared.reporter.answered(said, &replicas),
+            Err(status) => {
+                tracing::debug!(%status, ?said, count = replicas.len(), "report not delivered");
+                tokio::time::sleep(shared.env.jitter(retry)).await;
+            }
+        }
+    }
+}
+
+async fn send(
+    shared: &Shared,
+    incarnation: Incarnation,
+    said: Said,
+    replicas: &[Replica],
+) -> Result<(), Status> {
+    if said == Said::Lost && canary!("lost_goes_unsaid") {
+        return Ok(());
+    }
+    let node = shared.node;
+    let replicas = replicas.to_vec();
+    let body = match said {
+        Said::Durable => Body::Durable(command::Durable { node, incarnation, replicas }),
+        Said::Lost => Body::Lost(command::Lost { node, incarnation, replicas }),
+        Said::Declined(reason) => {
+            Body::Declined(command::Declined { node, incarnation, reason, replicas })
+        }
+        Said::Removed => Body::Removed(command::Removed { node, incarnation, replicas }),
+    };
+    shared.counters.reports_sent.add(1);
+    match to_leader(shared, RequestId(0), body).await? {
+        Reply::Reported { refused, .. } => {
+            shared.counters.reports_refused.add(u64::from(refused));
+            Ok(())
+        }
+        Reply::Refused(refusal @ Refusal::NodeRemoved(_))
+            if shared.consensus.may_vote(shared.node.0) =>
+        {
+            // Removed, and its vote is needed until the group's membership is without it.
+            Err(Status::failed_precondition(refusal.to_string()))
+        }
+        Reply::Refused(
+            refusal @ (Refusal::StaleIncarnation { .. }
+            | Refusal::NodeRemoved(_)
+            | Refusal::UnknownNode(_)),
+        ) => {
+            // Another process has registered under this id, or the node was removed: this
+            // process has nothing to say any more, if that is so.
+            shared.accusations.bring(refusal.to_string());
+            Err(Status::failed_precondition(refusal.to_string()))
+        }
+        other => Err(Status::internal(format!("unexpected reply to a report: {other:?}"))),
+    }
+}
+
+/// Has the leader, wherever it is, propose a command of this node.
+pub async fn to_leader(shared: &Shared, request: RequestId, body: Body) -> Result<Reply, Status> {
+    if shared.consensus.is_leader() {
+        return shared.propose(request, body).await.map(|reply| Reply::clone(&reply));
+    }
+    let Some((leader, address)) = shared.consensus.leader() else {
+        return Err(shared.not_leader());
+    };
+    tokio::select! {
+        biased;
+        answer = report_to(shared, &address, request, body) => answer,
+        // A frozen leader answers nothing, and its successor is waiting.
+        () = shared.until_not_led_by(leader) => Err(shared.not_leader()),
+    }
+}
+
+/// Sends a command of this node to the node at `address`.
+pub async fn report_to(
+    shared: &Shared,
+    address: &str,
+    request: RequestId,
+    body: Body,
+) -> Result<Reply, Status> {
+    let command =
+        cairn_types::command::Command { request, clock_ms: 0, wall_ms: shared.env.wall_ms(), body };
+    let message = wire::ExecuteRequest {
+        command: convert::encode_command(&command),
+        ..wire::ExecuteRequest::default()
+    };
+    let mut client = AdminClient::new(shared.transport(address));
+    let call = client.report(shared.call(None, message));
+    let answer = tokio::time::timeout(shared.call_deadline(), call)
+        .await
+        .map_err(|_| Status::deadline_exceeded(format!("no answer from {address}")))??;
+    let reply = answer.into_inner().reply.ok_or_else(|| Status::internal("empty reply")).and_then(
+        |reply| {
+            convert::reply_from_wire(reply).map_err(|error| Status::internal(error.to_string()))
+        },
+    )?;
+    Ok(reply)
+}
+
+/// Whether trying again, perhaps elsewhere, can help.
+pub fn is_passing(status: &Status) -> bool {
+    !matches!(
+        Reason::of(status),
+        Some(
+            Reason::StaleIdentity | Reason::OtherCluster | Reason::OtherLineage | Reason::Protocol
+        )
+    ) && !matches!(
+        status.code(),
+        Code::Unauthenticated | Code::InvalidArgument | Code::PermissionDenied
+    )
+}

@@ -1,0 +1,159 @@
+//! The production [`Dialer`]: HTTP/2 over TCP, with the cluster's TLS where it has a key.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cairn_types::ids::check_host_port;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+use tower::{ServiceExt, service_fn};
+
+use crate::envelope::{Reason, refuse};
+use crate::seam::{Dialer, Transport};
+use crate::tls::ClusterKey;
+use crate::windows;
+
+/// For a TCP connection, and again for a TLS handshake: a node that takes longer is not worth
+/// waiting for, another one will do.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection is probed this often, and given up without an answer for this long: a peer that
+/// lost power closes nothing.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Dials `host:port` over TCP. Must be used within a tokio runtime.
+#[derive(Debug, Clone)]
+pub struct TcpDialer {
+    tls: Option<ClusterKey>,
+}
+
+impl TcpDialer {
+    /// With a key every connection is mutual TLS, without one none is.
+    pub fn new(tls: Option<ClusterKey>) -> Self {
+        Self { tls }
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Status> {
+        check_host_port(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| {
+            Status::invalid_argument(format!("malformed address {address:?}: {error}"))
+        })?;
+        let mut endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(windows::CLIENT.stream_bytes)
+            .initial_connection_window_size(windows::CLIENT.connection_bytes)
+            .max_frame_size(windows::CLIENT.frame_bytes_max)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        if let Some(key) = &self.tls {
+            endpoint = endpoint
+                .tls_config(key.client_tls())
+                .map_err(|error| Status::internal(format!("set up TLS: {}", chain(&error))))?;
+        }
+        Ok(endpoint.connect_lazy())
+    }
+}
+
+impl Dialer for TcpDialer {
+    fn dial(&self, address: &str) -> Transport {
+        let address = address.to_owned();
+        match self.channel(&address) {
+            Ok(channel) => {
+                let keyed = self.tls.is_some();
+                let answered = Arc::new(AtomicBool::new(false));
+                let named = address.clone();
+                let channel = channel.map_err(move |error| {
+                    Status::unavailable(format!("{named} is unreachable: {}", chain(&error)))
+                });
+                Transport::new(channel.map_future(move |call| {
+                    let (address, answered) = (address.clone(), Arc::clone(&answered));
+                    async move {
+                        match call.await {
+                            // Who has answered once has the same key.
+                            Err(status) if !answered.load(Ordering::Relaxed) => {
+                                Err(explain(&address, keyed, status).await)
+                            }
+                            Err(status) => Err(status),
+                            Ok(response) => {
+                                answered.store(true, Ordering::Relaxed);
+                                Ok::<_, Status>(response)
+                            }
+                        }
+                    }
+                }))
+            }
+            Err(status) => {
+                Transport::new(service_fn(move |_| std::future::ready(Err(status.clone()))))
+            }
+        }
+    }
+}
+
+/// Why a connection that nobody has used yet failed: the two ends may not hold the same key, and
+/// neither TLS nor HTTP/2 says so.
+async fn explain(address: &str, keyed: bool, status: Status) -> Status {
+    let text = status.message();
+    if text.contains("invalid peer certificate") {
+        return refuse(Reason::Key, format!("{address} holds another cluster key: {text}"));
+    }
+    // Nobody is there.
+    if text.contains("tcp connect") || text.contains("dns error") {
+        return status;
+    }
+    match (keyed, speech(address).await) {
+        (false, Some(Speech::Tls)) => {
+            refuse(Reason::Key, format!("{address} wants a cluster key, and none is given"))
+        }
+        (true, Some(Speech::Plain)) => {
+            refuse(Reason::Key, format!("{address} uses no cluster key, and one is given"))
+        }
+        _ => status,
+    }
+}
+
+/// How a server talks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Tls,
+    Plain,
+}
+
+/// Sends a request without TLS: a TLS server answers it with an alert, another one with HTTP.
+async fn speech(address: &str) -> Option<Speech> {
+    const ALERT: u8 = 0x15;
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.ok()?;
+        match stream.read_u8().await.ok()? {
+            ALERT => Some(Speech::Tls),
+            // HTTP/1, or the head of an HTTP/2 frame.
+            b'H' | 0 => Some(Speech::Plain),
+            _ => None,
+        }
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, ask).await.ok().flatten()
+}
+
+/// An error and what caused it, each text once; tonic's own is only "transport error".
+fn chain(error: &dyn Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if texts.last() != Some(&text) {
+            texts.push(text);
+        }
+        cause = error.source();
+    }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+}
+
+#[cfg(test)]
+mod tests;

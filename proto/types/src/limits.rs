@@ -1,0 +1,127 @@
+//! Every bound, with its reason. A queue, message, batch or retry without one is a bug.
+
+/// Longest segment, bytes: large enough that a request costs nothing beside its bytes, small
+/// enough that a retry, a repair and a buffer stay cheap.
+pub const SEGMENT_BYTES_MAX: u64 = 32 << 20;
+/// Raw bytes a block-table entry covers: the unit of verified partial reads, and a power-of-two
+/// multiple of BLAKE3's 1 KiB chunk, so that each block is a whole subtree.
+pub const BLOCK_BYTES: u64 = 1 << 20;
+/// A tensor at least this long starts its own segment, bytes.
+pub const TENSOR_BYTES_MIN: u64 = 256 << 10;
+/// Small tensors and small files are packed together up to this many bytes.
+pub const PACK_BYTES_MAX: u64 = 4 << 20;
+/// Largest manifest kept in its checkpoint record, bytes; a longer one is stored in segments.
+pub const MANIFEST_INLINE_BYTES_MAX: usize = 4 << 10;
+/// Largest manifest at all, bytes: 100,000 small files take about 10 MiB.
+pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
+/// Segments, files, directories and extents of one manifest: one entry may take two bytes encoded
+/// and a hundred decoded, so their bytes alone bound nothing.
+pub const MANIFEST_ENTRIES_MAX: u64 = 4 << 20;
+/// Segments in one `Stage`, `Durable`, `Lost`, `Removed`, `Reap` or slot command: keeps an entry
+/// under about 200 KiB and its apply under a few milliseconds.
+pub const BATCH_SEGMENTS_MAX: usize = 1024;
+/// Segments on which one entry voids the slots of a removed node.
+pub const VOIDED_SEGMENTS_MAX: usize = 2048;
+/// References dropped by one entry, so that deleting a huge checkpoint never holds up apply.
+pub const DROP_REFERENCES_MAX: usize = 4096;
+/// Commits that one `RepairTime` looks at, and of these the ones it changes: a changed record is
+/// copied where a snapshot shares it, with its list of up to `PARTS_MAX` parts.
+pub const REPAIR_COMMITS_MAX: usize = 4096;
+pub const REPAIR_LABELS_MAX: usize = 64;
+/// Checkpoints that a plan of such a repair names: what a person reads.
+pub const REPAIR_NAMED_MAX: usize = 16;
+/// Uploads open at once: as many runs as a cluster serves, and with the longest labels 70 MB of
+/// records on each node.
+pub const OPEN_UPLOADS_MAX: usize = 4096;
+/// Parts of one checkpoint: the ranks of the largest runs.
+pub const PARTS_MAX: u32 = 65_536;
+/// Missing parts that a listing names of each upload: enough to find the rank that hangs.
+pub const MISSING_PARTS_MAX: usize = 16;
+/// Segments of one checkpoint.
+pub const CHECKPOINT_SEGMENTS_MAX: usize = 4 << 20;
+/// Files and directories of a checkpoint of several parts: the leader compares their names, at
+/// some 50 bytes each.
+pub const CHECKPOINT_NAMES_MAX: usize = 4 << 20;
+/// Metrics of one checkpoint: what a training run logs at an evaluation.
+pub const METRICS_MAX: usize = 64;
+/// Labels of one checkpoint, and the bytes of one key or value, or of a metric's name.
+pub const LABELS_MAX: usize = 32;
+pub const LABEL_BYTES_MAX: usize = 255;
+/// Refs of one namespace: a lookup of a checkpoint's refs walks them all.
+pub const REFS_MAX: usize = 256;
+/// Moves of one ref that are remembered.
+pub const REF_HISTORY_MAX: usize = 32;
+/// Holds on one checkpoint: each has an owner, and a person reads them.
+pub const HOLDS_MAX: usize = 16;
+/// Holds of the cluster.
+pub const HOLDS_TOTAL_MAX: usize = 65_536;
+/// Holds of one `ListHolds` page.
+pub const HOLDS_PAGE_MAX: usize = 1000;
+/// Bytes of a reason that a person gives.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// Checkpoints that one rollback quarantines: apply copies each record once where a snapshot shares
+/// it, at some microseconds each, as parts and segments are shared.
+pub const ROLLBACK_MAX: usize = 16_384;
+/// Largest replication factor: one per rack of a large cluster, and a slot list stays small.
+pub const REPLICAS_MAX: u32 = 7;
+/// Largest attempt that a caller may choose: above any time in nanoseconds, and far enough below
+/// the end that the catalogue can always choose a higher one.
+pub const ATTEMPT_MAX: u64 = 1 << 62;
+/// Replies remembered for retried requests.
+pub const REPLIES_MAX: usize = 65_536;
+/// And their bytes, roughly, as they lie in memory: a reply to Begin names each sealed part.
+pub const REPLIES_BYTES_MAX: usize = 64 << 20;
+/// Nodes that a refusal names as full or down: what a person reads.
+pub const SHORTAGE_NODES_MAX: usize = 12;
+/// Nodes that one cluster has a record of: members, removed ones and those on their way in.
+pub const NODES_MAX: usize = 4096;
+/// A node that was given a number and has not registered for this long is forgotten: a join that
+/// is tried again uses the same number for as long as it takes, and an hour is a long start.
+pub const UNREGISTERED_KEPT_MS: u64 = 3_600_000;
+/// In a full cluster such a node makes room for another one after this long.
+pub const UNREGISTERED_MS_MIN: u64 = 600_000;
+/// A removed node's record is kept this long for people to look at, and then forgotten.
+pub const REMOVED_KEPT_MS: u64 = 7 * 86_400_000;
+/// Nonces that a data directory remembers of registrations whose fate it never heard: a node that
+/// fails this often between proposing and hearing needs a person.
+pub const NONCES_MAX: usize = 32;
+/// Replaced nonces that a node's record keeps: a process that is told it was replaced starts no
+/// more than a few times before somebody stops it.
+pub const SUPERSEDED_MAX: usize = 8;
+/// Inline manifests of all parts of one checkpoint together, bytes: with many parts each keeps
+/// less inline, so that a checkpoint of thousands of ranks resolves in one answer.
+pub const MANIFESTS_INLINE_BYTES_MAX: usize = 4 << 20;
+/// Largest answer of the catalogue, bytes: a checkpoint of the most parts takes about 12 MiB.
+pub const CATALOGUE_REPLY_BYTES_MAX: usize = 32 << 20;
+/// Encoded size of one log command, bytes.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Largest manifest that a part of a checkpoint of `parts` parts keeps inline, bytes.
+pub fn manifest_inline_bytes_max(parts: u32) -> usize {
+    MANIFEST_INLINE_BYTES_MAX.min(MANIFESTS_INLINE_BYTES_MAX / (parts as usize).max(1))
+}
+
+/// Largest gRPC message, bytes: one 1 MiB block and its envelope, a full append batch.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// One forward step of the cluster clock at apply, milliseconds: one skewed leader cannot expire
+/// the world.
+pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
+/// Longest path of a file within a checkpoint, and of one of its components, bytes.
+pub const PATH_BYTES_MAX: usize = 4096;
+pub const PATH_COMPONENT_BYTES_MAX: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SegmentDigest;
+
+    #[test]
+    fn a_checkpoint_of_the_most_parts_resolves_in_one_answer() {
+        // Two digests and the numbers of a sealed part, with room for tags and lengths.
+        let part_bytes = 2 * size_of::<SegmentDigest>() + 64;
+        for parts in [1, 1000, PARTS_MAX] {
+            let inline = manifest_inline_bytes_max(parts);
+            assert!(parts as usize * (part_bytes + inline) < CATALOGUE_REPLY_BYTES_MAX, "{parts}");
+        }
+        assert_eq!(manifest_inline_bytes_max(1), MANIFEST_INLINE_BYTES_MAX);
+    }
+}

@@ -1,0 +1,103 @@
+//! C5: a commit is not labelled further ahead of the voters' median wall clock than the product's
+//! bound. That labels never decrease from commit to commit, `invariants::check` sees.
+//!
+//! A leader takes the median of the clocks it has heard, which are a majority at least. So the label
+//! may be as late as the median of that majority whose clocks are latest. Where one clock of three
+//! or five is wrong, that is still the clock of a voter that is right.
+
+use std::time::Duration;
+
+use cairn_core::catalogue::Catalogue;
+use cairn_node::clock::WALL_AHEAD_MAX_MS;
+use cairn_types::ids::NodeId;
+
+use crate::cluster::{Cluster, Running};
+use crate::trace;
+
+/// A label was made at most so long before its entry is applied, and by clocks that were heard at
+/// most so long before: at the usual pace.
+pub const LABEL_WINDOW: Duration = Duration::from_secs(20);
+/// The leader guesses that an answer was on its way for half of the round trip.
+const MEASURED_MS: u64 = 1_000;
+
+#[derive(Default)]
+pub struct Checker {
+    reports: u32,
+    /// The last entry that was looked at. A node that starts again applies old ones again, long after
+    /// the clocks that labelled them.
+    newest: u64,
+}
+
+impl Checker {
+    /// To be called right after `node` has made `after` of `before` by the entry at `index`.
+    pub fn entry(
+        &mut self,
+        cluster: &Cluster,
+        node: &Running,
+        index: u64,
+        before: &Catalogue,
+        after: &Catalogue,
+    ) {
+        if index <= self.newest {
+            return;
+        }
+        self.newest = index;
+        for (namespace, record) in after.namespaces() {
+            let known_ms = before.namespace(namespace).map_or(0, |record| record.last_wall_ms);
+            // Else the commit, if it is one, has the label of the last one.
+            if record.last_wall_ms <= known_ms {
+                continue;
+            }
+            trace::count("checked.labels", 1);
+            let Some(latest_ms) = latest_ms(cluster, node) else { continue };
+            let ahead_ms = record.last_wall_ms.saturating_sub(latest_ms);
+            let bound_ms = WALL_AHEAD_MAX_MS.unsigned_abs() + MEASURED_MS;
+            if ahead_ms > bound_ms && self.reports < super::REPORTS_MAX {
+                self.reports += 1;
+                let text = format!(
+                    "entry {index} labels {namespace} {ahead_ms} ms ahead of the voters' median"
+                );
+                cluster.world().violation("C5", text);
+            }
+        }
+    }
+}
+
+/// The latest median that a leader can have seen. `None` where a voter's clock is not known: it may
+/// have been on another host when the label was made.
+fn latest_ms(cluster: &Cluster, node: &Running) -> Option<u64> {
+    let window = LABEL_WINDOW * cluster.pace();
+    if cluster.exchanged_within(window) {
+        return None;
+    }
+    let voters = node.shared.consensus.voters();
+    let clocks = voters.keys().map(|id| {
+        let clock = cluster.world().clock(cluster.process_of(NodeId(*id))?)?;
+        Some(clock.latest_within_ms(window))
+    });
+    latest_median(clocks.collect::<Option<Vec<u64>>>()?)
+}
+
+/// The latest median of any majority; of an even number the earlier one of the middle is the median.
+fn latest_median(mut clocks: Vec<u64>) -> Option<u64> {
+    clocks.sort_unstable();
+    let all = clocks.len();
+    let majorities = all / 2 + 1..=all;
+    let places = majorities.map(|size| all - size + (size.max(1) - 1) / 2);
+    places.max().and_then(|place| clocks.get(place).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_the_latest_majority_is_a_right_clock_if_one_is_wrong() {
+        assert_eq!(latest_median(vec![]), None);
+        assert_eq!(latest_median(vec![7]), Some(7));
+        assert_eq!(latest_median(vec![900, 7]), Some(7));
+        assert_eq!(latest_median(vec![900, 7, 8]), Some(8));
+        assert_eq!(latest_median(vec![1, 7, 8]), Some(7));
+        assert_eq!(latest_median(vec![5, 6, 7, 8, 900]), Some(8));
+    }
+}

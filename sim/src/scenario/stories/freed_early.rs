@@ -1,0 +1,43 @@
+//! A checkpoint is deleted, and deleted once more without the grace that runs by then: its space
+//! comes back early, also after a change of leader, and the other checkpoint stays whole.
+
+use cairn_types::model::CheckpointState;
+use tokio::time::{Duration, Instant};
+
+use super::stage::{Stage, Told};
+use crate::disk::Crash;
+use crate::world::World;
+
+pub async fn story(world: World) -> Told {
+    let mut stage = Stage::open(world, &["r1", "r2", "r3"]).await?;
+    stage.put(1).await?;
+    stage.put(2).await?;
+    stage.settled().await?;
+    stage.delete(1, false).await?;
+    let began = Instant::now();
+    let waits_for_its_grace = |stage: &Stage| {
+        let (_, catalogue) = stage.cluster.newest();
+        let mut deleted = catalogue.checkpoints().filter(|it| it.state == CheckpointState::Deleted);
+        deleted.next().is_some_and(|it| it.reference_count() == 0)
+            && catalogue.unreferenced().next().is_some()
+    };
+    stage.until(waits_for_its_grace).await?;
+    let leader = stage.leader().await?;
+    stage.crash(leader, Crash::Power);
+    stage.cluster.start_node(leader);
+    stage.free_deleted(1).await?;
+    stage.forget(1);
+    let is_gone = |stage: &Stage| {
+        let (_, catalogue) = stage.cluster.newest();
+        catalogue.unreferenced().next().is_none()
+            && catalogue.checkpoints().all(|it| it.state == CheckpointState::Committed)
+            && catalogue.segments().iter().all(|segment| !segment.reaped)
+    };
+    stage.until(is_gone).await?;
+    let (_, catalogue) = stage.cluster.newest();
+    let grace = Duration::from_millis(catalogue.cluster().settings.grace_ms);
+    match began.elapsed() {
+        took if took >= grace => Err(format!("the space came back after {took:?} only")),
+        _ => stage.close().await,
+    }
+}

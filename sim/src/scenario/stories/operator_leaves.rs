@@ -1,0 +1,31 @@
+//! An operator asks a node to put a segment back whose file there is rotten, and leaves before the
+//! answer. The check has moved the file to quarantine by then, or is about to: the slot must be
+//! given up all the same.
+
+use std::time::Duration;
+
+use super::stage::{Stage, Told};
+use crate::world::World;
+
+const TRIES: u32 = 12;
+/// Longer than a check of one segment takes.
+const PATIENCE_MAX_US: u64 = 30_000;
+
+pub async fn story(world: World) -> Told {
+    let mut stage = Stage::open(world, &["r1", "r2", "r3"]).await?;
+    stage.put_blocks(1, 2).await?;
+    stage.settled().await?;
+    let process = stage.cluster.nodes()[0];
+    for _ in 0..TRIES {
+        let digest = stage.durable_on(process, 2)?;
+        stage.rot_block(process, digest, 1)?;
+        let patience = Duration::from_micros(stage.chance.range(500..PATIENCE_MAX_US));
+        stage.put_back_and_leave(process, digest, patience).await?;
+        stage.pause(1_000).await;
+        stage.has_file_or_no_slot(process, digest)?;
+        // Where the operator left too early, nobody has noticed yet.
+        stage.scrub(process).await?;
+        stage.settled().await?;
+    }
+    stage.close().await
+}

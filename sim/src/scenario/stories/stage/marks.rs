@@ -1,0 +1,80 @@
+//! Refs, holds, quarantine and rollback, as a client of a story asks for them.
+
+use std::time::Duration;
+
+use cairn_client::{Client, ClientError};
+use cairn_types::ids::{Address, RefName, Selector};
+use tokio::task::JoinHandle;
+
+use super::{Stage, Told, address, finish};
+
+/// Something that the client was asked to do.
+type Asked<T> = JoinHandle<Told<Result<T, ClientError>>>;
+
+impl Stage {
+    fn ask<T, Fut>(&self, ask: impl FnOnce(Client) -> Fut) -> Told<Asked<T>>
+    where
+        T: Send + 'static,
+        Fut: Future<Output = Result<T, ClientError>> + Send + 'static,
+    {
+        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let asked = ask(sdk);
+        Ok(seat.life.spawn(async move { Ok(asked.await) }))
+    }
+
+    async fn done<T, Fut>(&self, what: &str, ask: impl FnOnce(Client) -> Fut) -> Told<T>
+    where
+        T: Send + 'static,
+        Fut: Future<Output = Result<T, ClientError>> + Send + 'static,
+    {
+        let ended = finish(self.ask(ask)?, what).await?;
+        ended.map_err(|error| format!("{what}: {error}"))
+    }
+
+    pub async fn hold(&self, step: u64, owner: &'static str, lasts: Option<Duration>) -> Told {
+        let address = address(step)?;
+        self.done("hold", |sdk| async move {
+            sdk.add_hold(&address, owner, "story", lasts).await.map(drop)
+        })
+        .await
+    }
+
+    pub async fn release(&self, step: u64, owner: &'static str) -> Told {
+        let address = address(step)?;
+        let release =
+            |sdk: Client| async move { sdk.release_hold(&address, owner).await.map(drop) };
+        self.done("release of a hold", release).await
+    }
+
+    /// Begins to move a ref from a generation to a step.
+    pub fn begin_move(&self, name: &RefName, step: u64, expect: u64) -> Told<Asked<()>> {
+        let (name, address) = (name.clone(), address(step)?);
+        self.ask(
+            |sdk| async move { sdk.set_ref(&name, &address, Some(expect), "c1").await.map(drop) },
+        )
+    }
+
+    /// Quarantined and aborted ones.
+    pub async fn roll_back(&self, step: u64) -> Told<(u64, u64)> {
+        let address = address(step)?;
+        let rollback = |sdk: Client| async move { sdk.roll_back(&address, "spike", "c1").await };
+        let report = self.done("rollback", rollback).await?;
+        Ok((report.quarantined, report.aborted))
+    }
+
+    /// The step that a selector means, by a linearizable read.
+    pub async fn resolved(&self, selector: Selector) -> Told<u64> {
+        let address = Address { selector, ..address(0)? };
+        let resolve = |sdk: Client| async move { sdk.resolve(&address).await };
+        Ok(self.done("resolve", resolve).await?.step.0)
+    }
+
+    /// Gets a step, and says how that failed.
+    pub async fn get_fails(&mut self, step: u64) -> Told<ClientError> {
+        let getting = self.begin_get(step)?;
+        match finish(getting.task, "get").await? {
+            Ok(()) => Err(format!("a get of step {step} succeeded")),
+            Err(error) => Ok(error),
+        }
+    }
+}
