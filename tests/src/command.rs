@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// No verb of these tests takes longer.
-const DEADLINE: Duration = Duration::from_secs(150);
+const DEADLINE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(2);
 
 /// The binary with the flags that every run of a test shares.

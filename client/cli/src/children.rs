@@ -7,6 +7,8 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -265,9 +267,23 @@ fn addresses(plan: &ClusterPlan) -> anyhow::Result<Vec<SocketAddr>> {
             })
             .collect();
     }
-    // All are held open until the last is known, so that they differ.
-    let listeners = (0..plan.nodes)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).context("find a free port"))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    listeners.iter().map(|listener| listener.local_addr().context("read a port")).collect()
+    (0..plan.nodes).map(|_| Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)))).collect()
+}
+
+/// Where [`free_port`] looks: below the ports that systems hand out to connections. One of those
+/// may be taken, while its node is down, by any connection, even by one to itself.
+const FREE_PORTS: std::ops::Range<u16> = 10_000..16_000;
+
+/// A port on loopback at which nobody listens, named to no other caller in this process.
+pub fn free_port() -> anyhow::Result<u16> {
+    static NEXT: LazyLock<AtomicUsize> =
+        LazyLock::new(|| AtomicUsize::new(rand::random::<u16>().into()));
+    for _ in FREE_PORTS {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % FREE_PORTS.len();
+        let port = FREE_PORTS.start + u16::try_from(turn).context("port number too large")?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port from {} to {}", FREE_PORTS.start, FREE_PORTS.end - 1)
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cairn_cli::children::free_port;
 use cairn_tests::cluster::{DEADLINE, Setup, TestCluster};
 use cairn_tests::command::Cairn;
 use cairn_tests::files;
@@ -74,7 +75,7 @@ fn a_segment_corrupted_everywhere_is_an_error_and_never_wrong_bytes() {
     for node in 0..3 {
         corrupt(&segment_file(&cluster, node, &digests[0]));
     }
-    let cairn = cluster.cairn().with(["--timeout", "4s"]);
+    let cairn = cluster.cairn().with(["--timeout", "10s"]);
     let restored = cluster.scratch("restored");
     let ran = cairn.run(args(&[&"get", &"rot/all@1", &restored]));
     ran.fails(7, "cannot be read from any replica").hints("restore another checkpoint");
@@ -104,7 +105,7 @@ fn a_cluster_out_of_capacity_says_so_and_still_deletes() {
     put_file(&cluster, "full@1", &cluster.scratch("one"), 40 * MIB);
     let second = cluster.scratch_directory("two");
     files::random_file(&second.join("weights.bin"), 50 * MIB, 9);
-    let ran = cairn.clone().with(["--timeout", "4s"]).run(args(&[&"put", &second, &"full@2"]));
+    let ran = cairn.clone().with(["--timeout", "10s"]).run(args(&[&"put", &second, &"full@2"]));
     let ran = ran.fails(4, "can take a replica of");
     let ran = ran.hints("`cairn rm --now` frees space");
     assert!(ran.stderr.contains(" free"), "{}", ran.stderr);
@@ -187,7 +188,7 @@ fn too_few_hosts_or_racks_are_refused_with_a_hint() {
     let mut cluster = TestCluster::start(program());
     let source = cluster.scratch_directory("source");
     files::random_file(&source.join("weights.bin"), MIB, 1);
-    let cairn = cluster.cairn().with(["--timeout", "3s"]);
+    let cairn = cluster.cairn().with(["--timeout", "10s"]);
     let put = |flags: &[&str]| {
         let mut all = args(&[&"put", &source, &"reach@1"]);
         all.extend(flags.iter().map(|flag| std::ffi::OsStr::new(*flag)));
@@ -202,8 +203,7 @@ fn too_few_hosts_or_racks_are_refused_with_a_hint() {
 
     // A fourth node in a rack that has one, then a rack is lost.
     let join = cluster.endpoints().remove(0);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
-    let listen = free.expect("a free port").to_string();
+    let listen = format!("127.0.0.1:{}", free_port().expect("a free port"));
     let data = cluster.scratch("node4");
     let _fourth = Cairn::new(program()).start(args(&[
         &"node",

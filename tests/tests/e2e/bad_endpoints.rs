@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use cairn_cli::children::free_port;
 use cairn_client::ClientError;
 use cairn_proto::wire;
 use cairn_proto::wire::catalogue_client::CatalogueClient;
@@ -23,9 +24,7 @@ fn pointed_at(endpoint: &str) -> Cairn {
 
 #[test]
 fn a_closed_port_is_unreachable() {
-    // Bound and given back: nobody listens there.
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
-    let address = free.expect("a free port").to_string();
+    let address = format!("127.0.0.1:{}", free_port().expect("a free port"));
     pointed_at(&address).run(["status"]).fails(5, "no node answers").hints("endpoints");
     pointed_at(&address).run(["ls", "--json"]).ends(5);
 }
@@ -57,8 +56,9 @@ fn a_foreign_http2_server_is_not_a_cluster() {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("listen");
     let address = listener.local_addr().expect("a port").to_string();
     runtime.spawn(async move { axum::serve(listener, axum::Router::new()).await });
-    pointed_at(&address).run(["status"]).fails(5, "is not a cairn node").hints("gRPC");
-    let words = pointed_at(&address).run(["ls", "--json"]).ends(5).stderr;
+    let cairn = Cairn::new(program()).with(["--endpoints", &address]);
+    cairn.run(["status"]).fails(5, "is not a cairn node").hints("gRPC");
+    let words = cairn.run(["ls", "--json"]).ends(5).stderr;
     let document: serde_json::Value = serde_json::from_str(&words).expect("an error document");
     assert_eq!(document["exit_code"], 5);
 }

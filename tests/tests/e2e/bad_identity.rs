@@ -17,7 +17,7 @@ use tonic::service::Routes;
 
 use crate::{args, program};
 
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(90);
 
 fn shell(program: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) {
     let status = Command::new(program).args(args(arguments)).status();

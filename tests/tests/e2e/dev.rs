@@ -22,11 +22,11 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// The first of three free ports in a row, for one test alone: below those that the system hands
-/// out, where no other test's cluster comes up meanwhile.
+/// The first of three free ports in a row, for one test alone: below those of other tests'
+/// clusters and those that the system hands out.
 pub fn three_ports() -> u16 {
-    const FROM: u32 = 28_000;
-    const COUNT: u32 = 4_000;
+    const FROM: u32 = 8_000;
+    const COUNT: u32 = 2_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let turn = NEXT.fetch_add(3, Ordering::Relaxed);
@@ -46,7 +46,7 @@ fn dev(directory: &Path, port: u16) -> Running {
 }
 
 fn at(port: u16) -> Cairn {
-    Cairn::new(program()).with(["--endpoints", &format!("127.0.0.1:{port}"), "--timeout", "5s"])
+    Cairn::new(program()).with(["--endpoints", &format!("127.0.0.1:{port}"), "--timeout", "15s"])
 }
 
 /// Waits until three nodes serve as one cluster; returns its id.
@@ -324,5 +324,5 @@ fn a_demo_without_its_files_or_room_says_so_at_once() {
     file.set_len(1 << 40).expect("make it seem large");
     let started = std::time::Instant::now();
     cairn.run(args(&[&"demo", &"--checkpoint", &sparse])).fails(1, "the demo needs").hints("--dir");
-    assert!(started.elapsed() < Duration::from_secs(30));
+    assert!(started.elapsed() < Duration::from_secs(120));
 }

@@ -29,7 +29,7 @@ const IN_FLIGHT_MIN: u64 = 10;
 /// Of those, at least so many in a put and so many in a get.
 const IN_FLIGHT_EACH_MIN: u64 = 3;
 /// Kills that missed are repeated up to this many in all.
-const KILLS_MAX: u64 = 30;
+const KILLS_MAX: u64 = 60;
 /// One checkpoint, bytes: large enough to be hit in its middle, small enough for sixty.
 const CHECKPOINT_BYTES: std::ops::Range<u64> = 24 << 20..48 << 20;
 /// How often progress is looked at; a put of these sizes takes some hundred times longer.

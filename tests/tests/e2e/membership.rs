@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{args, program};
 
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(90);
 /// A put for clusters of fewer than three nodes.
 const SMALL: [&str; 6] = ["--replicas", "2", "--write-quorum", "1", "--min-racks", "1"];
 

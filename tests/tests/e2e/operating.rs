@@ -139,7 +139,7 @@ fn lost_majority_is_told_by_health_metrics_and_status() {
 
     let began = Instant::now();
     let text = cairn.run(["status"]).ends(5).text();
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(120), "{:?}", began.elapsed());
     assert!(text.contains("1 of 3 voters answer and 2 are needed"), "{text}");
     let told = cairn.run(["status", "--json"]).ends(5).json();
     assert_eq!(told["voters_missing"].as_array().map(Vec::len), Some(2), "{told}");
@@ -213,7 +213,7 @@ fn nodes_stop_in_good_order_and_come_back() {
             cluster.node(index).terminate().expect("tell a node to stop");
         }
         for index in 0..3 {
-            let status = cluster.node(index).wait(Duration::from_secs(20)).expect("wait");
+            let status = cluster.node(index).wait(DEADLINE).expect("wait");
             assert!(status.is_some_and(|status| status.success()), "round {round}: {status:?}");
         }
         cairn.clone().with(["--timeout", "1s"]).run(["status"]).ends(5);
@@ -225,7 +225,7 @@ fn nodes_stop_in_good_order_and_come_back() {
     // One node that stops by itself is a matter for status, and for nobody else.
     let follower = (cluster.leader() + 1) % 3;
     cluster.node(follower).terminate().expect("tell a node to stop");
-    cluster.node(follower).wait(Duration::from_secs(20)).expect("wait");
+    cluster.node(follower).wait(DEADLINE).expect("wait");
     cluster.wait_status("the stopped node is down", |status| {
         status.nodes.iter().filter(|node| !node.up).count() == 1
     });

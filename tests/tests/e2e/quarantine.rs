@@ -43,7 +43,7 @@ fn a_file_that_was_moved_to_quarantine_is_put_back_by_command() {
     let (place, aside) = places(&cluster, holder, &digest);
     let node = cluster.nodes()[holder].address.to_string();
     fs::rename(&place, &aside).expect("move the file aside");
-    let short = cairn.clone().with(["--timeout", "4s"]);
+    let short = cairn.clone().with(["--timeout", "10s"]);
     short.run(["get", "aside/one@1", "--verify-only"]).ends(7);
 
     let listed = cairn.run(["node", "quarantine", "ls", &node, "--verify", "--json"]).ok().json();

@@ -2,7 +2,6 @@
 //! it says of exit codes and texts is what happens here.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use cairn_tests::cluster::DEADLINE;
 use cairn_tests::command::{Cairn, Running};
@@ -93,7 +92,7 @@ impl Operator {
     /// "Wait until `cairn status` exits with 0."
     fn wait_healthy(&self, what: &str) -> Value {
         until(what, DEADLINE, || {
-            let ran = self.cairn().run(["status", "--json", "--timeout", "5s"]);
+            let ran = self.cairn().run(["status", "--json", "--timeout", "15s"]);
             match ran.code {
                 Some(0) => Ok(ran.json()),
                 _ => Err(format!("{ran:?}")),
@@ -114,7 +113,7 @@ impl Operator {
     /// The status text, once it says `text`.
     fn status_says(&self, text: &str, code: i32) -> String {
         until(text, DEADLINE, || {
-            let ran = self.cairn().run(["status", "--timeout", "5s"]);
+            let ran = self.cairn().run(["status", "--timeout", "15s"]);
             let said = ran.text();
             match ran.code == Some(code) && said.contains(text) {
                 true => Ok(said),
@@ -184,7 +183,7 @@ fn the_runbooks_procedures_work_as_written() {
     without.run(["ls"]).ends(5);
     without.run(["get", "llama/pretrain@latest", "--verify-only"]).ends(5);
     [0, 1].into_iter().for_each(|index| operator.start(index, &[]));
-    until_true("a majority is back", Duration::from_secs(120), || {
+    until_true("a majority is back", DEADLINE, || {
         cairn.run(["get", "llama/pretrain@latest", "--verify-only"]).code == Some(0)
     });
     operator.start(2, &[]);

@@ -1,9 +1,8 @@
 //! What `put` promises.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use cairn_tests::cluster::TestCluster;
+use cairn_tests::cluster::{DEADLINE, TestCluster};
 use cairn_tests::files;
 use cairn_tests::wait::until_true;
 
@@ -367,7 +366,7 @@ fn keep_last_keeps_the_newest_commits() {
         let listed = listed["checkpoints"].as_array().cloned().unwrap_or_default();
         listed.iter().filter_map(|checkpoint| checkpoint["step"].as_u64()).collect::<Vec<_>>()
     };
-    until_true("two steps are left", Duration::from_secs(30), || steps() == [3, 4]);
+    until_true("two steps are left", DEADLINE, || steps() == [3, 4]);
     cairn.run(["get", "write/kept@3", "--verify-only"]).ok();
     cairn.run(["get", "write/kept@1", "--verify-only"]).ends(3);
 }
