@@ -43,6 +43,9 @@ pub enum ClientError {
     /// Nodes answered, but not what was needed in the time given.
     #[error("{what} did not complete in time: {last}")]
     Timeout { what: String, last: String },
+    /// The nodes that were to store it have no room.
+    #[error("{what}: the nodes that can take a replica have no room: {last}")]
+    NoSpace { what: String, last: String },
     /// A node's answer makes no sense.
     #[error("{what}: malformed answer: {problem}")]
     Malformed { what: String, problem: String },
@@ -108,6 +111,9 @@ impl ClientError {
             Self::Key { .. } | Self::NotAllowed { .. } => "pass the cluster key that the nodes use",
             Self::Refused(refusal) => return refusal_hint(refusal),
             Self::Timeout { .. } => "the cluster may lack a majority or enough nodes",
+            Self::NoSpace { .. } => {
+                "deleting without a grace frees space at once, another node adds some"
+            }
             Self::Source(error) => return error.hint(),
             Self::Sink(error) => return error.hint(),
             Self::Damaged { lost: false, .. } => {

@@ -50,7 +50,9 @@ impl ClientError {
             Self::NotACluster { .. } | Self::Incompatible { .. } | Self::Malformed { .. } => {
                 ErrorKind::Protocol
             }
-            Self::OtherCluster { .. } | Self::UploadOver { .. } => ErrorKind::Conflict,
+            Self::OtherCluster { .. } | Self::UploadOver { .. } | Self::NoSpace { .. } => {
+                ErrorKind::Conflict
+            }
             Self::Refused(refusal) => kind_of_refusal(refusal),
             Self::NotAllowed { .. } | Self::Key { .. } => ErrorKind::Denied,
             Self::Source(SourceError::Empty | SourceError::Name { .. }) => ErrorKind::Invalid,

@@ -33,6 +33,10 @@ fn of_client(error: &ClientError) -> Option<&'static str> {
         ClientError::Timeout { .. } => {
             "the cluster may lack a majority or enough nodes; see `cairn status`"
         }
+        ClientError::NoSpace { .. } => {
+            "`cairn rm --now` frees space at once, or add a node; `cairn status` shows the free \
+             space of each node"
+        }
         ClientError::Busy { .. } => "the nodes have too many readers; run the same command again",
         ClientError::Deleted { .. } => "`cairn ls` lists the committed checkpoints",
         ClientError::ConflictingParts { .. } => {

@@ -263,7 +263,7 @@ pub fn client_failure(error: ClientError) -> Failure {
         | ClientError::Deleted { .. } => Exit::NotFound,
         ClientError::Refused(Refusal::Malformed(_)) => Exit::Usage,
         ClientError::Source(SourceError::Empty) | ClientError::PartWithoutAttempt => Exit::Usage,
-        ClientError::UploadOver { .. } => Exit::Refused,
+        ClientError::UploadOver { .. } | ClientError::NoSpace { .. } => Exit::Refused,
         ClientError::Refused(_) => Exit::Refused,
         ClientError::Damaged { .. } => Exit::Damaged,
         _ => Exit::Failed,

@@ -75,6 +75,14 @@ struct Trouble {
     text: String,
     /// How long to avoid the node; `None` where only this slot is at fault.
     avoid: Option<Duration>,
+    /// The node has no room for the segment.
+    full: bool,
+}
+
+impl Trouble {
+    fn of(text: String, avoid: Option<Duration>) -> Self {
+        Self { text, avoid, full: false }
+    }
 }
 
 type Put = BoxFuture<'static, (NodeId, Result<(), Trouble>)>;
@@ -226,7 +234,7 @@ impl Upload {
                 Ok(found) => found,
                 Err(error) => {
                     let text = error.to_string();
-                    return (node, Err(Trouble { text, avoid: Some(AVOID) }));
+                    return (node, Err(Trouble::of(text, Some(AVOID))));
                 }
             };
             let head = wire::PutHead {
@@ -245,7 +253,7 @@ impl Upload {
                 Some(Err(status)) => status,
                 None => {
                     let text = format!("no progress for {stall:?}");
-                    return (node, Err(Trouble { text, avoid: Some(AVOID) }));
+                    return (node, Err(Trouble::of(text, Some(AVOID))));
                 }
             };
             let text = status.message().to_owned();
@@ -254,12 +262,12 @@ impl Upload {
                     sleep(self.client.env().jitter(NODE_PAUSE)).await;
                 }
                 Some(Reason::NoSpace) => {
-                    return (node, Err(Trouble { text, avoid: Some(AVOID_FULL) }));
+                    return (node, Err(Trouble { text, avoid: Some(AVOID_FULL), full: true }));
                 }
                 Some(Reason::StaleSlot | Reason::WrongBytes | Reason::Form) => {
-                    return (node, Err(Trouble { text, avoid: None }));
+                    return (node, Err(Trouble::of(text, None)));
                 }
-                _ => return (node, Err(Trouble { text, avoid: Some(AVOID) })),
+                _ => return (node, Err(Trouble::of(text, Some(AVOID)))),
             }
         }
     }
@@ -280,8 +288,8 @@ struct Send {
     busy: BTreeSet<NodeId>,
     stored: BTreeSet<NodeId>,
     /// Why each target failed last, and the leader if it did.
-    troubles: BTreeMap<NodeId, String>,
-    refused: Option<String>,
+    troubles: BTreeMap<NodeId, Trouble>,
+    refused: Option<ClientError>,
 }
 
 impl Send {
@@ -315,10 +323,7 @@ impl Send {
             let hoped: BTreeSet<NodeId> = self.stored.union(&self.busy).copied().collect();
             if asking.is_none() && !self.has_quorum(&hoped) {
                 if self.upload.is_over(since) {
-                    return Err(ClientError::Timeout {
-                        what: format!("storing segment {}", self.digest),
-                        last: self.why(),
-                    });
+                    return Err(self.given_up());
                 }
                 asking = Some(self.ask_for_targets(pause));
                 pause = (pause * 2).min(ASK_PAUSE_MAX);
@@ -346,7 +351,7 @@ impl Send {
                             if trouble.avoid.is_none() {
                                 self.slots.retain(|slot| slot.node != node);
                             }
-                            self.troubles.insert(node, trouble.text);
+                            self.troubles.insert(node, trouble);
                         }
                     }
                 }
@@ -355,7 +360,7 @@ impl Send {
                     match answer {
                         Ok(staged) => self.take_targets(staged),
                         Err(error) if self.upload.may_wait_for_nodes(&error, since) => {
-                            self.refused = Some(error.to_string());
+                            self.refused = Some(error);
                         }
                         Err(error) => return Err(error),
                     }
@@ -409,10 +414,23 @@ impl Send {
             && racks.len() >= racks_wanted.min(possible.len())
     }
 
+    /// The end of a segment that too few targets have stored in time. Where room is all that was
+    /// missing, that is said, also before the leader knows that its nodes are full.
+    fn given_up(&self) -> ClientError {
+        let (what, last) = (format!("storing segment {}", self.digest), self.why());
+        let mut troubles = self.troubles.values().peekable();
+        match troubles.peek().is_some() && troubles.all(|trouble| trouble.full) {
+            true => ClientError::NoSpace { what, last },
+            false => ClientError::Timeout { what, last },
+        }
+    }
+
     /// Why no quorum has stored it, target by target.
     fn why(&self) -> String {
-        let targets = self.troubles.iter().map(|(node, text)| format!("node {node}: {text}"));
-        let said: Vec<String> = targets.chain(self.refused.clone()).collect();
+        let targets =
+            self.troubles.iter().map(|(node, trouble)| format!("node {node}: {}", trouble.text));
+        let refused = self.refused.iter().map(ToString::to_string);
+        let said: Vec<String> = targets.chain(refused).collect();
         match said.is_empty() {
             true => "no target answered".to_owned(),
             false => said.join("; "),

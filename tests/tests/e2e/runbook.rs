@@ -199,7 +199,8 @@ fn the_runbooks_procedures_work_as_written() {
     let refused = (2000..2050).map(fill).position(|ran| match ran.code {
         Some(0) => false,
         _ => {
-            ran.fails(4, "can take a replica");
+            // The leader's words, or those of nodes that it does not know to be full yet.
+            ran.fails(4, "can take a replica").hints("frees space");
             true
         }
     });
