@@ -13,6 +13,7 @@
 //! | [`foreign`] | text of others, made fit for a terminal |
 //! | [`exit`] | exit codes and failures |
 //! | [`children`], [`own_cluster`] | the nodes that `dev`, `demo` and `bench` start, and their cluster |
+//! | `capacity` | the arithmetic of `plan` |
 //! | [`generate`] | a safetensors checkpoint of random numbers |
 //!
 //! Data goes to stdout, words to stderr. Errors end in `hint:` where we know the fix.
@@ -24,6 +25,7 @@ use clap::Parser;
 
 pub mod address;
 pub mod args;
+mod capacity;
 pub mod children;
 pub mod exit;
 pub mod foreign;

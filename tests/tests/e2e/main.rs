@@ -13,6 +13,7 @@
 //! | [`membership`] | nodes removed, replaced, stopped, started by mistake; two clusters |
 //! | [`limits`] | what hung disks, strangers and slow peers may cost a node |
 //! | [`output`] | results arrive or the exit code says so; nobody else's text acts on a terminal |
+//! | [`planning`] | what `plan` says is what a cluster then holds |
 //! | [`readme`] | README's first steps and real nodes, as they are written |
 //! | [`runbook`] | the operator's procedures, as they are written |
 //! | [`memory`] | memory does not grow with the checkpoint |
@@ -40,6 +41,7 @@ mod memory;
 mod model;
 mod operating;
 mod output;
+mod planning;
 mod quarantine;
 mod reading;
 mod readme;

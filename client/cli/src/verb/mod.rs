@@ -15,6 +15,7 @@ pub mod man;
 pub mod named_ref;
 pub mod namespace;
 pub mod node;
+pub mod plan;
 pub mod put;
 pub mod quarantine;
 pub mod rm;
@@ -87,6 +88,8 @@ verbs! {
     Dev(dev::DevArgs),
     /// Run a demo: put, kill the leader, restore, verify
     Demo(demo::DemoArgs),
+    /// Calculate what a cluster of a given size can do: space, times, failures
+    Plan(plan::PlanArgs),
     /// Measure throughput and latency, and the machine's own limits
     Bench(bench::BenchArgs),
     /// Print version, protocol and feature level

@@ -18,7 +18,7 @@ use cairn_types::model::{
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{Verb, hold, ls, named_ref, node, quarantine, rm, rollback, show, status};
+use super::{Verb, hold, ls, named_ref, node, plan, quarantine, rm, rollback, show, status};
 use crate::args::Cli;
 use crate::foreign;
 
@@ -320,6 +320,20 @@ fn a_removal_is_shown_as_written_down() {
 }
 
 #[test]
+fn a_plan_is_shown_as_written_down() {
+    let cluster = ["cairn", "plan", "--nodes", "12", "--disk", "30TB", "--nic", "100Gb"];
+    let load = ["--bytes", "5TB", "--interval", "10m", "--new-fraction", "0.3"];
+    let rules: [&[&str]; 2] = [&[], &["--keep-last", "5", "--keep-daily", "14"]];
+    for (name, rules) in ["plan", "plan-kept"].into_iter().zip(rules) {
+        let cli = Cli::try_parse_from(cluster.iter().chain(&load).chain(rules)).expect(name);
+        let Verb::Plan(args) = cli.verb else { panic!("{:?}", cli.verb) };
+        let (text, document) = plan::shown(&args).expect(name);
+        assert!(text.lines().all(|line| line.chars().count() <= TERMINAL_CHARS), "{text}");
+        checked(name, &text, &document);
+    }
+}
+
+#[test]
 fn no_golden_is_left_of_a_table_that_is_gone() {
     if std::env::var_os("CAIRN_GOLDEN").is_some() {
         return; // The others are writing them.
@@ -334,6 +348,8 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
         "ls",
         "ls-open",
         "node-ls-all",
+        "plan",
+        "plan-kept",
         "ref-ls",
         "rm",
         "show",
