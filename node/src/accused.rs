@@ -60,11 +60,11 @@ pub async fn run(shared: Arc<Shared>, mut brought: mpsc::Receiver<String>, paper
 }
 
 async fn is_confirmed(shared: &Arc<Shared>, papers: &HelloRequest) -> bool {
-    let fresh = shared.read_index(READ_DEADLINE).await.is_ok();
-    if hello_refusal(shared, papers, fresh).is_some() {
+    let fresh = shared.member.read_index(READ_DEADLINE).await.is_ok();
+    if hello_refusal(&shared.member, papers, fresh).is_some() {
         return true;
     }
-    let leader = shared.consensus.leader().map(|(_, address)| address);
-    let own = &shared.config.address;
-    hello::refuse(&shared.env, &shared.peers, own, shared.cluster, papers, leader).await
+    let leader = shared.member.consensus.leader().map(|(_, address)| address);
+    let own = &shared.this.config.address;
+    hello::refuse(&shared.this.env, &shared.peers, own, shared.this.cluster, papers, leader).await
 }

@@ -65,7 +65,7 @@ impl Health {
 
 /// Looks for as long as the node runs.
 pub async fn run(shared: Arc<Shared>) {
-    let timings = &shared.config.timings;
+    let timings = &shared.this.config.timings;
     let ms = Duration::from_millis;
     let (log_late, data_late) = (ms(timings.log_late_ms), ms(timings.segments_late_ms));
     let (accept_late, end) = (ms(timings.accept_late_ms), ms(timings.disk_end_ms));
@@ -83,13 +83,13 @@ pub async fn run(shared: Arc<Shared>) {
         }
         let age = |lane| match canary!("hung_disk_is_healthy") {
             true => Duration::ZERO,
-            false => shared.env.oldest_job(lane).unwrap_or_default(),
+            false => shared.this.env.oldest_job(lane).unwrap_or_default(),
         };
         let (log, data) = (age(Lane::Log), age(Lane::Data));
         let trouble = NodeTrouble {
             log_late_ms: late_ms(log, log_late),
             segments_late_ms: late_ms(data, data_late),
-            accept_late_ms: late_ms(shared.health.refusing_for(), accept_late),
+            accept_late_ms: late_ms(shared.member.health.refusing_for(), accept_late),
         };
         note(&shared, trouble);
         if log.max(data) > end {
@@ -100,15 +100,15 @@ pub async fn run(shared: Arc<Shared>) {
             handed_over = None;
             continue;
         }
-        if shared.consensus.is_leader() {
-            let term = shared.consensus.term();
+        if shared.member.consensus.is_leader() {
+            let term = shared.member.consensus.term();
             if hand_over(&shared).await {
                 handed_over = Some((term, Instant::now()));
             }
         }
         if let Some((term, since)) = handed_over
             && since.elapsed() > HANDOVER_MAX
-            && shared.consensus.resigned_term() == Some(term)
+            && shared.member.consensus.resigned_term() == Some(term)
         {
             (shared.fatal)(format!("{}, and no other node takes over", trouble.text()));
             return;
@@ -125,12 +125,12 @@ fn late_ms(age: Duration, late_after: Duration) -> u64 {
 
 /// Remembers what was seen, and says it once.
 fn note(shared: &Shared, trouble: NodeTrouble) {
-    let before = std::mem::replace(&mut *shared.health.seen.lock(), trouble);
+    let before = std::mem::replace(&mut *shared.member.health.seen.lock(), trouble);
     match (before.is_none(), trouble.is_none()) {
         (true, false) => {
-            tracing::warn!(node = %shared.node, trouble = trouble.text(), "node is unfit");
+            tracing::warn!(node = %shared.this.id, trouble = trouble.text(), "node is unfit");
         }
-        (false, true) => tracing::info!(node = %shared.node, "node is fit again"),
+        (false, true) => tracing::info!(node = %shared.this.id, "node is fit again"),
         _ => {}
     }
 }
@@ -138,23 +138,28 @@ fn note(shared: &Shared, trouble: NodeTrouble) {
 /// Asks the voter that is furthest to take over, if a majority of the voters is fit to elect it.
 /// Without one nothing is gained: this leader goes on as well as it can.
 async fn hand_over(shared: &Shared) -> bool {
-    let patience = Duration::from_millis(3 * shared.config.timings.heartbeat_ms)
-        + Duration::from_millis(shared.config.timings.call_ms);
-    let status = shared.consensus.status();
+    let patience = Duration::from_millis(3 * shared.this.config.timings.heartbeat_ms)
+        + Duration::from_millis(shared.this.config.timings.call_ms);
+    let status = shared.member.consensus.status();
     let fit = |voter: &u64| {
         let pulse = shared.heartbeats.of(NodeId(*voter));
         pulse.is_some_and(|pulse| pulse.trouble.is_none() && pulse.at.elapsed() < patience)
     };
-    let others: Vec<u64> =
-        status.voters.keys().copied().filter(|voter| *voter != shared.node.0).filter(fit).collect();
+    let others: Vec<u64> = status
+        .voters
+        .keys()
+        .copied()
+        .filter(|voter| *voter != shared.this.id.0)
+        .filter(fit)
+        .collect();
     if others.len() <= status.voters.len() / 2 {
         return false;
     }
     let furthest =
         others.into_iter().max_by_key(|voter| status.matched.get(voter).copied().flatten());
     let Some(to) = furthest else { return false };
-    let trouble = shared.health.trouble();
-    tracing::warn!(node = %shared.node, to, trouble = trouble.text(), "leadership is handed over");
-    shared.consensus.transfer_leader(to).await;
+    let trouble = shared.member.health.trouble();
+    tracing::warn!(node = %shared.this.id, to, trouble = trouble.text(), "leadership is handed over");
+    shared.member.consensus.transfer_leader(to).await;
     true
 }

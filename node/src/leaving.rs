@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 use crate::upkeep::members;
 
 /// A vote that has not moved by then stays where it is: a membership change takes two entries and
@@ -121,10 +121,10 @@ pub async fn remove(
     accept: Accept,
 ) -> Result<Arc<Reply>, Status> {
     // What an earlier leader has committed counts.
-    shared.read_index(shared.call_deadline()).await?;
+    shared.member.read_index(shared.this.call_deadline()).await?;
     let body = Body::RemoveNode(command::RemoveNode { node, accept });
-    if is_removed(shared, node) {
-        return shared.propose(request, body).await;
+    if is_removed(&shared.member, node) {
+        return shared.member.propose(request, body).await;
     }
     let moved = match leave_soon(shared, node, accept).await {
         Err(refusal) => return Ok(Arc::new(Reply::Refused(refusal))),
@@ -132,7 +132,7 @@ pub async fn remove(
     };
     let reply = match moved {
         Ok(()) => {
-            let reply = shared.propose(request, body).await;
+            let reply = shared.member.propose(request, body).await;
             shared.leaving.proposed(node, &reply);
             reply
         }
@@ -148,14 +148,14 @@ pub async fn remove(
     reply
 }
 
-fn is_removed(shared: &Shared, node: NodeId) -> bool {
-    shared.read(|catalogue| catalogue.node(node).is_some_and(|it| it.admin == Admin::Removed))
+fn is_removed(member: &Member, node: NodeId) -> bool {
+    member.read(|catalogue| catalogue.node(node).is_some_and(|it| it.admin == Admin::Removed))
 }
 
 /// Who would vote without a node, if it may go as far as this leader can tell; changes nothing.
 pub fn leave(shared: &Shared, node: NodeId, accept: Accept) -> Result<BTreeSet<NodeId>, Refusal> {
-    shared.read(|catalogue| catalogue.may_remove(node, accept))?;
-    let status = shared.consensus.status();
+    shared.member.read(|catalogue| catalogue.may_remove(node, accept))?;
+    let status = shared.member.consensus.status();
     let current = status.voters.keys().map(|id| NodeId(*id)).collect();
     if canary!("remove_before_the_vote") {
         return Ok(current);
@@ -170,7 +170,7 @@ async fn leave_soon(
     node: NodeId,
     accept: Accept,
 ) -> Result<BTreeSet<NodeId>, Refusal> {
-    let beat = Duration::from_millis(shared.config.timings.heartbeat_ms);
+    let beat = Duration::from_millis(shared.this.config.timings.heartbeat_ms);
     let end = Instant::now() + members::HEARD_BEATS * beat;
     loop {
         match leave(shared, node, accept) {
@@ -188,19 +188,19 @@ pub async fn plan(
     node: NodeId,
     accept: Accept,
 ) -> Result<wire::PlanRemovalReply, Status> {
-    shared.read_index(shared.call_deadline()).await?;
-    if !shared.consensus.is_leader() {
-        return Err(shared.not_leader());
+    shared.member.read_index(shared.this.call_deadline()).await?;
+    if !shared.member.consensus.is_leader() {
+        return Err(shared.member.not_leader());
     }
-    let cost = shared.read(|catalogue| catalogue.removal_cost(node));
+    let cost = shared.member.read(|catalogue| catalogue.removal_cost(node));
     let (refused, voters) = match leave_soon(shared, node, accept).await {
         Ok(voters) => (None, voters.into_iter().map(|id| id.0).collect()),
         Err(refusal) => (Some(convert::refusal_to_wire(&refusal)), Vec::new()),
     };
     Ok(wire::PlanRemovalReply {
         refused,
-        votes: shared.consensus.voters().contains_key(&node.0),
-        leads: shared.node == node,
+        votes: shared.member.consensus.voters().contains_key(&node.0),
+        leads: shared.this.id == node,
         voters,
         segments: cost.segments,
         bytes: cost.bytes,
@@ -221,12 +221,12 @@ async fn move_vote(shared: &Arc<Shared>, node: NodeId, accept: Accept) -> Result
     // From here on it is not chosen as a voter.
     shared.leaving.add(node);
     // In this order: once no change makes it a voter, it is seen whether it is one.
-    while shared.leaving.is_coming(node) || shared.consensus.may_vote(node.0) {
-        if !shared.consensus.is_leader() {
-            return Err(Stays::Passing(shared.not_leader()));
+    while shared.leaving.is_coming(node) || shared.member.consensus.may_vote(node.0) {
+        if !shared.member.consensus.is_leader() {
+            return Err(Stays::Passing(shared.member.not_leader()));
         }
         // Others may go down meanwhile.
-        let changing = shared.consensus.status().going_to.is_some();
+        let changing = shared.member.consensus.status().going_to.is_some();
         if !changing {
             leave(shared, node, accept).map_err(Stays::Refused)?;
         }
@@ -246,21 +246,21 @@ async fn move_vote(shared: &Arc<Shared>, node: NodeId, accept: Accept) -> Result
 /// Offers leadership to the other voter that has the most of the log. Whether this node leads no
 /// more.
 pub async fn hand_over(shared: &Shared) -> bool {
-    let status = shared.consensus.status();
+    let status = shared.member.consensus.status();
     let candidates = members::candidates(shared, &status);
     let fit = candidates.iter().filter(|it| {
         let votes = status.voters.contains_key(&it.id.0);
-        it.id != shared.node && votes && it.up && it.caught_up && !it.removed
+        it.id != shared.this.id && votes && it.up && it.caught_up && !it.removed
     });
     let heir = fit.map(|it| it.id.0).max_by_key(|id| status.matched.get(id).copied().flatten());
-    let Some(heir) = heir else { return !shared.consensus.is_leader() };
+    let Some(heir) = heir else { return !shared.member.consensus.is_leader() };
     tracing::info!(to = heir, "handing over leadership");
-    shared.consensus.transfer_leader(heir).await;
+    shared.member.consensus.transfer_leader(heir).await;
     let end = Instant::now() + HAND_OVER_DEADLINE;
-    while shared.consensus.is_leader() && Instant::now() < end {
+    while shared.member.consensus.is_leader() && Instant::now() < end {
         tokio::time::sleep(LOOK).await;
     }
-    !shared.consensus.is_leader()
+    !shared.member.consensus.is_leader()
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use crate::raft::{
 };
 use crate::reporter::Reporter;
 use crate::service;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared, ThisNode};
 pub use crate::start_error::StartError;
 use crate::store::{SegmentStore, StoreConfig};
 use crate::upkeep;
@@ -90,7 +90,7 @@ impl Node {
     }
 
     pub fn id(&self) -> NodeId {
-        self.shared.node
+        self.shared.this.id
     }
 
     /// Whether this node stopped because its directory must not come back under its id.
@@ -102,7 +102,7 @@ impl Node {
     /// before [`Node::stop`] by a process that was told to stop, while it still serves: the node
     /// that takes over needs answers.
     pub async fn say_goodbye(&self) {
-        self.shared.consensus.hand_over(HAND_OVER_DEADLINE).await;
+        self.shared.member.consensus.hand_over(HAND_OVER_DEADLINE).await;
         let said = upkeep::heartbeat::goodbye(&self.shared);
         if tokio::time::timeout(GOODBYE_DEADLINE, said).await.is_err() {
             tracing::debug!("nobody has heard the goodbye");
@@ -113,9 +113,9 @@ impl Node {
     /// done. The process then ends its tasks.
     pub async fn stop(&self) {
         if !self.is_stopped_for_good() {
-            self.shared.consensus.hand_over(HAND_OVER_DEADLINE).await;
+            self.shared.member.consensus.hand_over(HAND_OVER_DEADLINE).await;
         }
-        self.shared.consensus.shutdown().await;
+        self.shared.member.consensus.shutdown().await;
     }
 }
 
@@ -170,27 +170,22 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     })?;
     let raft_routes = consensus.routes();
 
+    let capacity_bytes = config.capacity_bytes;
+    let this = ThisNode::new(env.clone(), config, disk, (cluster, lineage, node));
+    let this = Arc::new(this);
+    let member = Arc::new(Member::new(Arc::clone(&this), consensus, state, health));
     let shared = Arc::new(Shared {
-        env: env.clone(),
-        cluster,
-        lineage,
-        node,
-        state,
-        consensus,
-        disk,
+        this,
+        member,
         store,
         ledger,
-        clock: Default::default(),
-        clock_warned: Default::default(),
         counters: Default::default(),
         waits: Default::default(),
         heartbeats: Default::default(),
         hastened: Default::default(),
-        health,
         summaries: Default::default(),
         peers,
         reporter: Reporter::default(),
-        incarnation: Mutex::new(None),
         work: Default::default(),
         steward: Default::default(),
         members: Default::default(),
@@ -202,11 +197,10 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         accusations,
         stopped_for_good,
         usage,
-        room: Mutex::new((config.capacity_bytes, 0)),
-        config,
+        room: Mutex::new((capacity_bytes, 0)),
     });
     let own = CallIdentity { cluster: Some(cluster), lineage: Some(lineage), node: Some(node) };
-    let local = is_local.then(|| Local { advertised: host_of(&shared.config.address) });
+    let local = is_local.then(|| Local { advertised: host_of(&shared.this.config.address) });
     let guard = Guard::new(own, certificates, local);
     let routes = service::routes(&shared, raft_routes, guard);
     let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
@@ -321,11 +315,11 @@ async fn look_through(shared: Arc<Shared>) {
 }
 
 fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<Fresh>) {
-    let env = &shared.env;
+    let env = &shared.this.env;
     let owner = Arc::clone(shared);
     env.spawn("register", async move {
         if let Some(fresh) = fresh
-            && let Err(reason) = origin::bootstrap(&owner, fresh).await
+            && let Err(reason) = origin::bootstrap(&owner.member, fresh).await
         {
             (owner.fatal)(reason);
             return;
@@ -340,15 +334,15 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
     env.spawn("heartbeat", upkeep::heartbeat::run(Arc::clone(shared)));
     env.spawn("health", crate::health::run(Arc::clone(shared)));
     env.spawn("steward", upkeep::steward::run(Arc::clone(shared)));
-    env.spawn("announce", upkeep::announce::run(Arc::clone(shared)));
+    env.spawn("announce", upkeep::announce::run(Arc::clone(&shared.member)));
     env.spawn("members", upkeep::members::run(Arc::clone(shared)));
     let owner = Arc::clone(shared);
     env.spawn("wake on apply", async move {
         // Whatever an entry changed may be work for this node.
         let mut seen = 0;
         loop {
-            owner.consensus.wait_for_applied(seen + 1).await;
-            seen = owner.consensus.applied();
+            owner.member.consensus.wait_for_applied(seen + 1).await;
+            seen = owner.member.consensus.applied();
             owner.work.ring();
             tokio::time::sleep(APPLY_GATHER).await;
         }

@@ -21,7 +21,7 @@ use crate::hello;
 use crate::identity::{Identity, IdentityError, IdentityFile};
 use crate::peers::Peers;
 use crate::raft::Promise;
-use crate::shared::Shared;
+use crate::shared::Member;
 use crate::start_error::StartError;
 
 /// A join, or a question who is there, gives one address this long.
@@ -317,19 +317,18 @@ pub(crate) fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lin
 }
 
 /// Makes the cluster: one Raft voter, the first entry. Safe to repeat.
-pub async fn bootstrap(shared: &Arc<Shared>, fresh: Fresh) -> Result<(), String> {
-    if !shared.consensus.is_initialized().await {
-        let made = shared.consensus.initialize(&shared.config.address).await;
+pub async fn bootstrap(member: &Member, fresh: Fresh) -> Result<(), String> {
+    if !member.consensus.is_initialized().await {
+        let made = member.consensus.initialize(&member.this.config.address).await;
         made.map_err(|error| error.to_string())?;
     }
-    let initialized = |shared: &Shared| shared.read(|catalogue| catalogue.is_initialized());
-    while !initialized(shared) {
+    while !member.read(|catalogue| catalogue.is_initialized()) {
         let body = Body::InitCluster(command::InitCluster {
-            cluster: shared.cluster,
+            cluster: member.this.cluster,
             settings: fresh.settings.clone(),
             node: fresh.node.clone(),
         });
-        match shared.propose(RequestId(0), body).await.as_deref() {
+        match member.propose(RequestId(0), body).await.as_deref() {
             Ok(Reply::Refused(Refusal::AlreadyInitialized)) => return Ok(()),
             Ok(Reply::Refused(refusal)) => return Err(refusal.to_string()),
             Ok(_) => {}

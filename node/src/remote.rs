@@ -71,6 +71,7 @@ impl RemoteBlocks {
         first: usize,
     ) -> Result<Self, RemoteError> {
         let address = shared
+            .member
             .address_of(node)
             .ok_or_else(|| Status::not_found(format!("node {node} is not a member")))?;
         let first_block = u32::try_from(first)
@@ -85,11 +86,11 @@ impl RemoteBlocks {
         let mut client = SegmentsClient::new(shared.transport(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let call = client.get(shared.call(Some(node), message));
-        let mut stream = tokio::time::timeout(shared.call_deadline(), call)
+        let mut stream = tokio::time::timeout(shared.this.call_deadline(), call)
             .await
             .map_err(|_| Status::deadline_exceeded("no answer"))??
             .into_inner();
-        let stall = Duration::from_millis(shared.config.timings.stall_ms);
+        let stall = Duration::from_millis(shared.this.config.timings.stall_ms);
         let Some(Message::Head(head)) = message_within(stall, &mut stream).await? else {
             return Err(Status::data_loss("a segment stream begins with a head").into());
         };

@@ -26,7 +26,7 @@ use crate::ledger::SledLedger;
 use crate::listener::{self, Connections, connections_max};
 use crate::node::{self, Pieces, StartError};
 use crate::raft::Engine;
-use crate::shared::Shared;
+use crate::shared::Member;
 use cairn_host::windows;
 
 /// Where the cluster's nodes are is looked up this often: they may move, and names may.
@@ -181,10 +181,10 @@ async fn run(
         result = &mut serving => return Err(ended_by_itself(result)),
     };
     door.open(node.routes());
-    let shared = Arc::clone(node.shared());
-    host.spawn("node addresses", Box::pin(know_nodes(shared, connections)));
+    let member = Arc::clone(&node.shared().member);
+    host.spawn("node addresses", Box::pin(know_nodes(member, connections)));
     tracing::info!(node = %node.id(), address = %bound, "node serves");
-    (told.ready)(bound, node.shared().cluster);
+    (told.ready)(bound, node.shared().this.cluster);
     let reason = tokio::select! {
         biased;
         reason = fatal_reason.recv() => Some(reason.unwrap_or_default()),
@@ -216,9 +216,9 @@ async fn run(
 }
 
 /// Tells the listener from which addresses the cluster's nodes call.
-async fn know_nodes(shared: Arc<Shared>, connections: Connections) {
+async fn know_nodes(member: Arc<Member>, connections: Connections) {
     loop {
-        let addresses: Vec<String> = shared.read(|catalogue| {
+        let addresses: Vec<String> = member.read(|catalogue| {
             let members = catalogue.nodes().filter(|node| node.admin != Admin::Removed);
             members.map(|node| node.address.clone()).collect()
         });

@@ -3,15 +3,13 @@
 //! A count walks namespaces and kinds of segments, not segments. It runs beside the async threads,
 //! and many callers cost no more than one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::catalogue::Summary;
-use cairn_host::seam::Lane;
+use cairn_core::catalogue::{Catalogue, Summary};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::shared::Shared;
+use crate::shared::Member;
 
 /// A scraper is content with a summary of this age.
 const SCRAPED_MAX: Duration = Duration::from_secs(1);
@@ -28,34 +26,29 @@ struct Walked {
 #[derive(Debug, Default)]
 pub struct Summaries(Mutex<Option<Walked>>);
 
-impl Shared {
+impl Summaries {
     /// A summary that contains everything up to `index`.
-    pub async fn summary_at(&self, index: u64) -> Summary {
-        let mut last = self.summaries.0.lock().await;
+    pub async fn at(&self, member: &Member, index: u64) -> Summary {
+        let mut last = self.0.lock().await;
         match &*last {
             Some(walked) if walked.index >= index => walked.summary,
-            _ => self.walk(&mut last).await,
+            _ => walk(member, &mut last).await,
         }
     }
 
     /// A summary of the last second.
-    pub async fn summary_lately(&self) -> Summary {
-        let mut last = self.summaries.0.lock().await;
+    pub async fn lately(&self, member: &Member) -> Summary {
+        let mut last = self.0.lock().await;
         match &*last {
             Some(walked) if walked.at.elapsed() < SCRAPED_MAX => walked.summary,
-            _ => self.walk(&mut last).await,
+            _ => walk(member, &mut last).await,
         }
     }
+}
 
-    async fn walk(&self, last: &mut Option<Walked>) -> Summary {
-        let index = self.consensus.applied();
-        let state = Arc::clone(&self.state);
-        let walk = move || {
-            let catalogue = state.read().catalogue.clone();
-            catalogue.summary()
-        };
-        let summary = self.env.blocking(Lane::Walk, walk).await;
-        *last = Some(Walked { index, at: Instant::now(), summary });
-        summary
-    }
+async fn walk(member: &Member, last: &mut Option<Walked>) -> Summary {
+    let index = member.consensus.applied();
+    let summary = member.walk(Catalogue::summary).await;
+    *last = Some(Walked { index, at: Instant::now(), summary });
+    summary
 }

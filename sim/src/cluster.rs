@@ -51,7 +51,7 @@ pub struct Running {
 
 impl Running {
     pub fn catalogue(&self) -> Catalogue {
-        self.shared.copy()
+        self.shared.member.copy()
     }
 
     /// Which life of its process this is.
@@ -112,7 +112,7 @@ struct Inner {
 
 impl Inner {
     fn see(&mut self, running: &Running) {
-        let applied = running.shared.consensus.applied();
+        let applied = running.shared.member.consensus.applied();
         self.applied.insert(running.process, applied);
         if applied > self.newest.0 {
             self.newest = (applied, running.catalogue());
@@ -313,7 +313,7 @@ impl Cluster {
     /// Ends a node, and notes what it had acknowledged.
     pub fn crash(&self, process: ProcessId, how: Crash) {
         if let Some(running) = self.running_node(process) {
-            if running.shared.consensus.is_leader() {
+            if running.shared.member.consensus.is_leader() {
                 trace::count("cluster.leader_crashes", 1);
             }
             self.note_end(&running);
@@ -366,8 +366,8 @@ impl Cluster {
     /// The node that leads, of the highest term if several think so.
     pub fn leader(&self) -> Option<Running> {
         let running = self.running().into_iter();
-        let leaders = running.filter(|running| running.shared.consensus.is_leader());
-        leaders.max_by_key(|running| running.shared.consensus.term())
+        let leaders = running.filter(|running| running.shared.member.consensus.is_leader());
+        leaders.max_by_key(|running| running.shared.member.consensus.term())
     }
 
     /// Defines and starts a client's process; its tasks are spawned on the seat's life.

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::quarantine;
 use crate::heartbeats::Pulse;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 
 /// A hello waits this long for a leader's word; less than its caller waits.
 const HELLO_READ: Duration = Duration::from_secs(1);
@@ -43,13 +43,13 @@ impl wire::admin_server::Admin for Service {
         let node = request.into_inner().node.ok_or_else(|| Status::invalid_argument("no node"))?;
         let node = convert::new_node_from_wire(node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let reply = self.shared.propose(RequestId(0), Body::AllocateNode(node)).await?;
+        let reply = self.shared.member.propose(RequestId(0), Body::AllocateNode(node)).await?;
         match &*reply {
             Reply::NodeAllocated { node } => {
                 self.shared.members.ring();
                 Ok(Response::new(wire::JoinReply {
-                    cluster: self.shared.cluster.0.to_be_bytes().to_vec().into(),
-                    lineage: self.shared.lineage.0.into(),
+                    cluster: self.shared.this.cluster.0.to_be_bytes().to_vec().into(),
+                    lineage: self.shared.this.lineage.0.into(),
                     node: node.0,
                 }))
             }
@@ -65,16 +65,24 @@ impl wire::admin_server::Admin for Service {
         let request = request.into_inner();
         let shared = &self.shared;
         // Whether a nonce is old can only be told from a view that is not older still.
-        let fresh = shared.read_index(HELLO_READ).await.is_ok();
-        let refused = hello_refusal(shared, &request, fresh).unwrap_or_default();
+        let fresh = shared.member.read_index(HELLO_READ).await.is_ok();
+        let refused = hello_refusal(&shared.member, &request, fresh).unwrap_or_default();
         Ok(Response::new(wire::HelloReply {
-            cluster: shared.cluster.0.to_be_bytes().to_vec().into(),
-            lineage: shared.lineage.0.into(),
-            node: shared.node.0,
+            cluster: shared.this.cluster.0.to_be_bytes().to_vec().into(),
+            lineage: shared.this.lineage.0.into(),
+            node: shared.this.id.0,
             refused,
-            promise: shared.consensus.promise_of(request.node).map(|promise| promise.to_wire()),
+            promise: shared
+                .member
+                .consensus
+                .promise_of(request.node)
+                .map(|promise| promise.to_wire()),
             fresh,
-            leader_address: shared.consensus.leader().map_or(String::new(), |(_, address)| address),
+            leader_address: shared
+                .member
+                .consensus
+                .leader()
+                .map_or(String::new(), |(_, address)| address),
         }))
     }
 
@@ -82,7 +90,7 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        let command = self.shared.decode_command(&request.into_inner().command)?;
+        let command = self.shared.member.decode_command(&request.into_inner().command)?;
         if command.body.sender() != Sender::Node {
             return Err(Status::permission_denied("not a report"));
         }
@@ -92,7 +100,7 @@ impl wire::admin_server::Admin for Service {
         }
         let registers = hear_address(&self.shared, &command.body);
         call_back(&self.shared, &command.body).await?;
-        let reply = self.shared.propose(command.request, command.body).await?;
+        let reply = self.shared.member.propose(command.request, command.body).await?;
         if let Some(node) = registers {
             self.shared.members.ring();
             // Registered or refused: either way what it said is of no more use.
@@ -106,11 +114,11 @@ impl wire::admin_server::Admin for Service {
         request: Request<wire::HeartbeatRequest>,
     ) -> Result<Response<wire::HeartbeatReply>, Status> {
         let request = request.into_inner();
-        let Some(leader_clock_ms) = self.shared.leader_clock_ms() else {
-            return Err(self.shared.not_leader());
+        let Some(leader_clock_ms) = self.shared.member.leader_clock_ms() else {
+            return Err(self.shared.member.not_leader());
         };
         let (node, incarnation) = (NodeId(request.node), Incarnation(request.incarnation));
-        match pulse_standing(&self.shared, node, incarnation) {
+        match pulse_standing(&self.shared.member, node, incarnation) {
             Standing::Current => {}
             Standing::NotYet => return Ok(Response::new(wire::HeartbeatReply { leader_clock_ms })),
             Standing::Void(text) => return Err(refuse(Reason::StaleIdentity, text)),
@@ -128,6 +136,7 @@ impl wire::admin_server::Admin for Service {
             // At once: the caller waits for it, so that after its end everybody knows.
             let changes = vec![(node, incarnation, Liveness::Down)];
             self.shared
+                .member
                 .propose(RequestId(0), Body::SetLiveness(command::SetLiveness { changes }))
                 .await?;
         }
@@ -159,7 +168,7 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::AskSlotRequest>,
     ) -> Result<Response<wire::AskSlotReply>, Status> {
-        quarantine::give_slot(&self.shared, request.into_inner()).await.map(Response::new)
+        quarantine::give_slot(&self.shared.member, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -168,10 +177,10 @@ impl wire::admin_server::Admin for Service {
 async fn call_back(shared: &Shared, body: &Body) -> Result<(), Status> {
     let Body::Register(command::Register { node, address, .. }) = body else { return Ok(()) };
     check_host_port(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if !shared.consensus.is_leader() {
-        return Err(shared.not_leader());
+    if !shared.member.consensus.is_leader() {
+        return Err(shared.member.not_leader());
     }
-    let is_known = shared.read(|catalogue| {
+    let is_known = shared.member.read(|catalogue| {
         catalogue
             .node(*node)
             .is_none_or(|record| record.incarnation != Incarnation(0) && record.address == *address)
@@ -207,7 +216,7 @@ fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
     if check_host_port(address).is_err() {
         return Some(*node);
     }
-    let standing = shared.read(|catalogue| {
+    let standing = shared.member.read(|catalogue| {
         let record = catalogue.node(*node)?;
         let may_be = record.admin != Admin::Removed
             && record.cookie == *cookie
@@ -231,9 +240,9 @@ enum Standing {
     Void(String),
 }
 
-fn pulse_standing(shared: &Shared, node: NodeId, incarnation: Incarnation) -> Standing {
-    let votes = shared.consensus.may_vote(node.0);
-    shared.read(|catalogue| match catalogue.node(node) {
+fn pulse_standing(member: &Member, node: NodeId, incarnation: Incarnation) -> Standing {
+    let votes = member.consensus.may_vote(node.0);
+    member.read(|catalogue| match catalogue.node(node) {
         None if catalogue.is_forgotten(node) => {
             Standing::Void(format!("node {node} was removed from the cluster"))
         }
@@ -253,10 +262,10 @@ fn pulse_standing(shared: &Shared, node: NodeId, incarnation: Incarnation) -> St
 }
 
 /// Why the directory that says hello must not come back, as far as this node has applied.
-pub fn hello_refusal(shared: &Shared, request: &wire::HelloRequest, fresh: bool) -> Option<String> {
+pub fn hello_refusal(member: &Member, request: &wire::HelloRequest, fresh: bool) -> Option<String> {
     let node = NodeId(request.node);
-    let votes = shared.consensus.may_vote(node.0);
-    shared.read(|catalogue| {
+    let votes = member.consensus.may_vote(node.0);
+    member.read(|catalogue| {
         if catalogue.is_forgotten(node) {
             return Some(format!("node {node} was removed from the cluster"));
         }
@@ -305,15 +314,15 @@ pub fn admit_raft(
 }
 
 pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
-    let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
+    let (leader, leader_address) = shared.member.consensus.leader().unwrap_or_default();
     let held = shared.store.stats();
     let (available_bytes, _) = shared.room().await;
     let counters = &shared.counters;
     let usage = (shared.usage)();
-    let node = shared.node;
-    let fetches_pending = shared.read(|catalogue| catalogue.node_tally(node).assigned);
-    let voters = shared.consensus.voters();
-    let voters = shared.read(|catalogue| {
+    let node = shared.this.id;
+    let fetches_pending = shared.member.read(|catalogue| catalogue.node_tally(node).assigned);
+    let voters = shared.member.consensus.voters();
+    let voters = shared.member.read(|catalogue| {
         let voter = |(id, address): (u64, String)| {
             let record = catalogue.node(NodeId(id));
             let (host, rack) =
@@ -322,20 +331,20 @@ pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
         };
         voters.into_iter().map(voter).collect()
     });
-    let silence = shared.consensus.contact().silence;
+    let silence = shared.member.consensus.contact().silence;
     wire::NodeStatusReply {
-        address: shared.config.address.clone(),
-        unfit: super::http::ill(shared).unwrap_or_default(),
+        address: shared.this.config.address.clone(),
+        unfit: super::http::ill(&shared.member).unwrap_or_default(),
         silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
         voters,
         node: node.0,
-        incarnation: shared.incarnation().map_or(0, |incarnation| incarnation.0),
-        cluster: shared.cluster.0.to_be_bytes().to_vec().into(),
-        lineage: shared.lineage.0.into(),
+        incarnation: shared.this.incarnation().map_or(0, |incarnation| incarnation.0),
+        cluster: shared.this.cluster.0.to_be_bytes().to_vec().into(),
+        lineage: shared.this.lineage.0.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        feature_level: shared.config.feature_level,
-        applied_index: shared.consensus.applied(),
-        term: shared.consensus.term(),
+        feature_level: shared.this.config.feature_level,
+        applied_index: shared.member.consensus.applied(),
+        term: shared.member.consensus.term(),
         leader,
         leader_address,
         segments_held: held.segments_held,
@@ -346,12 +355,12 @@ pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
         segments_fetched: counters.segments_fetched.get(),
         bytes_fetched: counters.bytes_fetched.get(),
         available_bytes,
-        total_bytes: shared.config.capacity_bytes,
+        total_bytes: shared.this.config.capacity_bytes,
         cpu_ms: usage.cpu_ms,
         rss_peak_bytes: usage.rss_peak_bytes,
-        registered: shared.incarnation().is_some(),
+        registered: shared.this.incarnation().is_some(),
         segments_quarantined: counters.segments_quarantined.get(),
         fetches_pending,
-        trouble: Some(shared.health.trouble()),
+        trouble: Some(shared.member.health.trouble()),
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use cairn_core::catalogue::{Catalogue, Checkpoint, ListQuery};
 use cairn_core::placement::{self, Loads};
 use cairn_host::envelope::{Reason, refuse};
-use cairn_host::seam::Lane;
 use cairn_proto::wire;
 use cairn_types::canary;
 use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
@@ -61,15 +60,15 @@ impl Service {
     /// A client's command, on the leader.
     async fn lead(&self, request: wire::ExecuteRequest) -> Result<wire::ExecuteReply, Status> {
         let wire::ExecuteRequest { command, wait_ms, exclude, .. } = request;
-        let command = self.shared.decode_command(&command)?;
+        let command = self.shared.member.decode_command(&command)?;
         if !matches!(command.body.sender(), Sender::Client | Sender::Operator) {
             return Err(Status::permission_denied("this command is the cluster's own"));
         }
         if command.request == RequestId(0) {
             return Err(Status::invalid_argument("a client's command carries a request id"));
         }
-        if !self.shared.consensus.is_leader() {
-            return Err(self.shared.not_leader());
+        if !self.shared.member.consensus.is_leader() {
+            return Err(self.shared.member.not_leader());
         }
         let (name, began) = (command.body.name(), Instant::now());
         let reply = self.lead_command(command, wait_ms, exclude).await;
@@ -108,7 +107,7 @@ impl Service {
     ) -> Result<Arc<Reply>, Status> {
         let shared = &self.shared;
         if let Body::Begin(begin) = &command.body
-            && !shared.read(|catalogue| catalogue.has_room_for(begin, OPEN_UPLOADS_MAX))
+            && !shared.member.read(|catalogue| catalogue.has_room_for(begin, OPEN_UPLOADS_MAX))
         {
             let text = format!("uploads open at once: limit {OPEN_UPLOADS_MAX}");
             return Err(refuse(Reason::Busy, text));
@@ -116,7 +115,7 @@ impl Service {
         for _ in 0..PLANS_MAX {
             if let Body::Stage(command::Stage { checkpoint, segments, .. }) = &mut command.body {
                 let checkpoint = *checkpoint;
-                let planned = shared.read(|catalogue| {
+                let planned = shared.member.read(|catalogue| {
                     let upload = catalogue
                         .checkpoint(checkpoint)
                         .ok_or(Refusal::UnknownCheckpoint(checkpoint))?;
@@ -129,7 +128,7 @@ impl Service {
                     return Ok(Arc::new(Reply::Refused(refusal)));
                 }
             }
-            let reply = shared.propose(command.request, command.body.clone()).await?;
+            let reply = shared.member.propose(command.request, command.body.clone()).await?;
             if reply.refusal() != Some(&Refusal::BadTargets) {
                 return Ok(reply);
             }
@@ -139,14 +138,14 @@ impl Service {
 
     async fn linearizable(&self, deadline_ms: u64) -> Result<u64, Status> {
         if canary!("stale_read") {
-            return Ok(self.shared.consensus.applied());
+            return Ok(self.shared.member.consensus.applied());
         }
         let deadline = match deadline_ms {
             0 => READ_DEADLINE,
             ms => Duration::from_millis(ms).min(READ_DEADLINE_MAX),
         };
         let began = Instant::now();
-        let index = self.shared.read_index(deadline).await;
+        let index = self.shared.member.read_index(deadline).await;
         self.shared.waits.reads.observe(began.elapsed().as_secs_f64());
         index
     }
@@ -181,7 +180,7 @@ impl wire::catalogue_server::Catalogue for Service {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
         let request = request.into_inner();
-        if request.forward && !self.shared.consensus.is_leader() {
+        if request.forward && !self.shared.member.consensus.is_leader() {
             return self.forwards.execute(&self.shared, request).await.map(Response::new);
         }
         self.lead(request).await.map(Response::new)
@@ -210,7 +209,7 @@ impl wire::catalogue_server::Catalogue for Service {
     ) -> Result<Response<wire::PlanTimeRepairReply>, Status> {
         let wire::PlanTimeRepairRequest { namespace, to_ms } = request.into_inner();
         let namespace = parse(&namespace)?;
-        labels::plan_repair(&self.shared, namespace, to_ms).await.map(Response::new)
+        labels::plan_repair(&self.shared.member, namespace, to_ms).await.map(Response::new)
     }
 
     async fn list_refs(
@@ -220,7 +219,7 @@ impl wire::catalogue_server::Catalogue for Service {
         let wire::ListRefsRequest { namespace, deadline_ms } = request.into_inner();
         let namespace: Namespace = parse(&namespace)?;
         self.linearizable(deadline_ms).await?;
-        Ok(Response::new(self.shared.read(|catalogue| marks::refs(catalogue, &namespace))))
+        Ok(Response::new(self.shared.member.read(|catalogue| marks::refs(catalogue, &namespace))))
     }
 
     async fn list_holds(
@@ -230,9 +229,8 @@ impl wire::catalogue_server::Catalogue for Service {
         let asked = request.into_inner();
         self.linearizable(asked.deadline_ms).await?;
         // All holds of a cluster may be many.
-        let state = Arc::clone(&self.shared.state);
-        let walk = move || marks::holds(&state.read().catalogue.clone(), &asked);
-        Ok(Response::new(self.shared.env.blocking(Lane::Walk, walk).await))
+        let walk = move |catalogue: &Catalogue| marks::holds(catalogue, &asked);
+        Ok(Response::new(self.shared.member.walk(walk).await))
     }
 
     async fn resolve(
@@ -242,8 +240,8 @@ impl wire::catalogue_server::Catalogue for Service {
         let request = request.into_inner();
         let address: Address = parse(&request.address)?;
         self.linearizable(request.deadline_ms).await?;
-        let shared = &self.shared;
-        let small = shared.read(|catalogue| {
+        let member = &self.shared.member;
+        let small = member.read(|catalogue| {
             let record = catalogue.resolve_record(&address)?;
             let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX;
             Ok(is_small.then(|| catalogue.info(record)))
@@ -252,16 +250,11 @@ impl wire::catalogue_server::Catalogue for Service {
         let info = match small {
             Some(info) => info,
             None => {
-                let state = Arc::clone(&shared.state);
-                let walk = move || {
-                    let catalogue = state.read().catalogue.clone();
-                    catalogue.resolve(&address)
-                };
-                let found = shared.env.blocking(Lane::Walk, walk).await;
+                let found = member.walk(move |catalogue| catalogue.resolve(&address)).await;
                 found.map_err(|refusal| refusal_status(&refusal))?
             }
         };
-        let nodes = shared.read(|catalogue| node_infos(shared, catalogue));
+        let nodes = member.read(|catalogue| node_infos(&self.shared, catalogue));
         let checkpoint = Some(convert::info_to_wire(&info));
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
@@ -288,13 +281,8 @@ impl wire::catalogue_server::Catalogue for Service {
             self.linearizable(request.deadline_ms).await?;
         }
         // A page may be of a thousand large checkpoints: neither under the lock nor on an async thread.
-        let state = Arc::clone(&self.shared.state);
-        let walk = move || {
-            let catalogue = state.read().catalogue.clone();
-            listed(&catalogue, &query, limit as usize)
-        };
-        let reply = self.shared.env.blocking(Lane::Walk, walk).await;
-        Ok(Response::new(reply))
+        let walk = move |catalogue: &Catalogue| listed(catalogue, &query, limit as usize);
+        Ok(Response::new(self.shared.member.walk(walk).await))
     }
 
     async fn locate(
@@ -319,7 +307,7 @@ impl wire::catalogue_server::Catalogue for Service {
             name => Some(parse(name)?),
         };
         self.linearizable(request.deadline_ms).await?;
-        let reply = self.shared.read(|catalogue| wire::LocateReply {
+        let reply = self.shared.member.read(|catalogue| wire::LocateReply {
             segments: digests.iter().map(|digest| located(catalogue, *digest)).collect(),
             policy: namespace.map(|name| {
                 let record = catalogue.namespace(&name);
@@ -334,8 +322,8 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::HastenRequest>,
     ) -> Result<Response<wire::HastenReply>, Status> {
-        if !self.shared.consensus.is_leader() {
-            return Err(self.shared.not_leader());
+        if !self.shared.member.consensus.is_leader() {
+            return Err(self.shared.member.not_leader());
         }
         self.shared.hastened.ask(CheckpointId(request.into_inner().checkpoint));
         self.shared.steward.ring();
@@ -348,18 +336,19 @@ impl wire::catalogue_server::Catalogue for Service {
     ) -> Result<Response<wire::StatusReply>, Status> {
         let index = self.linearizable(request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
-        let summary = shared.summary_at(index).await;
-        let (nodes, cluster) =
-            shared.read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
-        let (leader, leader_address) = shared.consensus.leader().unwrap_or_default();
-        let (namespaces_ahead, first_ahead) = labels::ahead(shared, &summary);
+        let summary = shared.summaries.at(&shared.member, index).await;
+        let (nodes, cluster) = shared
+            .member
+            .read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
+        let (leader, leader_address) = shared.member.consensus.leader().unwrap_or_default();
+        let (namespaces_ahead, first_ahead) = labels::ahead(&shared.member, &summary);
         Ok(Response::new(wire::StatusReply {
             // The catalogue has no id yet in the first moment of a cluster.
-            cluster: shared.cluster.0.to_be_bytes().to_vec().into(),
+            cluster: shared.this.cluster.0.to_be_bytes().to_vec().into(),
             lineage: cluster.lineage.0.into(),
             clock_ms: cluster.clock_ms,
             applied_index: index,
-            term: shared.consensus.term(),
+            term: shared.member.consensus.term(),
             leader,
             leader_address,
             nodes,
@@ -377,7 +366,7 @@ impl wire::catalogue_server::Catalogue for Service {
             racks_can_be_lost: summary.racks_can_be_lost,
             feature_level: cluster.feature_level,
             segments_short_of_racks: summary.segments_short_of_racks,
-            voters: u32::try_from(shared.consensus.voters().len()).unwrap_or(u32::MAX),
+            voters: u32::try_from(shared.member.consensus.voters().len()).unwrap_or(u32::MAX),
             settings: Some(convert::settings_to_wire(&cluster.settings)),
             namespaces_ahead,
             first_ahead,
@@ -429,12 +418,12 @@ fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
 }
 
 fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
-    let voters = shared.consensus.voters();
-    let clocks = shared.clocks_ahead_of_median_ms();
+    let voters = shared.member.consensus.voters();
+    let clocks = shared.member.clocks_ahead_of_median_ms();
     let info = |node: &cairn_types::model::Node| {
         let id = node.id;
         let tally = catalogue.node_tally(id);
-        let leads = shared.consensus.is_leader();
+        let leads = shared.member.consensus.is_leader();
         let pulse = shared.heartbeats.of(id).filter(|_| leads);
         let registered = (node.incarnation != Incarnation(0)).then_some(&*node.address);
         let outside = shared.joining.why(id, registered).filter(|_| leads);

@@ -44,8 +44,8 @@ impl Forwards {
         shared: &Shared,
         request: wire::ExecuteRequest,
     ) -> Result<wire::ExecuteReply, Status> {
-        let Some((leader, registered)) = shared.consensus.leader() else {
-            return Err(shared.not_leader());
+        let Some((leader, registered)) = shared.member.consensus.leader() else {
+            return Err(shared.member.not_leader());
         };
         let Ok(_permit) = self.permits.try_acquire() else {
             return Err(refuse(Reason::Busy, "too many commands are being passed on"));
@@ -55,7 +55,7 @@ impl Forwards {
             0 => DEADLINE_UNNAMED,
             ms => Duration::from_millis(ms).mul_f32(SHARE).min(DEADLINE_MAX),
         };
-        let address = shared.address_of(NodeId(leader)).unwrap_or(registered);
+        let address = shared.member.address_of(NodeId(leader)).unwrap_or(registered);
         let mut client = CatalogueClient::new(shared.transport(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -64,7 +64,7 @@ impl Forwards {
         let answer = tokio::select! {
             biased;
             answer = tokio::time::timeout(deadline, call) => answer,
-            () = shared.until_not_led_by(leader) => return Err(shared.not_leader()),
+            () = shared.member.until_not_led_by(leader) => return Err(shared.member.not_leader()),
         };
         match answer {
             Ok(Ok(reply)) => Ok(reply.into_inner()),

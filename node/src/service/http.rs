@@ -16,7 +16,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::metrics::metrics;
 use crate::raft::Contact;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 
 /// A service's name is some tens of bytes.
 const HEALTH_BYTES_MAX: usize = 1 << 10;
@@ -39,15 +39,15 @@ pub async fn unknown(request: axum::extract::Request) -> axum::response::Respons
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Why this node does not serve: it is not registered, or it is without the others.
-pub(super) fn ill(shared: &Shared) -> Option<String> {
-    if shared.incarnation().is_none() {
+pub(super) fn ill(member: &Member) -> Option<String> {
+    if member.this.incarnation().is_none() {
         return Some("not registered with the cluster yet".to_owned());
     }
-    let trouble = shared.health.trouble();
+    let trouble = member.health.trouble();
     if !trouble.is_none() {
         return Some(trouble.text());
     }
-    let Contact { leads, silence, ever } = shared.consensus.contact();
+    let Contact { leads, silence, ever } = member.consensus.contact();
     let seconds = silence.as_secs_f64();
     match (leads, ever) {
         (_, true) if silence < SILENCE_MAX => None,
@@ -59,24 +59,24 @@ pub(super) fn ill(shared: &Shared) -> Option<String> {
     }
 }
 
-pub(super) fn is_healthy(shared: &Shared) -> bool {
-    ill(shared).is_none()
+pub(super) fn is_healthy(member: &Member) -> bool {
+    ill(member).is_none()
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match ill(&shared) {
+    match ill(&shared.member) {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }
 
-pub fn health_service(shared: Arc<Shared>) -> HealthServer<HealthService> {
-    HealthServer::new(HealthService { shared }).max_decoding_message_size(HEALTH_BYTES_MAX)
+pub fn health_service(member: Arc<Member>) -> HealthServer<HealthService> {
+    HealthServer::new(HealthService { member }).max_decoding_message_size(HEALTH_BYTES_MAX)
 }
 
 /// `grpc.health.v1`: the whole node under the empty service name.
 pub struct HealthService {
-    shared: Arc<Shared>,
+    member: Arc<Member>,
 }
 
 impl HealthService {
@@ -84,7 +84,7 @@ impl HealthService {
         if !service.is_empty() && !service.starts_with("cairn.v1.") {
             return Err(Status::not_found(format!("no service {service}")));
         }
-        let status = if is_healthy(&self.shared) {
+        let status = if is_healthy(&self.member) {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing

@@ -4,28 +4,27 @@
 use std::sync::Arc;
 
 use cairn_core::catalogue::{Catalogue, Checkpoint, Summary};
-use cairn_host::seam::Lane;
 use cairn_proto::wire;
 use cairn_types::command::Refusal;
 use cairn_types::ids::Namespace;
 use tonic::Status;
 
 use crate::clock::WALL_AHEAD_MAX_MS;
-use crate::shared::Shared;
+use crate::shared::Member;
 
 /// Namespaces that a status names: what a person reads.
 const NAMED_MAX: usize = 16;
 
 /// Namespaces whose newest label is later than a right clock could make it, and how many there
 /// are. Only a leader knows what time it is.
-pub fn ahead(shared: &Shared, summary: &Summary) -> (u64, Vec<wire::NamespaceAhead>) {
-    let now_ms = shared.median_wall_ms();
+pub fn ahead(member: &Member, summary: &Summary) -> (u64, Vec<wire::NamespaceAhead>) {
+    let now_ms = member.median_wall_ms();
     let latest_ms = now_ms.saturating_add(WALL_AHEAD_MAX_MS.unsigned_abs());
     // The walk over all names is needed for a wrong clock only.
-    if !shared.consensus.is_leader() || summary.label_newest_ms <= latest_ms {
+    if !member.consensus.is_leader() || summary.label_newest_ms <= latest_ms {
         return (0, Vec::new());
     }
-    shared.read(|catalogue| labelled_after(catalogue, now_ms, latest_ms))
+    member.read(|catalogue| labelled_after(catalogue, now_ms, latest_ms))
 }
 
 fn labelled_after(
@@ -43,24 +42,22 @@ fn labelled_after(
 
 /// What `RepairTime` would change, for an operator who asks first.
 pub async fn plan_repair(
-    shared: &Arc<Shared>,
+    member: &Member,
     namespace: Namespace,
     to_ms: Option<u64>,
 ) -> Result<wire::PlanTimeRepairReply, Status> {
-    shared.read_index(shared.call_deadline()).await?;
-    if !shared.consensus.is_leader() {
-        return Err(shared.not_leader());
+    member.read_index(member.this.call_deadline()).await?;
+    if !member.consensus.is_leader() {
+        return Err(member.not_leader());
     }
-    let now_ms = shared.median_wall_ms();
+    let now_ms = member.median_wall_ms();
     let to_ms = to_ms.unwrap_or(now_ms);
-    let state = Arc::clone(&shared.state);
-    let walk = move || {
-        let catalogue = state.read().catalogue.clone();
+    let walk = move |catalogue: &Catalogue| {
         let later = catalogue.labelled_later(&namespace, to_ms)?;
-        let right = commits_right(&catalogue, &namespace, now_ms, later.commits)?;
+        let right = commits_right(catalogue, &namespace, now_ms, later.commits)?;
         Ok::<_, Refusal>((later, right))
     };
-    let planned = shared.env.blocking(Lane::Walk, walk).await;
+    let planned = member.walk(walk).await;
     let (later, commits_right) =
         planned.map_err(|refusal| cairn_proto::refused::refusal_status(&refusal))?;
     let labelled = |record: &Arc<Checkpoint>| wire::LabelledCommit {

@@ -34,18 +34,18 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 /// As of now.
 async fn gather(shared: &Shared) -> Registry {
     let status = node_status(shared).await;
-    let summary = shared.summary_lately().await;
+    let summary = shared.summaries.lately(&shared.member).await;
     let counters = &shared.counters;
-    let trouble = shared.health.trouble();
-    let refusals = shared.consensus.refusals();
+    let trouble = shared.member.health.trouble();
+    let refusals = shared.member.consensus.refusals();
     let node = (Cow::Borrowed("node"), Cow::Owned(status.node.to_string()));
     let mut registry = Registry::with_labels([node].into_iter());
     let cairn = registry.sub_registry_with_prefix("cairn");
 
     // Bytes and counts stay far below what an i64 holds.
     let gauges: &[(&str, &str, u64)] = &[
-        ("up", "1 when registered and in touch with a leader", is_healthy(shared).into()),
-        ("leader", "1 on a leader with a majority", shared.consensus.is_leader().into()),
+        ("up", "1 when registered and in touch with a leader", is_healthy(&shared.member).into()),
+        ("leader", "1 on a leader with a majority", shared.member.consensus.is_leader().into()),
         ("log_late_ms", "age of a log write that does not end", trouble.log_late_ms),
         (
             "segments_late_ms",
@@ -107,7 +107,7 @@ async fn gather(shared: &Shared) -> Registry {
         cairn.register(name, help, ConstCounter::new(value));
     }
     let clocks = Family::<[(&str, String); 1], Gauge>::default();
-    for (of, ahead_ms) in shared.clocks_ahead_of_median_ms() {
+    for (of, ahead_ms) in shared.member.clocks_ahead_of_median_ms() {
         clocks.get_or_create(&[("of", of.to_string())]).set(ahead_ms);
     }
     cairn.register("clock_ahead_ms", "wall clock of a node ahead of the voters' median", clocks);

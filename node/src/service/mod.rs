@@ -49,7 +49,7 @@ pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {
         .add_service(catalogue)
         .add_service(segments)
         .add_service(admin)
-        .add_service(http::health_service(Arc::clone(shared)))
+        .add_service(http::health_service(Arc::clone(&shared.member)))
         .into_axum_router();
     let router: Router = grpc
         .merge(http::router(Arc::clone(shared)))

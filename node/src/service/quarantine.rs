@@ -24,7 +24,7 @@ use tonic::Status;
 
 use super::segments::store_status;
 use crate::reporter::Said;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 use crate::store::{Copies, Quarantined, Restored, StoreError};
 use crate::upkeep::{fetch, suspect};
 
@@ -63,7 +63,7 @@ pub async fn list(
         };
         files.push(to_wire(file, good));
     }
-    Ok(wire::ListQuarantineReply { files, more, node: shared.node.0 })
+    Ok(wire::ListQuarantineReply { files, more, node: shared.this.id.0 })
 }
 
 fn to_wire(file: Quarantined, good: Option<bool>) -> wire::QuarantinedFile {
@@ -113,12 +113,12 @@ pub async fn restore(
         Err(Stop::Refused(text)) => (wire::RestoreOutcome::Refused, text),
         Err(Stop::Failed(status)) => return Err(status),
     };
-    Ok(wire::RestoreReply { outcome: outcome.into(), refused, node: shared.node.0 })
+    Ok(wire::RestoreReply { outcome: outcome.into(), refused, node: shared.this.id.0 })
 }
 
 async fn put_back(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<Restored, Stop> {
-    let Some(incarnation) = shared.incarnation() else {
-        let text = format!("node {} has not registered yet", shared.node);
+    let Some(incarnation) = shared.this.incarnation() else {
+        let text = format!("node {} has not registered yet", shared.this.id);
         return Err(refuse(Reason::Starting, text).into());
     };
     // The file may have been moved away under the running node: then this gives the slot up, and
@@ -130,11 +130,11 @@ async fn put_back(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<Restore
         Copies::Good => {}
         copies => return Err(Stop::Refused(no_good_copy(digest, copies))),
     }
-    if live_slot(shared, digest).is_none() {
+    if live_slot(&shared.member, digest).is_none() {
         ask_leader(shared, incarnation, digest).await?;
-        until_slot(shared, digest).await?;
+        until_slot(&shared.member, digest).await?;
     }
-    let restored = shared.store.restore_if(digest, fetch::wanted(shared, digest)).await?;
+    let restored = shared.store.restore_if(digest, fetch::wanted(&shared.member, digest)).await?;
     match restored {
         // Catch-up may have been faster: the same copy, or another node's.
         Restored::Held | Restored::Back => {}
@@ -143,7 +143,7 @@ async fn put_back(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<Restore
             return Err(Stop::Refused(no_good_copy(digest, Copies::Bad(count))));
         }
     }
-    if let Some((segment, epoch)) = live_slot(shared, digest) {
+    if let Some((segment, epoch)) = live_slot(&shared.member, digest) {
         shared.reporter.say(Said::Durable, segment, epoch);
     }
     if restored == Restored::Back {
@@ -181,16 +181,16 @@ fn no_good_copy(digest: SegmentDigest, copies: Copies) -> String {
     }
 }
 
-fn live_slot(shared: &Shared, digest: SegmentDigest) -> Option<(SegmentId, Epoch)> {
-    shared.read(|catalogue| {
+fn live_slot(member: &Member, digest: SegmentDigest) -> Option<(SegmentId, Epoch)> {
+    member.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
-        segment.live_slot_on(shared.node).map(|slot| (segment.id, slot.epoch))
+        segment.live_slot_on(member.this.id).map(|slot| (segment.id, slot.epoch))
     })
 }
 
-async fn until_slot(shared: &Shared, digest: SegmentDigest) -> Result<(), Status> {
+async fn until_slot(member: &Member, digest: SegmentDigest) -> Result<(), Status> {
     let end = Instant::now() + SLOT_WAIT;
-    while live_slot(shared, digest).is_none() {
+    while live_slot(member, digest).is_none() {
         if Instant::now() >= end {
             let text = format!("the slot of segment {digest} is not applied here yet; try again");
             return Err(refuse(Reason::NotYet, text));
@@ -206,14 +206,15 @@ async fn ask_leader(
     digest: SegmentDigest,
 ) -> Result<(), Stop> {
     let request = wire::AskSlotRequest {
-        node: shared.node.0,
+        node: shared.this.id.0,
         incarnation: incarnation.0,
         digest: convert::digest_to_wire(&digest),
     };
-    let reply = if shared.consensus.is_leader() {
-        give_slot(shared, request).await?
+    let reply = if shared.member.consensus.is_leader() {
+        give_slot(&shared.member, request).await?
     } else {
-        let (_, address) = shared.consensus.leader().ok_or_else(|| shared.not_leader())?;
+        let (_, address) =
+            shared.member.consensus.leader().ok_or_else(|| shared.member.not_leader())?;
         let mut client = AdminClient::new(shared.transport(&address));
         let call = client.ask_slot(shared.call(None, request));
         let answer = tokio::time::timeout(SLOT_WAIT, call).await;
@@ -228,15 +229,15 @@ async fn ask_leader(
 
 /// On the leader: a slot for a node that has a good copy, if its segment lacks a replica.
 pub async fn give_slot(
-    shared: &Arc<Shared>,
+    member: &Member,
     request: wire::AskSlotRequest,
 ) -> Result<wire::AskSlotReply, Status> {
     let (node, digest) = (NodeId(request.node), digest(&request.digest)?);
-    shared.read_index(shared.call_deadline()).await?;
-    if !shared.consensus.is_leader() {
-        return Err(shared.not_leader());
+    member.read_index(member.this.call_deadline()).await?;
+    if !member.consensus.is_leader() {
+        return Err(member.not_leader());
     }
-    let may = shared.read(|catalogue| {
+    let may = member.read(|catalogue| {
         let current = catalogue.node(node).map(|record| record.incarnation.0);
         if current != Some(request.incarnation) {
             return Err(format!("another process has registered as node {node}"));
@@ -252,7 +253,7 @@ pub async fn give_slot(
         Ok(None) => String::new(),
         Ok(Some(segment)) => {
             let body = Body::AssignSlots(command::AssignSlots { slots: vec![(segment, node)] });
-            match &*shared.propose(RequestId(0), body).await? {
+            match &*member.propose(RequestId(0), body).await? {
                 Reply::Reported { accepted: 1, .. } => {
                     tracing::info!(%node, %digest, "a slot for a copy out of quarantine");
                     String::new()

@@ -76,9 +76,9 @@ impl Service {
         form: Form,
     ) -> Result<(), Status> {
         let index = epoch.0 & ((1 << LINEAGE_SHIFT) - 1);
-        self.shared.wait_applied(index, SLOT_WAIT).await?;
-        let node = self.shared.node;
-        let current = self.shared.read(|catalogue| {
+        self.shared.member.wait_applied(index, SLOT_WAIT).await?;
+        let node = self.shared.this.id;
+        let current = self.shared.member.read(|catalogue| {
             let record = catalogue.segment(segment).filter(|record| record.digest == digest)?;
             record.live_slot_on(node).filter(|slot| slot.epoch == epoch)?;
             Some(record.form)
@@ -148,7 +148,7 @@ impl wire::segments_server::Segments for Service {
             Begin::Writer(writer) => writer,
         };
         let mut received = 0;
-        let mut pace = Pace::new(Duration::from_millis(shared.config.timings.stall_ms));
+        let mut pace = Pace::new(Duration::from_millis(shared.this.config.timings.stall_ms));
         while let Some(message) = next_message(&mut stream, &mut pace).await? {
             let wire::put_request::Message::Chunk(chunk) = message else {
                 return Err(Status::invalid_argument("a second head in one put"));
@@ -162,7 +162,7 @@ impl wire::segments_server::Segments for Service {
             writer.push(chunk).await.map_err(|error| store_status(&error))?;
         }
         // The slot may have been given up while the bytes came in.
-        let wanted = crate::upkeep::fetch::wanted(shared, digest);
+        let wanted = crate::upkeep::fetch::wanted(&shared.member, digest);
         if canary!("report_before_durable") {
             shared.reporter.say(Said::Durable, segment, epoch);
         }
@@ -214,7 +214,7 @@ impl wire::segments_server::Segments for Service {
             stored_lens: sent.lens_to_wire(),
         };
         let (pieces, stream) = pieces();
-        let env = self.shared.env.clone();
+        let env = self.shared.this.env.clone();
         match salvage {
             None => {
                 let serve =
@@ -354,7 +354,7 @@ async fn salvage(
     if !matches!(error, StoreError::NotHeld(_) | StoreError::Damaged { .. }) {
         return Err(refused());
     }
-    let len = shared.read(|catalogue| {
+    let len = shared.member.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
         segment.is_referenced().then_some(u64::from(segment.form.raw_len()))
     });

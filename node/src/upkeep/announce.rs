@@ -9,7 +9,7 @@ use cairn_core::catalogue::Catalogue;
 use cairn_types::ids::{Incarnation, NodeId};
 use cairn_types::model::{Admin, Liveness, Node};
 
-use crate::shared::Shared;
+use crate::shared::Member;
 
 /// Changes are looked for once for all entries of this time.
 const GATHER: Duration = Duration::from_millis(200);
@@ -22,17 +22,17 @@ enum Standing {
     Removed,
 }
 
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(member: Arc<Member>) {
     let mut before = BTreeMap::new();
     let mut seen = 0;
     loop {
-        shared.consensus.wait_for_applied(seen + 1).await;
-        seen = shared.consensus.applied();
-        let now = shared.read(standings);
+        member.consensus.wait_for_applied(seen + 1).await;
+        seen = member.consensus.applied();
+        let now = member.read(standings);
         // What the log of an earlier process tells again is no news.
-        if shared.incarnation().is_some() {
+        if member.this.incarnation().is_some() {
             for (node, was, is) in changes(&before, &now) {
-                let host = shared.read(|it| it.node(node).map(|record| record.host.clone()));
+                let host = member.read(|it| it.node(node).map(|record| record.host.clone()));
                 say(node, &host.unwrap_or_default(), was, is);
             }
         }

@@ -8,7 +8,7 @@ use cairn_core::work;
 use cairn_types::ids::{SegmentDigest, SegmentId};
 
 use super::suspect;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 
 /// Files looked for in a round (a second): on a disk that gives 150 of them a second it takes a
 /// fraction of its time, and half a million files are through in two hours and a half.
@@ -22,8 +22,8 @@ pub async fn run(shared: Arc<Shared>) {
     let mut slots = SegmentId(0);
     let mut files: Option<SegmentDigest> = None;
     loop {
-        tokio::time::sleep(shared.upkeep_period()).await;
-        if !is_inventoried(&shared) {
+        tokio::time::sleep(shared.this.upkeep_period()).await;
+        if !is_inventoried(&shared.member) {
             continue;
         }
         for digest in slots_not_in_store(&shared, &mut slots) {
@@ -36,9 +36,9 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 /// Before its inventory is taken, a process does not know which slots it has promised.
-fn is_inventoried(shared: &Shared) -> bool {
-    let (node, incarnation) = (shared.node, shared.incarnation());
-    shared.read(|catalogue| {
+fn is_inventoried(member: &Member) -> bool {
+    let (node, incarnation) = (member.this.id, member.this.incarnation());
+    member.read(|catalogue| {
         let record = catalogue.node(node);
         record.is_some_and(|it| it.inventoried && Some(it.incarnation) == incarnation)
     })
@@ -46,9 +46,10 @@ fn is_inventoried(shared: &Shared) -> bool {
 
 /// Durable slots of this node that the store does not hold, of the next stretch of segments.
 fn slots_not_in_store(shared: &Shared, cursor: &mut SegmentId) -> Vec<SegmentDigest> {
-    let (node, from) = (shared.node, *cursor);
-    let (durable, next) =
-        shared.read(|catalogue| work::durable_from(catalogue, node, from, RECORDS_ROUND_MAX));
+    let (node, from) = (shared.this.id, *cursor);
+    let (durable, next) = shared
+        .member
+        .read(|catalogue| work::durable_from(catalogue, node, from, RECORDS_ROUND_MAX));
     let lacking: Vec<_> = durable.into_iter().filter(|(_, it)| !shared.store.holds(*it)).collect();
     // What this round leaves over begins the next.
     *cursor = lacking.get(CHECKS_ROUND_MAX).map_or(next, |(segment, _)| *segment);

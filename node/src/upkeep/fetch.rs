@@ -26,7 +26,7 @@ use cairn_types::ids::{NodeId, SegmentDigest};
 use tonic::Status;
 
 use crate::remote::{Block, RemoteBlocks, RemoteError};
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 use crate::store::{Begin, Salvage, StoreError, Writer};
 
 /// Why a fetch did not succeed this time.
@@ -55,7 +55,7 @@ impl From<StoreError> for FetchError {
 
 /// Makes one segment durable here, out of whatever good blocks can be had.
 pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchError> {
-    let wanted = wanted(shared, fetch.digest);
+    let wanted = wanted(&shared.member, fetch.digest);
     match shared.store.recover_from_quarantine_if(fetch.digest, wanted).await {
         Ok(true) => {
             shared.counters.segments_recovered.add(1);
@@ -72,18 +72,18 @@ pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchErr
 
 /// Whether this node's applied catalogue gives it a live slot of `digest`. Nothing else may make
 /// a file here: one without a slot would never be destroyed.
-fn is_wanted(shared: &Shared, digest: &SegmentDigest) -> bool {
-    shared.read(|catalogue| {
+fn is_wanted(member: &Member, digest: &SegmentDigest) -> bool {
+    member.read(|catalogue| {
         catalogue
             .segment_by_digest(digest)
-            .is_some_and(|segment| segment.live_slot_on(shared.node).is_some())
+            .is_some_and(|segment| segment.live_slot_on(member.this.id).is_some())
     })
 }
 
 /// [`is_wanted`] as the store asks it, under the digest's lock.
-pub fn wanted(shared: &Arc<Shared>, digest: SegmentDigest) -> impl FnOnce() -> bool + Send + use<> {
-    let shared = Arc::clone(shared);
-    move || is_wanted(&shared, &digest)
+pub fn wanted(member: &Arc<Member>, digest: SegmentDigest) -> impl FnOnce() -> bool + Send + use<> {
+    let member = Arc::clone(member);
+    move || is_wanted(&member, &digest)
 }
 
 /// A copy in the making.
@@ -165,7 +165,7 @@ impl<'a> Copying<'a> {
                 if self.is_complete() {
                     break;
                 }
-                if !is_wanted(self.shared, &self.fetch.digest) {
+                if !is_wanted(&self.shared.member, &self.fetch.digest) {
                     return Err(FetchError::NotWanted);
                 }
                 match self.copy_from(*source).await {
@@ -273,7 +273,7 @@ impl<'a> Copying<'a> {
     async fn finish(self) -> Result<(), FetchError> {
         // A segment has at least one block, so there is a writer.
         let Some(writer) = self.writer else { return Err(FetchError::NoSource) };
-        writer.finish_if(wanted(self.shared, self.fetch.digest)).await?;
+        writer.finish_if(wanted(&self.shared.member, self.fetch.digest)).await?;
         self.shared.counters.segments_fetched.add(1);
         Ok(())
     }
@@ -285,12 +285,12 @@ impl<'a> Copying<'a> {
         tracing::warn!(%source, %digest, "a source gave wrong bytes, and is told so");
         shared.counters.sources_suspected.add(1);
         let owner = Arc::clone(&shared);
-        shared.env.spawn("suspect source", async move {
-            let Some(address) = owner.address_of(source) else { return };
+        shared.this.env.spawn("suspect source", async move {
+            let Some(address) = owner.member.address_of(source) else { return };
             let mut client = SegmentsClient::new(owner.transport(&address));
             let message = SuspectRequest { digest: convert::digest_to_wire(&digest) };
             let call = client.suspect(owner.call(Some(source), message));
-            match tokio::time::timeout(owner.call_deadline(), call).await {
+            match tokio::time::timeout(owner.this.call_deadline(), call).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => tracing::debug!(%source, %status, "suspicion was refused"),
                 Err(_) => tracing::debug!(%source, "suspicion was not heard in time"),

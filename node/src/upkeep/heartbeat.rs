@@ -17,9 +17,9 @@ use crate::shared::Shared;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
 
 pub async fn run(shared: Arc<Shared>) {
-    let period = Duration::from_millis(shared.config.timings.heartbeat_ms);
+    let period = Duration::from_millis(shared.this.config.timings.heartbeat_ms);
     for turn in 0_usize.. {
-        if let Some(incarnation) = shared.incarnation()
+        if let Some(incarnation) = shared.this.incarnation()
             && !shared.stopping.load(Ordering::SeqCst)
         {
             beat(&shared, incarnation, turn).await;
@@ -31,14 +31,14 @@ pub async fn run(shared: Arc<Shared>) {
 /// The process stops in order: the leader hears that this node is down from now on, so that nobody
 /// plans with it. Best effort, and bounded by the caller.
 pub async fn goodbye(shared: &Shared) {
-    let Some(incarnation) = shared.incarnation() else { return };
+    let Some(incarnation) = shared.this.incarnation() else { return };
     shared.stopping.store(true, Ordering::SeqCst);
     // Nobody has taken over: there is nobody to tell.
-    if shared.consensus.is_leader() {
+    if shared.member.consensus.is_leader() {
         return;
     }
     let message = HeartbeatRequest {
-        node: shared.node.0,
+        node: shared.this.id.0,
         incarnation: incarnation.0,
         available_bytes: 0,
         bytes_in_flight: 0,
@@ -46,11 +46,12 @@ pub async fn goodbye(shared: &Shared) {
         trouble: None,
     };
     loop {
-        let other = shared.consensus.leader().filter(|(leader, _)| *leader != shared.node.0);
+        let other =
+            shared.member.consensus.leader().filter(|(leader, _)| *leader != shared.this.id.0);
         if let Some((leader, address)) = other {
             let mut client = AdminClient::new(shared.transport(&address));
             let call = client.heartbeat(shared.call(Some(NodeId(leader)), message));
-            match tokio::time::timeout(shared.call_deadline(), call).await {
+            match tokio::time::timeout(shared.this.call_deadline(), call).await {
                 Ok(Ok(_)) => return,
                 Ok(Err(status)) => tracing::debug!(%status, "goodbye refused"),
                 Err(_) => tracing::debug!(%address, "goodbye not answered"),
@@ -62,17 +63,17 @@ pub async fn goodbye(shared: &Shared) {
 
 async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
     let (available_bytes, bytes_in_flight) = shared.room().await;
-    let trouble = shared.health.trouble();
-    let leader = shared.consensus.leader();
-    if leader.as_ref().is_some_and(|(leader, _)| *leader == shared.node.0) {
+    let trouble = shared.member.health.trouble();
+    let leader = shared.member.consensus.leader();
+    if leader.as_ref().is_some_and(|(leader, _)| *leader == shared.this.id.0) {
         let at = Instant::now();
         let stops = false;
         let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight, stops, trouble };
-        shared.heartbeats.record(shared.node, pulse);
+        shared.heartbeats.record(shared.this.id, pulse);
         return;
     }
     let message = HeartbeatRequest {
-        node: shared.node.0,
+        node: shared.this.id.0,
         incarnation: incarnation.0,
         available_bytes,
         bytes_in_flight,
@@ -84,7 +85,7 @@ async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
     let target = match leader {
         Some((leader, address)) => Some((Some(NodeId(leader)), address)),
         None => {
-            let peer = shared.peers.in_turn(&shared.config.address, turn);
+            let peer = shared.peers.in_turn(&shared.this.config.address, turn);
             peer.map(|address| (None, address))
         }
     };
@@ -103,7 +104,7 @@ async fn tell(
 ) -> Option<(NodeId, String)> {
     let mut client = AdminClient::new(shared.transport(address));
     let call = client.heartbeat(shared.call(leader, message));
-    match tokio::time::timeout(shared.call_deadline(), call).await {
+    match tokio::time::timeout(shared.this.call_deadline(), call).await {
         Ok(Ok(_)) => {}
         Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
             shared.accusations.bring(status.message().to_owned());

@@ -21,9 +21,9 @@ pub const HEARD_BEATS: u32 = 3;
 
 pub async fn run(shared: Arc<Shared>) {
     loop {
-        shared.members.wait(shared.upkeep_period()).await;
+        shared.members.wait(shared.this.upkeep_period()).await;
         remember_peers(&shared).await;
-        if !shared.consensus.is_leader() {
+        if !shared.member.consensus.is_leader() {
             continue;
         }
         match round(&shared).await {
@@ -40,8 +40,8 @@ pub async fn run(shared: Arc<Shared>) {
 /// The addresses a restart will say hello to. Where this node was registered before it moved,
 /// another one may be by now.
 async fn remember_peers(shared: &Arc<Shared>) {
-    let own = &shared.config.address;
-    let addresses = shared.read(|catalogue| {
+    let own = &shared.this.config.address;
+    let addresses = shared.member.read(|catalogue| {
         catalogue
             .nodes()
             // One that never registered was not called back: nobody knows whether it is there.
@@ -51,7 +51,8 @@ async fn remember_peers(shared: &Arc<Shared>) {
             .collect::<Vec<_>>()
     });
     if !addresses.is_empty() {
-        let remembered = shared.peers.remember(&shared.env, &shared.disk, addresses).await;
+        let remembered =
+            shared.peers.remember(&shared.this.env, &shared.this.disk, addresses).await;
         if let Err(failed) = remembered {
             (shared.fatal)(failed.to_string());
         }
@@ -61,29 +62,31 @@ async fn remember_peers(shared: &Arc<Shared>) {
 /// One change at the most; whether there was one.
 async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
     // A leader that has not applied everything may not know a member yet.
-    let fresh = shared.read_index(shared.call_deadline()).await;
+    let fresh = shared.member.read_index(shared.this.call_deadline()).await;
     fresh.map_err(|status| status.message().to_owned())?;
-    let status = shared.consensus.status();
+    let status = shared.member.consensus.status();
     let members: BTreeMap<&u64, &String> = status.voters.iter().chain(&status.learners).collect();
     let text = |error: ChangeError| error.to_string();
-    let (wanted, removed): (BTreeMap<u64, String>, BTreeSet<u64>) = shared.read(|catalogue| {
-        let mut wanted = BTreeMap::new();
-        let mut removed = BTreeSet::new();
-        for node in catalogue.nodes() {
-            if node.admin == Admin::Removed {
-                removed.insert(node.id.0);
-            } else if is_registered(node) {
-                wanted.insert(node.id.0, node.address.clone());
+    let (wanted, removed): (BTreeMap<u64, String>, BTreeSet<u64>) =
+        shared.member.read(|catalogue| {
+            let mut wanted = BTreeMap::new();
+            let mut removed = BTreeSet::new();
+            for node in catalogue.nodes() {
+                if node.admin == Admin::Removed {
+                    removed.insert(node.id.0);
+                } else if is_registered(node) {
+                    wanted.insert(node.id.0, node.address.clone());
+                }
             }
-        }
-        (wanted, removed)
-    });
+            (wanted, removed)
+        });
     for (id, address) in &wanted {
         match members.get(id) {
             Some(known) if *known == address => {}
             Some(_) => {
                 tracing::info!(node = id, address, "a Raft member has a new address");
                 return shared
+                    .member
                     .consensus
                     .set_address(*id, address)
                     .await
@@ -93,6 +96,7 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
             None => {
                 tracing::info!(node = id, address, "adding a Raft learner");
                 return shared
+                    .member
                     .consensus
                     .add_learner(*id, address)
                     .await
@@ -103,13 +107,13 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
     }
     if let Some(voters) = status.going_to {
         // A change that a former leader left half done is finished first.
-        return shared.consensus.change_voters(voters).await.map(|()| true).map_err(text);
+        return shared.member.consensus.change_voters(voters).await.map(|()| true).map_err(text);
     }
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
     let candidates = candidates(shared, &status);
     if let Some(change) = voters::next_change(&current, &candidates) {
         // A leader that loses its own vote would leave the others to elect one after a silence.
-        if change.removes(shared.node) && leaving::hand_over(shared).await {
+        if change.removes(shared.this.id) && leaving::hand_over(shared).await {
             return Ok(false);
         }
         tracing::info!(?change, "changing Raft voters");
@@ -118,7 +122,7 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
     for id in removed {
         if members.contains_key(&id) && !current.contains(&NodeId(id)) {
             tracing::info!(node = id, "removing a Raft learner");
-            let gone = shared.consensus.remove_learners(BTreeSet::from([id])).await;
+            let gone = shared.member.consensus.remove_learners(BTreeSet::from([id])).await;
             return gone.map(|()| true).map_err(text);
         }
     }
@@ -131,21 +135,21 @@ fn is_registered(node: &Node) -> bool {
 
 /// What the pure choice of voters looks at.
 pub fn candidates(shared: &Shared, status: &RaftStatus) -> Vec<Candidate> {
-    let applied = shared.consensus.applied();
-    let now_ms = shared.leader_clock_ms().unwrap_or(0);
+    let applied = shared.member.consensus.applied();
+    let now_ms = shared.member.leader_clock_ms().unwrap_or(0);
     let caught_up = |id: NodeId| {
         let matched = status.matched.get(&id.0).copied().flatten().unwrap_or(0);
         matched > 0 && matched + CAUGHT_UP_ENTRIES >= applied
     };
     let leaving = shared.leaving.now();
-    let silence = HEARD_BEATS * Duration::from_millis(shared.config.timings.heartbeat_ms);
-    shared.read(|catalogue| {
+    let silence = HEARD_BEATS * Duration::from_millis(shared.this.config.timings.heartbeat_ms);
+    shared.member.read(|catalogue| {
         let patience_ms = catalogue.cluster().settings.replace_after_ms;
         let candidate = |node: &Node| {
             let up = node.liveness == Liveness::Up;
             // A change of voters that needs one who has just died stops all writes until that one
             // is back: heard of late, not only not yet given up.
-            let heard = node.id == shared.node
+            let heard = node.id == shared.this.id
                 || shared
                     .heartbeats
                     .of(node.id)
@@ -180,5 +184,5 @@ async fn change_voters(
         .begin_change(newcomers)
         .map_err(|node| format!("node {node} is being removed: it does not become a voter"))?;
     let next = next.into_iter().map(|id| id.0).collect();
-    shared.consensus.change_voters(next).await.map_err(|error| error.to_string())
+    shared.member.consensus.change_voters(next).await.map_err(|error| error.to_string())
 }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::attempts::Attempts;
 use super::fetch::{self, FetchError};
 use crate::reporter::Said;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 use crate::store::{Destroyed, StoreError};
 
 /// Catch-up fetches at once: each holds a few MiB.
@@ -51,8 +51,8 @@ struct Work {
 
 pub async fn run(shared: Arc<Shared>) {
     let work = Arc::new(Work {
-        fetches: Attempts::new(shared.upkeep_period()),
-        destroys: Attempts::new(shared.upkeep_period()),
+        fetches: Attempts::new(shared.this.upkeep_period()),
+        destroys: Attempts::new(shared.this.upkeep_period()),
         released: Mutex::default(),
         fetchers: Arc::new(Semaphore::new(FETCHES_MAX)),
         destroyers: Arc::new(Semaphore::new(DESTROYS_MAX)),
@@ -61,15 +61,15 @@ pub async fn run(shared: Arc<Shared>) {
     let shared = &work.shared;
     let mut derived: Option<Instant> = None;
     loop {
-        shared.work.wait(shared.upkeep_period()).await;
-        let Some(incarnation) = shared.incarnation() else { continue };
-        if let Some(reason) = why_stop(shared, incarnation) {
+        shared.work.wait(shared.this.upkeep_period()).await;
+        let Some(incarnation) = shared.this.incarnation() else { continue };
+        if let Some(reason) = why_stop(&shared.member, incarnation) {
             (shared.stop_for_good)(reason);
             return;
         }
         // A copy: plans over many slots must not hold up apply.
-        let catalogue = shared.copy();
-        if derived.is_none_or(|at| at.elapsed() >= shared.upkeep_period()) {
+        let catalogue = shared.member.copy();
+        if derived.is_none_or(|at| at.elapsed() >= shared.this.upkeep_period()) {
             derive_reports(shared, &catalogue);
             derived = Some(Instant::now());
         }
@@ -79,7 +79,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         let NodeWork { fetches, destroys } = work::for_node_but(
             &catalogue,
-            shared.node,
+            shared.this.id,
             PLAN_MAX,
             |digest| shared.store.holds(*digest) || work.fetches.is_busy(digest),
             |digest| work.destroys.is_busy(digest),
@@ -92,7 +92,7 @@ pub async fn run(shared: Arc<Shared>) {
             && let Ok(permit) = Arc::clone(&work.destroyers).try_acquire_owned()
         {
             let work = Arc::clone(&work);
-            shared.env.spawn("destroy segments", async move {
+            shared.this.env.spawn("destroy segments", async move {
                 work.destroy_released().await;
                 drop(permit);
                 work.shared.work.ring();
@@ -103,7 +103,7 @@ pub async fn run(shared: Arc<Shared>) {
             let Ok(permit) = Arc::clone(&work.fetchers).try_acquire_owned() else { break };
             work.fetches.begin(fetch.digest);
             let work = Arc::clone(&work);
-            shared.env.spawn("fetch segment", async move {
+            shared.this.env.spawn("fetch segment", async move {
                 match work.fetch(&fetch).await {
                     true => work.fetches.succeeded(fetch.digest),
                     false => work.fetches.failed(fetch.digest),
@@ -147,7 +147,7 @@ impl Work {
             FetchError::Store(StoreError::Io { .. }) => DeclineReason::Disk,
             // Another node may reach what this one does not, if there is anything to be reached.
             FetchError::NoSource | FetchError::Source { .. } => {
-                let (replace_after_ms, is_up) = self.shared.read(|catalogue| {
+                let (replace_after_ms, is_up) = self.shared.member.read(|catalogue| {
                     let up = |node: &NodeId| catalogue.node(*node).map(|it| it.liveness);
                     let is_up = fetch.sources.iter().any(|node| up(node) == Some(Liveness::Up));
                     (catalogue.cluster().settings.replace_after_ms, is_up)
@@ -177,9 +177,10 @@ impl Work {
     /// Whether it went well.
     async fn destroy(&self, destroy: &Destroy) -> bool {
         let Destroy { digest, slots } = destroy;
-        let (owner, node, digest) = (Arc::clone(&self.shared), self.shared.node, *digest);
+        let (owner, node, digest) = (Arc::clone(&self.shared), self.shared.this.id, *digest);
         // D3, asked again under the digest's lock.
-        let allowed = move || owner.read(|catalogue| work::may_destroy(catalogue, node, &digest));
+        let allowed =
+            move || owner.member.read(|catalogue| work::may_destroy(catalogue, node, &digest));
         match self.shared.store.destroy(digest, allowed).await {
             Ok(Destroyed::Kept) => {}
             Ok(destroyed) => {
@@ -200,10 +201,10 @@ impl Work {
 }
 
 /// Why this process must not go on, if it must not.
-fn why_stop(shared: &Shared, incarnation: Incarnation) -> Option<String> {
-    let node = shared.node;
-    let votes = shared.consensus.may_vote(node.0);
-    shared.read(|catalogue| match catalogue.node(node) {
+fn why_stop(member: &Member, incarnation: Incarnation) -> Option<String> {
+    let node = member.this.id;
+    let votes = member.consensus.may_vote(node.0);
+    member.read(|catalogue| match catalogue.node(node) {
         // Until the members without it are committed, its vote may be needed for that.
         Some(record) if record.admin == Admin::Removed && votes => None,
         Some(record) if record.admin == Admin::Removed => {
@@ -219,7 +220,7 @@ fn why_stop(shared: &Shared, incarnation: Incarnation) -> Option<String> {
 /// Assigned slots whose file is here are reported: whatever report was lost is found again.
 fn derive_reports(shared: &Shared, catalogue: &Catalogue) {
     let found = catalogue
-        .slots_on(shared.node, SlotState::Assigned)
+        .slots_on(shared.this.id, SlotState::Assigned)
         .filter(|(segment, _)| shared.store.holds(segment.digest))
         .take(DERIVED_REPORTS_MAX);
     for (segment, slot) in found {

@@ -20,7 +20,7 @@ use cairn_types::model::SlotState;
 use tonic::Status;
 
 use crate::identity::{Identity, IdentityError, IdentityFile, PENDING_NONCES_MAX};
-use crate::shared::Shared;
+use crate::shared::{Member, Shared, ThisNode};
 use crate::upkeep::report::{is_passing, report_to, to_leader};
 use crate::upkeep::suspect::set_aside;
 
@@ -49,7 +49,7 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
         nonces.push(nonce);
     });
     let identity = fatal_on_error(shared, announce.await)?;
-    let body = registration_of(shared, cookie, previous, nonce);
+    let body = registration_of(&shared.this, cookie, previous, nonce);
     let incarnation = register(shared, &body).await?;
     wait_applied(shared, &body, incarnation).await?;
     // Only now: a directory that says it was registered must have a log that knows of a vote.
@@ -59,24 +59,24 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
     });
     fatal_on_error(shared, settle.await)?;
     // From here on this process speaks for the node.
-    *shared.incarnation.lock() = Some(incarnation);
+    shared.this.registered_as(incarnation);
     if let Err(refusal) = take_inventory(shared, incarnation).await {
         (shared.fatal)(refusal);
         return None;
     }
     shared.work.ring();
-    tracing::info!(node = %shared.node, %incarnation, "node is in service");
+    tracing::info!(node = %shared.this.id, %incarnation, "node is in service");
     Some(incarnation)
 }
 
 /// Waits until there is somebody to register with: a node that starts over and over without a
 /// cluster must not fill its identity with nonces nobody heard.
 async fn wait_for_somebody(shared: &Arc<Shared>) {
-    let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
-    while shared.consensus.leader().is_none()
-        && shared.peers.known(&shared.config.address).is_empty()
+    let pause = Duration::from_millis(shared.this.config.timings.raft_heartbeat_ms);
+    while shared.member.consensus.leader().is_none()
+        && shared.peers.known(&shared.this.config.address).is_empty()
     {
-        tokio::time::sleep(shared.env.jitter(pause)).await;
+        tokio::time::sleep(shared.this.env.jitter(pause)).await;
     }
 }
 
@@ -91,17 +91,17 @@ async fn update(
         change(&mut known);
         file.update(known).map(|()| file)
     };
-    shared.env.blocking(Lane::Log, write).await
+    shared.this.env.blocking(Lane::Log, write).await
 }
 
 fn fatal_on_error<T>(shared: &Arc<Shared>, result: Result<T, IdentityError>) -> Option<T> {
     result.map_err(|error| (shared.fatal)(error.to_string())).ok()
 }
 
-fn registration_of(shared: &Shared, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
-    let config = &shared.config;
+fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
+    let config = &this.config;
     Body::Register(command::Register {
-        node: shared.node,
+        node: this.id,
         cookie,
         previous,
         nonce,
@@ -115,10 +115,12 @@ fn registration_of(shared: &Shared, cookie: Cookie, previous: Vec<Nonce>, nonce:
 
 /// Registers; the same registration again has the same answer.
 async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
-    let pause = Duration::from_millis(shared.config.timings.heartbeat_ms);
+    let pause = Duration::from_millis(shared.this.config.timings.heartbeat_ms);
     // A removed node serves Raft until its vote is not needed.
     let waits = |answer: &Result<Reply, Status>| match answer {
-        Ok(Reply::Refused(Refusal::NodeRemoved(_))) => shared.consensus.may_vote(shared.node.0),
+        Ok(Reply::Refused(Refusal::NodeRemoved(_))) => {
+            shared.member.consensus.may_vote(shared.this.id.0)
+        }
         // Its first entry is not applied yet.
         Ok(Reply::Refused(Refusal::NotInitialized)) => true,
         _ => false,
@@ -134,7 +136,7 @@ async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
             answered if waits(answered) => {}
             _ => break answer,
         }
-        tokio::time::sleep(shared.env.jitter(pause)).await;
+        tokio::time::sleep(shared.this.env.jitter(pause)).await;
     };
     match answer {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
@@ -174,7 +176,7 @@ fn register_refusal(refusal: &Refusal) -> String {
 /// while it was away hears of no new leader by itself; and where nobody leads because nobody is
 /// found any more, all have to hear where this node is now.
 async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Status> {
-    let pause = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
+    let pause = Duration::from_millis(shared.this.config.timings.raft_heartbeat_ms);
     let mut named: Option<String> = None;
     let mut turn = 0_usize;
     let mut warned = false;
@@ -194,7 +196,8 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                 if Reason::of(&status) == Some(Reason::Unreached) && !warned {
                     // Once: it goes on until somebody changes the address or the network.
                     warned = true;
-                    let (address, why) = (&shared.config.address, envelope::said(status.message()));
+                    let (address, why) =
+                        (&shared.this.config.address, envelope::said(status.message()));
                     tracing::warn!(
                         why,
                         "the leader cannot connect to this node at {address}; check --advertise"
@@ -203,10 +206,10 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                 tracing::debug!(%status, "not registered yet");
                 named = leader_of(&status)
                     .map(|(_, address)| address)
-                    .filter(|address| *address != shared.config.address)
+                    .filter(|address| *address != shared.this.config.address)
                     // Two that do not lead may name each other for ever.
                     .filter(|_| !follows);
-                tokio::time::sleep(shared.env.jitter(pause)).await;
+                tokio::time::sleep(shared.this.env.jitter(pause)).await;
             }
             // Of the leader, or of most that this node knows.
             Err(status) => match elsewhere {
@@ -215,11 +218,11 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                     let why = envelope::said(status.message());
                     tracing::warn!(address, why, "a peer does not take this node's registration");
                     denied.insert(address, status.clone());
-                    let others = shared.peers.known(&shared.config.address).len();
+                    let others = shared.peers.known(&shared.this.config.address).len();
                     if denied.len() * 2 > others {
                         return Err(status);
                     }
-                    tokio::time::sleep(shared.env.jitter(pause)).await;
+                    tokio::time::sleep(shared.this.env.jitter(pause)).await;
                 }
             },
         }
@@ -228,27 +231,29 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
 
 /// Every other turn, or where no leader is known, a peer that may be one, or name one.
 fn other_than_leader(shared: &Shared, turn: usize) -> Option<String> {
-    if shared.consensus.is_leader()
-        || (shared.consensus.leader().is_some() && turn.is_multiple_of(2))
+    if shared.member.consensus.is_leader()
+        || (shared.member.consensus.leader().is_some() && turn.is_multiple_of(2))
     {
         return None;
     }
-    shared.peers.in_turn(&shared.config.address, turn / 2)
+    shared.peers.in_turn(&shared.this.config.address, turn / 2)
 }
 
 /// Waits until this node has applied its registration. Where nothing comes for a while, it
 /// registers again to hear whether that still stands: consensus sends no more to a node that was
 /// removed meanwhile.
 async fn wait_applied(shared: &Arc<Shared>, body: &Body, incarnation: Incarnation) -> Option<()> {
-    let patience = Duration::from_millis(SILENT_HEARTBEATS * shared.config.timings.heartbeat_ms);
+    let patience =
+        Duration::from_millis(SILENT_HEARTBEATS * shared.this.config.timings.heartbeat_ms);
     loop {
-        let applied = shared.consensus.applied();
-        let seen =
-            shared.read(|catalogue| catalogue.node(shared.node).map(|record| record.incarnation));
+        let applied = shared.member.consensus.applied();
+        let seen = shared
+            .member
+            .read(|catalogue| catalogue.node(shared.this.id).map(|record| record.incarnation));
         if seen.is_some_and(|seen| seen >= incarnation) {
             return Some(());
         }
-        let more = shared.consensus.wait_for_applied(applied + 1);
+        let more = shared.member.consensus.wait_for_applied(applied + 1);
         if tokio::time::timeout(patience, more).await.is_err() {
             tracing::debug!(applied, "nothing to apply: registering again");
             register(shared, body).await?;
@@ -258,10 +263,10 @@ async fn wait_applied(shared: &Arc<Shared>, body: &Body, incarnation: Incarnatio
 
 /// Compares the slots that should have a file with the files there are.
 async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Result<(), String> {
-    let node = shared.node;
+    let node = shared.this.id;
     // Until then this node serves and votes, and its replicas do not count.
     shared.store.looked_through().await;
-    let durable: Vec<(SegmentId, Epoch, SegmentDigest)> = shared.read(|catalogue| {
+    let durable: Vec<(SegmentId, Epoch, SegmentDigest)> = shared.member.read(|catalogue| {
         catalogue
             .slots_on(node, SlotState::Durable)
             .map(|(segment, slot)| (segment.id, slot.epoch, segment.digest))
@@ -302,18 +307,18 @@ async fn set_unknown_aside(shared: &Arc<Shared>) {
         }
     }
     for (digest, _) in shared.store.held() {
-        if is_unknown(shared, &digest)
+        if is_unknown(&shared.member, &digest)
             && let Err(error) =
-                set_aside(shared, digest, move |shared| is_unknown(shared, &digest)).await
+                set_aside(shared, digest, move |shared| is_unknown(&shared.member, &digest)).await
         {
             tracing::warn!(%digest, %error, "cannot quarantine an unknown file");
         }
     }
 }
 
-fn is_unknown(shared: &Shared, digest: &SegmentDigest) -> bool {
-    let node = shared.node;
-    shared.read(|catalogue| match catalogue.segment_by_digest(digest) {
+fn is_unknown(member: &Member, digest: &SegmentDigest) -> bool {
+    let node = member.this.id;
+    member.read(|catalogue| match catalogue.segment_by_digest(digest) {
         None => true,
         Some(segment) => !segment.slots.iter().any(|slot| slot.node == node),
     })

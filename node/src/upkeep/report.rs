@@ -21,12 +21,12 @@ use crate::shared::Shared;
 
 /// Sends reports for as long as the node runs.
 pub async fn run(shared: Arc<Shared>) {
-    let gather = Duration::from_millis(shared.config.timings.report_batch_ms);
-    let retry = Duration::from_millis(shared.config.timings.raft_heartbeat_ms);
+    let gather = Duration::from_millis(shared.this.config.timings.report_batch_ms);
+    let retry = Duration::from_millis(shared.this.config.timings.raft_heartbeat_ms);
     loop {
-        let batch = shared.incarnation().zip(shared.reporter.next_batch());
+        let batch = shared.this.incarnation().zip(shared.reporter.next_batch());
         let Some((incarnation, (said, replicas))) = batch else {
-            shared.reporter.wait(shared.upkeep_period()).await;
+            shared.reporter.wait(shared.this.upkeep_period()).await;
             tokio::time::sleep(gather).await;
             continue;
         };
@@ -34,7 +34,7 @@ pub async fn run(shared: Arc<Shared>) {
             Ok(()) => shared.reporter.answered(said, &replicas),
             Err(status) => {
                 tracing::debug!(%status, ?said, count = replicas.len(), "report not delivered");
-                tokio::time::sleep(shared.env.jitter(retry)).await;
+                tokio::time::sleep(shared.this.env.jitter(retry)).await;
             }
         }
     }
@@ -49,7 +49,7 @@ async fn send(
     if said == Said::Lost && canary!("lost_goes_unsaid") {
         return Ok(());
     }
-    let node = shared.node;
+    let node = shared.this.id;
     let replicas = replicas.to_vec();
     let body = match said {
         Said::Durable => Body::Durable(command::Durable { node, incarnation, replicas }),
@@ -66,7 +66,7 @@ async fn send(
             Ok(())
         }
         Reply::Refused(refusal @ Refusal::NodeRemoved(_))
-            if shared.consensus.may_vote(shared.node.0) =>
+            if shared.member.consensus.may_vote(shared.this.id.0) =>
         {
             // Removed, and its vote is needed until the group's membership is without it.
             Err(Status::failed_precondition(refusal.to_string()))
@@ -87,17 +87,17 @@ async fn send(
 
 /// Has the leader, wherever it is, propose a command of this node.
 pub async fn to_leader(shared: &Shared, request: RequestId, body: Body) -> Result<Reply, Status> {
-    if shared.consensus.is_leader() {
-        return shared.propose(request, body).await.map(|reply| Reply::clone(&reply));
+    if shared.member.consensus.is_leader() {
+        return shared.member.propose(request, body).await.map(|reply| Reply::clone(&reply));
     }
-    let Some((leader, address)) = shared.consensus.leader() else {
-        return Err(shared.not_leader());
+    let Some((leader, address)) = shared.member.consensus.leader() else {
+        return Err(shared.member.not_leader());
     };
     tokio::select! {
         biased;
         answer = report_to(shared, &address, request, body) => answer,
         // A frozen leader answers nothing, and its successor is waiting.
-        () = shared.until_not_led_by(leader) => Err(shared.not_leader()),
+        () = shared.member.until_not_led_by(leader) => Err(shared.member.not_leader()),
     }
 }
 
@@ -108,15 +108,19 @@ pub async fn report_to(
     request: RequestId,
     body: Body,
 ) -> Result<Reply, Status> {
-    let command =
-        cairn_types::command::Command { request, clock_ms: 0, wall_ms: shared.env.wall_ms(), body };
+    let command = cairn_types::command::Command {
+        request,
+        clock_ms: 0,
+        wall_ms: shared.this.env.wall_ms(),
+        body,
+    };
     let message = wire::ExecuteRequest {
         command: convert::encode_command(&command),
         ..wire::ExecuteRequest::default()
     };
     let mut client = AdminClient::new(shared.transport(address));
     let call = client.report(shared.call(None, message));
-    let answer = tokio::time::timeout(shared.call_deadline(), call)
+    let answer = tokio::time::timeout(shared.this.call_deadline(), call)
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer from {address}")))??;
     let reply = answer.into_inner().reply.ok_or_else(|| Status::internal("empty reply")).and_then(

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_core::catalogue::Catalogue;
 use cairn_core::placement::Loads;
 use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
-use cairn_host::seam::Lane;
 use cairn_types::command::{self, Body, Reply};
 use cairn_types::ids::{NodeId, RequestId};
 
@@ -16,15 +16,19 @@ pub async fn run(shared: Arc<Shared>) {
     let mut greeted_term = None;
     let mut cursor = Cursor::default();
     loop {
-        shared.steward.wait(shared.upkeep_period()).await;
-        if !shared.consensus.is_leader() {
+        shared.steward.wait(shared.this.upkeep_period()).await;
+        if !shared.member.consensus.is_leader() {
             greeted_term = None;
             continue;
         }
-        let term = shared.consensus.term();
+        let term = shared.member.consensus.term();
         if greeted_term != Some(term) {
             // Every open lease gets a full term before anything may expire.
-            match shared.propose(RequestId(0), Body::LeaderStarted(command::LeaderStarted)).await {
+            match shared
+                .member
+                .propose(RequestId(0), Body::LeaderStarted(command::LeaderStarted))
+                .await
+            {
                 Ok(reply) => match reply.refusal() {
                     None => greeted_term = Some(term),
                     Some(refusal) => tracing::debug!(%refusal, "cannot greet as leader yet"),
@@ -39,11 +43,11 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// One look and what it calls for.
 async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
-    let Some(now_ms) = shared.leader_clock_ms() else { return };
-    let leading_ms = as_ms(shared.clock.led_for(term));
+    let Some(now_ms) = shared.member.leader_clock_ms() else { return };
+    let leading_ms = as_ms(shared.member.led_for(term));
     let mut loads = Loads::default();
     let mut heartbeats = BTreeMap::new();
-    shared.read(|catalogue| {
+    shared.member.read(|catalogue| {
         for node in catalogue.nodes() {
             let Some(pulse) = shared.heartbeats.of(node.id) else { continue };
             let age_ms = if pulse.stops { u64::MAX } else { as_ms(pulse.at.elapsed()) };
@@ -53,23 +57,21 @@ async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
             }
         }
     });
-    let status = shared.consensus.status();
+    let status = shared.member.consensus.status();
     let members = status.voters.keys().chain(status.learners.keys());
     let members = members.map(|id| NodeId(*id)).collect();
     let hastened = shared.hastened.list();
     let seen = Observations { now_ms, leading_ms, heartbeats, members, hastened };
     // A look at tens of thousands of segments must not cost the leader its office.
-    let (state, mut at) = (Arc::clone(&shared.state), *cursor);
-    let look = move || {
-        let catalogue = state.read().catalogue.clone();
-        (steward::plan(&catalogue, &seen, &mut loads, &mut at), at)
-    };
-    let (plan, at) = shared.env.blocking(Lane::Walk, look).await;
+    let mut at = *cursor;
+    let look =
+        move |catalogue: &Catalogue| (steward::plan(catalogue, &seen, &mut loads, &mut at), at);
+    let (plan, at) = shared.member.walk(look).await;
     *cursor = at;
     let mut more = !plan.is_empty();
     for body in plan {
         tracing::debug!(?body, "steward proposes");
-        match shared.propose(RequestId(0), body).await {
+        match shared.member.propose(RequestId(0), body).await {
             Ok(reply) => {
                 if let Reply::Refused(refusal) = &*reply {
                     tracing::debug!(%refusal, "steward's proposal refused");

@@ -13,18 +13,18 @@ use cairn_types::model::SlotState;
 use tokio::sync::oneshot;
 
 use crate::reporter::Said;
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 use crate::store::{Checked, StoreError};
 
 /// Re-reads `digest`; true where it was bad or missing and has been given up.
 pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
-    if shared.incarnation().is_none() {
+    if shared.this.incarnation().is_none() {
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
     }
     match shared.store.quarantine_if_bad(digest).await {
         Ok(Checked::Good) => {
-            shared.ledger.record_verified(digest, shared.env.wall_ms());
+            shared.ledger.record_verified(digest, shared.this.env.wall_ms());
             Ok(false)
         }
         Ok(Checked::Bad) => {
@@ -84,7 +84,7 @@ fn after_setting_aside(
 
 /// Gives the slot of `digest` up if it is Durable and the store does not hold the segment.
 async fn give_up_absent(shared: &Shared, digest: SegmentDigest) -> Result<bool, StoreError> {
-    let lacks_file = is_durable(shared, &digest) && shared.store.is_absent(digest).await?;
+    let lacks_file = is_durable(&shared.member, &digest) && shared.store.is_absent(digest).await?;
     if lacks_file {
         give_up(shared, digest, "missing");
     }
@@ -93,8 +93,8 @@ async fn give_up_absent(shared: &Shared, digest: SegmentDigest) -> Result<bool, 
 
 /// The file of `digest` is not in its place any more: its slot needs a new one.
 fn give_up(shared: &Shared, digest: SegmentDigest, why: &'static str) {
-    let node = shared.node;
-    let slot = shared.read(|catalogue| {
+    let node = shared.this.id;
+    let slot = shared.member.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
         segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
     });
@@ -104,9 +104,9 @@ fn give_up(shared: &Shared, digest: SegmentDigest, why: &'static str) {
     }
 }
 
-fn is_durable(shared: &Shared, digest: &SegmentDigest) -> bool {
-    let node = shared.node;
-    shared.read(|catalogue| {
+fn is_durable(member: &Member, digest: &SegmentDigest) -> bool {
+    let node = member.this.id;
+    member.read(|catalogue| {
         let segment = catalogue.segment_by_digest(digest);
         let slot = segment.and_then(|segment| segment.live_slot_on(node));
         slot.is_some_and(|slot| slot.state == SlotState::Durable)
@@ -122,7 +122,7 @@ pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
 pub fn raise_for(shared: &Arc<Shared>, digest: SegmentDigest, error: &StoreError) {
     match error {
         StoreError::Damaged { .. } => raise(shared, digest),
-        StoreError::NotHeld(_) if is_durable(shared, &digest) => raise(shared, digest),
+        StoreError::NotHeld(_) if is_durable(&shared.member, &digest) => raise(shared, digest),
         _ => {}
     }
 }
@@ -137,7 +137,7 @@ pub fn begin(
     let checking = shared.store.begin_check(digest)?;
     let (done, result) = oneshot::channel();
     let owner = Arc::clone(shared);
-    shared.env.spawn("check suspect", async move {
+    shared.this.env.spawn("check suspect", async move {
         let _checking = checking;
         let checked = check(&owner, digest).await;
         if let Err(error) = &checked {

@@ -26,13 +26,13 @@ pub struct Checker {
 impl Checker {
     pub fn look(&mut self, cluster: &Cluster) {
         for node in cluster.running() {
-            let term = node.shared.consensus.term();
-            if node.shared.consensus.is_leader() && term > self.term {
+            let term = node.shared.member.consensus.term();
+            if node.shared.member.consensus.is_leader() && term > self.term {
                 self.term = term;
                 trace::event(&node.name, "leads", format_args!("term {term}"));
                 trace::count("cluster.elections", 1);
             }
-            self.compare(cluster, &node, node.shared.consensus.applied());
+            self.compare(cluster, &node, node.shared.member.consensus.applied());
         }
     }
 
@@ -49,7 +49,7 @@ impl Checker {
             return;
         }
         let who = format!("{} life {}", node.name, node.life());
-        let digest = node.shared.read(|catalogue| catalogue.digest());
+        let digest = node.shared.member.read(|catalogue| catalogue.digest());
         let (first, other) = self.seen.entry(index).or_insert_with(|| {
             let text = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
             let text: String = text.collect();

@@ -70,7 +70,7 @@ fn latest_ms(cluster: &Cluster, node: &Running) -> Option<u64> {
     if cluster.exchanged_within(window) {
         return None;
     }
-    let voters = node.shared.consensus.voters();
+    let voters = node.shared.member.consensus.voters();
     let clocks = voters.keys().map(|id| {
         let clock = cluster.world().clock(cluster.process_of(NodeId(*id))?)?;
         Some(clock.latest_within_ms(window))

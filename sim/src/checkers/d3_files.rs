@@ -96,7 +96,7 @@ impl Checker {
     fn step(&mut self, cluster: &Cluster, process: ProcessId) {
         let Some(running) = cluster.running_node(process) else { return };
         let own = self.own.entry(process).or_default();
-        let applied = running.shared.consensus.applied();
+        let applied = running.shared.member.consensus.applied();
         if own.applied != applied {
             own.applied = applied;
             own.before = std::mem::replace(&mut own.now, running.catalogue());

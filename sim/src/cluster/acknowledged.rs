@@ -70,9 +70,9 @@ impl Cluster {
 }
 
 fn acknowledged_by(running: &Running) -> Acknowledged {
-    let status = running.shared.consensus.status();
+    let status = running.shared.member.consensus.status();
     let (vote_term, last) = (status.flushed_vote_term, status.flushed_log);
     let log = LogSummary { vote_term, last, promise: status.promise };
-    let applied = running.shared.consensus.applied();
+    let applied = running.shared.member.consensus.applied();
     Acknowledged { log, applied, snapshot: status.snapshot }
 }

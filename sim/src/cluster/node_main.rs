@@ -103,7 +103,7 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
             if !seat.life.is_abandoned() {
                 let mut inner = cluster.lock();
                 let before = inner.applied.get(&seat.id).copied().unwrap_or(0);
-                let behind = running.shared.consensus.applied() < before;
+                let behind = running.shared.member.consensus.applied() < before;
                 trace::count("cluster.restarted_behind", behind.into());
                 inner.ids.insert(seat.id, node.id());
                 inner.running.insert(seat.id, running);

@@ -56,7 +56,7 @@ impl Cluster {
         if let Some(record) = strange {
             return Some(format!("node {} is in service and is none of the cluster", record.id));
         }
-        let status = leader.shared.consensus.status();
+        let status = leader.shared.member.consensus.status();
         let voters = status.voters.len();
         // Two vote no better than one.
         let wanted = if nodes.len() < 3 { 1 } else { 3 };
@@ -85,9 +85,11 @@ impl Cluster {
         if let Some(node) = reports {
             return Some(format!("{} has something to report", node.name));
         }
-        let applied = leader.shared.consensus.applied();
-        let behind =
-            self.running().into_iter().find(|node| node.shared.consensus.applied() + 5 < applied);
+        let applied = leader.shared.member.consensus.applied();
+        let behind = self
+            .running()
+            .into_iter()
+            .find(|node| node.shared.member.consensus.applied() + 5 < applied);
         if let Some(node) = behind {
             return Some(format!("{} has applied less than {applied}", node.name));
         }

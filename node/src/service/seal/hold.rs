@@ -4,14 +4,13 @@
 //! client's own acknowledgements by a batch, so the leader waits for them instead of sending the
 //! client round and round.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_host::seam::Lane;
+use cairn_core::catalogue::Catalogue;
 use cairn_types::ids::{CheckpointId, SegmentId};
 use tokio::time::Instant;
 
-use crate::shared::Shared;
+use crate::shared::Member;
 
 /// Of the segments that lack replicas, as many are looked at before others get their turn.
 const STEP_MAX: usize = 1024;
@@ -22,20 +21,16 @@ const STEP_MAX: usize = 1024;
 /// lack is watched; the next one only once that one has its replicas. So an entry that is applied
 /// meanwhile costs one look, however many segments there are.
 pub async fn until_durable(
-    shared: &Shared,
+    member: &Member,
     checkpoint: CheckpointId,
     part: u32,
     deadline: Instant,
 ) {
-    let state = Arc::clone(&shared.state);
-    let walk = move || {
-        let catalogue = state.read().catalogue.clone();
-        catalogue.lacking_if_sealed(checkpoint, part)
-    };
-    let mut lacking: Vec<SegmentId> = shared.env.blocking(Lane::Walk, walk).await;
-    while !lacking.is_empty() && Instant::now() < deadline && shared.consensus.is_leader() {
-        let next = shared.consensus.applied() + 1;
-        let found = shared.read(|catalogue| {
+    let walk = move |catalogue: &Catalogue| catalogue.lacking_if_sealed(checkpoint, part);
+    let mut lacking: Vec<SegmentId> = member.walk(walk).await;
+    while !lacking.is_empty() && Instant::now() < deadline && member.consensus.is_leader() {
+        let next = member.consensus.applied() + 1;
+        let found = member.read(|catalogue| {
             let step = lacking.iter().rev().take(STEP_MAX);
             let lacks = |id: &SegmentId| !catalogue.still_lacking(checkpoint, &[*id]).is_empty();
             step.take_while(|id| !lacks(id)).count()
@@ -49,7 +44,7 @@ pub async fn until_durable(
             return;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let applied = shared.consensus.wait_for_applied(next);
+        let applied = member.consensus.wait_for_applied(next);
         let _ = tokio::time::timeout(left.min(Duration::from_millis(500)), applied).await;
     }
 }

@@ -13,17 +13,17 @@ use futures::TryStreamExt;
 use tonic::Status;
 
 use crate::remote::{RemoteBlocks, RemoteError};
-use crate::shared::Shared;
+use crate::shared::{Member, Shared};
 use crate::store::Reading;
 
 /// Manifests up to this long are decoded where they are, bytes: a fraction of a millisecond.
 const DECODE_AT_ONCE: usize = 64 << 10;
 
 /// Bytes of an encoded manifest, as far as the catalogue knows its segments.
-pub fn len(shared: &Shared, place: &ManifestPlace) -> u64 {
+pub fn len(member: &Member, place: &ManifestPlace) -> u64 {
     match place {
         ManifestPlace::Inline(bytes) => bytes.len() as u64,
-        ManifestPlace::Segments(digests) => shared.read(|catalogue| {
+        ManifestPlace::Segments(digests) => member.read(|catalogue| {
             let segments = digests.iter().filter_map(|digest| catalogue.segment_by_digest(digest));
             segments.map(|segment| u64::from(segment.form.raw_len())).sum()
         }),
@@ -39,7 +39,7 @@ pub async fn read(
     let (bytes, places) = match &sealed.manifest {
         ManifestPlace::Inline(bytes) => (bytes.clone(), Vec::new()),
         ManifestPlace::Segments(digests) => {
-            if len(shared, &sealed.manifest) > MANIFEST_BYTES_MAX {
+            if len(&shared.member, &sealed.manifest) > MANIFEST_BYTES_MAX {
                 return Ok(Err(format!("longer than {MANIFEST_BYTES_MAX} bytes")));
             }
             let mut bytes = Vec::new();
@@ -56,7 +56,7 @@ pub async fn read(
     if bytes.len() <= DECODE_AT_ONCE {
         return Ok(check(&bytes, &places, &sealed));
     }
-    Ok(shared.env.blocking(Lane::Data, move || check(&bytes, &places, &sealed)).await)
+    Ok(shared.this.env.blocking(Lane::Data, move || check(&bytes, &places, &sealed)).await)
 }
 
 /// The decoded manifest, if it is the one that the claims speak of. `places` are the segments
@@ -88,11 +88,11 @@ fn check(
 async fn segment(shared: &Shared, digest: SegmentDigest) -> Result<Bytes, Status> {
     let mut last = match local(shared, digest).await {
         Ok(bytes) => return Ok(bytes),
-        Err(text) => format!("node {}: {text}", shared.node),
+        Err(text) => format!("node {}: {text}", shared.this.id),
     };
-    let mut nodes: Vec<(bool, NodeId)> = shared.read(|catalogue| {
+    let mut nodes: Vec<(bool, NodeId)> = shared.member.read(|catalogue| {
         let slots = catalogue.segment_by_digest(&digest).into_iter().flat_map(|it| it.live_slots());
-        let others = slots.filter(|slot| slot.node != shared.node);
+        let others = slots.filter(|slot| slot.node != shared.this.id);
         others.map(|slot| (slot.state != SlotState::Durable, slot.node)).collect()
     });
     nodes.sort_unstable();

@@ -129,7 +129,7 @@ impl Seals {
                 seals.seal_claim(&owned, command, claim, hold).await
             })
         };
-        self.running.answer(&shared.env, request, part, hold, seal).await
+        self.running.answer(&shared.this.env, request, part, hold, seal).await
     }
 
     async fn seal_claim(
@@ -141,19 +141,19 @@ impl Seals {
     ) -> Result<Arc<Reply>, Status> {
         let hold_until = Instant::now() + hold;
         // What is over or sealed already is answered by apply alone.
-        if !shared.read(|catalogue| claim.is_open(catalogue)) {
-            return shared.propose(command.request, command.body).await;
+        if !shared.member.read(|catalogue| claim.is_open(catalogue)) {
+            return shared.member.propose(command.request, command.body).await;
         }
         // Before the upload's turn: a manifest that comes in slowly holds up no other part.
-        let bytes = manifests::len(shared, &claim.sealed.manifest);
+        let bytes = manifests::len(&shared.member, &claim.sealed.manifest);
         let _waiting = self.turns.waiting(bytes).await?;
         let manifest = match self.read(shared, claim.part, &claim.sealed).await {
             Ok(manifest) => manifest,
             Err(stop) => return stop.into_answer(),
         };
         for _ in 0..ROUNDS_MAX {
-            if !shared.read(|catalogue| claim.is_open(catalogue)) {
-                return shared.propose(command.request, command.body).await;
+            if !shared.member.read(|catalogue| claim.is_open(catalogue)) {
+                return shared.member.propose(command.request, command.body).await;
             }
             let compared = self.upload(claim.checkpoint);
             let mut compared = timeout(TURN_MAX, compared.lock())
@@ -162,17 +162,17 @@ impl Seals {
             if compared.attempt != claim.attempt {
                 *compared = Compared { attempt: claim.attempt, ..Compared::default() };
             }
-            let look = shared.read(|catalogue| claim.look(catalogue, &compared.parts));
+            let look = shared.member.read(|catalogue| claim.look(catalogue, &compared.parts));
             let Some(look) = look else { continue };
             let fits = self.compare(shared, &claim, &manifest, &look, &mut compared).await;
             if let Err(stop) = fits {
                 return stop.into_answer();
             }
-            hold::until_durable(shared, claim.checkpoint, claim.part, hold_until).await;
+            hold::until_durable(&shared.member, claim.checkpoint, claim.part, hold_until).await;
             if let Body::SealPart(command::SealPart { compared, .. }) = &mut command.body {
                 *compared = look.sealed;
             }
-            let reply = shared.propose(command.request, command.body.clone()).await?;
+            let reply = shared.member.propose(command.request, command.body.clone()).await?;
             match reply.refusal() {
                 Some(Refusal::NotCompared { .. }) => continue,
                 None if matches!(*reply, Reply::Sealed { .. }) => {
@@ -227,7 +227,7 @@ impl Seals {
         part: u32,
         sealed: &SealedPart,
     ) -> Result<Manifest, Stop> {
-        let bytes = manifests::len(shared, &sealed.manifest);
+        let bytes = manifests::len(&shared.member, &sealed.manifest);
         let _permit = self.turns.manifest(bytes).await?;
         match manifests::read(shared, sealed).await? {
             Ok(manifest) => Ok(manifest),

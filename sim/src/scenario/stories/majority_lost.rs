@@ -19,7 +19,7 @@ pub async fn story(world: World) -> Told {
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
     let shared = stage.cluster.running_node(leader).ok_or("the leader is down")?.shared.clone();
-    let silence = shared.consensus.contact().silence;
+    let silence = shared.member.consensus.contact().silence;
     if silence < Duration::from_secs(5) {
         return Err(format!("without a majority for 8 s, it claims to be for {silence:?}"));
     }

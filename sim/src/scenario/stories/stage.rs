@@ -134,7 +134,7 @@ impl Stage {
     pub async fn leadership(&self) -> Told<(ProcessId, u64)> {
         let leader = self.leader().await?;
         let node = self.cluster.running_node(leader).ok_or("the leader is down")?;
-        Ok((leader, node.shared.consensus.term()))
+        Ok((leader, node.shared.member.consensus.term()))
     }
 
     pub fn another_than(&self, process: ProcessId) -> Told<ProcessId> {
@@ -145,7 +145,7 @@ impl Stage {
     /// A running node that has given its vote and knows of no leader.
     pub fn voting(&self) -> Option<ProcessId> {
         let running = self.cluster.running();
-        let node = running.iter().find(|node| node.shared.consensus.leader().is_none())?;
+        let node = running.iter().find(|node| node.shared.member.consensus.leader().is_none())?;
         Some(node.process)
     }
 
@@ -425,10 +425,10 @@ impl Stage {
     pub async fn until_forgotten(&self, node: NodeId) -> Told {
         let told = |cluster: &Cluster| {
             let leader = cluster.leader()?;
-            let consensus = &leader.shared.consensus;
+            let consensus = &leader.shared.member.consensus;
             let member = consensus.voters().contains_key(&node.0)
                 || consensus.learners().contains_key(&node.0);
-            (leader.shared.node == node || member).then(|| format!("node {node} is a member"))
+            (leader.shared.this.id == node || member).then(|| format!("node {node} is a member"))
         };
         self.cluster.wait(STEP_LIMIT, told).await
     }

@@ -58,7 +58,7 @@ impl Faults {
         let (give_up, heal) = (GIVES_UP_WITHIN, GIVES_UP_WITHIN + Duration::from_secs(5));
         // One that has not registered has no work for its disk, and cannot tell that it hangs.
         let running = self.cluster.running_node(node);
-        if let Some(running) = running.filter(|it| it.shared.incarnation().is_some()) {
+        if let Some(running) = running.filter(|it| it.shared.this.incarnation().is_some()) {
             self.later.push((Instant::now() + give_up, Later::MustHaveEnded(running.life, time)));
         }
         self.later.push((Instant::now() + heal, Later::HealDisk(node)));

@@ -74,7 +74,7 @@ impl Faults {
         // That of this very life: the catalogue may only now say what was on the disk before.
         let newer = |cluster: &Cluster| {
             let running = cluster.running_node(node);
-            let newer = running.is_some_and(|it| it.shared.incarnation().is_some());
+            let newer = running.is_some_and(|it| it.shared.this.incarnation().is_some());
             (!newer).then(|| "not registered again".to_owned())
         };
         self.cluster.wait(self.plan.paced(HEALTHY_LIMIT), newer).await.is_ok()
@@ -83,7 +83,9 @@ impl Faults {
     /// Lets the node acknowledge more of the log: only its peers know that the disk held more.
     async fn promises_more(&self, node: ProcessId) -> bool {
         let flushed = |cluster: &Cluster| {
-            cluster.running_node(node).and_then(|it| it.shared.consensus.status().flushed_log)
+            cluster
+                .running_node(node)
+                .and_then(|it| it.shared.member.consensus.status().flushed_log)
         };
         let before = flushed(&self.cluster);
         let more = |cluster: &Cluster| {

@@ -76,14 +76,14 @@ impl Faults {
             let speaks = |node: &ProcessId| {
                 let running = cluster.running_node(*node);
                 running.is_some_and(|it| {
-                    it.shared.reporter.pending() > 0 && !it.shared.consensus.is_leader()
+                    it.shared.reporter.pending() > 0 && !it.shared.member.consensus.is_leader()
                 })
             };
             node = first_in_time(|| nodes.iter().copied().find(speaks)).await.unwrap_or(node);
         }
         let Some(running) = self.cluster.running_node(node) else { return };
         // One that has not registered has no work for its disk, and cannot tell that it hangs.
-        let in_service = running.shared.incarnation().is_some();
+        let in_service = running.shared.this.incarnation().is_some();
         strike.says(format_args!("{}", self.cluster.name(node)));
         let Some(life) = self.cluster.abandon(node) else { return };
         self.checkers.crashed(node);

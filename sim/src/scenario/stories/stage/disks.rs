@@ -114,7 +114,7 @@ impl Stage {
 
     fn start_put_back(&self, process: ProcessId, digest: SegmentDigest) -> Told<JoinHandle<Told>> {
         let address = self.cluster.running_node(process).ok_or("the node is down")?;
-        let address = address.shared.config.address.clone();
+        let address = address.shared.this.config.address.clone();
         let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         Ok(seat.life.spawn(async move {
             let restored = sdk.restore_quarantined(&address, digest).await;

@@ -1,45 +1,27 @@
-//! What all parts of a running node share, and the few moves they have in common: read the
-//! catalogue, propose a command, call another node.
+//! This node as a member of the Raft group: it reads the applied catalogue, proposes commands and
+//! makes reads linearizable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_core::catalogue::Catalogue;
-use cairn_host::envelope::{Identity, Reason, not_leader, refuse};
-use cairn_host::seam::{Env, Transport};
+use cairn_host::envelope::{Reason, not_leader, refuse};
+use cairn_host::seam::Lane;
 use cairn_proto::refused::{invalid, refusal_status};
 use cairn_types::canary;
 use cairn_types::command::{Body, Command, Refusal, Reply};
 use cairn_types::convert::{self, ConvertError};
-use cairn_types::ids::{ClusterId, Incarnation, Lineage, NodeId, RequestId};
-use parking_lot::{Mutex, RwLock};
-use tokio::time::Instant;
-use tonic::{Request, Status};
+use cairn_types::ids::{NodeId, RequestId};
+use parking_lot::RwLock;
+use tonic::Status;
 
-use crate::accused::Accusations;
+use super::ThisNode;
 use crate::clock::{self, ClusterClock, Seldom};
-use crate::config::NodeConfig;
-use crate::counters::Counters;
-use crate::disk::Disk;
-use crate::fatal::FatalHook;
-use crate::hastened::Hastened;
 use crate::health::Health;
-use crate::heartbeats::Heartbeats;
-use crate::joining::Joining;
-use crate::leaving::Leaving;
-use crate::ledger::Ledger;
 use crate::machine::CatalogueState;
-use crate::peers::Peers;
-use crate::process::Usage;
 use crate::raft::{Consensus, ProposeError, ReadError};
-use crate::reporter::Reporter;
-use crate::store::SegmentStore;
-use crate::summary::Summaries;
-use crate::waits::Waits;
-use crate::wake::Wake;
 
 /// The leader's answer to one proposal takes no longer; whether it was applied is unknown then.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -47,53 +29,26 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// A wrong clock is said in the log so often.
 const CLOCK_WARNING_PERIOD: Duration = Duration::from_secs(60);
 
-pub struct Shared {
-    pub env: Env,
-    pub config: NodeConfig,
-    pub cluster: ClusterId,
-    pub lineage: Lineage,
-    pub node: NodeId,
-    pub state: Arc<RwLock<CatalogueState>>,
+pub struct Member {
+    pub this: Arc<ThisNode>,
     pub consensus: Consensus,
-    pub disk: Arc<dyn Disk>,
-    pub store: SegmentStore,
-    pub ledger: Arc<dyn Ledger>,
-    pub clock: ClusterClock,
-    pub clock_warned: Seldom,
-    pub counters: Counters,
-    pub waits: Waits,
-    pub heartbeats: Heartbeats,
-    pub hastened: Hastened,
     pub health: Arc<Health>,
-    pub summaries: Summaries,
-    pub peers: Arc<Peers>,
-    pub reporter: Reporter,
-    /// The incarnation of this process once it has applied its own `Register` and inventory is
-    /// under way; until then it reports, deletes and quarantines nothing.
-    pub incarnation: Mutex<Option<Incarnation>>,
-    /// Wakes this node's own work (fetch, destroy, report) and the leader's.
-    pub work: Wake,
-    pub steward: Wake,
-    pub members: Wake,
-    /// Nodes whose vote this leader moves because they are to be removed.
-    pub leaving: Leaving,
-    /// Nodes that this leader could not call back.
-    pub joining: Joining,
-    /// This process has said goodbye: no more heartbeats.
-    pub stopping: AtomicBool,
-    pub fatal: FatalHook,
-    /// Stops the node for good: removed, replaced by another process, or on an old directory.
-    pub stop_for_good: FatalHook,
-    /// Where a peer's word is brought that this process must not go on.
-    pub accusations: Accusations,
-    /// Whether that was the reason to stop.
-    pub stopped_for_good: Arc<AtomicBool>,
-    pub usage: fn() -> Usage,
-    /// What the last look at the disk said; see [`Shared::room`].
-    pub room: Mutex<(u64, u64)>,
+    state: Arc<RwLock<CatalogueState>>,
+    clock: ClusterClock,
+    clock_warned: Seldom,
 }
 
-impl Shared {
+impl Member {
+    pub fn new(
+        this: Arc<ThisNode>,
+        consensus: Consensus,
+        state: Arc<RwLock<CatalogueState>>,
+        health: Arc<Health>,
+    ) -> Self {
+        let (clock, clock_warned) = Default::default();
+        Self { this, consensus, health, state, clock, clock_warned }
+    }
+
     /// Runs `look` on the applied catalogue. Never held across an await.
     pub fn read<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
         look(&self.state.read().catalogue)
@@ -104,23 +59,18 @@ impl Shared {
         self.read(Catalogue::clone)
     }
 
-    pub fn incarnation(&self) -> Option<Incarnation> {
-        *self.incarnation.lock()
-    }
-
-    /// Bytes that new segments may take, and bytes on their way: as of now, or of the last time
-    /// the disk answered quickly. A disk with a long queue must not make its node look dead.
-    pub async fn room(&self) -> (u64, u64) {
-        let patience = Duration::from_millis(self.config.timings.heartbeat_ms / 2);
-        match tokio::time::timeout(patience, self.store.room()).await {
-            Ok(Ok(room)) => *self.room.lock() = (room.available, room.reserved),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot tell how much room there is");
-                *self.room.lock() = (0, 0);
-            }
-            Err(_) => {}
-        }
-        *self.room.lock()
+    /// Runs `look` on a copy of the applied catalogue, beside the async threads: for walks over
+    /// many records, which must not hold up apply.
+    pub async fn walk<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Catalogue) -> T + Send + 'static,
+    ) -> T {
+        let state = Arc::clone(&self.state);
+        let walk = move || {
+            let catalogue = state.read().catalogue.clone();
+            look(&catalogue)
+        };
+        self.this.env.blocking(Lane::Walk, walk).await
     }
 
     /// Cluster time, if this node leads.
@@ -132,10 +82,15 @@ impl Shared {
         Some(self.clock.now_ms(self.consensus.term(), applied_ms))
     }
 
+    /// How long this leader has led in `term`, as far as its clock saw.
+    pub fn led_for(&self, term: u64) -> Duration {
+        self.clock.led_for(term)
+    }
+
     /// A command that somebody sent. One that only a newer build understands is refused like one
     /// for which the cluster is not ready.
     pub fn decode_command(&self, bytes: &[u8]) -> Result<Command, Status> {
-        let level = self.config.feature_level;
+        let level = self.this.config.feature_level;
         convert::decode_command(bytes, level).map_err(|error| match error {
             // The leader may understand it.
             ConvertError::FutureCommand { .. } if !self.consensus.is_leader() => self.not_leader(),
@@ -161,7 +116,7 @@ impl Shared {
         let command = Command { request, clock_ms, wall_ms: self.label_ms(), body };
         let encoded = convert::encode_command(&command);
         debug_assert_eq!(
-            convert::decode_command(&encoded, self.config.feature_level).as_ref(),
+            convert::decode_command(&encoded, self.this.config.feature_level).as_ref(),
             Ok(&command),
             "command does not read back"
         );
@@ -171,7 +126,7 @@ impl Shared {
     /// Whether the cluster is ready for a command, by all that is committed: a new leader may not
     /// have applied yet what raised the level.
     async fn admit(&self, body: &Body) -> Result<Result<(), Refusal>, Status> {
-        let level = self.config.feature_level;
+        let level = self.this.config.feature_level;
         if let Body::RaiseFeatureLevel(raise) = body
             && raise.level > level
         {
@@ -180,13 +135,13 @@ impl Shared {
         if self.read(|catalogue| catalogue.admit(body)).is_ok() {
             return Ok(Ok(()));
         }
-        self.read_index(self.call_deadline()).await?;
+        self.read_index(self.this.call_deadline()).await?;
         Ok(self.read(|catalogue| catalogue.admit(body)))
     }
 
     /// The wall clock that labels what is committed now.
     fn label_ms(&self) -> u64 {
-        let own_ms = self.env.wall_ms();
+        let own_ms = self.this.env.wall_ms();
         let label_ms = clock::label_ms(own_ms, self.consensus.clocks_ahead_ms().into_values());
         let cut_ms = own_ms - label_ms.min(own_ms);
         if cut_ms > 0 && self.clock_warned.claim(CLOCK_WARNING_PERIOD) {
@@ -204,13 +159,13 @@ impl Shared {
         }
         let median_ms = self.median_ahead_ms();
         let others = self.consensus.member_clocks_ahead_ms().into_iter();
-        let all = others.chain([(self.node.0, 0)]);
+        let all = others.chain([(self.this.id.0, 0)]);
         all.map(|(node, ahead_ms)| (NodeId(node), ahead_ms.saturating_sub(median_ms))).collect()
     }
 
     /// The voters' median wall clock, as far as this node has heard.
     pub fn median_wall_ms(&self) -> u64 {
-        self.env.wall_ms().saturating_add_signed(self.median_ahead_ms())
+        self.this.env.wall_ms().saturating_add_signed(self.median_ahead_ms())
     }
 
     fn median_ahead_ms(&self) -> i64 {
@@ -231,7 +186,7 @@ impl Shared {
 
     pub fn not_leader(&self) -> Status {
         match self.consensus.leader() {
-            Some((node, address)) if node != self.node.0 => {
+            Some((node, address)) if node != self.this.id.0 => {
                 let known = self.address_of(NodeId(node)).unwrap_or(address);
                 not_leader(Some((NodeId(node), &known)))
             }
@@ -245,7 +200,7 @@ impl Shared {
         if trouble.log_late_ms > 0 {
             // Raft waits for the log here, and so would the caller, until the deadline.
             let text = trouble.text();
-            return Err(Status::unavailable(format!("node {}: {text}; try another", self.node)));
+            return Err(Status::unavailable(format!("node {}: {text}; try another", self.this.id)));
         }
         self.consensus.read_index(deadline).await.map_err(|error| match error {
             ReadError::Unavailable(_) | ReadError::Fatal(_) => {
@@ -270,33 +225,8 @@ impl Shared {
         while watch.changed().await.leader.is_some_and(|(leader, _)| leader == node) {}
     }
 
-    /// A transport to `address`, cached.
-    pub fn transport(&self, address: &str) -> Transport {
-        self.peers.transport(&self.env, address)
-    }
-
-    /// A request that names this cluster and, where known, the node that is meant.
-    pub fn call<T>(&self, node: Option<NodeId>, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let identity = Identity { cluster: Some(self.cluster), lineage: Some(self.lineage), node };
-        identity.write(request.metadata_mut());
-        request
-    }
-
-    pub fn call_deadline(&self) -> Duration {
-        Duration::from_millis(self.config.timings.call_ms)
-    }
-
     /// Where `node` can be reached, if it is a member.
     pub fn address_of(&self, node: NodeId) -> Option<String> {
         self.read(|catalogue| catalogue.node(node).map(|record| record.address.clone()))
-    }
-
-    pub fn upkeep_period(&self) -> Duration {
-        Duration::from_millis(self.config.timings.upkeep_ms)
-    }
-
-    pub fn now(&self) -> Instant {
-        Instant::now()
     }
 }
