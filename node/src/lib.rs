@@ -11,11 +11,10 @@
 //! | `browsers` | requests that only a web page sends |
 //! | [`guard`] | identity, certificates, whole requests and admission before every service |
 //! | [`admission`], [`pace`] | permits that no peer can have all; how slow a stream may be |
-//! | [`shared`] | what all parts of a node share |
-//! | [`upkeep`] | the loops: registration, heartbeats, own work, steward, members |
-//! | [`accused`] | a peer says that this process must not go on: the others are asked |
-//! | [`health`] | whether disk and listener answer; what an unfit node does |
-//! | [`joining`] | nodes that cannot be called back, and stay outside |
+//! | [`shared`] | what the parts of a node share, by what it is about |
+//! | [`upkeep`] | the loops: registration, heartbeats, own work, steward, members, health |
+//! | [`health`] | what the last look at disk and listener saw |
+//! | `standing` | whether a process that calls may speak for its node, or must not go on |
 //! | [`reporter`] | durable, lost, removed: what a node has to say of its replicas |
 //! | [`raft`] | openraft behind a small handle: log, snapshots, network |
 //! | `remote` | a segment's blocks from another node, verified one by one |
@@ -28,7 +27,6 @@
 //! | [`disk`] | the disk seam |
 //! | [`fatal`] | how a part says that the node must stop |
 
-pub mod accused;
 pub mod admission;
 mod browsers;
 pub mod clock;
@@ -38,13 +36,9 @@ pub mod disk;
 pub mod door;
 pub mod fatal;
 pub mod guard;
-pub mod hastened;
 pub mod health;
-pub mod heartbeats;
 mod hello;
 pub mod identity;
-pub mod joining;
-pub mod leaving;
 pub mod ledger;
 pub mod listener;
 pub mod machine;
@@ -59,6 +53,7 @@ pub mod reporter;
 pub mod serve;
 pub mod service;
 pub mod shared;
+mod standing;
 mod start_error;
 pub mod store;
 pub mod summary;

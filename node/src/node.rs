@@ -8,7 +8,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cairn_host::envelope::Identity as CallIdentity;
@@ -18,7 +17,6 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tonic::service::Routes;
 
-use crate::accused::{self, Accusations};
 use crate::browsers::Local;
 use crate::config::{NodeConfig, Origin, Timings};
 use crate::disk::Disk;
@@ -38,7 +36,8 @@ use crate::raft::{
 };
 use crate::reporter::Reporter;
 use crate::service;
-use crate::shared::{Member, Shared, ThisNode};
+use crate::shared::{Ending, Member, Shared, ThisNode};
+use crate::standing;
 pub use crate::start_error::StartError;
 use crate::store::{SegmentStore, StoreConfig};
 use crate::upkeep;
@@ -95,7 +94,7 @@ impl Node {
 
     /// Whether this node stopped because its directory must not come back under its id.
     pub fn is_stopped_for_good(&self) -> bool {
-        self.shared.stopped_for_good.load(Ordering::SeqCst)
+        self.shared.ending.is_for_good()
     }
 
     /// Hands leadership over and tells the leader that this node is down from now on. To be called
@@ -147,8 +146,8 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let (cluster, lineage) = (identity.cluster, identity.lineage);
 
     let state = Arc::new(RwLock::new(CatalogueState::new(config.feature_level)));
-    let (stop_for_good, stopped_for_good) = stop_for_good_hook(&fatal);
-    let (accusations, brought) = Accusations::new();
+    let (ending, brought) = Ending::new(Arc::clone(&fatal));
+    let ending = Arc::new(ending);
     let known: Vec<_> = previous.iter().copied().chain([nonce]).collect();
     let papers = hello::papers(&identity, &known);
     let store = open_store(&env, &disk, &config, &fatal).await?;
@@ -161,7 +160,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &peers, &fatal, &accusations),
+        hooks(&state, &peers, &fatal, &ending),
     )
     .await
     .map_err(|error| match error.is_final() {
@@ -181,21 +180,12 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         ledger,
         counters: Default::default(),
         waits: Default::default(),
-        heartbeats: Default::default(),
-        hastened: Default::default(),
+        leader: Default::default(),
         summaries: Default::default(),
         peers,
         reporter: Reporter::default(),
         work: Default::default(),
-        steward: Default::default(),
-        members: Default::default(),
-        leaving: Default::default(),
-        joining: Default::default(),
-        stopping: Default::default(),
-        fatal,
-        stop_for_good,
-        accusations,
-        stopped_for_good,
+        ending,
         usage,
         room: Mutex::new((capacity_bytes, 0)),
     });
@@ -204,7 +194,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let guard = Guard::new(own, certificates, local);
     let routes = service::routes(&shared, raft_routes, guard);
     let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
-    env.spawn("accused", accused::run(Arc::clone(&shared), brought, papers));
+    env.spawn("accused", upkeep::accused::run(Arc::clone(&shared), brought, papers));
     start_loops(&shared, registration, fresh);
     Ok(Node { shared, routes })
 }
@@ -241,30 +231,19 @@ fn consensus_config(
     config
 }
 
-/// How to stop for good, and whether that has happened.
-fn stop_for_good_hook(fatal: &FatalHook) -> (FatalHook, Arc<AtomicBool>) {
-    let (fatal, stopped_for_good) = (Arc::clone(fatal), Arc::<AtomicBool>::default());
-    let happened = Arc::clone(&stopped_for_good);
-    let stop_for_good = move |reason| {
-        happened.store(true, Ordering::SeqCst);
-        fatal(reason);
-    };
-    (Arc::new(stop_for_good), stopped_for_good)
-}
-
 /// What consensus asks back: who may speak, and where members are; and what it tells.
 fn hooks(
     state: &Arc<RwLock<CatalogueState>>,
     peers: &Arc<Peers>,
     fatal: &FatalHook,
-    accusations: &Accusations,
+    ending: &Arc<Ending>,
 ) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
-    let accusations = accusations.clone();
-    hooks.told_to_stop = Arc::new(move |reason| accusations.bring(reason));
+    let told = Arc::clone(ending);
+    hooks.told_to_stop = Arc::new(move |reason| told.accuse(reason));
     let known = Arc::clone(state);
     hooks.admit = Arc::new(move |sender, nonce, votes| {
-        service::admin::admit_raft(&known.read().catalogue, NodeId(sender), nonce, votes)
+        standing::admit_raft(&known.read().catalogue, NodeId(sender), nonce, votes)
     });
     let (known, peers) = (Arc::clone(state), Arc::clone(peers));
     hooks.resolve = Arc::new(move |node| {
@@ -310,18 +289,21 @@ async fn look_through(shared: Arc<Shared>) {
         }
         // The hook has been called.
         Err(error) if error.is_fatal() => {}
-        Err(error) => (shared.fatal)(format!("cannot read the segments: {error}")),
+        Err(error) => shared.ending.fatal(format!("cannot read the segments: {error}")),
     }
 }
 
 fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<Fresh>) {
     let env = &shared.this.env;
+    let member = || Arc::clone(&shared.member);
+    let leader = || Arc::clone(&shared.leader);
+    let ending = || Arc::clone(&shared.ending);
     let owner = Arc::clone(shared);
     env.spawn("register", async move {
         if let Some(fresh) = fresh
             && let Err(reason) = origin::bootstrap(&owner.member, fresh).await
         {
-            (owner.fatal)(reason);
+            owner.ending.fatal(reason);
             return;
         }
         upkeep::register::run(&owner, registration).await;
@@ -332,9 +314,9 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
     env.spawn("compare", upkeep::compare::run(Arc::clone(shared)));
     env.spawn("reports", crate::upkeep::report::run(Arc::clone(shared)));
     env.spawn("heartbeat", upkeep::heartbeat::run(Arc::clone(shared)));
-    env.spawn("health", crate::health::run(Arc::clone(shared)));
-    env.spawn("steward", upkeep::steward::run(Arc::clone(shared)));
-    env.spawn("announce", upkeep::announce::run(Arc::clone(&shared.member)));
+    env.spawn("health", upkeep::health::run(member(), leader(), ending()));
+    env.spawn("steward", upkeep::steward::run(member(), leader()));
+    env.spawn("announce", upkeep::announce::run(member()));
     env.spawn("members", upkeep::members::run(Arc::clone(shared)));
     let owner = Arc::clone(shared);
     env.spawn("wake on apply", async move {

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::catalogue::Catalogue;
 use cairn_host::envelope::{self, Reason, refuse};
 use cairn_proto::wire;
 use cairn_proto::wire::admin_client::AdminClient;
 use cairn_types::command::{self, Body, Reply, Sender};
 use cairn_types::convert;
-use cairn_types::ids::{Incarnation, NodeId, Nonce, RequestId, check_host_port};
+use cairn_types::ids::{Incarnation, NodeId, RequestId, check_host_port};
 use cairn_types::model::{Admin, Liveness};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::quarantine;
-use crate::heartbeats::Pulse;
-use crate::shared::{Member, Shared};
+use crate::shared::Shared;
+use crate::shared::leader::Pulse;
+use crate::standing::{self, Standing};
 
 /// A hello waits this long for a leader's word; less than its caller waits.
 const HELLO_READ: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl wire::admin_server::Admin for Service {
         let reply = self.shared.member.propose(RequestId(0), Body::AllocateNode(node)).await?;
         match &*reply {
             Reply::NodeAllocated { node } => {
-                self.shared.members.ring();
+                self.shared.leader.members.ring();
                 Ok(Response::new(wire::JoinReply {
                     cluster: self.shared.this.cluster.0.to_be_bytes().to_vec().into(),
                     lineage: self.shared.this.lineage.0.into(),
@@ -66,7 +66,10 @@ impl wire::admin_server::Admin for Service {
         let shared = &self.shared;
         // Whether a nonce is old can only be told from a view that is not older still.
         let fresh = shared.member.read_index(HELLO_READ).await.is_ok();
-        let refused = hello_refusal(&shared.member, &request, fresh).unwrap_or_default();
+        let votes = shared.member.consensus.may_vote(request.node);
+        let refused = shared.member.read(|catalogue| {
+            standing::hello_refusal(catalogue, &request, fresh, votes).unwrap_or_default()
+        });
         Ok(Response::new(wire::HelloReply {
             cluster: shared.this.cluster.0.to_be_bytes().to_vec().into(),
             lineage: shared.this.lineage.0.into(),
@@ -102,7 +105,7 @@ impl wire::admin_server::Admin for Service {
         call_back(&self.shared, &command.body).await?;
         let reply = self.shared.member.propose(command.request, command.body).await?;
         if let Some(node) = registers {
-            self.shared.members.ring();
+            self.shared.leader.members.ring();
             // Registered or refused: either way what it said is of no more use.
             self.shared.peers.is_at_home(node);
         }
@@ -118,7 +121,12 @@ impl wire::admin_server::Admin for Service {
             return Err(self.shared.member.not_leader());
         };
         let (node, incarnation) = (NodeId(request.node), Incarnation(request.incarnation));
-        match pulse_standing(&self.shared.member, node, incarnation) {
+        let votes = self.shared.member.consensus.may_vote(node.0);
+        let standing = self
+            .shared
+            .member
+            .read(|catalogue| standing::of_heartbeat(catalogue, node, incarnation, votes));
+        match standing {
             Standing::Current => {}
             Standing::NotYet => return Ok(Response::new(wire::HeartbeatReply { leader_clock_ms })),
             Standing::Void(text) => return Err(refuse(Reason::StaleIdentity, text)),
@@ -131,7 +139,7 @@ impl wire::admin_server::Admin for Service {
             stops: request.stops,
             trouble: request.trouble.unwrap_or_default(),
         };
-        self.shared.heartbeats.record(node, pulse);
+        self.shared.leader.heartbeats.record(node, pulse);
         if request.stops {
             // At once: the caller waits for it, so that after its end everybody knows.
             let changes = vec![(node, incarnation, Liveness::Down)];
@@ -186,21 +194,21 @@ async fn call_back(shared: &Shared, body: &Body) -> Result<(), Status> {
             .is_none_or(|record| record.incarnation != Incarnation(0) && record.address == *address)
     });
     if is_known {
-        shared.joining.is_reached(*node);
+        shared.leader.joining.is_reached(*node);
         return Ok(());
     }
     let mut client = AdminClient::new(shared.transport(address));
     let call = client.node_status(shared.call(Some(*node), wire::NodeStatusRequest {}));
     let problem = match tokio::time::timeout(CALL_BACK, call).await {
         Ok(Ok(_)) => {
-            shared.joining.is_reached(*node);
+            shared.leader.joining.is_reached(*node);
             return Ok(());
         }
         // Any server may listen there and say what it likes.
         Ok(Err(status)) => envelope::said(status.message()),
         Err(_) => format!("no answer within {CALL_BACK:?}"),
     };
-    if shared.joining.is_not_reached(*node, address, &problem) {
+    if shared.leader.joining.is_not_reached(*node, address, &problem) {
         tracing::warn!(%node, address, problem, "a node cannot be called back, and stays outside");
     }
     let text = format!("node {node} cannot be called back at {address}: {problem}");
@@ -229,88 +237,6 @@ fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
         None => {}
     }
     Some(*node)
-}
-
-/// What a leader makes of a heartbeat.
-enum Standing {
-    Current,
-    /// This leader has not applied that registration yet.
-    NotYet,
-    /// The process must not go on.
-    Void(String),
-}
-
-fn pulse_standing(member: &Member, node: NodeId, incarnation: Incarnation) -> Standing {
-    let votes = member.consensus.may_vote(node.0);
-    member.read(|catalogue| match catalogue.node(node) {
-        None if catalogue.is_forgotten(node) => {
-            Standing::Void(format!("node {node} was removed from the cluster"))
-        }
-        None => Standing::NotYet,
-        // It serves Raft until its vote is not needed.
-        Some(record) if record.admin == Admin::Removed && votes => Standing::NotYet,
-        Some(record) if record.admin == Admin::Removed => {
-            Standing::Void(format!("node {node} was removed from the cluster"))
-        }
-        Some(record) if record.incarnation > incarnation => Standing::Void(format!(
-            "another process has registered as node {node} (incarnation {}, not {incarnation})",
-            record.incarnation
-        )),
-        Some(record) if record.incarnation < incarnation => Standing::NotYet,
-        Some(_) => Standing::Current,
-    })
-}
-
-/// Why the directory that says hello must not come back, as far as this node has applied.
-pub fn hello_refusal(member: &Member, request: &wire::HelloRequest, fresh: bool) -> Option<String> {
-    let node = NodeId(request.node);
-    let votes = member.consensus.may_vote(node.0);
-    member.read(|catalogue| {
-        if catalogue.is_forgotten(node) {
-            return Some(format!("node {node} was removed from the cluster"));
-        }
-        let record = catalogue.node(node)?;
-        if record.admin == Admin::Removed && votes {
-            return None;
-        }
-        if record.admin == Admin::Removed {
-            return Some(format!("node {node} was removed from the cluster"));
-        }
-        if request.cookie != record.cookie.0.to_be_bytes().as_slice() {
-            return Some(format!("node {node} is registered with another data directory"));
-        }
-        let nonce = record.nonce.0.to_be_bytes();
-        let known = request.nonces.iter().any(|said| *said == nonce.as_slice());
-        if fresh && record.incarnation != Incarnation(0) && !known {
-            return Some(format!(
-                "the data directory of node {node} is older than its registration"
-            ));
-        }
-        None
-    })
-}
-
-/// Whether a Raft message from `sender` may be heeded. Not from a removed node, once its vote is
-/// of no use any more (`votes`), and not from a
-/// process whose registration another one has replaced: it runs on a copied or rolled back
-/// directory. A nonce that is merely unknown proves nothing: this catalogue may be behind.
-pub fn admit_raft(
-    catalogue: &Catalogue,
-    sender: NodeId,
-    nonce: Nonce,
-    votes: bool,
-) -> Result<(), Status> {
-    let record = catalogue.node(sender);
-    let removed = record.is_some_and(|record| record.admin == Admin::Removed);
-    if (removed && !votes) || catalogue.is_forgotten(sender) {
-        let text = format!("node {sender} was removed from the cluster");
-        return Err(refuse(Reason::StaleIdentity, text));
-    }
-    if catalogue.is_superseded(sender, nonce) {
-        let text = format!("another process has registered as node {sender}");
-        return Err(refuse(Reason::StaleIdentity, text));
-    }
-    Ok(())
 }
 
 pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {

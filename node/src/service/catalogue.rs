@@ -23,8 +23,8 @@ use tonic::{Request, Response, Status};
 use super::forward::Forwards;
 use super::seal::Seals;
 use super::{labels, marks};
-use crate::leaving;
-use crate::shared::Shared;
+use crate::shared::{LeaderState, Member, Shared};
+use crate::upkeep::leaving;
 
 /// A read waits this long for a leader when the caller names no deadline, and never longer than
 /// the second.
@@ -83,7 +83,8 @@ impl Service {
         exclude: Vec<u64>,
     ) -> Result<Arc<Reply>, Status> {
         if let Body::RemoveNode(command::RemoveNode { node, accept }) = command.body {
-            return leaving::remove(&self.shared, command.request, node, accept).await;
+            let (member, leader) = (&self.shared.member, &self.shared.leader);
+            return leaving::remove(member, leader, command.request, node, accept).await;
         }
         let rings = matches!(command.body, Body::SealPart(_) | Body::Delete(_));
         let exclude = exclude.into_iter().map(NodeId).collect();
@@ -94,7 +95,7 @@ impl Service {
             self.execute_command(command, &exclude).await?
         };
         if rings {
-            self.shared.steward.ring();
+            self.shared.leader.steward.ring();
         }
         Ok(reply)
     }
@@ -120,7 +121,7 @@ impl Service {
                         .checkpoint(checkpoint)
                         .ok_or(Refusal::UnknownCheckpoint(checkpoint))?;
                     let mut planned = self.planned.lock();
-                    planned.refresh(shared, catalogue);
+                    planned.refresh(&shared.leader, catalogue);
                     let loads = &mut planned.loads;
                     placement::plan_stage(catalogue, loads, upload, segments, exclude)
                 });
@@ -159,10 +160,10 @@ struct Planned {
 }
 
 impl Planned {
-    fn refresh(&mut self, shared: &Shared, catalogue: &Catalogue) {
+    fn refresh(&mut self, leader: &LeaderState, catalogue: &Catalogue) {
         self.loads.settle();
         for node in catalogue.nodes() {
-            let pulse = shared.heartbeats.of(node.id);
+            let pulse = leader.heartbeats.of(node.id);
             let Some(pulse) = pulse.filter(|pulse| pulse.incarnation == node.incarnation) else {
                 continue;
             };
@@ -200,7 +201,8 @@ impl wire::catalogue_server::Catalogue for Service {
         let asked = request.into_inner();
         let accept =
             Accept { data_loss: asked.accept_data_loss, fewer_hosts: asked.accept_fewer_hosts };
-        leaving::plan(&self.shared, NodeId(asked.node), accept).await.map(Response::new)
+        let (member, leader) = (&self.shared.member, &self.shared.leader);
+        leaving::plan(member, leader, NodeId(asked.node), accept).await.map(Response::new)
     }
 
     async fn plan_time_repair(
@@ -254,7 +256,7 @@ impl wire::catalogue_server::Catalogue for Service {
                 found.map_err(|refusal| refusal_status(&refusal))?
             }
         };
-        let nodes = member.read(|catalogue| node_infos(&self.shared, catalogue));
+        let nodes = member.read(|catalogue| node_infos(member, &self.shared.leader, catalogue));
         let checkpoint = Some(convert::info_to_wire(&info));
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
@@ -325,8 +327,8 @@ impl wire::catalogue_server::Catalogue for Service {
         if !self.shared.member.consensus.is_leader() {
             return Err(self.shared.member.not_leader());
         }
-        self.shared.hastened.ask(CheckpointId(request.into_inner().checkpoint));
-        self.shared.steward.ring();
+        self.shared.leader.hastened.ask(CheckpointId(request.into_inner().checkpoint));
+        self.shared.leader.steward.ring();
         Ok(Response::new(wire::HastenReply {}))
     }
 
@@ -337,9 +339,9 @@ impl wire::catalogue_server::Catalogue for Service {
         let index = self.linearizable(request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
         let summary = shared.summaries.at(&shared.member, index).await;
-        let (nodes, cluster) = shared
-            .member
-            .read(|catalogue| (node_infos(shared, catalogue), catalogue.cluster().clone()));
+        let (nodes, cluster) = shared.member.read(|catalogue| {
+            (node_infos(&shared.member, &shared.leader, catalogue), catalogue.cluster().clone())
+        });
         let (leader, leader_address) = shared.member.consensus.leader().unwrap_or_default();
         let (namespaces_ahead, first_ahead) = labels::ahead(&shared.member, &summary);
         Ok(Response::new(wire::StatusReply {
@@ -417,16 +419,16 @@ fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
     }
 }
 
-fn node_infos(shared: &Shared, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
-    let voters = shared.member.consensus.voters();
-    let clocks = shared.member.clocks_ahead_of_median_ms();
+fn node_infos(member: &Member, leader: &LeaderState, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
+    let voters = member.consensus.voters();
+    let clocks = member.clocks_ahead_of_median_ms();
     let info = |node: &cairn_types::model::Node| {
         let id = node.id;
         let tally = catalogue.node_tally(id);
-        let leads = shared.member.consensus.is_leader();
-        let pulse = shared.heartbeats.of(id).filter(|_| leads);
+        let leads = member.consensus.is_leader();
+        let pulse = leader.heartbeats.of(id).filter(|_| leads);
         let registered = (node.incarnation != Incarnation(0)).then_some(&*node.address);
-        let outside = shared.joining.why(id, registered).filter(|_| leads);
+        let outside = leader.joining.why(id, registered).filter(|_| leads);
         wire::NodeInfo {
             id: id.0,
             host: node.host.clone(),

@@ -5,12 +5,15 @@
 //! |---|---|
 //! | [`ThisNode`] | which node this process is, and what it was given at its start |
 //! | [`Member`] | the applied catalogue and Raft: reads, proposals, linearizable reads |
+//! | [`LeaderState`] | what a leader knows beside the catalogue: who is alive, leaves, cannot come in |
+//! | [`Ending`] | how this process comes to its end |
 
+mod ending;
+pub mod leader;
 mod member;
 mod this_node;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use cairn_host::envelope::Identity;
@@ -19,15 +22,11 @@ use cairn_types::ids::NodeId;
 use parking_lot::Mutex;
 use tonic::Request;
 
+pub use self::ending::Ending;
+pub use self::leader::LeaderState;
 pub use self::member::Member;
 pub use self::this_node::ThisNode;
-use crate::accused::Accusations;
 use crate::counters::Counters;
-use crate::fatal::FatalHook;
-use crate::hastened::Hastened;
-use crate::heartbeats::Heartbeats;
-use crate::joining::Joining;
-use crate::leaving::Leaving;
 use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::process::Usage;
@@ -40,32 +39,17 @@ use crate::wake::Wake;
 pub struct Shared {
     pub this: Arc<ThisNode>,
     pub member: Arc<Member>,
+    pub leader: Arc<LeaderState>,
+    pub ending: Arc<Ending>,
     pub store: SegmentStore,
     pub ledger: Arc<dyn Ledger>,
     pub counters: Counters,
     pub waits: Waits,
-    pub heartbeats: Heartbeats,
-    pub hastened: Hastened,
     pub summaries: Summaries,
     pub peers: Arc<Peers>,
     pub reporter: Reporter,
-    /// Wakes this node's own work (fetch, destroy, report) and the leader's.
+    /// Wakes this node's own work (fetch, destroy, report).
     pub work: Wake,
-    pub steward: Wake,
-    pub members: Wake,
-    /// Nodes whose vote this leader moves because they are to be removed.
-    pub leaving: Leaving,
-    /// Nodes that this leader could not call back.
-    pub joining: Joining,
-    /// This process has said goodbye: no more heartbeats.
-    pub stopping: AtomicBool,
-    pub fatal: FatalHook,
-    /// Stops the node for good: removed, replaced by another process, or on an old directory.
-    pub stop_for_good: FatalHook,
-    /// Where a peer's word is brought that this process must not go on.
-    pub accusations: Accusations,
-    /// Whether that was the reason to stop.
-    pub stopped_for_good: Arc<AtomicBool>,
     pub usage: fn() -> Usage,
     /// What the last look at the disk said; see [`Shared::room`].
     pub room: Mutex<(u64, u64)>,

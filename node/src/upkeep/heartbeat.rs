@@ -1,7 +1,6 @@
 //! Tells the leader, wherever it is, that this process lives and how much room it has.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_host::envelope::{Reason, leader_of};
@@ -10,8 +9,8 @@ use cairn_proto::wire::admin_client::AdminClient;
 use cairn_types::ids::{Incarnation, NodeId};
 use tokio::time::Instant;
 
-use crate::heartbeats::Pulse;
 use crate::shared::Shared;
+use crate::shared::leader::Pulse;
 
 /// A goodbye that nobody takes is said again after this.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
@@ -20,7 +19,7 @@ pub async fn run(shared: Arc<Shared>) {
     let period = Duration::from_millis(shared.this.config.timings.heartbeat_ms);
     for turn in 0_usize.. {
         if let Some(incarnation) = shared.this.incarnation()
-            && !shared.stopping.load(Ordering::SeqCst)
+            && !shared.ending.says_goodbye()
         {
             beat(&shared, incarnation, turn).await;
         }
@@ -32,7 +31,7 @@ pub async fn run(shared: Arc<Shared>) {
 /// plans with it. Best effort, and bounded by the caller.
 pub async fn goodbye(shared: &Shared) {
     let Some(incarnation) = shared.this.incarnation() else { return };
-    shared.stopping.store(true, Ordering::SeqCst);
+    shared.ending.begin_goodbye();
     // Nobody has taken over: there is nobody to tell.
     if shared.member.consensus.is_leader() {
         return;
@@ -69,7 +68,7 @@ async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
         let at = Instant::now();
         let stops = false;
         let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight, stops, trouble };
-        shared.heartbeats.record(shared.this.id, pulse);
+        shared.leader.heartbeats.record(shared.this.id, pulse);
         return;
     }
     let message = HeartbeatRequest {
@@ -107,7 +106,7 @@ async fn tell(
     match tokio::time::timeout(shared.this.call_deadline(), call).await {
         Ok(Ok(_)) => {}
         Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
-            shared.accusations.bring(status.message().to_owned());
+            shared.ending.accuse(status.message().to_owned());
         }
         Ok(Err(status)) => {
             tracing::debug!(%address, %status, "heartbeat refused");

@@ -13,14 +13,21 @@
 //! | [`compare`] | every node | slots, the store's index and files compared, slowly: what is missing is given up |
 //! | [`steward`] | the leader | liveness, expiry, retention, reap, repair slots |
 //! | [`members`] | the leader | learners, voters, removed nodes |
+//! | [`candidates`], [`leaving`] | the leader, when asked | who may vote; a node's way out |
+//! | [`health`] | every node | whether disk and listener answer; what an unfit node does |
+//! | `accused` | every node | a peer says that this process must not go on: the others are asked |
 //! | [`announce`] | every node | log lines when nodes join, go down, come back and leave |
 //! | [`suspect`] | every node | a reader's suspicion: re-read, give up, refetch |
 
+pub(crate) mod accused;
 pub mod announce;
 pub mod attempts;
+pub mod candidates;
 pub mod compare;
 pub mod fetch;
+pub mod health;
 pub mod heartbeat;
+pub mod leaving;
 pub mod members;
 pub mod own_work;
 pub mod register;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use cairn_core::catalogue::Catalogue;
 use cairn_core::work::{self, Destroy, Fetch, NodeWork};
 use cairn_types::command::DeclineReason;
-use cairn_types::ids::{Incarnation, NodeId};
-use cairn_types::model::{Admin, Liveness, SlotState};
+use cairn_types::ids::NodeId;
+use cairn_types::model::{Liveness, SlotState};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -24,7 +24,8 @@ use tokio::time::Instant;
 use super::attempts::Attempts;
 use super::fetch::{self, FetchError};
 use crate::reporter::Said;
-use crate::shared::{Member, Shared};
+use crate::shared::Shared;
+use crate::standing::why_stop;
 use crate::store::{Destroyed, StoreError};
 
 /// Catch-up fetches at once: each holds a few MiB.
@@ -63,8 +64,10 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         shared.work.wait(shared.this.upkeep_period()).await;
         let Some(incarnation) = shared.this.incarnation() else { continue };
-        if let Some(reason) = why_stop(&shared.member, incarnation) {
-            (shared.stop_for_good)(reason);
+        let (node, votes) = (shared.this.id, shared.member.consensus.may_vote(shared.this.id.0));
+        let stop = |catalogue: &Catalogue| why_stop(catalogue, node, incarnation, votes);
+        if let Some(reason) = shared.member.read(stop) {
+            shared.ending.for_good(reason);
             return;
         }
         // A copy: plans over many slots must not hold up apply.
@@ -198,23 +201,6 @@ impl Work {
         }
         true
     }
-}
-
-/// Why this process must not go on, if it must not.
-fn why_stop(member: &Member, incarnation: Incarnation) -> Option<String> {
-    let node = member.this.id;
-    let votes = member.consensus.may_vote(node.0);
-    member.read(|catalogue| match catalogue.node(node) {
-        // Until the members without it are committed, its vote may be needed for that.
-        Some(record) if record.admin == Admin::Removed && votes => None,
-        Some(record) if record.admin == Admin::Removed => {
-            Some(format!("node {node} was removed from the cluster"))
-        }
-        Some(record) if record.incarnation > incarnation => {
-            Some(format!("another process has registered as node {node}"))
-        }
-        _ => None,
-    })
 }
 
 /// Assigned slots whose file is here are reported: whatever report was lost is found again.

@@ -61,7 +61,7 @@ pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Inc
     // From here on this process speaks for the node.
     shared.this.registered_as(incarnation);
     if let Err(refusal) = take_inventory(shared, incarnation).await {
-        (shared.fatal)(refusal);
+        shared.ending.fatal(refusal);
         return None;
     }
     shared.work.ring();
@@ -95,7 +95,7 @@ async fn update(
 }
 
 fn fatal_on_error<T>(shared: &Arc<Shared>, result: Result<T, IdentityError>) -> Option<T> {
-    result.map_err(|error| (shared.fatal)(error.to_string())).ok()
+    result.map_err(|error| shared.ending.fatal(error.to_string())).ok()
 }
 
 fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
@@ -131,7 +131,7 @@ async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
             Ok(Reply::Refused(Refusal::OldBuild { .. })) => break answer,
             // Whoever answered may not be the leader: others are asked, and meanwhile again.
             Ok(Reply::Refused(refusal)) if !waits(&answer) => {
-                shared.accusations.bring(register_refusal(refusal));
+                shared.ending.accuse(register_refusal(refusal));
             }
             answered if waits(answered) => {}
             _ => break answer,
@@ -142,17 +142,17 @@ async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
         // The directory is sound: a newer build comes back on it.
         Ok(Reply::Refused(refusal @ Refusal::OldBuild { .. })) => {
-            (shared.fatal)(format!(
+            shared.ending.fatal(format!(
                 "{refusal}; start a newer build on this directory, or remove --feature-level"
             ));
             None
         }
         Ok(other) => {
-            (shared.fatal)(format!("unexpected reply to a registration: {other:?}"));
+            shared.ending.fatal(format!("unexpected reply to a registration: {other:?}"));
             None
         }
         Err(status) => {
-            (shared.fatal)(format!("cannot register: {}", status.message()));
+            shared.ending.fatal(format!("cannot register: {}", status.message()));
             None
         }
     }

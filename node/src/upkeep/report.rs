@@ -78,7 +78,7 @@ async fn send(
         ) => {
             // Another process has registered under this id, or the node was removed: this
             // process has nothing to say any more, if that is so.
-            shared.accusations.bring(refusal.to_string());
+            shared.ending.accuse(refusal.to_string());
             Err(Status::failed_precondition(refusal.to_string()))
         }
         other => Err(Status::internal(format!("unexpected reply to a report: {other:?}"))),

@@ -10,25 +10,21 @@ use cairn_core::steward::{self, Cursor, Heartbeat, Observations};
 use cairn_types::command::{self, Body, Reply};
 use cairn_types::ids::{NodeId, RequestId};
 
-use crate::shared::Shared;
+use crate::shared::{LeaderState, Member};
 
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(member: Arc<Member>, leader: Arc<LeaderState>) {
     let mut greeted_term = None;
     let mut cursor = Cursor::default();
     loop {
-        shared.steward.wait(shared.this.upkeep_period()).await;
-        if !shared.member.consensus.is_leader() {
+        leader.steward.wait(member.this.upkeep_period()).await;
+        if !member.consensus.is_leader() {
             greeted_term = None;
             continue;
         }
-        let term = shared.member.consensus.term();
+        let term = member.consensus.term();
         if greeted_term != Some(term) {
             // Every open lease gets a full term before anything may expire.
-            match shared
-                .member
-                .propose(RequestId(0), Body::LeaderStarted(command::LeaderStarted))
-                .await
-            {
+            match member.propose(RequestId(0), Body::LeaderStarted(command::LeaderStarted)).await {
                 Ok(reply) => match reply.refusal() {
                     None => greeted_term = Some(term),
                     Some(refusal) => tracing::debug!(%refusal, "cannot greet as leader yet"),
@@ -37,19 +33,19 @@ pub async fn run(shared: Arc<Shared>) {
             }
             continue;
         }
-        round(&shared, term, &mut cursor).await;
+        round(&member, &leader, term, &mut cursor).await;
     }
 }
 
 /// One look and what it calls for.
-async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
-    let Some(now_ms) = shared.member.leader_clock_ms() else { return };
-    let leading_ms = as_ms(shared.member.led_for(term));
+async fn round(member: &Member, leader: &LeaderState, term: u64, cursor: &mut Cursor) {
+    let Some(now_ms) = member.leader_clock_ms() else { return };
+    let leading_ms = as_ms(member.led_for(term));
     let mut loads = Loads::default();
     let mut heartbeats = BTreeMap::new();
-    shared.member.read(|catalogue| {
+    member.read(|catalogue| {
         for node in catalogue.nodes() {
-            let Some(pulse) = shared.heartbeats.of(node.id) else { continue };
+            let Some(pulse) = leader.heartbeats.of(node.id) else { continue };
             let age_ms = if pulse.stops { u64::MAX } else { as_ms(pulse.at.elapsed()) };
             heartbeats.insert(node.id, Heartbeat { incarnation: pulse.incarnation, age_ms });
             if pulse.incarnation == node.incarnation {
@@ -57,21 +53,21 @@ async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
             }
         }
     });
-    let status = shared.member.consensus.status();
+    let status = member.consensus.status();
     let members = status.voters.keys().chain(status.learners.keys());
     let members = members.map(|id| NodeId(*id)).collect();
-    let hastened = shared.hastened.list();
+    let hastened = leader.hastened.list();
     let seen = Observations { now_ms, leading_ms, heartbeats, members, hastened };
     // A look at tens of thousands of segments must not cost the leader its office.
     let mut at = *cursor;
     let look =
         move |catalogue: &Catalogue| (steward::plan(catalogue, &seen, &mut loads, &mut at), at);
-    let (plan, at) = shared.member.walk(look).await;
+    let (plan, at) = member.walk(look).await;
     *cursor = at;
     let mut more = !plan.is_empty();
     for body in plan {
         tracing::debug!(?body, "steward proposes");
-        match shared.member.propose(RequestId(0), body).await {
+        match member.propose(RequestId(0), body).await {
             Ok(reply) => {
                 if let Reply::Refused(refusal) = &*reply {
                     tracing::debug!(%refusal, "steward's proposal refused");
@@ -86,7 +82,7 @@ async fn round(shared: &Arc<Shared>, term: u64, cursor: &mut Cursor) {
     }
     if more {
         // What one round's bounds left over is done by the next, at once.
-        shared.steward.ring();
+        leader.steward.ring();
         tokio::task::yield_now().await;
     }
 }

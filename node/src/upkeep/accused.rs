@@ -13,41 +13,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_core::catalogue::Catalogue;
 use cairn_host::envelope::said;
 use cairn_proto::wire::HelloRequest;
 use tokio::sync::mpsc;
 
 use crate::hello;
-use crate::service::admin::hello_refusal;
 use crate::shared::Shared;
+use crate::standing::hello_refusal;
 
 /// A linearizable view of its own is waited for so long.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 /// After others did not confirm it, the same is not asked again for so long.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Where it is brought. Cheap to clone. While one is looked into, others are dropped: they come
-/// again.
-#[derive(Clone)]
-pub struct Accusations(mpsc::Sender<String>);
-
-impl Accusations {
-    pub fn new() -> (Self, mpsc::Receiver<String>) {
-        let (bring, brought) = mpsc::channel(1);
-        (Self(bring), brought)
-    }
-
-    /// `reason`: why, as somebody says it.
-    pub fn bring(&self, reason: String) {
-        let _ = self.0.try_send(reason);
-    }
-}
-
 /// Looks into what is brought, until the node ends. `papers`: how this process says hello.
 pub async fn run(shared: Arc<Shared>, mut brought: mpsc::Receiver<String>, papers: HelloRequest) {
     while let Some(reason) = brought.recv().await {
         if is_confirmed(&shared, &papers).await {
-            (shared.stop_for_good)(reason);
+            shared.ending.for_good(reason);
             return;
         }
         let reason = said(&reason);
@@ -61,7 +45,9 @@ pub async fn run(shared: Arc<Shared>, mut brought: mpsc::Receiver<String>, paper
 
 async fn is_confirmed(shared: &Arc<Shared>, papers: &HelloRequest) -> bool {
     let fresh = shared.member.read_index(READ_DEADLINE).await.is_ok();
-    if hello_refusal(&shared.member, papers, fresh).is_some() {
+    let votes = shared.member.consensus.may_vote(papers.node);
+    let refused = |catalogue: &Catalogue| hello_refusal(catalogue, papers, fresh, votes).is_some();
+    if shared.member.read(refused) {
         return true;
     }
     let leader = shared.member.consensus.leader().map(|(_, address)| address);

@@ -1,0 +1,51 @@
+//! Nodes as the pure choice of voters looks at them: what the catalogue says, and what a leader has
+//! heard.
+
+use std::time::Duration;
+
+use cairn_core::voters::Candidate;
+use cairn_types::ids::NodeId;
+use cairn_types::model::{Admin, Liveness, Node};
+
+use crate::raft::RaftStatus;
+use crate::shared::{LeaderState, Member};
+
+/// A learner this many entries behind the leader may become a voter.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+/// A node whose last heartbeat is older than so many periods is not counted on.
+pub const HEARD_BEATS: u32 = 3;
+
+/// All nodes of the catalogue; on the leader.
+pub fn candidates(member: &Member, leader: &LeaderState, status: &RaftStatus) -> Vec<Candidate> {
+    let applied = member.consensus.applied();
+    let now_ms = member.leader_clock_ms().unwrap_or(0);
+    let caught_up = |id: NodeId| {
+        let matched = status.matched.get(&id.0).copied().flatten().unwrap_or(0);
+        matched > 0 && matched + CAUGHT_UP_ENTRIES >= applied
+    };
+    let leaving = leader.leaving.now();
+    let silence = HEARD_BEATS * Duration::from_millis(member.this.config.timings.heartbeat_ms);
+    member.read(|catalogue| {
+        let patience_ms = catalogue.cluster().settings.replace_after_ms;
+        let candidate = |node: &Node| {
+            let up = node.liveness == Liveness::Up;
+            // A change of voters that needs one who has just died stops all writes until that one
+            // is back: heard of late, not only not yet given up.
+            let heard = node.id == member.this.id
+                || leader
+                    .heartbeats
+                    .of(node.id)
+                    .is_some_and(|it| !it.stops && it.at.elapsed() < silence);
+            Candidate {
+                id: node.id,
+                host: node.host.clone(),
+                rack: node.rack.clone(),
+                up: up && heard,
+                removed: node.admin == Admin::Removed || leaving.contains(&node.id),
+                long_down: !up && now_ms >= node.liveness_since_ms.saturating_add(patience_ms),
+                caught_up: caught_up(node.id),
+            }
+        };
+        catalogue.nodes().map(candidate).collect()
+    })
+}
