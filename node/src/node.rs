@@ -14,11 +14,12 @@ use cairn_host::envelope::Identity as CallIdentity;
 use cairn_host::seam::{Env, Lane};
 use cairn_types::ids::{NodeId, Nonce, check_host_port, check_label};
 use futures::future::BoxFuture;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tonic::service::Routes;
 
 use crate::browsers::Local;
 use crate::config::{NodeConfig, Origin, Timings};
+use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::door::Starting;
 use crate::fatal::FatalHook;
@@ -34,9 +35,8 @@ use crate::raft::{
     Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, NodeAddresses, Promise,
     RaftTimings,
 };
-use crate::reporter::Reporter;
 use crate::service;
-use crate::shared::{Ending, Member, Shared, ThisNode};
+use crate::shared::{Calls, Ending, Member, Replicas, Shared, ThisNode};
 use crate::standing;
 pub use crate::start_error::StartError;
 use crate::store::{SegmentStore, StoreConfig};
@@ -102,7 +102,7 @@ impl Node {
     /// that takes over needs answers.
     pub async fn say_goodbye(&self) {
         self.shared.member.consensus.hand_over(HAND_OVER_DEADLINE).await;
-        let said = upkeep::heartbeat::goodbye(&self.shared);
+        let said = upkeep::heartbeat::goodbye(&self.shared.calls, &self.shared.ending);
         if tokio::time::timeout(GOODBYE_DEADLINE, said).await.is_err() {
             tracing::debug!("nobody has heard the goodbye");
         }
@@ -169,32 +169,40 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     })?;
     let raft_routes = consensus.routes();
 
-    let capacity_bytes = config.capacity_bytes;
     let this = ThisNode::new(env.clone(), config, disk, (cluster, lineage, node));
     let this = Arc::new(this);
     let member = Arc::new(Member::new(Arc::clone(&this), consensus, state, health));
+    let calls = Calls { this: Arc::clone(&this), member: Arc::clone(&member), peers };
+    let calls = Arc::new(calls);
+    let counters = Arc::<Counters>::default();
+    let replicas = Replicas::new(Arc::clone(&member), store, ledger, Arc::clone(&counters));
+    let replicas = Arc::new(replicas);
     let shared = Arc::new(Shared {
         this,
         member,
-        store,
-        ledger,
-        counters: Default::default(),
-        waits: Default::default(),
+        calls,
+        replicas,
         leader: Default::default(),
-        summaries: Default::default(),
-        peers,
-        reporter: Reporter::default(),
-        work: Default::default(),
         ending,
+        counters,
+        waits: Default::default(),
+        summaries: Default::default(),
         usage,
-        room: Mutex::new((capacity_bytes, 0)),
     });
     let own = CallIdentity { cluster: Some(cluster), lineage: Some(lineage), node: Some(node) };
     let local = is_local.then(|| Local { advertised: host_of(&shared.this.config.address) });
     let guard = Guard::new(own, certificates, local);
     let routes = service::routes(&shared, raft_routes, guard);
     let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
-    env.spawn("accused", upkeep::accused::run(Arc::clone(&shared), brought, papers));
+    env.spawn(
+        "accused",
+        upkeep::accused::run(
+            Arc::clone(&shared.calls),
+            Arc::clone(&shared.ending),
+            brought,
+            papers,
+        ),
+    );
     start_loops(&shared, registration, fresh);
     Ok(Node { shared, routes })
 }
@@ -275,8 +283,8 @@ async fn open_store(
 }
 
 /// Looks through the segment files while the node serves already: there may be very many.
-async fn look_through(shared: Arc<Shared>) {
-    match shared.store.look_through().await {
+async fn look_through(replicas: Arc<Replicas>, ending: Arc<Ending>) {
+    match replicas.store.look_through().await {
         Ok(found) => {
             tracing::info!(
                 segments = found.segments,
@@ -285,16 +293,17 @@ async fn look_through(shared: Arc<Shared>) {
                 strangers = found.strangers.len(),
                 "segment files read"
             );
-            shared.work.ring();
+            replicas.work.ring();
         }
         // The hook has been called.
         Err(error) if error.is_fatal() => {}
-        Err(error) => shared.ending.fatal(format!("cannot read the segments: {error}")),
+        Err(error) => ending.fatal(format!("cannot read the segments: {error}")),
     }
 }
 
 fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<Fresh>) {
     let env = &shared.this.env;
+    let (calls, replicas) = (|| Arc::clone(&shared.calls), || Arc::clone(&shared.replicas));
     let member = || Arc::clone(&shared.member);
     let leader = || Arc::clone(&shared.leader);
     let ending = || Arc::clone(&shared.ending);
@@ -306,18 +315,19 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
             owner.ending.fatal(reason);
             return;
         }
-        upkeep::register::run(&owner, registration).await;
+        let Shared { replicas, calls, ending, .. } = &*owner;
+        upkeep::register::run(replicas, calls, ending, registration).await;
     });
-    env.spawn("segment files", look_through(Arc::clone(shared)));
-    env.spawn("own work", upkeep::own_work::run(Arc::clone(shared)));
-    env.spawn("ledger", crate::ledger::run(env.clone(), Arc::clone(&shared.ledger)));
-    env.spawn("compare", upkeep::compare::run(Arc::clone(shared)));
-    env.spawn("reports", crate::upkeep::report::run(Arc::clone(shared)));
-    env.spawn("heartbeat", upkeep::heartbeat::run(Arc::clone(shared)));
+    env.spawn("segment files", look_through(replicas(), ending()));
+    env.spawn("own work", upkeep::own_work::run(replicas(), calls(), ending()));
+    env.spawn("ledger", crate::ledger::run(env.clone(), Arc::clone(&shared.replicas.ledger)));
+    env.spawn("compare", upkeep::compare::run(replicas()));
+    env.spawn("reports", upkeep::report::run(replicas(), calls(), ending()));
+    env.spawn("heartbeat", upkeep::heartbeat::run(calls(), replicas(), leader(), ending()));
     env.spawn("health", upkeep::health::run(member(), leader(), ending()));
     env.spawn("steward", upkeep::steward::run(member(), leader()));
     env.spawn("announce", upkeep::announce::run(member()));
-    env.spawn("members", upkeep::members::run(Arc::clone(shared)));
+    env.spawn("members", upkeep::members::run(calls(), leader(), ending()));
     let owner = Arc::clone(shared);
     env.spawn("wake on apply", async move {
         // Whatever an entry changed may be work for this node.
@@ -325,7 +335,7 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
         loop {
             owner.member.consensus.wait_for_applied(seen + 1).await;
             seen = owner.member.consensus.applied();
-            owner.work.ring();
+            owner.replicas.work.ring();
             tokio::time::sleep(APPLY_GATHER).await;
         }
     });

@@ -20,7 +20,7 @@ use cairn_types::ids::{NodeId, SegmentDigest};
 use cairn_types::limits::MESSAGE_BYTES_MAX;
 use tonic::{Status, Streaming};
 
-use crate::shared::Shared;
+use crate::shared::Calls;
 
 /// Why a node gave no more blocks.
 #[derive(Debug)]
@@ -63,34 +63,35 @@ pub struct RemoteBlocks {
 }
 
 impl RemoteBlocks {
-    /// Asks `node` for the blocks of `digest` from block `first` on.
+    /// Asks `node` for the blocks of `digest` from block `first` on, which come raw or in a form
+    /// of `codecs`.
     pub async fn open(
-        shared: &Shared,
+        calls: &Calls,
+        codecs: Codecs,
         node: NodeId,
         digest: SegmentDigest,
         first: usize,
     ) -> Result<Self, RemoteError> {
-        let address = shared
+        let address = calls
             .member
             .address_of(node)
             .ok_or_else(|| Status::not_found(format!("node {node} is not a member")))?;
         let first_block = u32::try_from(first)
             .map_err(|_| Status::internal("a segment has at most 32 blocks"))?;
-        let codecs = shared.store.codecs();
         let message = GetRequest {
             digest: digest.0.to_vec().into(),
             first_block,
             blocks: 0,
             codecs: codecs.numbers(),
         };
-        let mut client = SegmentsClient::new(shared.transport(&address))
+        let mut client = SegmentsClient::new(calls.transport(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let call = client.get(shared.call(Some(node), message));
-        let mut stream = tokio::time::timeout(shared.this.call_deadline(), call)
+        let call = client.get(calls.request(Some(node), message));
+        let mut stream = tokio::time::timeout(calls.this.call_deadline(), call)
             .await
             .map_err(|_| Status::deadline_exceeded("no answer"))??
             .into_inner();
-        let stall = Duration::from_millis(shared.this.config.timings.stall_ms);
+        let stall = Duration::from_millis(calls.this.config.timings.stall_ms);
         let Some(Message::Head(head)) = message_within(stall, &mut stream).await? else {
             return Err(Status::data_loss("a segment stream begins with a head").into());
         };

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::quarantine;
-use crate::shared::Shared;
 use crate::shared::leader::Pulse;
+use crate::shared::{Calls, LeaderState, Shared};
 use crate::standing::{self, Standing};
 
 /// A hello waits this long for a leader's word; less than its caller waits.
@@ -101,13 +101,13 @@ impl wire::admin_server::Admin for Service {
             let (count, reason) = (replicas.len(), reason.text());
             tracing::warn!(%node, count, reason, "a node cannot make replicas it was given");
         }
-        let registers = hear_address(&self.shared, &command.body);
-        call_back(&self.shared, &command.body).await?;
+        let registers = hear_address(&self.shared.calls, &command.body);
+        call_back(&self.shared.calls, &self.shared.leader, &command.body).await?;
         let reply = self.shared.member.propose(command.request, command.body).await?;
         if let Some(node) = registers {
             self.shared.leader.members.ring();
             // Registered or refused: either way what it said is of no more use.
-            self.shared.peers.is_at_home(node);
+            self.shared.calls.peers.is_at_home(node);
         }
         Ok(Response::new(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&reply)) }))
     }
@@ -162,14 +162,16 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::ListQuarantineRequest>,
     ) -> Result<Response<wire::ListQuarantineReply>, Status> {
-        quarantine::list(&self.shared, request.into_inner()).await.map(Response::new)
+        quarantine::list(&self.shared.replicas, request.into_inner()).await.map(Response::new)
     }
 
     async fn restore(
         &self,
         request: Request<wire::RestoreRequest>,
     ) -> Result<Response<wire::RestoreReply>, Status> {
-        quarantine::restore(&self.shared, request.into_inner()).await.map(Response::new)
+        quarantine::restore(&self.shared.replicas, &self.shared.calls, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn ask_slot(
@@ -182,33 +184,33 @@ impl wire::admin_server::Admin for Service {
 
 /// A node that registers for the first time, or from another address, must be there: an address
 /// that only it believes in would take a learner's and then a voter's place for nothing.
-async fn call_back(shared: &Shared, body: &Body) -> Result<(), Status> {
+async fn call_back(calls: &Calls, leader: &LeaderState, body: &Body) -> Result<(), Status> {
     let Body::Register(command::Register { node, address, .. }) = body else { return Ok(()) };
     check_host_port(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if !shared.member.consensus.is_leader() {
-        return Err(shared.member.not_leader());
+    if !calls.member.consensus.is_leader() {
+        return Err(calls.member.not_leader());
     }
-    let is_known = shared.member.read(|catalogue| {
+    let is_known = calls.member.read(|catalogue| {
         catalogue
             .node(*node)
             .is_none_or(|record| record.incarnation != Incarnation(0) && record.address == *address)
     });
     if is_known {
-        shared.leader.joining.is_reached(*node);
+        leader.joining.is_reached(*node);
         return Ok(());
     }
-    let mut client = AdminClient::new(shared.transport(address));
-    let call = client.node_status(shared.call(Some(*node), wire::NodeStatusRequest {}));
+    let mut client = AdminClient::new(calls.transport(address));
+    let call = client.node_status(calls.request(Some(*node), wire::NodeStatusRequest {}));
     let problem = match tokio::time::timeout(CALL_BACK, call).await {
         Ok(Ok(_)) => {
-            shared.leader.joining.is_reached(*node);
+            leader.joining.is_reached(*node);
             return Ok(());
         }
         // Any server may listen there and say what it likes.
         Ok(Err(status)) => envelope::said(status.message()),
         Err(_) => format!("no answer within {CALL_BACK:?}"),
     };
-    if shared.leader.joining.is_not_reached(*node, address, &problem) {
+    if leader.joining.is_not_reached(*node, address, &problem) {
         tracing::warn!(%node, address, problem, "a node cannot be called back, and stays outside");
     }
     let text = format!("node {node} cannot be called back at {address}: {problem}");
@@ -217,14 +219,14 @@ async fn call_back(shared: &Shared, body: &Body) -> Result<(), Status> {
 
 /// Remembers where a node says it is that may not be able to register yet, for elections. Which
 /// node registers, if one does.
-fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
+fn hear_address(calls: &Calls, body: &Body) -> Option<NodeId> {
     let Body::Register(command::Register { node, cookie, nonce, address, .. }) = body else {
         return None;
     };
     if check_host_port(address).is_err() {
         return Some(*node);
     }
-    let standing = shared.member.read(|catalogue| {
+    let standing = calls.member.read(|catalogue| {
         let record = catalogue.node(*node)?;
         let may_be = record.admin != Admin::Removed
             && record.cookie == *cookie
@@ -232,8 +234,8 @@ fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
         may_be.then(|| (record.incarnation, record.address == *address))
     });
     match standing {
-        Some((_, true)) => shared.peers.is_at_home(*node),
-        Some((registered, false)) => shared.peers.announce(*node, registered, address),
+        Some((_, true)) => calls.peers.is_at_home(*node),
+        Some((registered, false)) => calls.peers.announce(*node, registered, address),
         None => {}
     }
     Some(*node)
@@ -241,8 +243,8 @@ fn hear_address(shared: &Shared, body: &Body) -> Option<NodeId> {
 
 pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
     let (leader, leader_address) = shared.member.consensus.leader().unwrap_or_default();
-    let held = shared.store.stats();
-    let (available_bytes, _) = shared.room().await;
+    let held = shared.replicas.store.stats();
+    let (available_bytes, _) = shared.replicas.room().await;
     let counters = &shared.counters;
     let usage = (shared.usage)();
     let node = shared.this.id;

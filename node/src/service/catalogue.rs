@@ -49,10 +49,11 @@ pub struct Service {
 
 impl Service {
     pub fn new(shared: Arc<Shared>) -> Self {
+        let seals = Seals::new(Arc::clone(&shared.replicas), Arc::clone(&shared.calls));
         Self {
             shared,
             planned: Mutex::default(),
-            seals: Arc::new(Seals::new()),
+            seals: Arc::new(seals),
             forwards: Forwards::default(),
         }
     }
@@ -90,7 +91,7 @@ impl Service {
         let exclude = exclude.into_iter().map(NodeId).collect();
         let reply = if matches!(command.body, Body::SealPart(_)) {
             let hold = Duration::from_millis(wait_ms).min(HOLD_MAX);
-            self.seals.seal(&self.shared, command, hold).await?
+            self.seals.seal(command, hold).await?
         } else {
             self.execute_command(command, &exclude).await?
         };
@@ -182,7 +183,8 @@ impl wire::catalogue_server::Catalogue for Service {
     ) -> Result<Response<wire::ExecuteReply>, Status> {
         let request = request.into_inner();
         if request.forward && !self.shared.member.consensus.is_leader() {
-            return self.forwards.execute(&self.shared, request).await.map(Response::new);
+            let Shared { calls, counters, .. } = &*self.shared;
+            return self.forwards.execute(calls, counters, request).await.map(Response::new);
         }
         self.lead(request).await.map(Response::new)
     }

@@ -14,7 +14,8 @@ use cairn_types::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
-use crate::shared::Shared;
+use crate::counters::Counters;
+use crate::shared::Calls;
 
 /// Commands passed on at once by one node: a small share of what the leader admits, because each
 /// of them takes a call here and one there.
@@ -41,30 +42,31 @@ impl Forwards {
     /// the caller is told and tries again.
     pub async fn execute(
         &self,
-        shared: &Shared,
+        calls: &Calls,
+        counters: &Counters,
         request: wire::ExecuteRequest,
     ) -> Result<wire::ExecuteReply, Status> {
-        let Some((leader, registered)) = shared.member.consensus.leader() else {
-            return Err(shared.member.not_leader());
+        let Some((leader, registered)) = calls.member.consensus.leader() else {
+            return Err(calls.member.not_leader());
         };
         let Ok(_permit) = self.permits.try_acquire() else {
             return Err(refuse(Reason::Busy, "too many commands are being passed on"));
         };
-        shared.counters.commands_forwarded.add(1);
+        counters.commands_forwarded.add(1);
         let deadline = match request.deadline_ms {
             0 => DEADLINE_UNNAMED,
             ms => Duration::from_millis(ms).mul_f32(SHARE).min(DEADLINE_MAX),
         };
-        let address = shared.member.address_of(NodeId(leader)).unwrap_or(registered);
-        let mut client = CatalogueClient::new(shared.transport(&address))
+        let address = calls.member.address_of(NodeId(leader)).unwrap_or(registered);
+        let mut client = CatalogueClient::new(calls.transport(&address))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let message = wire::ExecuteRequest { forward: false, ..request };
-        let call = client.execute_forwarded(shared.call(Some(NodeId(leader)), message));
+        let call = client.execute_forwarded(calls.request(Some(NodeId(leader)), message));
         let answer = tokio::select! {
             biased;
             answer = tokio::time::timeout(deadline, call) => answer,
-            () = shared.member.until_not_led_by(leader) => return Err(shared.member.not_leader()),
+            () = calls.member.until_not_led_by(leader) => return Err(calls.member.not_leader()),
         };
         match answer {
             Ok(Ok(reply)) => Ok(reply.into_inner()),

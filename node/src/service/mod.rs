@@ -39,9 +39,12 @@ pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {
     let catalogue = CatalogueServer::new(catalogue::Service::new(Arc::clone(shared)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(CATALOGUE_REPLY_BYTES_MAX);
-    let segments = SegmentsServer::new(segments::Service::new(Arc::clone(shared)))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let segments = SegmentsServer::new(segments::Service::new(
+        Arc::clone(&shared.replicas),
+        shared.waits.clone(),
+    ))
+    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin = AdminServer::new(admin::Service::new(Arc::clone(shared)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -24,7 +24,7 @@ use tonic::Status;
 
 use super::segments::store_status;
 use crate::reporter::Said;
-use crate::shared::{Member, Shared};
+use crate::shared::{Calls, Member, Replicas};
 use crate::store::{Copies, Quarantined, Restored, StoreError};
 use crate::upkeep::{fetch, suspect};
 
@@ -39,7 +39,7 @@ const SLOT_WAIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(25);
 
 pub async fn list(
-    shared: &Shared,
+    replicas: &Replicas,
     request: wire::ListQuarantineRequest,
 ) -> Result<wire::ListQuarantineReply, Status> {
     let wire::ListQuarantineRequest { after, limit, verify } = request;
@@ -48,12 +48,12 @@ pub async fn list(
         0 => most,
         limit => limit.min(most),
     };
-    let page = shared.store.quarantined_after(after, limit).await;
+    let page = replicas.store.quarantined_after(after, limit).await;
     let (page, more) = page.map_err(|error| store_status(&error))?;
     let mut files = Vec::with_capacity(page.len());
     for file in page {
         let good = match verify {
-            true => match shared.store.is_good(&file).await {
+            true => match replicas.store.is_good(&file).await {
                 Ok(good) => Some(good),
                 // Not known: a restore says why.
                 Err(StoreError::NoAccess { .. }) => None,
@@ -63,7 +63,7 @@ pub async fn list(
         };
         files.push(to_wire(file, good));
     }
-    Ok(wire::ListQuarantineReply { files, more, node: shared.this.id.0 })
+    Ok(wire::ListQuarantineReply { files, more, node: replicas.this.id.0 })
 }
 
 fn to_wire(file: Quarantined, good: Option<bool>) -> wire::QuarantinedFile {
@@ -103,38 +103,44 @@ impl From<StoreError> for Stop {
 }
 
 pub async fn restore(
-    shared: &Arc<Shared>,
+    replicas: &Arc<Replicas>,
+    calls: &Calls,
     request: wire::RestoreRequest,
 ) -> Result<wire::RestoreReply, Status> {
     let digest = digest(&request.digest)?;
-    let (outcome, refused) = match put_back(shared, digest).await {
+    let (outcome, refused) = match put_back(replicas, calls, digest).await {
         Ok(Restored::Held) => (wire::RestoreOutcome::Held, String::new()),
         Ok(_) => (wire::RestoreOutcome::Restored, String::new()),
         Err(Stop::Refused(text)) => (wire::RestoreOutcome::Refused, text),
         Err(Stop::Failed(status)) => return Err(status),
     };
-    Ok(wire::RestoreReply { outcome: outcome.into(), refused, node: shared.this.id.0 })
+    Ok(wire::RestoreReply { outcome: outcome.into(), refused, node: replicas.this.id.0 })
 }
 
-async fn put_back(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<Restored, Stop> {
-    let Some(incarnation) = shared.this.incarnation() else {
-        let text = format!("node {} has not registered yet", shared.this.id);
+async fn put_back(
+    replicas: &Arc<Replicas>,
+    calls: &Calls,
+    digest: SegmentDigest,
+) -> Result<Restored, Stop> {
+    let Some(incarnation) = replicas.this.incarnation() else {
+        let text = format!("node {} has not registered yet", replicas.this.id);
         return Err(refuse(Reason::Starting, text).into());
     };
     // The file may have been moved away under the running node: then this gives the slot up, and
     // the catalogue gives it a new one.
-    if shared.store.holds(digest) && !is_bad(shared, digest).await? {
+    if replicas.store.holds(digest) && !is_bad(replicas, digest).await? {
         return Ok(Restored::Held);
     }
-    match shared.store.copies_in_quarantine(digest).await? {
+    match replicas.store.copies_in_quarantine(digest).await? {
         Copies::Good => {}
         copies => return Err(Stop::Refused(no_good_copy(digest, copies))),
     }
-    if live_slot(&shared.member, digest).is_none() {
-        ask_leader(shared, incarnation, digest).await?;
-        until_slot(&shared.member, digest).await?;
+    if live_slot(&replicas.member, digest).is_none() {
+        ask_leader(calls, incarnation, digest).await?;
+        until_slot(&replicas.member, digest).await?;
     }
-    let restored = shared.store.restore_if(digest, fetch::wanted(&shared.member, digest)).await?;
+    let restored =
+        replicas.store.restore_if(digest, fetch::wanted(&replicas.member, digest)).await?;
     match restored {
         // Catch-up may have been faster: the same copy, or another node's.
         Restored::Held | Restored::Back => {}
@@ -143,21 +149,21 @@ async fn put_back(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<Restore
             return Err(Stop::Refused(no_good_copy(digest, Copies::Bad(count))));
         }
     }
-    if let Some((segment, epoch)) = live_slot(&shared.member, digest) {
-        shared.reporter.say(Said::Durable, segment, epoch);
+    if let Some((segment, epoch)) = live_slot(&replicas.member, digest) {
+        replicas.reporter.say(Said::Durable, segment, epoch);
     }
     if restored == Restored::Back {
-        shared.counters.segments_recovered.add(1);
+        replicas.counters.segments_recovered.add(1);
     }
     Ok(Restored::Back)
 }
 
 /// Whether the file that is held is bad, and given up. The check is a task of its own: it goes on
 /// when the operator leaves.
-async fn is_bad(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, Stop> {
+async fn is_bad(replicas: &Arc<Replicas>, digest: SegmentDigest) -> Result<bool, Stop> {
     let end = Instant::now() + SLOT_WAIT;
     let checking = loop {
-        match suspect::begin(shared, digest) {
+        match suspect::begin(replicas, digest) {
             Some(checking) => break checking,
             None if Instant::now() >= end => {
                 let text = format!(
@@ -201,22 +207,22 @@ async fn until_slot(member: &Member, digest: SegmentDigest) -> Result<(), Status
 }
 
 async fn ask_leader(
-    shared: &Arc<Shared>,
+    calls: &Calls,
     incarnation: Incarnation,
     digest: SegmentDigest,
 ) -> Result<(), Stop> {
     let request = wire::AskSlotRequest {
-        node: shared.this.id.0,
+        node: calls.this.id.0,
         incarnation: incarnation.0,
         digest: convert::digest_to_wire(&digest),
     };
-    let reply = if shared.member.consensus.is_leader() {
-        give_slot(&shared.member, request).await?
+    let reply = if calls.member.consensus.is_leader() {
+        give_slot(&calls.member, request).await?
     } else {
         let (_, address) =
-            shared.member.consensus.leader().ok_or_else(|| shared.member.not_leader())?;
-        let mut client = AdminClient::new(shared.transport(&address));
-        let call = client.ask_slot(shared.call(None, request));
+            calls.member.consensus.leader().ok_or_else(|| calls.member.not_leader())?;
+        let mut client = AdminClient::new(calls.transport(&address));
+        let call = client.ask_slot(calls.request(None, request));
         let answer = tokio::time::timeout(SLOT_WAIT, call).await;
         let late = |_| Status::deadline_exceeded(format!("no answer from {address}"));
         answer.map_err(late)?.map_err(Stop::Failed)?.into_inner()

@@ -26,10 +26,11 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::admission::{Lane, Peer, Permit};
 use crate::pace::Pace;
 use crate::reporter::Said;
-use crate::shared::Shared;
+use crate::shared::Replicas;
 use crate::store::format::Footer;
 use crate::store::{Begin, Reading, Salvage, StoreError, WRITERS_MAX};
 use crate::upkeep::own_work::FETCHES_MAX;
+use crate::waits::Waits;
 
 /// Readers served at once; each holds up to [`READ_AHEAD`] pieces of 1 MiB, and as much again in
 /// the transport.
@@ -50,16 +51,18 @@ const HEAD_WAIT: Duration = Duration::from_secs(5);
 const SLOT_WAIT: Duration = Duration::from_secs(5);
 
 pub struct Service {
-    shared: Arc<Shared>,
+    replicas: Arc<Replicas>,
+    waits: Waits,
     readers: Lane,
     uploads: Lane,
     arriving: Lane,
 }
 
 impl Service {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(replicas: Arc<Replicas>, waits: Waits) -> Self {
         Self {
-            shared,
+            replicas,
+            waits,
             readers: Lane::new("readers", READERS_MAX),
             uploads: Lane::new("uploads", UPLOADS_MAX),
             arriving: Lane::new("uploads on their way in", ARRIVING_MAX),
@@ -76,9 +79,9 @@ impl Service {
         form: Form,
     ) -> Result<(), Status> {
         let index = epoch.0 & ((1 << LINEAGE_SHIFT) - 1);
-        self.shared.member.wait_applied(index, SLOT_WAIT).await?;
-        let node = self.shared.this.id;
-        let current = self.shared.member.read(|catalogue| {
+        self.replicas.member.wait_applied(index, SLOT_WAIT).await?;
+        let node = self.replicas.this.id;
+        let current = self.replicas.member.read(|catalogue| {
             let record = catalogue.segment(segment).filter(|record| record.digest == digest)?;
             record.live_slot_on(node).filter(|slot| slot.epoch == epoch)?;
             Some(record.form)
@@ -133,43 +136,43 @@ impl wire::segments_server::Segments for Service {
             return Err(Status::invalid_argument(format!("segment of {len} bytes")));
         }
         let (segment, epoch) = (SegmentId(head.segment), Epoch(head.epoch));
-        let shared = &self.shared;
-        let blocks = shared.store.codecs().blocks(head.codec, head.len, &head.stored_lens);
+        let replicas = &self.replicas;
+        let blocks = replicas.store.codecs().blocks(head.codec, head.len, &head.stored_lens);
         let blocks = blocks.map_err(|error| refuse(Reason::Form, error.to_string()))?;
         self.check_slot(segment, digest, epoch, blocks.form()).await?;
         let stored_len = u64::from(blocks.form().stored_len());
         let begun =
-            shared.store.begin(digest, blocks).await.map_err(|error| store_status(&error))?;
+            replicas.store.begin(digest, blocks).await.map_err(|error| store_status(&error))?;
         let mut writer = match begun {
             Begin::Exists(_) => {
-                shared.reporter.say(Said::Durable, segment, epoch);
+                replicas.reporter.say(Said::Durable, segment, epoch);
                 return Ok(Response::new(wire::PutReply { existed: true }));
             }
             Begin::Writer(writer) => writer,
         };
         let mut received = 0;
-        let mut pace = Pace::new(Duration::from_millis(shared.this.config.timings.stall_ms));
+        let mut pace = Pace::new(Duration::from_millis(replicas.this.config.timings.stall_ms));
         while let Some(message) = next_message(&mut stream, &mut pace).await? {
             let wire::put_request::Message::Chunk(chunk) = message else {
                 return Err(Status::invalid_argument("a second head in one put"));
             };
             received += chunk.len() as u64;
             pace.moved(chunk.len());
-            shared.counters.bytes_received.add(chunk.len() as u64);
+            replicas.counters.bytes_received.add(chunk.len() as u64);
             if received > stored_len {
                 return Err(Status::invalid_argument(format!("more than {stored_len} bytes")));
             }
             writer.push(chunk).await.map_err(|error| store_status(&error))?;
         }
         // The slot may have been given up while the bytes came in.
-        let wanted = crate::upkeep::fetch::wanted(&shared.member, digest);
+        let wanted = crate::upkeep::fetch::wanted(&replicas.member, digest);
         if canary!("report_before_durable") {
-            shared.reporter.say(Said::Durable, segment, epoch);
+            replicas.reporter.say(Said::Durable, segment, epoch);
         }
         writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
-        shared.counters.segments_received.add(1);
-        shared.waits.segment_puts.observe(began.elapsed().as_secs_f64());
-        shared.reporter.say(Said::Durable, segment, epoch);
+        replicas.counters.segments_received.add(1);
+        self.waits.segment_puts.observe(began.elapsed().as_secs_f64());
+        replicas.reporter.say(Said::Durable, segment, epoch);
         Ok(Response::new(wire::PutReply { existed: false }))
     }
 
@@ -182,12 +185,12 @@ impl wire::segments_server::Segments for Service {
         let permit = self.readers.take(request.extensions().get::<Peer>().copied())?;
         let request = request.into_inner();
         let digest = digest(&request.digest)?;
-        let shared = Arc::clone(&self.shared);
-        let (table, stored, salvage) = match shared.store.read_table(digest).await {
+        let replicas = Arc::clone(&self.replicas);
+        let (table, stored, salvage) = match replicas.store.read_table(digest).await {
             Ok(Footer { table, blocks }) => (table, Some(blocks), None),
             Err(error) => {
-                crate::upkeep::suspect::raise_for(&shared, digest, &error);
-                let (table, copies) = salvage(&shared, digest, &error).await?;
+                crate::upkeep::suspect::raise_for(&replicas, digest, &error);
+                let (table, copies) = salvage(&replicas, digest, &error).await?;
                 (table, None, Some(copies))
             }
         };
@@ -214,11 +217,17 @@ impl wire::segments_server::Segments for Service {
             stored_lens: sent.lens_to_wire(),
         };
         let (pieces, stream) = pieces();
-        let env = self.shared.this.env.clone();
+        let env = self.replicas.this.env.clone();
         match salvage {
             None => {
-                let serve =
-                    serve_blocks(shared, (digest, reading), head, first..end, pieces, permit);
+                let serve = serve_blocks(
+                    (replicas, self.waits.clone()),
+                    (digest, reading),
+                    head,
+                    first..end,
+                    pieces,
+                    permit,
+                );
                 env.spawn("serve segment", serve);
             }
             Some(copies) => {
@@ -234,7 +243,7 @@ impl wire::segments_server::Segments for Service {
         request: Request<wire::SuspectRequest>,
     ) -> Result<Response<wire::SuspectReply>, Status> {
         let digest = digest(&request.into_inner().digest)?;
-        let checking = crate::upkeep::suspect::begin(&self.shared, digest)
+        let checking = crate::upkeep::suspect::begin(&self.replicas, digest)
             .ok_or_else(|| refuse(Reason::Busy, "a check is under way"))?;
         let checked = checking.await.map_err(|_| Status::unavailable("the node stops"))?;
         let bad = checked.map_err(|error| store_status(&error))?;
@@ -301,7 +310,7 @@ impl Pieces {
 
 /// Sends the head, then blocks `range` in order; ends early when the reader goes away.
 async fn serve_blocks(
-    shared: Arc<Shared>,
+    (replicas, waits): (Arc<Replicas>, Waits),
     (digest, reading): (SegmentDigest, Reading),
     head: wire::GetHead,
     range: std::ops::Range<usize>,
@@ -313,7 +322,7 @@ async fn serve_blocks(
     if pieces.send(Ok(head), 0).await.is_none() {
         return;
     }
-    let mut blocks = match shared.store.read_blocks(digest, range, reading) {
+    let mut blocks = match replicas.store.read_blocks(digest, range, reading) {
         Ok(blocks) => blocks,
         Err(error) => {
             let _ = pieces.send(Err(store_status(&error)), 0).await;
@@ -325,11 +334,11 @@ async fn serve_blocks(
         let message = match block {
             Ok(block) => {
                 debug_assert!(block.len() as u64 <= BLOCK_BYTES, "a block is at most 1 MiB");
-                shared.counters.bytes_served.add(block.len() as u64);
+                replicas.counters.bytes_served.add(block.len() as u64);
                 Ok(wire::GetReply { message: Some(wire::get_reply::Message::Chunk(block)) })
             }
             Err(error) => {
-                crate::upkeep::suspect::raise_for(&shared, digest, &error);
+                crate::upkeep::suspect::raise_for(&replicas, digest, &error);
                 Err(store_status(&error))
             }
         };
@@ -338,15 +347,15 @@ async fn serve_blocks(
             return;
         }
     }
-    shared.waits.segment_gets.observe(began.elapsed().as_secs_f64());
-    shared.ledger.add_reads(digest, 1);
+    waits.segment_gets.observe(began.elapsed().as_secs_f64());
+    replicas.ledger.add_reads(digest, 1);
 }
 
 /// The bad copies of a segment that cannot be read as a whole, if they tell its block table and a
 /// checkpoint still needs it: some of their blocks may be the last good ones anywhere. Else
 /// `error`, as a caller should take it.
 async fn salvage(
-    shared: &Shared,
+    replicas: &Replicas,
     digest: SegmentDigest,
     error: &StoreError,
 ) -> Result<(BlockTable, Salvage), Status> {
@@ -354,12 +363,12 @@ async fn salvage(
     if !matches!(error, StoreError::NotHeld(_) | StoreError::Damaged { .. }) {
         return Err(refused());
     }
-    let len = shared.member.read(|catalogue| {
+    let len = replicas.member.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
         segment.is_referenced().then_some(u64::from(segment.form.raw_len()))
     });
     let Some(len) = len else { return Err(refused()) };
-    let copies = shared.store.salvage(digest, len).await.map_err(|error| store_status(&error))?;
+    let copies = replicas.store.salvage(digest, len).await.map_err(|error| store_status(&error))?;
     let copies = copies.ok_or_else(refused)?;
     let table = copies.table().cloned().ok_or_else(refused)?;
     Ok((table, copies))

@@ -19,7 +19,7 @@ use cairn_proto::wire::HelloRequest;
 use tokio::sync::mpsc;
 
 use crate::hello;
-use crate::shared::Shared;
+use crate::shared::{Calls, Ending};
 use crate::standing::hello_refusal;
 
 /// A linearizable view of its own is waited for so long.
@@ -28,10 +28,15 @@ const READ_DEADLINE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Looks into what is brought, until the node ends. `papers`: how this process says hello.
-pub async fn run(shared: Arc<Shared>, mut brought: mpsc::Receiver<String>, papers: HelloRequest) {
+pub async fn run(
+    calls: Arc<Calls>,
+    ending: Arc<Ending>,
+    mut brought: mpsc::Receiver<String>,
+    papers: HelloRequest,
+) {
     while let Some(reason) = brought.recv().await {
-        if is_confirmed(&shared, &papers).await {
-            shared.ending.for_good(reason);
+        if is_confirmed(&calls, &papers).await {
+            ending.for_good(reason);
             return;
         }
         let reason = said(&reason);
@@ -43,14 +48,14 @@ pub async fn run(shared: Arc<Shared>, mut brought: mpsc::Receiver<String>, paper
     }
 }
 
-async fn is_confirmed(shared: &Arc<Shared>, papers: &HelloRequest) -> bool {
-    let fresh = shared.member.read_index(READ_DEADLINE).await.is_ok();
-    let votes = shared.member.consensus.may_vote(papers.node);
+async fn is_confirmed(calls: &Calls, papers: &HelloRequest) -> bool {
+    let fresh = calls.member.read_index(READ_DEADLINE).await.is_ok();
+    let votes = calls.member.consensus.may_vote(papers.node);
     let refused = |catalogue: &Catalogue| hello_refusal(catalogue, papers, fresh, votes).is_some();
-    if shared.member.read(refused) {
+    if calls.member.read(refused) {
         return true;
     }
-    let leader = shared.member.consensus.leader().map(|(_, address)| address);
-    let own = &shared.this.config.address;
-    hello::refuse(&shared.this.env, &shared.peers, own, shared.this.cluster, papers, leader).await
+    let leader = calls.member.consensus.leader().map(|(_, address)| address);
+    let own = &calls.this.config.address;
+    hello::refuse(&calls.this.env, &calls.peers, own, calls.this.cluster, papers, leader).await
 }

@@ -8,7 +8,7 @@ use cairn_core::work;
 use cairn_types::ids::{SegmentDigest, SegmentId};
 
 use super::suspect;
-use crate::shared::{Member, Shared};
+use crate::shared::{Member, Replicas};
 
 /// Files looked for in a round (a second): on a disk that gives 150 of them a second it takes a
 /// fraction of its time, and half a million files are through in two hours and a half.
@@ -18,19 +18,19 @@ const RECORDS_ROUND_MAX: usize = 4096;
 /// Replicas given up in a round: the rest of a directory that has gone follows in the next ones.
 const CHECKS_ROUND_MAX: usize = 64;
 
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(replicas: Arc<Replicas>) {
     let mut slots = SegmentId(0);
     let mut files: Option<SegmentDigest> = None;
     loop {
-        tokio::time::sleep(shared.this.upkeep_period()).await;
-        if !is_inventoried(&shared.member) {
+        tokio::time::sleep(replicas.this.upkeep_period()).await;
+        if !is_inventoried(&replicas.member) {
             continue;
         }
-        for digest in slots_not_in_store(&shared, &mut slots) {
-            check(&shared, digest).await;
+        for digest in slots_not_in_store(&replicas, &mut slots) {
+            check(&replicas, digest).await;
         }
-        for digest in held_without_file(&shared, &mut files).await {
-            check(&shared, digest).await;
+        for digest in held_without_file(&replicas, &mut files).await {
+            check(&replicas, digest).await;
         }
     }
 }
@@ -45,12 +45,13 @@ fn is_inventoried(member: &Member) -> bool {
 }
 
 /// Durable slots of this node that the store does not hold, of the next stretch of segments.
-fn slots_not_in_store(shared: &Shared, cursor: &mut SegmentId) -> Vec<SegmentDigest> {
-    let (node, from) = (shared.this.id, *cursor);
-    let (durable, next) = shared
+fn slots_not_in_store(replicas: &Replicas, cursor: &mut SegmentId) -> Vec<SegmentDigest> {
+    let (node, from) = (replicas.this.id, *cursor);
+    let (durable, next) = replicas
         .member
         .read(|catalogue| work::durable_from(catalogue, node, from, RECORDS_ROUND_MAX));
-    let lacking: Vec<_> = durable.into_iter().filter(|(_, it)| !shared.store.holds(*it)).collect();
+    let lacking: Vec<_> =
+        durable.into_iter().filter(|(_, it)| !replicas.store.holds(*it)).collect();
     // What this round leaves over begins the next.
     *cursor = lacking.get(CHECKS_ROUND_MAX).map_or(next, |(segment, _)| *segment);
     lacking.into_iter().take(CHECKS_ROUND_MAX).map(|(_, digest)| digest).collect()
@@ -58,22 +59,22 @@ fn slots_not_in_store(shared: &Shared, cursor: &mut SegmentId) -> Vec<SegmentDig
 
 /// Segments of the index without a file, of the next few.
 async fn held_without_file(
-    shared: &Shared,
+    replicas: &Replicas,
     cursor: &mut Option<SegmentDigest>,
 ) -> Vec<SegmentDigest> {
-    let held = shared.store.held_after(*cursor, FILES_ROUND_MAX);
+    let held = replicas.store.held_after(*cursor, FILES_ROUND_MAX);
     *cursor = held.last().map(|(digest, _)| *digest);
     match held.is_empty() {
         true => Vec::new(),
         false => {
             let digests = held.into_iter().map(|(digest, _)| digest).collect();
-            shared.store.without_file(digests).await
+            replicas.store.without_file(digests).await
         }
     }
 }
 
-async fn check(shared: &Arc<Shared>, digest: SegmentDigest) {
-    if let Err(error) = suspect::check(shared, digest).await {
+async fn check(replicas: &Arc<Replicas>, digest: SegmentDigest) {
+    if let Err(error) = suspect::check(replicas, digest).await {
         tracing::warn!(%digest, %error, "cannot check a replica whose file is missing");
     }
 }

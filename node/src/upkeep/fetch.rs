@@ -26,7 +26,7 @@ use cairn_types::ids::{NodeId, SegmentDigest};
 use tonic::Status;
 
 use crate::remote::{Block, RemoteBlocks, RemoteError};
-use crate::shared::{Member, Shared};
+use crate::shared::{Calls, Member, Replicas};
 use crate::store::{Begin, Salvage, StoreError, Writer};
 
 /// Why a fetch did not succeed this time.
@@ -54,11 +54,15 @@ impl From<StoreError> for FetchError {
 }
 
 /// Makes one segment durable here, out of whatever good blocks can be had.
-pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchError> {
-    let wanted = wanted(&shared.member, fetch.digest);
-    match shared.store.recover_from_quarantine_if(fetch.digest, wanted).await {
+pub async fn segment(
+    replicas: &Arc<Replicas>,
+    calls: &Arc<Calls>,
+    fetch: &Fetch,
+) -> Result<(), FetchError> {
+    let wanted = wanted(&replicas.member, fetch.digest);
+    match replicas.store.recover_from_quarantine_if(fetch.digest, wanted).await {
         Ok(true) => {
-            shared.counters.segments_recovered.add(1);
+            replicas.counters.segments_recovered.add(1);
             return Ok(());
         }
         Ok(false) => {}
@@ -67,7 +71,7 @@ pub async fn segment(shared: &Arc<Shared>, fetch: &Fetch) -> Result<(), FetchErr
             tracing::debug!(%error, digest = %fetch.digest, "nothing usable in quarantine")
         }
     }
-    Copying::new(shared, fetch).await.run().await
+    Copying::new(replicas, calls, fetch).await.run().await
 }
 
 /// Whether this node's applied catalogue gives it a live slot of `digest`. Nothing else may make
@@ -88,7 +92,8 @@ pub fn wanted(member: &Arc<Member>, digest: SegmentDigest) -> impl FnOnce() -> b
 
 /// A copy in the making.
 struct Copying<'a> {
-    shared: &'a Arc<Shared>,
+    replicas: &'a Arc<Replicas>,
+    calls: &'a Arc<Calls>,
     fetch: &'a Fetch,
     /// Bad copies of this node's own.
     own: Option<Salvage>,
@@ -141,8 +146,8 @@ fn fit(begun: Option<&StoredBlocks>, stored: &StoredBlocks) -> Fit {
 }
 
 impl<'a> Copying<'a> {
-    async fn new(shared: &'a Arc<Shared>, fetch: &'a Fetch) -> Self {
-        let own = match shared.store.salvage(fetch.digest, u64::from(fetch.len)).await {
+    async fn new(replicas: &'a Arc<Replicas>, calls: &'a Arc<Calls>, fetch: &'a Fetch) -> Self {
+        let own = match replicas.store.salvage(fetch.digest, u64::from(fetch.len)).await {
             Ok(own) => own,
             Err(error) => {
                 tracing::debug!(%error, digest = %fetch.digest, "cannot read bad copies");
@@ -150,7 +155,7 @@ impl<'a> Copying<'a> {
             }
         };
         let table = own.as_ref().and_then(|own| own.table().cloned());
-        Self { shared, fetch, own, table, raw: false, writer: None, next: 0 }
+        Self { replicas, calls, fetch, own, table, raw: false, writer: None, next: 0 }
     }
 
     /// Goes round all sources for as long as one of them gives at least one block more.
@@ -165,7 +170,7 @@ impl<'a> Copying<'a> {
                 if self.is_complete() {
                     break;
                 }
-                if !is_wanted(&self.shared.member, &self.fetch.digest) {
+                if !is_wanted(&self.replicas.member, &self.fetch.digest) {
                     return Err(FetchError::NotWanted);
                 }
                 match self.copy_from(*source).await {
@@ -212,7 +217,14 @@ impl<'a> Copying<'a> {
 
     /// Takes the blocks that follow from another node, until one of them is wrong.
     async fn copy_from(&mut self, source: NodeId) -> Result<Step, Trouble> {
-        let opened = RemoteBlocks::open(self.shared, source, self.fetch.digest, self.next).await;
+        let opened = RemoteBlocks::open(
+            self.calls,
+            self.replicas.store.codecs(),
+            source,
+            self.fetch.digest,
+            self.next,
+        )
+        .await;
         let mut blocks = opened.map_err(|error| self.trouble(source, error))?;
         let table = blocks.table().clone();
         self.table = Some(table);
@@ -221,7 +233,7 @@ impl<'a> Copying<'a> {
             return Ok(Step::Go);
         }
         while let Some(block) = blocks.next().await.map_err(|error| self.trouble(source, error))? {
-            self.shared.counters.bytes_fetched.add(block.stored.len() as u64);
+            self.replicas.counters.bytes_fetched.add(block.stored.len() as u64);
             if self.push(&stored, block).await? == Step::Exists {
                 return Ok(Step::Exists);
             }
@@ -258,7 +270,7 @@ impl<'a> Copying<'a> {
         let form = if self.raw { raw() } else { stored.clone() };
         let bytes = if self.raw { block.raw } else { block.stored };
         if self.writer.is_none() {
-            match self.shared.store.begin(self.fetch.digest, form).await? {
+            match self.replicas.store.begin(self.fetch.digest, form).await? {
                 Begin::Exists(_) => return Ok(Step::Exists),
                 Begin::Writer(writer) => self.writer = Some(writer),
             }
@@ -273,24 +285,23 @@ impl<'a> Copying<'a> {
     async fn finish(self) -> Result<(), FetchError> {
         // A segment has at least one block, so there is a writer.
         let Some(writer) = self.writer else { return Err(FetchError::NoSource) };
-        writer.finish_if(wanted(&self.shared.member, self.fetch.digest)).await?;
-        self.shared.counters.segments_fetched.add(1);
+        writer.finish_if(wanted(&self.replicas.member, self.fetch.digest)).await?;
+        self.replicas.counters.segments_fetched.add(1);
         Ok(())
     }
 
     /// Tells a source that its bytes are wrong. A hint: nobody waits for it, and the next fetch
     /// from there repeats it.
     fn tell(&self, source: NodeId) {
-        let (shared, digest) = (Arc::clone(self.shared), self.fetch.digest);
+        let (calls, digest) = (Arc::clone(self.calls), self.fetch.digest);
         tracing::warn!(%source, %digest, "a source gave wrong bytes, and is told so");
-        shared.counters.sources_suspected.add(1);
-        let owner = Arc::clone(&shared);
-        shared.this.env.spawn("suspect source", async move {
-            let Some(address) = owner.member.address_of(source) else { return };
-            let mut client = SegmentsClient::new(owner.transport(&address));
+        self.replicas.counters.sources_suspected.add(1);
+        self.calls.this.env.spawn("suspect source", async move {
+            let Some(address) = calls.member.address_of(source) else { return };
+            let mut client = SegmentsClient::new(calls.transport(&address));
             let message = SuspectRequest { digest: convert::digest_to_wire(&digest) };
-            let call = client.suspect(owner.call(Some(source), message));
-            match tokio::time::timeout(owner.this.call_deadline(), call).await {
+            let call = client.suspect(calls.request(Some(source), message));
+            match tokio::time::timeout(calls.this.call_deadline(), call).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) => tracing::debug!(%source, %status, "suspicion was refused"),
                 Err(_) => tracing::debug!(%source, "suspicion was not heard in time"),

@@ -9,19 +9,24 @@ use cairn_proto::wire::admin_client::AdminClient;
 use cairn_types::ids::{Incarnation, NodeId};
 use tokio::time::Instant;
 
-use crate::shared::Shared;
 use crate::shared::leader::Pulse;
+use crate::shared::{Calls, Ending, LeaderState, Replicas};
 
 /// A goodbye that nobody takes is said again after this.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
 
-pub async fn run(shared: Arc<Shared>) {
-    let period = Duration::from_millis(shared.this.config.timings.heartbeat_ms);
+pub async fn run(
+    calls: Arc<Calls>,
+    replicas: Arc<Replicas>,
+    leader: Arc<LeaderState>,
+    ending: Arc<Ending>,
+) {
+    let period = calls.this.heartbeat_period();
     for turn in 0_usize.. {
-        if let Some(incarnation) = shared.this.incarnation()
-            && !shared.ending.says_goodbye()
+        if let Some(incarnation) = calls.this.incarnation()
+            && !ending.says_goodbye()
         {
-            beat(&shared, incarnation, turn).await;
+            beat(&calls, &replicas, &leader, &ending, incarnation, turn).await;
         }
         tokio::time::sleep(period).await;
     }
@@ -29,15 +34,15 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// The process stops in order: the leader hears that this node is down from now on, so that nobody
 /// plans with it. Best effort, and bounded by the caller.
-pub async fn goodbye(shared: &Shared) {
-    let Some(incarnation) = shared.this.incarnation() else { return };
-    shared.ending.begin_goodbye();
+pub async fn goodbye(calls: &Calls, ending: &Ending) {
+    let Some(incarnation) = calls.this.incarnation() else { return };
+    ending.begin_goodbye();
     // Nobody has taken over: there is nobody to tell.
-    if shared.member.consensus.is_leader() {
+    if calls.member.consensus.is_leader() {
         return;
     }
     let message = HeartbeatRequest {
-        node: shared.this.id.0,
+        node: calls.this.id.0,
         incarnation: incarnation.0,
         available_bytes: 0,
         bytes_in_flight: 0,
@@ -46,11 +51,11 @@ pub async fn goodbye(shared: &Shared) {
     };
     loop {
         let other =
-            shared.member.consensus.leader().filter(|(leader, _)| *leader != shared.this.id.0);
+            calls.member.consensus.leader().filter(|(leader, _)| *leader != calls.this.id.0);
         if let Some((leader, address)) = other {
-            let mut client = AdminClient::new(shared.transport(&address));
-            let call = client.heartbeat(shared.call(Some(NodeId(leader)), message));
-            match tokio::time::timeout(shared.this.call_deadline(), call).await {
+            let mut client = AdminClient::new(calls.transport(&address));
+            let call = client.heartbeat(calls.request(Some(NodeId(leader)), message));
+            match tokio::time::timeout(calls.this.call_deadline(), call).await {
                 Ok(Ok(_)) => return,
                 Ok(Err(status)) => tracing::debug!(%status, "goodbye refused"),
                 Err(_) => tracing::debug!(%address, "goodbye not answered"),
@@ -60,19 +65,26 @@ pub async fn goodbye(shared: &Shared) {
     }
 }
 
-async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
-    let (available_bytes, bytes_in_flight) = shared.room().await;
-    let trouble = shared.member.health.trouble();
-    let leader = shared.member.consensus.leader();
-    if leader.as_ref().is_some_and(|(leader, _)| *leader == shared.this.id.0) {
+async fn beat(
+    calls: &Calls,
+    replicas: &Replicas,
+    state: &LeaderState,
+    ending: &Ending,
+    incarnation: Incarnation,
+    turn: usize,
+) {
+    let (available_bytes, bytes_in_flight) = replicas.room().await;
+    let trouble = calls.member.health.trouble();
+    let leader = calls.member.consensus.leader();
+    if leader.as_ref().is_some_and(|(leader, _)| *leader == calls.this.id.0) {
         let at = Instant::now();
         let stops = false;
         let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight, stops, trouble };
-        shared.leader.heartbeats.record(shared.this.id, pulse);
+        state.heartbeats.record(calls.this.id, pulse);
         return;
     }
     let message = HeartbeatRequest {
-        node: shared.this.id.0,
+        node: calls.this.id.0,
         incarnation: incarnation.0,
         available_bytes,
         bytes_in_flight,
@@ -84,29 +96,30 @@ async fn beat(shared: &Shared, incarnation: Incarnation, turn: usize) {
     let target = match leader {
         Some((leader, address)) => Some((Some(NodeId(leader)), address)),
         None => {
-            let peer = shared.peers.in_turn(&shared.this.config.address, turn);
+            let peer = calls.peers.in_turn(&calls.this.config.address, turn);
             peer.map(|address| (None, address))
         }
     };
     let Some((leader, address)) = target else { return };
-    if let Some((leader, address)) = tell(shared, leader, &address, message).await {
-        tell(shared, Some(leader), &address, message).await;
+    if let Some((leader, address)) = tell(calls, ending, leader, &address, message).await {
+        tell(calls, ending, Some(leader), &address, message).await;
     }
 }
 
 /// Sends a heartbeat to whoever may lead; gives the leader that it names instead.
 async fn tell(
-    shared: &Shared,
+    calls: &Calls,
+    ending: &Ending,
     leader: Option<NodeId>,
     address: &str,
     message: HeartbeatRequest,
 ) -> Option<(NodeId, String)> {
-    let mut client = AdminClient::new(shared.transport(address));
-    let call = client.heartbeat(shared.call(leader, message));
-    match tokio::time::timeout(shared.this.call_deadline(), call).await {
+    let mut client = AdminClient::new(calls.transport(address));
+    let call = client.heartbeat(calls.request(leader, message));
+    match tokio::time::timeout(calls.this.call_deadline(), call).await {
         Ok(Ok(_)) => {}
         Ok(Err(status)) if Reason::of(&status) == Some(Reason::StaleIdentity) => {
-            shared.ending.accuse(status.message().to_owned());
+            ending.accuse(status.message().to_owned());
         }
         Ok(Err(status)) => {
             tracing::debug!(%address, %status, "heartbeat refused");

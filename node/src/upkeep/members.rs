@@ -12,19 +12,19 @@ use cairn_types::model::{Admin, Node};
 use super::candidates::candidates;
 use super::leaving;
 use crate::raft::ChangeError;
-use crate::shared::{LeaderState, Member, Shared};
+use crate::shared::{Calls, Ending, LeaderState, Member};
 
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(calls: Arc<Calls>, leader: Arc<LeaderState>, ending: Arc<Ending>) {
     loop {
-        shared.leader.members.wait(shared.this.upkeep_period()).await;
-        remember_peers(&shared).await;
-        if !shared.member.consensus.is_leader() {
+        leader.members.wait(calls.this.upkeep_period()).await;
+        remember_peers(&calls, &ending).await;
+        if !calls.member.consensus.is_leader() {
             continue;
         }
-        match round(&shared).await {
+        match round(&calls.member, &leader).await {
             Ok(false) => {}
             // One change at a time, but no pause between them.
-            Ok(true) => shared.leader.members.ring(),
+            Ok(true) => leader.members.ring(),
             Err(error) => {
                 tracing::debug!(%error, "membership change not done; tried again later");
             }
@@ -34,9 +34,9 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// The addresses a restart will say hello to. Where this node was registered before it moved,
 /// another one may be by now.
-async fn remember_peers(shared: &Arc<Shared>) {
-    let own = &shared.this.config.address;
-    let addresses = shared.member.read(|catalogue| {
+async fn remember_peers(calls: &Calls, ending: &Ending) {
+    let own = &calls.this.config.address;
+    let addresses = calls.member.read(|catalogue| {
         catalogue
             .nodes()
             // One that never registered was not called back: nobody knows whether it is there.
@@ -46,42 +46,39 @@ async fn remember_peers(shared: &Arc<Shared>) {
             .collect::<Vec<_>>()
     });
     if !addresses.is_empty() {
-        let remembered =
-            shared.peers.remember(&shared.this.env, &shared.this.disk, addresses).await;
+        let remembered = calls.peers.remember(&calls.this.env, &calls.this.disk, addresses).await;
         if let Err(failed) = remembered {
-            shared.ending.fatal(failed.to_string());
+            ending.fatal(failed.to_string());
         }
     }
 }
 
 /// One change at the most; whether there was one.
-async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
+async fn round(member: &Member, leader: &LeaderState) -> Result<bool, String> {
     // A leader that has not applied everything may not know a member yet.
-    let fresh = shared.member.read_index(shared.this.call_deadline()).await;
+    let fresh = member.read_index(member.this.call_deadline()).await;
     fresh.map_err(|status| status.message().to_owned())?;
-    let status = shared.member.consensus.status();
+    let status = member.consensus.status();
     let members: BTreeMap<&u64, &String> = status.voters.iter().chain(&status.learners).collect();
     let text = |error: ChangeError| error.to_string();
-    let (wanted, removed): (BTreeMap<u64, String>, BTreeSet<u64>) =
-        shared.member.read(|catalogue| {
-            let mut wanted = BTreeMap::new();
-            let mut removed = BTreeSet::new();
-            for node in catalogue.nodes() {
-                if node.admin == Admin::Removed {
-                    removed.insert(node.id.0);
-                } else if is_registered(node) {
-                    wanted.insert(node.id.0, node.address.clone());
-                }
+    let (wanted, removed): (BTreeMap<u64, String>, BTreeSet<u64>) = member.read(|catalogue| {
+        let mut wanted = BTreeMap::new();
+        let mut removed = BTreeSet::new();
+        for node in catalogue.nodes() {
+            if node.admin == Admin::Removed {
+                removed.insert(node.id.0);
+            } else if is_registered(node) {
+                wanted.insert(node.id.0, node.address.clone());
             }
-            (wanted, removed)
-        });
+        }
+        (wanted, removed)
+    });
     for (id, address) in &wanted {
         match members.get(id) {
             Some(known) if *known == address => {}
             Some(_) => {
                 tracing::info!(node = id, address, "a Raft member has a new address");
-                return shared
-                    .member
+                return member
                     .consensus
                     .set_address(*id, address)
                     .await
@@ -90,8 +87,7 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
             }
             None => {
                 tracing::info!(node = id, address, "adding a Raft learner");
-                return shared
-                    .member
+                return member
                     .consensus
                     .add_learner(*id, address)
                     .await
@@ -102,26 +98,22 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, String> {
     }
     if let Some(voters) = status.going_to {
         // A change that a former leader left half done is finished first.
-        return shared.member.consensus.change_voters(voters).await.map(|()| true).map_err(text);
+        return member.consensus.change_voters(voters).await.map(|()| true).map_err(text);
     }
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
-    let candidates = candidates(&shared.member, &shared.leader, &status);
+    let candidates = candidates(member, leader, &status);
     if let Some(change) = voters::next_change(&current, &candidates) {
         // A leader that loses its own vote would leave the others to elect one after a silence.
-        if change.removes(shared.this.id)
-            && leaving::hand_over(&shared.member, &shared.leader).await
-        {
+        if change.removes(member.this.id) && leaving::hand_over(member, leader).await {
             return Ok(false);
         }
         tracing::info!(?change, "changing Raft voters");
-        return change_voters(&shared.member, &shared.leader, &current, change)
-            .await
-            .map(|()| true);
+        return change_voters(member, leader, &current, change).await.map(|()| true);
     }
     for id in removed {
         if members.contains_key(&id) && !current.contains(&NodeId(id)) {
             tracing::info!(node = id, "removing a Raft learner");
-            let gone = shared.member.consensus.remove_learners(BTreeSet::from([id])).await;
+            let gone = member.consensus.remove_learners(BTreeSet::from([id])).await;
             return gone.map(|()| true).map_err(text);
         }
     }

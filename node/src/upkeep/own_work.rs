@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::attempts::Attempts;
 use super::fetch::{self, FetchError};
 use crate::reporter::Said;
-use crate::shared::Shared;
+use crate::shared::{Calls, Ending, Replicas};
 use crate::standing::why_stop;
 use crate::store::{Destroyed, StoreError};
 
@@ -41,7 +41,8 @@ const REFUSALS_BEFORE_DECLINE: u32 = 3;
 
 /// What is under way, or waits after a failure.
 struct Work {
-    shared: Arc<Shared>,
+    replicas: Arc<Replicas>,
+    calls: Arc<Calls>,
     fetches: Attempts,
     destroys: Attempts,
     /// Planned and to be destroyed, by whoever is free; at most [`PLAN_MAX`].
@@ -50,41 +51,43 @@ struct Work {
     destroyers: Arc<Semaphore>,
 }
 
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(replicas: Arc<Replicas>, calls: Arc<Calls>, ending: Arc<Ending>) {
     let work = Arc::new(Work {
-        fetches: Attempts::new(shared.this.upkeep_period()),
-        destroys: Attempts::new(shared.this.upkeep_period()),
+        fetches: Attempts::new(replicas.this.upkeep_period()),
+        destroys: Attempts::new(replicas.this.upkeep_period()),
         released: Mutex::default(),
         fetchers: Arc::new(Semaphore::new(FETCHES_MAX)),
         destroyers: Arc::new(Semaphore::new(DESTROYS_MAX)),
-        shared,
+        replicas,
+        calls,
     });
-    let shared = &work.shared;
+    let replicas = &work.replicas;
     let mut derived: Option<Instant> = None;
     loop {
-        shared.work.wait(shared.this.upkeep_period()).await;
-        let Some(incarnation) = shared.this.incarnation() else { continue };
-        let (node, votes) = (shared.this.id, shared.member.consensus.may_vote(shared.this.id.0));
+        replicas.work.wait(replicas.this.upkeep_period()).await;
+        let Some(incarnation) = replicas.this.incarnation() else { continue };
+        let (node, votes) =
+            (replicas.this.id, replicas.member.consensus.may_vote(replicas.this.id.0));
         let stop = |catalogue: &Catalogue| why_stop(catalogue, node, incarnation, votes);
-        if let Some(reason) = shared.member.read(stop) {
-            shared.ending.for_good(reason);
+        if let Some(reason) = replicas.member.read(stop) {
+            ending.for_good(reason);
             return;
         }
         // A copy: plans over many slots must not hold up apply.
-        let catalogue = shared.member.copy();
-        if derived.is_none_or(|at| at.elapsed() >= shared.this.upkeep_period()) {
-            derive_reports(shared, &catalogue);
+        let catalogue = replicas.member.copy();
+        if derived.is_none_or(|at| at.elapsed() >= replicas.this.upkeep_period()) {
+            derive_reports(replicas, &catalogue);
             derived = Some(Instant::now());
         }
-        if !shared.store.is_looked_through() {
+        if !replicas.store.is_looked_through() {
             // What is not held may be here all the same.
             continue;
         }
         let NodeWork { fetches, destroys } = work::for_node_but(
             &catalogue,
-            shared.this.id,
+            replicas.this.id,
             PLAN_MAX,
-            |digest| shared.store.holds(*digest) || work.fetches.is_busy(digest),
+            |digest| replicas.store.holds(*digest) || work.fetches.is_busy(digest),
             |digest| work.destroys.is_busy(digest),
         );
         drop(catalogue);
@@ -95,10 +98,10 @@ pub async fn run(shared: Arc<Shared>) {
             && let Ok(permit) = Arc::clone(&work.destroyers).try_acquire_owned()
         {
             let work = Arc::clone(&work);
-            shared.this.env.spawn("destroy segments", async move {
+            replicas.this.env.spawn("destroy segments", async move {
                 work.destroy_released().await;
                 drop(permit);
-                work.shared.work.ring();
+                work.replicas.work.ring();
             });
         }
         for fetch in fetches {
@@ -106,13 +109,13 @@ pub async fn run(shared: Arc<Shared>) {
             let Ok(permit) = Arc::clone(&work.fetchers).try_acquire_owned() else { break };
             work.fetches.begin(fetch.digest);
             let work = Arc::clone(&work);
-            shared.this.env.spawn("fetch segment", async move {
+            replicas.this.env.spawn("fetch segment", async move {
                 match work.fetch(&fetch).await {
                     true => work.fetches.succeeded(fetch.digest),
                     false => work.fetches.failed(fetch.digest),
                 }
                 drop(permit);
-                work.shared.work.ring();
+                work.replicas.work.ring();
             });
         }
     }
@@ -121,10 +124,10 @@ pub async fn run(shared: Arc<Shared>) {
 impl Work {
     /// Whether it went well.
     async fn fetch(&self, fetch: &Fetch) -> bool {
-        let (shared, digest) = (&self.shared, fetch.digest);
-        let error = match fetch::segment(shared, fetch).await {
+        let (replicas, digest) = (&self.replicas, fetch.digest);
+        let error = match fetch::segment(replicas, &self.calls, fetch).await {
             Ok(()) => {
-                shared.reporter.say(Said::Durable, fetch.segment, fetch.epoch);
+                replicas.reporter.say(Said::Durable, fetch.segment, fetch.epoch);
                 return true;
             }
             Err(error) => error,
@@ -135,7 +138,7 @@ impl Work {
         {
             let reason_text = reason.text();
             tracing::warn!(%digest, %error, reason = reason_text, "a replica is declined");
-            shared.reporter.say(Said::Declined(reason), fetch.segment, fetch.epoch);
+            replicas.reporter.say(Said::Declined(reason), fetch.segment, fetch.epoch);
         }
         false
     }
@@ -150,7 +153,7 @@ impl Work {
             FetchError::Store(StoreError::Io { .. }) => DeclineReason::Disk,
             // Another node may reach what this one does not, if there is anything to be reached.
             FetchError::NoSource | FetchError::Source { .. } => {
-                let (replace_after_ms, is_up) = self.shared.member.read(|catalogue| {
+                let (replace_after_ms, is_up) = self.replicas.member.read(|catalogue| {
                     let up = |node: &NodeId| catalogue.node(*node).map(|it| it.liveness);
                     let is_up = fetch.sources.iter().any(|node| up(node) == Some(Liveness::Up));
                     (catalogue.cluster().settings.replace_after_ms, is_up)
@@ -180,18 +183,18 @@ impl Work {
     /// Whether it went well.
     async fn destroy(&self, destroy: &Destroy) -> bool {
         let Destroy { digest, slots } = destroy;
-        let (owner, node, digest) = (Arc::clone(&self.shared), self.shared.this.id, *digest);
+        let (member, node) = (Arc::clone(&self.replicas.member), self.replicas.this.id);
+        let digest = *digest;
         // D3, asked again under the digest's lock.
-        let allowed =
-            move || owner.member.read(|catalogue| work::may_destroy(catalogue, node, &digest));
-        match self.shared.store.destroy(digest, allowed).await {
+        let allowed = move || member.read(|catalogue| work::may_destroy(catalogue, node, &digest));
+        match self.replicas.store.destroy(digest, allowed).await {
             Ok(Destroyed::Kept) => {}
             Ok(destroyed) => {
                 if destroyed == Destroyed::Gone {
-                    self.shared.counters.segments_destroyed.add(1);
+                    self.replicas.counters.segments_destroyed.add(1);
                 }
                 for (segment, epoch) in slots {
-                    self.shared.reporter.say(Said::Removed, *segment, *epoch);
+                    self.replicas.reporter.say(Said::Removed, *segment, *epoch);
                 }
             }
             Err(error) => {
@@ -204,12 +207,12 @@ impl Work {
 }
 
 /// Assigned slots whose file is here are reported: whatever report was lost is found again.
-fn derive_reports(shared: &Shared, catalogue: &Catalogue) {
+fn derive_reports(replicas: &Replicas, catalogue: &Catalogue) {
     let found = catalogue
-        .slots_on(shared.this.id, SlotState::Assigned)
-        .filter(|(segment, _)| shared.store.holds(segment.digest))
+        .slots_on(replicas.this.id, SlotState::Assigned)
+        .filter(|(segment, _)| replicas.store.holds(segment.digest))
         .take(DERIVED_REPORTS_MAX);
     for (segment, slot) in found {
-        shared.reporter.say(Said::Durable, segment.id, slot.epoch);
+        replicas.reporter.say(Said::Durable, segment.id, slot.epoch);
     }
 }

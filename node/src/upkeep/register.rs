@@ -20,7 +20,7 @@ use cairn_types::model::SlotState;
 use tonic::Status;
 
 use crate::identity::{Identity, IdentityError, IdentityFile, PENDING_NONCES_MAX};
-use crate::shared::{Member, Shared, ThisNode};
+use crate::shared::{Calls, Ending, Member, Replicas, ThisNode};
 use crate::upkeep::report::{is_passing, report_to, to_leader};
 use crate::upkeep::suspect::set_aside;
 
@@ -38,51 +38,56 @@ pub struct Registration {
 }
 
 /// Registers, waits until that is applied here, takes inventory. Returns the incarnation.
-pub async fn run(shared: &Arc<Shared>, registration: Registration) -> Option<Incarnation> {
+pub async fn run(
+    replicas: &Arc<Replicas>,
+    calls: &Calls,
+    ending: &Ending,
+    registration: Registration,
+) -> Option<Incarnation> {
     let Registration { identity, cookie, previous, nonce } = registration;
-    wait_for_somebody(shared).await;
+    wait_for_somebody(calls).await;
     // The nonce is on disk before anyone hears it: whatever becomes of the registration, the
     // next process knows this one too.
-    let announce = update(shared, identity, move |known| {
+    let announce = update(&calls.this, identity, move |known| {
         let nonces = &mut known.pending_nonces;
         nonces.drain(..(nonces.len() + 1).saturating_sub(PENDING_NONCES_MAX));
         nonces.push(nonce);
     });
-    let identity = fatal_on_error(shared, announce.await)?;
-    let body = registration_of(&shared.this, cookie, previous, nonce);
-    let incarnation = register(shared, &body).await?;
-    wait_applied(shared, &body, incarnation).await?;
+    let identity = fatal_on_error(ending, announce.await)?;
+    let body = registration_of(&calls.this, cookie, previous, nonce);
+    let incarnation = register(calls, ending, &body).await?;
+    wait_applied(calls, ending, &body, incarnation).await?;
     // Only now: a directory that says it was registered must have a log that knows of a vote.
-    let settle = update(shared, identity, move |known| {
+    let settle = update(&calls.this, identity, move |known| {
         known.registered_nonce = Some(nonce);
         known.pending_nonces.clear();
     });
-    fatal_on_error(shared, settle.await)?;
+    fatal_on_error(ending, settle.await)?;
     // From here on this process speaks for the node.
-    shared.this.registered_as(incarnation);
-    if let Err(refusal) = take_inventory(shared, incarnation).await {
-        shared.ending.fatal(refusal);
+    replicas.this.registered_as(incarnation);
+    if let Err(refusal) = take_inventory(replicas, calls, incarnation).await {
+        ending.fatal(refusal);
         return None;
     }
-    shared.work.ring();
-    tracing::info!(node = %shared.this.id, %incarnation, "node is in service");
+    replicas.work.ring();
+    tracing::info!(node = %replicas.this.id, %incarnation, "node is in service");
     Some(incarnation)
 }
 
 /// Waits until there is somebody to register with: a node that starts over and over without a
 /// cluster must not fill its identity with nonces nobody heard.
-async fn wait_for_somebody(shared: &Arc<Shared>) {
-    let pause = Duration::from_millis(shared.this.config.timings.raft_heartbeat_ms);
-    while shared.member.consensus.leader().is_none()
-        && shared.peers.known(&shared.this.config.address).is_empty()
+async fn wait_for_somebody(calls: &Calls) {
+    let pause = Duration::from_millis(calls.this.config.timings.raft_heartbeat_ms);
+    while calls.member.consensus.leader().is_none()
+        && calls.peers.known(&calls.this.config.address).is_empty()
     {
-        tokio::time::sleep(shared.this.env.jitter(pause)).await;
+        tokio::time::sleep(calls.this.env.jitter(pause)).await;
     }
 }
 
 /// Changes the identity file, durably.
 async fn update(
-    shared: &Arc<Shared>,
+    this: &ThisNode,
     mut file: IdentityFile,
     change: impl FnOnce(&mut Identity) + Send + 'static,
 ) -> Result<IdentityFile, IdentityError> {
@@ -91,11 +96,11 @@ async fn update(
         change(&mut known);
         file.update(known).map(|()| file)
     };
-    shared.this.env.blocking(Lane::Log, write).await
+    this.env.blocking(Lane::Log, write).await
 }
 
-fn fatal_on_error<T>(shared: &Arc<Shared>, result: Result<T, IdentityError>) -> Option<T> {
-    result.map_err(|error| shared.ending.fatal(error.to_string())).ok()
+fn fatal_on_error<T>(ending: &Ending, result: Result<T, IdentityError>) -> Option<T> {
+    result.map_err(|error| ending.fatal(error.to_string())).ok()
 }
 
 fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
@@ -114,45 +119,45 @@ fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce:
 }
 
 /// Registers; the same registration again has the same answer.
-async fn register(shared: &Arc<Shared>, body: &Body) -> Option<Incarnation> {
-    let pause = Duration::from_millis(shared.this.config.timings.heartbeat_ms);
+async fn register(calls: &Calls, ending: &Ending, body: &Body) -> Option<Incarnation> {
+    let pause = Duration::from_millis(calls.this.config.timings.heartbeat_ms);
     // A removed node serves Raft until its vote is not needed.
     let waits = |answer: &Result<Reply, Status>| match answer {
         Ok(Reply::Refused(Refusal::NodeRemoved(_))) => {
-            shared.member.consensus.may_vote(shared.this.id.0)
+            calls.member.consensus.may_vote(calls.this.id.0)
         }
         // Its first entry is not applied yet.
         Ok(Reply::Refused(Refusal::NotInitialized)) => true,
         _ => false,
     };
     let answer = loop {
-        let answer = until_answered(shared, body.clone()).await;
+        let answer = until_answered(calls, body.clone()).await;
         match &answer {
             Ok(Reply::Refused(Refusal::OldBuild { .. })) => break answer,
             // Whoever answered may not be the leader: others are asked, and meanwhile again.
             Ok(Reply::Refused(refusal)) if !waits(&answer) => {
-                shared.ending.accuse(register_refusal(refusal));
+                ending.accuse(register_refusal(refusal));
             }
             answered if waits(answered) => {}
             _ => break answer,
         }
-        tokio::time::sleep(shared.this.env.jitter(pause)).await;
+        tokio::time::sleep(calls.this.env.jitter(pause)).await;
     };
     match answer {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
         // The directory is sound: a newer build comes back on it.
         Ok(Reply::Refused(refusal @ Refusal::OldBuild { .. })) => {
-            shared.ending.fatal(format!(
+            ending.fatal(format!(
                 "{refusal}; start a newer build on this directory, or remove --feature-level"
             ));
             None
         }
         Ok(other) => {
-            shared.ending.fatal(format!("unexpected reply to a registration: {other:?}"));
+            ending.fatal(format!("unexpected reply to a registration: {other:?}"));
             None
         }
         Err(status) => {
-            shared.ending.fatal(format!("cannot register: {}", status.message()));
+            ending.fatal(format!("cannot register: {}", status.message()));
             None
         }
     }
@@ -175,8 +180,8 @@ fn register_refusal(refusal: &Refusal) -> String {
 /// one names instead, and to its peers in turn where that leads nowhere. A node that was removed
 /// while it was away hears of no new leader by itself; and where nobody leads because nobody is
 /// found any more, all have to hear where this node is now.
-async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Status> {
-    let pause = Duration::from_millis(shared.this.config.timings.raft_heartbeat_ms);
+async fn until_answered(calls: &Calls, body: Body) -> Result<Reply, Status> {
+    let pause = Duration::from_millis(calls.this.config.timings.raft_heartbeat_ms);
     let mut named: Option<String> = None;
     let mut turn = 0_usize;
     let mut warned = false;
@@ -184,10 +189,10 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
     let mut denied = BTreeMap::<String, Status>::new();
     loop {
         let follows = named.is_some();
-        let elsewhere = named.take().or_else(|| other_than_leader(shared, turn));
+        let elsewhere = named.take().or_else(|| other_than_leader(calls, turn));
         let answer = match &elsewhere {
-            Some(address) => report_to(shared, address, RequestId(0), body.clone()).await,
-            None => to_leader(shared, RequestId(0), body.clone()).await,
+            Some(address) => report_to(calls, address, RequestId(0), body.clone()).await,
+            None => to_leader(calls, RequestId(0), body.clone()).await,
         };
         turn += usize::from(!follows);
         match answer {
@@ -197,7 +202,7 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                     // Once: it goes on until somebody changes the address or the network.
                     warned = true;
                     let (address, why) =
-                        (&shared.this.config.address, envelope::said(status.message()));
+                        (&calls.this.config.address, envelope::said(status.message()));
                     tracing::warn!(
                         why,
                         "the leader cannot connect to this node at {address}; check --advertise"
@@ -206,10 +211,10 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                 tracing::debug!(%status, "not registered yet");
                 named = leader_of(&status)
                     .map(|(_, address)| address)
-                    .filter(|address| *address != shared.this.config.address)
+                    .filter(|address| *address != calls.this.config.address)
                     // Two that do not lead may name each other for ever.
                     .filter(|_| !follows);
-                tokio::time::sleep(shared.this.env.jitter(pause)).await;
+                tokio::time::sleep(calls.this.env.jitter(pause)).await;
             }
             // Of the leader, or of most that this node knows.
             Err(status) => match elsewhere {
@@ -218,11 +223,11 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
                     let why = envelope::said(status.message());
                     tracing::warn!(address, why, "a peer does not take this node's registration");
                     denied.insert(address, status.clone());
-                    let others = shared.peers.known(&shared.this.config.address).len();
+                    let others = calls.peers.known(&calls.this.config.address).len();
                     if denied.len() * 2 > others {
                         return Err(status);
                     }
-                    tokio::time::sleep(shared.this.env.jitter(pause)).await;
+                    tokio::time::sleep(calls.this.env.jitter(pause)).await;
                 }
             },
         }
@@ -230,43 +235,52 @@ async fn until_answered(shared: &Arc<Shared>, body: Body) -> Result<Reply, Statu
 }
 
 /// Every other turn, or where no leader is known, a peer that may be one, or name one.
-fn other_than_leader(shared: &Shared, turn: usize) -> Option<String> {
-    if shared.member.consensus.is_leader()
-        || (shared.member.consensus.leader().is_some() && turn.is_multiple_of(2))
+fn other_than_leader(calls: &Calls, turn: usize) -> Option<String> {
+    if calls.member.consensus.is_leader()
+        || (calls.member.consensus.leader().is_some() && turn.is_multiple_of(2))
     {
         return None;
     }
-    shared.peers.in_turn(&shared.this.config.address, turn / 2)
+    calls.peers.in_turn(&calls.this.config.address, turn / 2)
 }
 
 /// Waits until this node has applied its registration. Where nothing comes for a while, it
 /// registers again to hear whether that still stands: consensus sends no more to a node that was
 /// removed meanwhile.
-async fn wait_applied(shared: &Arc<Shared>, body: &Body, incarnation: Incarnation) -> Option<()> {
+async fn wait_applied(
+    calls: &Calls,
+    ending: &Ending,
+    body: &Body,
+    incarnation: Incarnation,
+) -> Option<()> {
     let patience =
-        Duration::from_millis(SILENT_HEARTBEATS * shared.this.config.timings.heartbeat_ms);
+        Duration::from_millis(SILENT_HEARTBEATS * calls.this.config.timings.heartbeat_ms);
     loop {
-        let applied = shared.member.consensus.applied();
-        let seen = shared
+        let applied = calls.member.consensus.applied();
+        let seen = calls
             .member
-            .read(|catalogue| catalogue.node(shared.this.id).map(|record| record.incarnation));
+            .read(|catalogue| catalogue.node(calls.this.id).map(|record| record.incarnation));
         if seen.is_some_and(|seen| seen >= incarnation) {
             return Some(());
         }
-        let more = shared.member.consensus.wait_for_applied(applied + 1);
+        let more = calls.member.consensus.wait_for_applied(applied + 1);
         if tokio::time::timeout(patience, more).await.is_err() {
             tracing::debug!(applied, "nothing to apply: registering again");
-            register(shared, body).await?;
+            register(calls, ending, body).await?;
         }
     }
 }
 
 /// Compares the slots that should have a file with the files there are.
-async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Result<(), String> {
-    let node = shared.this.id;
+async fn take_inventory(
+    replicas: &Arc<Replicas>,
+    calls: &Calls,
+    incarnation: Incarnation,
+) -> Result<(), String> {
+    let node = replicas.this.id;
     // Until then this node serves and votes, and its replicas do not count.
-    shared.store.looked_through().await;
-    let durable: Vec<(SegmentId, Epoch, SegmentDigest)> = shared.member.read(|catalogue| {
+    replicas.store.looked_through().await;
+    let durable: Vec<(SegmentId, Epoch, SegmentDigest)> = replicas.member.read(|catalogue| {
         catalogue
             .slots_on(node, SlotState::Durable)
             .map(|(segment, slot)| (segment.id, slot.epoch, segment.digest))
@@ -274,7 +288,7 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     });
     let missing: Vec<(SegmentId, Epoch)> = durable
         .into_iter()
-        .filter(|(_, _, digest)| !shared.store.holds(*digest))
+        .filter(|(_, _, digest)| !replicas.store.holds(*digest))
         .map(|(segment, epoch, _)| (segment, epoch))
         .collect();
     if !missing.is_empty() {
@@ -289,27 +303,28 @@ async fn take_inventory(shared: &Arc<Shared>, incarnation: Incarnation) -> Resul
     for (index, missing) in batches.into_iter().enumerate() {
         let last = index + 1 == count;
         let body = Body::Inventory(command::Inventory { node, incarnation, missing, last });
-        match until_answered(shared, body).await {
+        match until_answered(calls, body).await {
             Ok(Reply::Refused(refusal)) => return Err(refusal.to_string()),
             Ok(_) => {}
             Err(status) => return Err(format!("cannot take inventory: {}", status.message())),
         }
     }
-    set_unknown_aside(shared).await;
+    set_unknown_aside(replicas).await;
     Ok(())
 }
 
 /// Damaged files, and files without any slot, go to quarantine, never to the bin.
-async fn set_unknown_aside(shared: &Arc<Shared>) {
-    for digest in shared.store.damaged() {
-        if let Err(error) = crate::upkeep::suspect::set_damaged_aside(shared, digest).await {
+async fn set_unknown_aside(replicas: &Arc<Replicas>) {
+    for digest in replicas.store.damaged() {
+        if let Err(error) = crate::upkeep::suspect::set_damaged_aside(replicas, digest).await {
             tracing::warn!(%digest, %error, "cannot quarantine a damaged file");
         }
     }
-    for (digest, _) in shared.store.held() {
-        if is_unknown(&shared.member, &digest)
+    for (digest, _) in replicas.store.held() {
+        if is_unknown(&replicas.member, &digest)
             && let Err(error) =
-                set_aside(shared, digest, move |shared| is_unknown(&shared.member, &digest)).await
+                set_aside(replicas, digest, move |replicas| is_unknown(&replicas.member, &digest))
+                    .await
         {
             tracing::warn!(%digest, %error, "cannot quarantine an unknown file");
         }

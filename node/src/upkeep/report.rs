@@ -17,56 +17,58 @@ use cairn_types::ids::{Incarnation, RequestId};
 use tonic::{Code, Status};
 
 use crate::reporter::{Replica, Said};
-use crate::shared::Shared;
+use crate::shared::{Calls, Ending, Replicas};
 
 /// Sends reports for as long as the node runs.
-pub async fn run(shared: Arc<Shared>) {
-    let gather = Duration::from_millis(shared.this.config.timings.report_batch_ms);
-    let retry = Duration::from_millis(shared.this.config.timings.raft_heartbeat_ms);
+pub async fn run(replicas: Arc<Replicas>, calls: Arc<Calls>, ending: Arc<Ending>) {
+    let gather = Duration::from_millis(replicas.this.config.timings.report_batch_ms);
+    let retry = Duration::from_millis(replicas.this.config.timings.raft_heartbeat_ms);
     loop {
-        let batch = shared.this.incarnation().zip(shared.reporter.next_batch());
-        let Some((incarnation, (said, replicas))) = batch else {
-            shared.reporter.wait(shared.this.upkeep_period()).await;
+        let next = replicas.this.incarnation().zip(replicas.reporter.next_batch());
+        let Some((incarnation, (said, batch))) = next else {
+            replicas.reporter.wait(replicas.this.upkeep_period()).await;
             tokio::time::sleep(gather).await;
             continue;
         };
-        match send(&shared, incarnation, said, &replicas).await {
-            Ok(()) => shared.reporter.answered(said, &replicas),
+        match send(&replicas, &calls, &ending, incarnation, said, &batch).await {
+            Ok(()) => replicas.reporter.answered(said, &batch),
             Err(status) => {
-                tracing::debug!(%status, ?said, count = replicas.len(), "report not delivered");
-                tokio::time::sleep(shared.this.env.jitter(retry)).await;
+                tracing::debug!(%status, ?said, count = batch.len(), "report not delivered");
+                tokio::time::sleep(replicas.this.env.jitter(retry)).await;
             }
         }
     }
 }
 
 async fn send(
-    shared: &Shared,
+    replicas: &Replicas,
+    calls: &Calls,
+    ending: &Ending,
     incarnation: Incarnation,
     said: Said,
-    replicas: &[Replica],
+    batch: &[Replica],
 ) -> Result<(), Status> {
     if said == Said::Lost && canary!("lost_goes_unsaid") {
         return Ok(());
     }
-    let node = shared.this.id;
-    let replicas = replicas.to_vec();
+    let node = replicas.this.id;
+    let batch = batch.to_vec();
     let body = match said {
-        Said::Durable => Body::Durable(command::Durable { node, incarnation, replicas }),
-        Said::Lost => Body::Lost(command::Lost { node, incarnation, replicas }),
+        Said::Durable => Body::Durable(command::Durable { node, incarnation, replicas: batch }),
+        Said::Lost => Body::Lost(command::Lost { node, incarnation, replicas: batch }),
         Said::Declined(reason) => {
-            Body::Declined(command::Declined { node, incarnation, reason, replicas })
+            Body::Declined(command::Declined { node, incarnation, reason, replicas: batch })
         }
-        Said::Removed => Body::Removed(command::Removed { node, incarnation, replicas }),
+        Said::Removed => Body::Removed(command::Removed { node, incarnation, replicas: batch }),
     };
-    shared.counters.reports_sent.add(1);
-    match to_leader(shared, RequestId(0), body).await? {
+    replicas.counters.reports_sent.add(1);
+    match to_leader(calls, RequestId(0), body).await? {
         Reply::Reported { refused, .. } => {
-            shared.counters.reports_refused.add(u64::from(refused));
+            replicas.counters.reports_refused.add(u64::from(refused));
             Ok(())
         }
         Reply::Refused(refusal @ Refusal::NodeRemoved(_))
-            if shared.member.consensus.may_vote(shared.this.id.0) =>
+            if replicas.member.consensus.may_vote(replicas.this.id.0) =>
         {
             // Removed, and its vote is needed until the group's membership is without it.
             Err(Status::failed_precondition(refusal.to_string()))
@@ -78,7 +80,7 @@ async fn send(
         ) => {
             // Another process has registered under this id, or the node was removed: this
             // process has nothing to say any more, if that is so.
-            shared.ending.accuse(refusal.to_string());
+            ending.accuse(refusal.to_string());
             Err(Status::failed_precondition(refusal.to_string()))
         }
         other => Err(Status::internal(format!("unexpected reply to a report: {other:?}"))),
@@ -86,24 +88,24 @@ async fn send(
 }
 
 /// Has the leader, wherever it is, propose a command of this node.
-pub async fn to_leader(shared: &Shared, request: RequestId, body: Body) -> Result<Reply, Status> {
-    if shared.member.consensus.is_leader() {
-        return shared.member.propose(request, body).await.map(|reply| Reply::clone(&reply));
+pub async fn to_leader(calls: &Calls, request: RequestId, body: Body) -> Result<Reply, Status> {
+    if calls.member.consensus.is_leader() {
+        return calls.member.propose(request, body).await.map(|reply| Reply::clone(&reply));
     }
-    let Some((leader, address)) = shared.member.consensus.leader() else {
-        return Err(shared.member.not_leader());
+    let Some((leader, address)) = calls.member.consensus.leader() else {
+        return Err(calls.member.not_leader());
     };
     tokio::select! {
         biased;
-        answer = report_to(shared, &address, request, body) => answer,
+        answer = report_to(calls, &address, request, body) => answer,
         // A frozen leader answers nothing, and its successor is waiting.
-        () = shared.member.until_not_led_by(leader) => Err(shared.member.not_leader()),
+        () = calls.member.until_not_led_by(leader) => Err(calls.member.not_leader()),
     }
 }
 
 /// Sends a command of this node to the node at `address`.
 pub async fn report_to(
-    shared: &Shared,
+    calls: &Calls,
     address: &str,
     request: RequestId,
     body: Body,
@@ -111,16 +113,16 @@ pub async fn report_to(
     let command = cairn_types::command::Command {
         request,
         clock_ms: 0,
-        wall_ms: shared.this.env.wall_ms(),
+        wall_ms: calls.this.env.wall_ms(),
         body,
     };
     let message = wire::ExecuteRequest {
         command: convert::encode_command(&command),
         ..wire::ExecuteRequest::default()
     };
-    let mut client = AdminClient::new(shared.transport(address));
-    let call = client.report(shared.call(None, message));
-    let answer = tokio::time::timeout(shared.this.call_deadline(), call)
+    let mut client = AdminClient::new(calls.transport(address));
+    let call = client.report(calls.request(None, message));
+    let answer = tokio::time::timeout(calls.this.call_deadline(), call)
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer from {address}")))??;
     let reply = answer.into_inner().reply.ok_or_else(|| Status::internal("empty reply")).and_then(

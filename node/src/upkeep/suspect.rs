@@ -13,32 +13,32 @@ use cairn_types::model::SlotState;
 use tokio::sync::oneshot;
 
 use crate::reporter::Said;
-use crate::shared::{Member, Shared};
+use crate::shared::{Member, Replicas};
 use crate::store::{Checked, StoreError};
 
 /// Re-reads `digest`; true where it was bad or missing and has been given up.
-pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, StoreError> {
-    if shared.this.incarnation().is_none() {
+pub async fn check(replicas: &Arc<Replicas>, digest: SegmentDigest) -> Result<bool, StoreError> {
+    if replicas.this.incarnation().is_none() {
         // Before its own registration is applied this process gives nothing up.
         return Ok(false);
     }
-    match shared.store.quarantine_if_bad(digest).await {
+    match replicas.store.quarantine_if_bad(digest).await {
         Ok(Checked::Good) => {
-            shared.ledger.record_verified(digest, shared.this.env.wall_ms());
+            replicas.ledger.record_verified(digest, replicas.this.env.wall_ms());
             Ok(false)
         }
         Ok(Checked::Bad) => {
-            shared.counters.suspects_confirmed.add(1);
-            shared.counters.segments_quarantined.add(1);
-            give_up(shared, digest, "bad");
+            replicas.counters.suspects_confirmed.add(1);
+            replicas.counters.segments_quarantined.add(1);
+            give_up(replicas, digest, "bad");
             Ok(true)
         }
         Ok(Checked::Gone) => {
-            shared.counters.suspects_confirmed.add(1);
-            give_up(shared, digest, "missing");
+            replicas.counters.suspects_confirmed.add(1);
+            give_up(replicas, digest, "missing");
             Ok(true)
         }
-        Err(StoreError::NotHeld(_)) => give_up_absent(shared, digest).await,
+        Err(StoreError::NotHeld(_)) => give_up_absent(replicas, digest).await,
         Err(error) => Err(error),
     }
 }
@@ -46,61 +46,62 @@ pub async fn check(shared: &Arc<Shared>, digest: SegmentDigest) -> Result<bool, 
 /// Moves the file of `digest` to quarantine if `condition` holds under its lock, and gives up the
 /// slot it may have had.
 pub async fn set_aside(
-    shared: &Arc<Shared>,
+    replicas: &Arc<Replicas>,
     digest: SegmentDigest,
-    condition: impl FnOnce(&Shared) -> bool + Send + 'static,
+    condition: impl FnOnce(&Replicas) -> bool + Send + 'static,
 ) -> Result<(), StoreError> {
-    let owner = Arc::clone(shared);
-    let moved = shared.store.quarantine_if(digest, move || condition(&owner)).await;
-    after_setting_aside(shared, digest, moved)
+    let owner = Arc::clone(replicas);
+    let moved = replicas.store.quarantine_if(digest, move || condition(&owner)).await;
+    after_setting_aside(replicas, digest, moved)
 }
 
 /// As [`set_aside`], for a file that was damaged when the store was opened.
 pub async fn set_damaged_aside(
-    shared: &Arc<Shared>,
+    replicas: &Arc<Replicas>,
     digest: SegmentDigest,
 ) -> Result<(), StoreError> {
-    let moved = shared.store.quarantine_damaged(digest).await;
-    after_setting_aside(shared, digest, moved)
+    let moved = replicas.store.quarantine_damaged(digest).await;
+    after_setting_aside(replicas, digest, moved)
 }
 
 fn after_setting_aside(
-    shared: &Shared,
+    replicas: &Replicas,
     digest: SegmentDigest,
     moved: Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
     match moved {
         Ok(true) => {
-            shared.counters.segments_quarantined.add(1);
-            give_up(shared, digest, "set aside");
+            replicas.counters.segments_quarantined.add(1);
+            give_up(replicas, digest, "set aside");
         }
         Ok(false) => {}
         // There was no file to move: whatever slot there is has none.
-        Err(StoreError::NotHeld(_)) => give_up(shared, digest, "missing"),
+        Err(StoreError::NotHeld(_)) => give_up(replicas, digest, "missing"),
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
 /// Gives the slot of `digest` up if it is Durable and the store does not hold the segment.
-async fn give_up_absent(shared: &Shared, digest: SegmentDigest) -> Result<bool, StoreError> {
-    let lacks_file = is_durable(&shared.member, &digest) && shared.store.is_absent(digest).await?;
+async fn give_up_absent(replicas: &Replicas, digest: SegmentDigest) -> Result<bool, StoreError> {
+    let lacks_file =
+        is_durable(&replicas.member, &digest) && replicas.store.is_absent(digest).await?;
     if lacks_file {
-        give_up(shared, digest, "missing");
+        give_up(replicas, digest, "missing");
     }
     Ok(lacks_file)
 }
 
 /// The file of `digest` is not in its place any more: its slot needs a new one.
-fn give_up(shared: &Shared, digest: SegmentDigest, why: &'static str) {
-    let node = shared.this.id;
-    let slot = shared.member.read(|catalogue| {
+fn give_up(replicas: &Replicas, digest: SegmentDigest, why: &'static str) {
+    let node = replicas.this.id;
+    let slot = replicas.member.read(|catalogue| {
         let segment = catalogue.segment_by_digest(&digest)?;
         segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
     });
     tracing::warn!(%digest, why, gives_up_slot = slot.is_some(), "a replica is given up");
     if let Some((segment, epoch)) = slot {
-        shared.reporter.say(Said::Lost, segment, epoch);
+        replicas.reporter.say(Said::Lost, segment, epoch);
     }
 }
 
@@ -114,15 +115,15 @@ fn is_durable(member: &Member, digest: &SegmentDigest) -> bool {
 }
 
 /// Starts a check of `digest` by itself, unless one runs already.
-pub fn raise(shared: &Arc<Shared>, digest: SegmentDigest) {
-    drop(begin(shared, digest));
+pub fn raise(replicas: &Arc<Replicas>, digest: SegmentDigest) {
+    drop(begin(replicas, digest));
 }
 
 /// A read failed with `error`: raises a suspicion if that says something about the replica here.
-pub fn raise_for(shared: &Arc<Shared>, digest: SegmentDigest, error: &StoreError) {
+pub fn raise_for(replicas: &Arc<Replicas>, digest: SegmentDigest, error: &StoreError) {
     match error {
-        StoreError::Damaged { .. } => raise(shared, digest),
-        StoreError::NotHeld(_) if is_durable(&shared.member, &digest) => raise(shared, digest),
+        StoreError::Damaged { .. } => raise(replicas, digest),
+        StoreError::NotHeld(_) if is_durable(&replicas.member, &digest) => raise(replicas, digest),
         _ => {}
     }
 }
@@ -131,13 +132,13 @@ pub fn raise_for(shared: &Arc<Shared>, digest: SegmentDigest, error: &StoreError
 /// or too many. The check goes on when nobody waits for it: one that was broken off between
 /// quarantine and report would leave a slot `Durable` with no file behind it.
 pub fn begin(
-    shared: &Arc<Shared>,
+    replicas: &Arc<Replicas>,
     digest: SegmentDigest,
 ) -> Option<oneshot::Receiver<Result<bool, StoreError>>> {
-    let checking = shared.store.begin_check(digest)?;
+    let checking = replicas.store.begin_check(digest)?;
     let (done, result) = oneshot::channel();
-    let owner = Arc::clone(shared);
-    shared.this.env.spawn("check suspect", async move {
+    let owner = Arc::clone(replicas);
+    replicas.this.env.spawn("check suspect", async move {
         let _checking = checking;
         let checked = check(&owner, digest).await;
         if let Err(error) = &checked {

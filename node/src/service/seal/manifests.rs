@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use tonic::Status;
 
 use crate::remote::{RemoteBlocks, RemoteError};
-use crate::shared::{Member, Shared};
+use crate::shared::{Calls, Member, Replicas};
 use crate::store::Reading;
 
 /// Manifests up to this long are decoded where they are, bytes: a fraction of a millisecond.
@@ -33,19 +33,20 @@ pub fn len(member: &Member, place: &ManifestPlace) -> u64 {
 /// Reads and decodes the manifest, and compares it with what the part is sealed as. The inner
 /// error says why it could not be restored.
 pub async fn read(
-    shared: &Shared,
+    replicas: &Replicas,
+    calls: &Calls,
     sealed: &SealedPart,
 ) -> Result<Result<Manifest, String>, Status> {
     let (bytes, places) = match &sealed.manifest {
         ManifestPlace::Inline(bytes) => (bytes.clone(), Vec::new()),
         ManifestPlace::Segments(digests) => {
-            if len(&shared.member, &sealed.manifest) > MANIFEST_BYTES_MAX {
+            if len(&replicas.member, &sealed.manifest) > MANIFEST_BYTES_MAX {
                 return Ok(Err(format!("longer than {MANIFEST_BYTES_MAX} bytes")));
             }
             let mut bytes = Vec::new();
             let mut places = Vec::new();
             for digest in digests {
-                let segment = segment(shared, *digest).await?;
+                let segment = segment(replicas, calls, *digest).await?;
                 places.push((*digest, segment.len() as u32));
                 bytes.extend_from_slice(&segment);
             }
@@ -56,7 +57,7 @@ pub async fn read(
     if bytes.len() <= DECODE_AT_ONCE {
         return Ok(check(&bytes, &places, &sealed));
     }
-    Ok(shared.this.env.blocking(Lane::Data, move || check(&bytes, &places, &sealed)).await)
+    Ok(replicas.this.env.blocking(Lane::Data, move || check(&bytes, &places, &sealed)).await)
 }
 
 /// The decoded manifest, if it is the one that the claims speak of. `places` are the segments
@@ -85,19 +86,23 @@ fn check(
 
 /// The bytes of one segment, verified: from this node, else from any node that has a slot of it.
 /// Also from an Assigned one: its report may be on its way.
-async fn segment(shared: &Shared, digest: SegmentDigest) -> Result<Bytes, Status> {
-    let mut last = match local(shared, digest).await {
+async fn segment(
+    replicas: &Replicas,
+    calls: &Calls,
+    digest: SegmentDigest,
+) -> Result<Bytes, Status> {
+    let mut last = match local(replicas, digest).await {
         Ok(bytes) => return Ok(bytes),
-        Err(text) => format!("node {}: {text}", shared.this.id),
+        Err(text) => format!("node {}: {text}", replicas.this.id),
     };
-    let mut nodes: Vec<(bool, NodeId)> = shared.member.read(|catalogue| {
+    let mut nodes: Vec<(bool, NodeId)> = replicas.member.read(|catalogue| {
         let slots = catalogue.segment_by_digest(&digest).into_iter().flat_map(|it| it.live_slots());
-        let others = slots.filter(|slot| slot.node != shared.this.id);
+        let others = slots.filter(|slot| slot.node != replicas.this.id);
         others.map(|slot| (slot.state != SlotState::Durable, slot.node)).collect()
     });
     nodes.sort_unstable();
     for (_, node) in nodes {
-        match remote(shared, digest, node).await {
+        match remote(replicas, calls, digest, node).await {
             Ok(bytes) => return Ok(bytes),
             Err(error) => last = format!("node {node}: {}", error.into_status().message()),
         }
@@ -106,9 +111,9 @@ async fn segment(shared: &Shared, digest: SegmentDigest) -> Result<Bytes, Status
     Err(refuse(Reason::NotYet, text))
 }
 
-async fn local(shared: &Shared, digest: SegmentDigest) -> Result<Bytes, String> {
-    let len = shared.store.len_of(digest).ok_or("not held")?;
-    let blocks = shared.store.read_blocks(digest, 0..block_count(len), Reading::Verified);
+async fn local(replicas: &Replicas, digest: SegmentDigest) -> Result<Bytes, String> {
+    let len = replicas.store.len_of(digest).ok_or("not held")?;
+    let blocks = replicas.store.read_blocks(digest, 0..block_count(len), Reading::Verified);
     let blocks: Vec<Bytes> = blocks
         .map_err(|error| error.to_string())?
         .try_collect()
@@ -123,11 +128,12 @@ async fn local(shared: &Shared, digest: SegmentDigest) -> Result<Bytes, String> 
 }
 
 async fn remote(
-    shared: &Shared,
+    replicas: &Replicas,
+    calls: &Calls,
     digest: SegmentDigest,
     node: NodeId,
 ) -> Result<Bytes, RemoteError> {
-    let mut blocks = RemoteBlocks::open(shared, node, digest, 0).await?;
+    let mut blocks = RemoteBlocks::open(calls, replicas.store.codecs(), node, digest, 0).await?;
     let mut bytes = Vec::with_capacity(blocks.table().segment_len() as usize);
     while let Some(block) = blocks.next().await? {
         bytes.extend_from_slice(&block.raw);

@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 use self::turn::{Running, TURN_MAX, Turns};
-use crate::shared::Shared;
+use crate::shared::{Calls, Replicas};
 
 /// A seal that was overtaken is compared again so many times before its client is asked to retry.
 const ROUNDS_MAX: u32 = 8;
@@ -41,6 +41,8 @@ const UPLOADS_MAX: usize = 64;
 
 /// The leader's soft knowledge of the uploads it seals.
 pub struct Seals {
+    replicas: Arc<Replicas>,
+    calls: Arc<Calls>,
     uploads: Mutex<Uploads>,
     turns: Turns,
     running: Arc<Running>,
@@ -105,15 +107,16 @@ impl Stop {
 }
 
 impl Seals {
-    pub fn new() -> Self {
-        Self { uploads: Mutex::default(), turns: Turns::new(), running: Arc::default() }
+    /// A manifest is read from this node's `replicas`, or by `calls` from others.
+    pub fn new(replicas: Arc<Replicas>, calls: Arc<Calls>) -> Self {
+        let (uploads, turns, running) = (Mutex::default(), Turns::new(), Arc::default());
+        Self { replicas, calls, uploads, turns, running }
     }
 
     /// Compares the part with those sealed before it and proposes it; holds the last one back
     /// for as long as `hold` while reports are in flight.
     pub async fn seal(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
         command: Command,
         hold: Duration,
     ) -> Result<Arc<Reply>, Status> {
@@ -123,37 +126,37 @@ impl Seals {
         let (request, part) = (command.request, claim.part);
         let seal = || {
             let place = self.turns.begin()?;
-            let (seals, owned) = (Arc::clone(self), Arc::clone(shared));
+            let seals = Arc::clone(self);
             Ok(async move {
                 let _place = place;
-                seals.seal_claim(&owned, command, claim, hold).await
+                seals.seal_claim(command, claim, hold).await
             })
         };
-        self.running.answer(&shared.this.env, request, part, hold, seal).await
+        self.running.answer(&self.replicas.this.env, request, part, hold, seal).await
     }
 
     async fn seal_claim(
         &self,
-        shared: &Arc<Shared>,
         mut command: Command,
         claim: Claim,
         hold: Duration,
     ) -> Result<Arc<Reply>, Status> {
+        let member = &self.replicas.member;
         let hold_until = Instant::now() + hold;
         // What is over or sealed already is answered by apply alone.
-        if !shared.member.read(|catalogue| claim.is_open(catalogue)) {
-            return shared.member.propose(command.request, command.body).await;
+        if !member.read(|catalogue| claim.is_open(catalogue)) {
+            return member.propose(command.request, command.body).await;
         }
         // Before the upload's turn: a manifest that comes in slowly holds up no other part.
-        let bytes = manifests::len(&shared.member, &claim.sealed.manifest);
+        let bytes = manifests::len(member, &claim.sealed.manifest);
         let _waiting = self.turns.waiting(bytes).await?;
-        let manifest = match self.read(shared, claim.part, &claim.sealed).await {
+        let manifest = match self.read(claim.part, &claim.sealed).await {
             Ok(manifest) => manifest,
             Err(stop) => return stop.into_answer(),
         };
         for _ in 0..ROUNDS_MAX {
-            if !shared.member.read(|catalogue| claim.is_open(catalogue)) {
-                return shared.member.propose(command.request, command.body).await;
+            if !member.read(|catalogue| claim.is_open(catalogue)) {
+                return member.propose(command.request, command.body).await;
             }
             let compared = self.upload(claim.checkpoint);
             let mut compared = timeout(TURN_MAX, compared.lock())
@@ -162,17 +165,17 @@ impl Seals {
             if compared.attempt != claim.attempt {
                 *compared = Compared { attempt: claim.attempt, ..Compared::default() };
             }
-            let look = shared.member.read(|catalogue| claim.look(catalogue, &compared.parts));
+            let look = member.read(|catalogue| claim.look(catalogue, &compared.parts));
             let Some(look) = look else { continue };
-            let fits = self.compare(shared, &claim, &manifest, &look, &mut compared).await;
+            let fits = self.compare(&claim, &manifest, &look, &mut compared).await;
             if let Err(stop) = fits {
                 return stop.into_answer();
             }
-            hold::until_durable(&shared.member, claim.checkpoint, claim.part, hold_until).await;
+            hold::until_durable(member, claim.checkpoint, claim.part, hold_until).await;
             if let Body::SealPart(command::SealPart { compared, .. }) = &mut command.body {
                 *compared = look.sealed;
             }
-            let reply = shared.member.propose(command.request, command.body.clone()).await?;
+            let reply = member.propose(command.request, command.body.clone()).await?;
             match reply.refusal() {
                 Some(Refusal::NotCompared { .. }) => continue,
                 None if matches!(*reply, Reply::Sealed { .. }) => {
@@ -189,7 +192,6 @@ impl Seals {
     /// Whether the part can be restored beside the parts sealed before it.
     async fn compare(
         &self,
-        shared: &Arc<Shared>,
         claim: &Claim,
         manifest: &Manifest,
         look: &Look,
@@ -200,7 +202,7 @@ impl Seals {
         }
         // After a change of leader, or when others pushed these names out.
         for (part, sealed) in &look.unknown {
-            let earlier = self.read(shared, *part, sealed).await?;
+            let earlier = self.read(*part, sealed).await?;
             compared.take(*part, &earlier);
             self.note_names(claim.checkpoint, compared.names.len());
         }
@@ -221,15 +223,10 @@ impl Seals {
     }
 
     /// Reads, decodes and checks one part's manifest, once there is memory for it.
-    async fn read(
-        &self,
-        shared: &Arc<Shared>,
-        part: u32,
-        sealed: &SealedPart,
-    ) -> Result<Manifest, Stop> {
-        let bytes = manifests::len(&shared.member, &sealed.manifest);
+    async fn read(&self, part: u32, sealed: &SealedPart) -> Result<Manifest, Stop> {
+        let bytes = manifests::len(&self.replicas.member, &sealed.manifest);
         let _permit = self.turns.manifest(bytes).await?;
-        match manifests::read(shared, sealed).await? {
+        match manifests::read(&self.replicas, &self.calls, sealed).await? {
             Ok(manifest) => Ok(manifest),
             Err(problem) => Err(Stop::Refused(Refusal::BadManifest { part, problem })),
         }

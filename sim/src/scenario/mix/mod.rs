@@ -235,7 +235,7 @@ fn add_client(
 /// Once nobody writes, no node keeps space for a writer.
 async fn gives_space_back(cluster: &Cluster) -> Result<(), String> {
     for node in cluster.running() {
-        let store = node.shared.store.clone();
+        let store = node.shared.replicas.store.clone();
         let room = node.life.spawn(async move { store.room().await }).await;
         let room = room.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         trace::count("checked.rooms", 1);

@@ -240,7 +240,7 @@ impl Faults {
     async fn look_at(&self, process: ProcessId, digest: SegmentDigest) {
         let Some(node) = self.cluster.running_node(process) else { return };
         let shared = node.shared.clone();
-        let check = async move { suspect::check(&shared, digest).await };
+        let check = async move { suspect::check(&shared.replicas, digest).await };
         let Some(seat) = self.cluster.world().seat(process) else { return };
         match seat.life.spawn(check).await {
             Ok(Ok(true)) => trace::count("faults.rot_found_late", 1),

@@ -147,7 +147,7 @@ impl Stage {
         for (segment, _) in catalogue.slots_on(id, SlotState::Durable) {
             let (shared, digest) = (shared.clone(), segment.digest);
             let check = async move {
-                suspect::check(&shared, digest).await.map_err(|error| format!("{error:?}"))
+                suspect::check(&shared.replicas, digest).await.map_err(|error| format!("{error:?}"))
             };
             let seat = self.world.seat(process).ok_or("the node is down")?;
             let bad = finish(seat.life.spawn(check), "scrub").await?;

@@ -1,0 +1,33 @@
+//! Calls to other nodes.
+
+use std::sync::Arc;
+
+use cairn_host::envelope::Identity;
+use cairn_host::seam::Transport;
+use cairn_types::ids::NodeId;
+use tonic::Request;
+
+use super::{Member, ThisNode};
+use crate::peers::Peers;
+
+pub struct Calls {
+    pub this: Arc<ThisNode>,
+    /// Says where a node is, and which one leads.
+    pub member: Arc<Member>,
+    pub peers: Arc<Peers>,
+}
+
+impl Calls {
+    /// A transport to `address`, cached.
+    pub fn transport(&self, address: &str) -> Transport {
+        self.peers.transport(&self.this.env, address)
+    }
+
+    /// A request that names this cluster and, where known, the node that is meant.
+    pub fn request<T>(&self, node: Option<NodeId>, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let (cluster, lineage) = (Some(self.this.cluster), Some(self.this.lineage));
+        Identity { cluster, lineage, node }.write(request.metadata_mut());
+        request
+    }
+}

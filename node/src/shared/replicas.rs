@@ -1,0 +1,55 @@
+//! The replicas on this node: their files, what is reported of them, what was counted.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Member, ThisNode};
+use crate::counters::Counters;
+use crate::ledger::Ledger;
+use crate::reporter::Reporter;
+use crate::store::SegmentStore;
+use crate::wake::Wake;
+
+pub struct Replicas {
+    pub this: Arc<ThisNode>,
+    /// Says which replicas are wanted here.
+    pub member: Arc<Member>,
+    pub store: SegmentStore,
+    pub ledger: Arc<dyn Ledger>,
+    pub reporter: Reporter,
+    pub counters: Arc<Counters>,
+    /// Wakes this node's own work: fetch, destroy, report.
+    pub work: Wake,
+    /// What the last look at the disk said; see [`Replicas::room`].
+    room: Mutex<(u64, u64)>,
+}
+
+impl Replicas {
+    pub fn new(
+        member: Arc<Member>,
+        store: SegmentStore,
+        ledger: Arc<dyn Ledger>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let this = Arc::clone(&member.this);
+        let room = Mutex::new((this.config.capacity_bytes, 0));
+        let (reporter, work) = Default::default();
+        Self { this, member, store, ledger, reporter, counters, work, room }
+    }
+
+    /// Bytes that new segments may take, and bytes on their way: as of now, or of the last time
+    /// the disk answered quickly. A disk with a long queue must not make its node look dead.
+    pub async fn room(&self) -> (u64, u64) {
+        let patience = self.this.heartbeat_period() / 2;
+        match tokio::time::timeout(patience, self.store.room()).await {
+            Ok(Ok(room)) => *self.room.lock() = (room.available, room.reserved),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot tell how much room there is");
+                *self.room.lock() = (0, 0);
+            }
+            Err(_) => {}
+        }
+        *self.room.lock()
+    }
+}
