@@ -12,15 +12,14 @@ use cairn_host::envelope::Reason;
 use cairn_host::seam::Env;
 use cairn_proto::wire;
 use cairn_proto::wire::admin_client::AdminClient;
-use cairn_types::ids::{ClusterId, Nonce};
+use cairn_types::ids::{ClusterId, Lineage, Nonce};
 use tokio::time::Instant;
 use tonic::Request;
 
 use crate::identity::Identity;
-use crate::node::StartError;
-use crate::origin::cluster_of;
 use crate::peers::Peers;
 use crate::raft::Promise;
+use crate::start_error::StartError;
 
 /// One address is given this long: twice what it waits for its leader's word.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
@@ -87,6 +86,13 @@ pub fn papers(identity: &Identity, nonces: &[Nonce]) -> wire::HelloRequest {
         cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
         nonces: nonces.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
     }
+}
+
+/// The cluster that an answer names.
+pub fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), String> {
+    let bytes: [u8; 16] = cluster.try_into().map_err(|_| "malformed cluster id".to_owned())?;
+    let lineage = u16::try_from(lineage).map_err(|_| "malformed lineage".to_owned())?;
+    Ok((ClusterId(u128::from_be_bytes(bytes)), Lineage(lineage)))
 }
 
 /// Whether those that can be reached refuse a process that runs: the leader does, who is at

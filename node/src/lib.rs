@@ -19,7 +19,6 @@
 //! | [`raft`] | openraft behind a small handle: log, snapshots, network |
 //! | `remote` | a segment's blocks from another node, verified one by one |
 //! | [`machine`] | the catalogue as Raft's state machine |
-//! | [`summary`] | the catalogue at a glance, one walk for all who ask |
 //! | [`store`] | segment files |
 //! | [`counters`], [`waits`] | what this node did, and how long its callers waited |
 //! | [`identity`] | who a data directory is |
@@ -56,7 +55,6 @@ pub mod shared;
 mod standing;
 mod start_error;
 pub mod store;
-pub mod summary;
 pub mod upkeep;
 pub mod waits;
 pub mod wake;

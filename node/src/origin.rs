@@ -255,7 +255,7 @@ async fn join(
             match answer {
                 Ok(reply) => {
                     let reply = reply.into_inner();
-                    let (cluster, lineage) = cluster_of(&reply.cluster, reply.lineage)
+                    let (cluster, lineage) = hello::cluster_of(&reply.cluster, reply.lineage)
                         .map_err(|error| StartError::Join(error.to_string()))?;
                     is_wanted(config, &address, cluster)?;
                     peers.give(address);
@@ -308,12 +308,6 @@ fn other_cluster(config: &NodeConfig, address: &str, status: &Status) -> Result<
         Ok(envelope::Identity { cluster: Some(got), .. }) => is_wanted(config, address, got),
         _ => Ok(()),
     }
-}
-
-pub(crate) fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), String> {
-    let bytes: [u8; 16] = cluster.try_into().map_err(|_| "malformed cluster id".to_owned())?;
-    let lineage = u16::try_from(lineage).map_err(|_| "malformed lineage".to_owned())?;
-    Ok((ClusterId(u128::from_be_bytes(bytes)), Lineage(lineage)))
 }
 
 /// Makes the cluster: one Raft voter, the first entry. Safe to repeat.

@@ -13,7 +13,7 @@ use cairn_types::model::{Admin, Liveness};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::quarantine;
+use super::{quarantine, ready};
 use crate::shared::leader::Pulse;
 use crate::shared::{Calls, LeaderState, Shared};
 use crate::standing::{self, Standing};
@@ -262,7 +262,7 @@ pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
     let silence = shared.member.consensus.contact().silence;
     wire::NodeStatusReply {
         address: shared.this.config.address.clone(),
-        unfit: super::http::ill(&shared.member).unwrap_or_default(),
+        unfit: ready::why_not(&shared.member).unwrap_or_default(),
         silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
         voters,
         node: node.0,

@@ -1,7 +1,6 @@
 //! HTTP beside gRPC: liveness and metrics; and the standard gRPC health service.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -15,7 +14,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::metrics::metrics;
-use crate::raft::Contact;
+use super::ready;
 use crate::shared::{Member, Shared};
 
 /// A service's name is some tens of bytes.
@@ -34,37 +33,8 @@ pub async fn unknown(request: axum::extract::Request) -> axum::response::Respons
     (StatusCode::NOT_FOUND, "not found: here are gRPC, /healthz and /metrics\n").into_response()
 }
 
-/// A node without a leader, or a leader without a majority, is healthy for so long: more than
-/// the loss of a leader takes (2 s, see the runbook), little enough for an alert within a minute.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-
-/// Why this node does not serve: it is not registered, or it is without the others.
-pub(super) fn ill(member: &Member) -> Option<String> {
-    if member.this.incarnation().is_none() {
-        return Some("not registered with the cluster yet".to_owned());
-    }
-    let trouble = member.health.trouble();
-    if !trouble.is_none() {
-        return Some(trouble.text());
-    }
-    let Contact { leads, silence, ever } = member.consensus.contact();
-    let seconds = silence.as_secs_f64();
-    match (leads, ever) {
-        (_, true) if silence < SILENCE_MAX => None,
-        (true, _) => Some(format!(
-            "this node led, and no majority of the voters has answered it for {seconds:.1} s"
-        )),
-        (false, true) => Some(format!("no leader was heard for {seconds:.1} s")),
-        (false, false) => Some(format!("no leader was heard since the start, {seconds:.1} s ago")),
-    }
-}
-
-pub(super) fn is_healthy(member: &Member) -> bool {
-    ill(member).is_none()
-}
-
 async fn healthz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match ill(&shared.member) {
+    match ready::why_not(&shared.member) {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
@@ -84,7 +54,7 @@ impl HealthService {
         if !service.is_empty() && !service.starts_with("cairn.v1.") {
             return Err(Status::not_found(format!("no service {service}")));
         }
-        let status = if is_healthy(&self.member) {
+        let status = if ready::is_ready(&self.member) {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing

@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::admin::node_status;
-use super::http::is_healthy;
+use super::ready;
 use crate::shared::Shared;
 
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,7 +44,11 @@ async fn gather(shared: &Shared) -> Registry {
 
     // Bytes and counts stay far below what an i64 holds.
     let gauges: &[(&str, &str, u64)] = &[
-        ("up", "1 when registered and in touch with a leader", is_healthy(&shared.member).into()),
+        (
+            "up",
+            "1 when registered and in touch with a leader",
+            ready::is_ready(&shared.member).into(),
+        ),
         ("leader", "1 on a leader with a majority", shared.member.consensus.is_leader().into()),
         ("log_late_ms", "age of a log write that does not end", trouble.log_late_ms),
         (

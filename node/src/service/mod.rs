@@ -9,6 +9,7 @@
 //! | [`segments`] | segment bytes |
 //! | [`admin`] | joining, hello, reports, heartbeats, a node's own status |
 //! | `quarantine` | an operator's look into quarantine, and the way back out of it |
+//! | `ready` | (nothing: whether this node serves, for those that say so) |
 //! | [`http`] | `/healthz`, `/metrics` |
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ mod labels;
 mod marks;
 mod metrics;
 mod quarantine;
+mod ready;
 mod seal;
 pub mod segments;
 

@@ -12,6 +12,7 @@
 //! | [`Member`] | the applied catalogue and Raft: reads, proposals, linearizable reads |
 //! | [`Calls`] | calls to other nodes |
 //! | [`Replicas`] | the replicas on this node: files, reports, counts |
+//! | [`Summaries`] | the catalogue at a glance, one walk for all who ask |
 //! | [`LeaderState`] | what a leader knows beside the catalogue: who is alive, leaves, cannot come in |
 //! | [`Ending`] | how this process comes to its end |
 
@@ -20,6 +21,7 @@ mod ending;
 pub mod leader;
 mod member;
 mod replicas;
+mod summaries;
 mod this_node;
 
 use std::sync::Arc;
@@ -29,10 +31,10 @@ pub use self::ending::Ending;
 pub use self::leader::LeaderState;
 pub use self::member::Member;
 pub use self::replicas::Replicas;
+pub use self::summaries::Summaries;
 pub use self::this_node::ThisNode;
 use crate::counters::Counters;
 use crate::process::Usage;
-use crate::summary::Summaries;
 use crate::waits::Waits;
 
 pub struct Shared {

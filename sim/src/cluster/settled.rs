@@ -81,7 +81,8 @@ impl Cluster {
                 return Some(format!("segment {}: {counting:?} of {wanted}", segment.id));
             }
         }
-        let reports = self.running().into_iter().find(|node| node.shared.replicas.reporter.pending() > 0);
+        let reports =
+            self.running().into_iter().find(|node| node.shared.replicas.reporter.pending() > 0);
         if let Some(node) = reports {
             return Some(format!("{} has something to report", node.name));
         }

@@ -76,7 +76,8 @@ impl Faults {
             let speaks = |node: &ProcessId| {
                 let running = cluster.running_node(*node);
                 running.is_some_and(|it| {
-                    it.shared.replicas.reporter.pending() > 0 && !it.shared.member.consensus.is_leader()
+                    it.shared.replicas.reporter.pending() > 0
+                        && !it.shared.member.consensus.is_leader()
                 })
             };
             node = first_in_time(|| nodes.iter().copied().find(speaks)).await.unwrap_or(node);

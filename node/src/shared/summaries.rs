@@ -9,7 +9,7 @@ use cairn_core::catalogue::{Catalogue, Summary};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::shared::Member;
+use super::Member;
 
 /// A scraper is content with a summary of this age.
 const SCRAPED_MAX: Duration = Duration::from_secs(1);
