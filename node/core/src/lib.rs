@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`persistent`], [`segment_set`], [`pages`], [`sharded`] | collections that snapshots share with apply |
 //! | [`catalogue`] | the state machine: `apply`, reads; its stored form and its digest (`stored`) |
+//! | [`retention`] | which checkpoints of a namespace its rules keep |
 //! | [`placement`] | which nodes get a segment's slots |
 //! | [`steward`] | what the leader should propose |
 //! | [`work`] | what a node should fetch and destroy |
@@ -26,6 +27,7 @@ pub mod catalogue;
 
 pub mod invariants;
 pub mod placement;
+pub mod retention;
 pub mod steward;
 pub mod voters;
 pub mod work;

@@ -10,6 +10,7 @@
 //! | [`marks`] | refs, holds, quarantine |
 //! | [`command`] | what Raft orders: commands, replies, refusals, feature levels |
 //! | [`policy`] | what a policy becomes by a change |
+//! | [`retention`] | rules that keep checkpoints |
 //! | [`blocks`], [`set_digest()`] | verification of parts of a segment, and of a set of segments |
 //! | [`form`] | how a segment's bytes are stored: codecs, and the lengths of stored blocks |
 //! | [`id_set`] | a compact set of segment ids |
@@ -28,6 +29,7 @@ pub mod model;
 
 pub mod command;
 pub mod policy;
+pub mod retention;
 
 pub mod blocks;
 pub mod form;

@@ -47,6 +47,11 @@ pub const METRICS_MAX: usize = 64;
 /// Labels of one checkpoint, and the bytes of one key or value, or of a metric's name.
 pub const LABELS_MAX: usize = 32;
 pub const LABEL_BYTES_MAX: usize = 255;
+/// Rules of retention of one kind: each is a walk over a namespace's commits.
+pub const BEST_RULES_MAX: usize = 16;
+pub const LABEL_RULES_MAX: usize = 16;
+/// Name of a time zone, bytes: the longest of the IANA has 32.
+pub const TIME_ZONE_BYTES_MAX: usize = 64;
 /// Refs of one namespace: a lookup of a checkpoint's refs walks them all.
 pub const REFS_MAX: usize = 256;
 /// Moves of one ref that are remembered.

@@ -12,6 +12,7 @@ mod marks;
 mod registering;
 mod repairing;
 mod restoring;
+mod retention;
 mod staging;
 mod upgrading;
 mod uploading;
