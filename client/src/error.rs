@@ -165,6 +165,10 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         Refusal::Fenced { current, client, began_wall_ms, .. } => {
             return Some(fenced_hint(*current, client, *began_wall_ms));
         }
+        Refusal::RolledBack { .. } => {
+            "stop this job: it writes what was rolled back; start it again from the latest checkpoint, \
+             with a higher attempt"
+        }
         Refusal::OtherJob { attempt, current, client, began_wall_ms, .. } => {
             return Some(other_job_hint(*attempt, current, client, *began_wall_ms));
         }

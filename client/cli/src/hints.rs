@@ -68,6 +68,10 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
         Refusal::Fenced { current, client, began_wall_ms, .. } => {
             return Some(fenced_hint(*current, client, *began_wall_ms));
         }
+        Refusal::RolledBack { .. } => {
+            "stop this job: it writes what was rolled back; start it again from `@latest`, with a \
+             higher --attempt"
+        }
         Refusal::OtherJob { attempt, current, client, began_wall_ms, .. } => {
             return Some(other_job_hint(*attempt, current, client, *began_wall_ms));
         }

@@ -190,12 +190,30 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
             check_replaced(before, old)?;
         }
     }
+    check_fences(before, after)?;
     check_policies(before, after)?;
     for new in after.checkpoints().filter(|new| new.state == CheckpointState::Committed) {
         let old = before.checkpoint(new.id).map(|old| old.state);
         if old != Some(CheckpointState::Committed) {
             check_commit(after, new)?;
         }
+    }
+    Ok(())
+}
+
+/// An upload that a rollback aborted does not begin again, under its attempt or a lower one.
+fn check_fences(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
+    for new in after.open_uploads() {
+        let old = before.checkpoint(new.id).map(|old| old.attempt);
+        if old == Some(new.attempt) {
+            continue;
+        }
+        let mut records = before.checkpoints_at(&new.namespace, new.step);
+        let fence = records
+            .find(|it| it.deleted_for == Some(DeletedFor::RolledBack) && it.attempt >= new.attempt);
+        ensure(fence.is_none(), || {
+            format!("C5: upload {} begins an attempt that a rollback aborted", new.id)
+        })?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 48] = [
+pub const CANARIES: [Canary; 49] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -178,6 +178,11 @@ pub const CANARIES: [Canary; 48] = [
     Canary {
         name: "rollback_leaves_uploads",
         breaks: "uploads of later steps outlive a rollback",
+        caught_by: &["C5"],
+    },
+    Canary {
+        name: "rolled_back_begins_again",
+        breaks: "an upload that a rollback aborted begins again under the same attempt",
         caught_by: &["C5"],
     },
     Canary {

@@ -390,6 +390,8 @@ pub enum DeletedFor {
     Replaced,
     /// An upload whose lease and grace ran out.
     Expired,
+    /// An upload that a rollback aborted: its attempt, and lower ones, may not begin again.
+    RolledBack,
 }
 
 /// A part of an upload in progress.

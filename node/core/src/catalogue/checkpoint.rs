@@ -63,7 +63,8 @@ pub struct Checkpoint {
     pub now: bool,
     /// Of a deleted checkpoint: what it gave back under a grace.
     pub dropped: SegmentSet,
-    /// Cluster time at which the grace of the last of these is over; 0 without one.
+    /// Cluster time at which the grace of the last of these is over, and that of an upload which a
+    /// rollback aborted; 0 without one.
     pub dropped_until_ms: u64,
 }
 
@@ -114,7 +115,7 @@ impl Checkpoint {
         match self.state {
             CheckpointState::Open => false,
             CheckpointState::Committed => !self.loose.is_empty(),
-            CheckpointState::Deleted => self.reference_count() > 0 || self.is_spent(clock_ms),
+            CheckpointState::Deleted => self.reference_count() > 0 || self.is_over(clock_ms),
         }
     }
 
@@ -122,6 +123,13 @@ impl Checkpoint {
     /// is over.
     pub(super) fn is_spent(&self, clock_ms: u64) -> bool {
         self.now || self.dropped.is_empty() || clock_ms >= self.dropped_until_ms
+    }
+
+    /// Whether this deleted record is of no use any more: it is spent, and refuses no attempt that a
+    /// rollback aborted.
+    pub(super) fn is_over(&self, clock_ms: u64) -> bool {
+        let refuses = self.deleted_for == Some(DeletedFor::RolledBack);
+        self.is_spent(clock_ms) && (!refuses || clock_ms >= self.dropped_until_ms)
     }
 
     /// How many parts of an open upload are sealed.

@@ -159,7 +159,7 @@ impl Catalogue {
             true if now => record.reference_count() + record.dropped.len(),
             true => record.reference_count(),
         };
-        let is_spent = record.is_spent(clock_ms);
+        let is_over = record.is_over(clock_ms);
         for segment in &named {
             self.index.committed.subtract(*segment);
         }
@@ -182,7 +182,7 @@ impl Catalogue {
         }
         if deleted
             && left == 0
-            && is_spent
+            && is_over
             && let Some(record) = self.checkpoints.remove(&id)
         {
             self.index.remove_checkpoint(&record);

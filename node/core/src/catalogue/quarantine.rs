@@ -2,13 +2,14 @@
 //!
 //! A checkpoint in quarantine stays whole, and is restored by its step. `latest` and times pass it over.
 //! `keep_last` does not count it, and lets it go once that many good ones are newer. Its step may be
-//! written again by a higher attempt: the commit then replaces it.
+//! written again by a higher attempt: the commit then replaces it. An open upload that a rollback
+//! aborts does not begin again under its attempt, so that the bad job does not go on where it was.
 
 use std::ops::Bound;
 
 use cairn_types::canary;
 use cairn_types::command::{Refusal, Reply, Rollback, SetQuarantine};
-use cairn_types::ids::CheckpointId;
+use cairn_types::ids::{Attempt, CheckpointId, Namespace, Step};
 use cairn_types::limits::ROLLBACK_MAX;
 use cairn_types::marks::Quarantine;
 use cairn_types::model::{CheckpointState, DeletedFor};
@@ -74,11 +75,36 @@ impl Catalogue {
         }
         if !canary!("rollback_leaves_uploads") {
             for id in &open {
-                self.mark_deleted(*id, DeletedFor::Asked, false);
+                self.abort_for_rollback(*id);
             }
         }
         let (quarantined, aborted) = (good.len() as u64, open.len() as u64);
         Ok(Reply::RolledBack { quarantined, aborted })
+    }
+
+    /// The record stays until the grace is over, though it may refer to nothing: so long it refuses the
+    /// attempt that was aborted.
+    fn abort_for_rollback(&mut self, id: CheckpointId) {
+        self.mark_deleted(id, DeletedFor::RolledBack, false);
+        let until_ms = self.cluster.clock_ms.saturating_add(self.cluster.settings.grace_ms);
+        self.change_checkpoint(id, |record| record.dropped_until_ms = until_ms);
+    }
+
+    /// Refuses an attempt that a rollback aborted, and lower ones of its step.
+    pub(super) fn check_not_rolled_back(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+        got: Attempt,
+    ) -> Result<(), Refusal> {
+        let records = self.checkpoints_at(namespace, step);
+        let aborted = records.filter(|it| it.deleted_for == Some(DeletedFor::RolledBack));
+        match aborted.map(|it| it.attempt).max() {
+            Some(aborted) if got <= aborted && !canary!("rolled_back_begins_again") => {
+                Err(Refusal::RolledBack { step, got, aborted })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Of the namespace of `id`: commits of later steps that are not in quarantine, and open uploads

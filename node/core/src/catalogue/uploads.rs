@@ -86,6 +86,7 @@ impl Catalogue {
             check_fence(attempt, committed)?;
             self.check_unprotected(committed)?;
         }
+        self.check_not_rolled_back(&begin.namespace, begin.step, attempt)?;
         let id = match open {
             Some(open) if open.attempt == attempt => {
                 check_job(begin, open)?;
@@ -233,6 +234,10 @@ impl Catalogue {
         let checkpoint = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         check_fence(attempt, checkpoint)?;
         match &checkpoint.open {
+            None if checkpoint.deleted_for == Some(DeletedFor::RolledBack) => {
+                let (step, aborted) = (checkpoint.step, checkpoint.attempt);
+                Err(Refusal::RolledBack { step, got: attempt, aborted })
+            }
             None => Err(Refusal::NotOpen(id)),
             Some(_) if attempt != checkpoint.attempt => {
                 Err(malformed(format!("attempt {attempt} of checkpoint {id} has not begun")))

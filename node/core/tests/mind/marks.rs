@@ -2,12 +2,12 @@
 
 use cairn_core::catalogue::Catalogue;
 use cairn_types::command::{self, Body, DeleteReason, Refusal, Reply};
-use cairn_types::ids::CheckpointId;
+use cairn_types::ids::{Attempt, CheckpointId, Step};
 use cairn_types::limits::{HOLDS_MAX, REF_HISTORY_MAX, REFS_MAX};
 use cairn_types::model::{CheckpointState, PolicyChange};
 
 use crate::chance::Chance;
-use crate::world::{RUN, World, begin_body, namespace, seal_body};
+use crate::world::{RUN, World, begin_body, namespace, seal_body, stage_body};
 
 /// One of these commands, about any checkpoint.
 pub fn drawn(chance: &mut Chance, catalogue: &Catalogue) -> Body {
@@ -248,6 +248,36 @@ fn the_step_of_what_is_in_quarantine_may_be_written_again_by_a_higher_attempt() 
     assert_eq!(world.resolve("run1@latest"), Ok(again));
     let old = world.catalogue.checkpoint(ids[1]).unwrap();
     assert_eq!(old.state, CheckpointState::Deleted);
+}
+
+#[test]
+fn an_upload_that_a_rollback_aborted_does_not_begin_again_under_its_attempt() {
+    let (mut world, ids) = world_of(1);
+    let empty = world.begin(2, 7, 1);
+    let late = world.begin(3, 7, 1);
+    world.stage((late, 7), 0, &["late"], &[1, 2]);
+    assert_eq!(world.done(rollback(ids[0])), Reply::RolledBack { quarantined: 0, aborted: 2 });
+    for (id, step) in [(empty, 2), (late, 3)] {
+        world.drop_references(id);
+        let refused =
+            |got| Refusal::RolledBack { step: Step(step), got: Attempt(got), aborted: Attempt(7) };
+        for attempt in [7, 6] {
+            let again = world.try_begin(step, attempt, 1, true);
+            assert_eq!(again.refusal(), Some(&refused(attempt)), "step {step}");
+        }
+        let stage = stage_body((id, 7), 0, RUN, &["more"], &[1, 2]);
+        assert_eq!(world.refused(stage), refused(7), "what goes on is told why it must not");
+    }
+    // One that asks for no attempt gets a higher one, and so may a restarted job.
+    let again = world.begin(2, 8, 1);
+    assert_ne!(again, empty);
+    assert!(world.try_begin(2, 7, 1, true).refusal().is_some());
+    world.done(delete(late, false));
+    world.pass(world.catalogue.cluster().settings.grace_ms + 1);
+    for id in [empty, late] {
+        world.drop_references(id);
+        assert!(world.catalogue.checkpoint(id).is_none(), "the record goes with its grace");
+    }
 }
 
 #[test]

@@ -85,6 +85,9 @@ pub enum Refusal {
         client: String,
         began_wall_ms: u64,
     },
+    /// The job that wrote the bad steps would write them again.
+    #[error("attempt {got} of step {step} is refused: a rollback aborted attempt {aborted}")]
+    RolledBack { step: Step, got: Attempt, aborted: Attempt },
     /// Launchers count each job's restarts from 0, so two jobs may come to the same attempt.
     #[error("attempt {attempt} belongs to job {current}{}, not to job {got}", of_client(client))]
     OtherJob {

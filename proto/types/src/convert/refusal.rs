@@ -34,6 +34,9 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
             message.first.clone_from(client);
             (Kind::Fenced, vec![got.0, current.0, *began_wall_ms])
         }
+        Refusal::RolledBack { step, got, aborted } => {
+            (Kind::RolledBack, vec![step.0, got.0, aborted.0])
+        }
         Refusal::OtherJob { attempt, got, current, client, began_wall_ms } => {
             message.first.clone_from(got);
             message.second.clone_from(current);
@@ -167,6 +170,11 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
             current: Attempt(numbers.at(1)?),
             client: message.first,
             began_wall_ms: numbers.at(2)?,
+        },
+        Kind::RolledBack => Refusal::RolledBack {
+            step: Step(numbers.at(0)?),
+            got: Attempt(numbers.at(1)?),
+            aborted: Attempt(numbers.at(2)?),
         },
         Kind::OtherJob => Refusal::OtherJob {
             attempt: Attempt(numbers.at(0)?),

@@ -51,6 +51,7 @@ impl Draw {
             Refusal::NoSuchCheckpoint { namespace: "a b".into(), selector: String::new() },
             Refusal::NotOpen(checkpoint),
             Refusal::StepExists { namespace: self.namespace(), step: Step(self.u64()), checkpoint },
+            Refusal::RolledBack { step: Step(7), got: Attempt(2), aborted: Attempt(3) },
             Refusal::Fenced {
                 got: Attempt(self.u64()),
                 current: Attempt(self.u64()),
