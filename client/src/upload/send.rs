@@ -358,7 +358,10 @@ impl Send {
                 answer = answer, if is_asking => {
                     asking = None;
                     match answer {
-                        Ok(staged) => self.take_targets(staged),
+                        Ok(staged) => {
+                            self.refused = None;
+                            self.take_targets(staged);
+                        }
                         Err(error) if self.upload.may_wait_for_nodes(&error, since) => {
                             self.refused = Some(error);
                         }
@@ -414,14 +417,21 @@ impl Send {
             && racks.len() >= racks_wanted.min(possible.len())
     }
 
-    /// The end of a segment that too few targets have stored in time. Where room is all that was
+    /// The end of a segment that too few targets have stored in time. Where room is all that is
     /// missing, that is said, also before the leader knows that its nodes are full.
-    fn given_up(&self) -> ClientError {
+    fn given_up(&mut self) -> ClientError {
         let (what, last) = (format!("storing segment {}", self.digest), self.why());
-        let mut troubles = self.troubles.values().peekable();
-        match troubles.peek().is_some() && troubles.all(|trouble| trouble.full) {
-            true => ClientError::NoSpace { what, last },
-            false => ClientError::Timeout { what, last },
+        let mut missing = self
+            .slots
+            .iter()
+            .filter(|slot| slot.state == SlotState::Assigned && !self.stored.contains(&slot.node))
+            .filter_map(|slot| self.troubles.get(&slot.node))
+            .peekable();
+        let is_full = missing.peek().is_some() && missing.all(|trouble| trouble.full);
+        match self.refused.take() {
+            Some(refused) if lacks_room(&refused) => refused,
+            _ if is_full => ClientError::NoSpace { what, last },
+            _ => ClientError::Timeout { what, last },
         }
     }
 
@@ -470,6 +480,16 @@ impl Send {
 fn wants_nodes(error: &ClientError) -> bool {
     let refusal = error.refusal();
     matches!(refusal, Some(Refusal::NotEnoughHosts { .. } | Refusal::NotEnoughRacks { .. }))
+}
+
+/// Whether the leader said that nodes are full.
+fn lacks_room(error: &ClientError) -> bool {
+    match error.refusal() {
+        Some(
+            Refusal::NotEnoughHosts { shortage, .. } | Refusal::NotEnoughRacks { shortage, .. },
+        ) => shortage.has_full(),
+        _ => false,
+    }
 }
 
 /// The head, then the stored blocks; counts what the transport takes.
