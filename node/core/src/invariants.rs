@@ -96,7 +96,7 @@ fn check_totals(catalogue: &Catalogue) -> Result<(), String> {
         let durable = segment
             .slots
             .iter()
-            .any(|slot| slot.state == SlotState::Durable && is_in_service(catalogue, slot));
+            .any(|slot| slot.state == SlotState::Durable && is_in_service(catalogue, &slot));
         sum.segments_lost += u64::from(replicas == 0 && !durable);
         let is_short = replicas > 0 && racks < racks_wanted.min(wanted);
         sum.segments_short_of_racks += u64::from(is_short);
@@ -167,7 +167,7 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         match new {
             Some(new) => check_slots_step(after, old, new)?,
             None => {
-                let kept = old.live_slots().find(|slot| is_in_service(after, slot));
+                let kept = old.live_slots().find(|slot| is_in_service(after, &slot));
                 ensure(kept.is_none(), || format!("D3: live {kept:?} vanished with {}", old.id))?;
             }
         }
@@ -413,7 +413,8 @@ fn check_segment(catalogue: &Catalogue, segment: &Segment) -> Result<(), String>
             format!("D4: segment {id} has a slot on an unknown node: {slot:?}")
         })?;
     }
-    for pair in segment.slots.windows(2) {
+    let slots: Vec<Slot> = segment.slots.iter().collect();
+    for pair in slots.windows(2) {
         let ascending = (pair[0].node, pair[0].epoch) < (pair[1].node, pair[1].epoch);
         let newest_live = pair[0].node != pair[1].node || pair[0].state == SlotState::Released;
         ensure(ascending && newest_live, || {
@@ -427,14 +428,14 @@ fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(
     let id = old.id;
     // A removed node gets nothing and confirms nothing; what it has left may be given up.
     for slot in new.slots.iter().filter(|slot| !is_in_service(after, slot)) {
-        let known = |other: &&Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
+        let known = |other: &Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
         let before = old.slots.iter().find(known).map(|other| other.state);
         ensure(before == Some(slot.state) || slot.state == SlotState::Released, || {
             format!("D4: segment {id} got {slot:?} on a removed node, which was {before:?}")
         })?;
     }
     for slot in &old.slots {
-        let same = |other: &&Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
+        let same = |other: &Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
         let state = new.slots.iter().find(same).map(|other| other.state);
         if slot.state == SlotState::Released {
             ensure(matches!(state, None | Some(SlotState::Released)), || {
@@ -452,7 +453,7 @@ fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(
             // A lost replica has a newer epoch on the same node; a removed node has none.
             None => {
                 let again = new.live_slot_on(slot.node);
-                ensure(again.is_some() || !is_in_service(after, slot), || {
+                ensure(again.is_some() || !is_in_service(after, &slot), || {
                     format!("D3: live {slot:?} of segment {id} vanished")
                 })?;
                 ensure(again.is_none_or(|again| again.epoch > slot.epoch), || {

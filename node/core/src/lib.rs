@@ -8,6 +8,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`persistent`], [`segment_set`], [`pages`], [`sharded`] | collections that snapshots share with apply |
+//! | [`digests`] | which segment has a digest |
 //! | [`catalogue`] | the state machine: `apply`, reads; its stored form and its digest (`stored`) |
 //! | [`retention`] | which checkpoints of a namespace its rules keep |
 //! | [`placement`] | which nodes get a segment's slots |
@@ -18,6 +19,7 @@
 //!
 //! The words it decides about (ids, records, commands) are in `cairn-types`.
 
+pub mod digests;
 pub mod pages;
 pub mod persistent;
 pub mod segment_set;

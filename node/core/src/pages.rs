@@ -1,16 +1,20 @@
-//! Segment records in dense pages that a copy shares with the living catalogue.
+//! Large arrays by segment id that a copy shares with the living catalogue, and the records in one.
 //!
-//! Ids are minted densely, so a record is found by its place. A copy is one pointer; the first
-//! change after it copies the page list, and each change one page, one leaf (64 pointers each)
-//! and one record that are still shared. So a snapshot or a planner never holds up apply, apply
-//! never changes what they read, and a batch of records that lie far apart stays cheap.
+//! Ids are minted densely, so a record is found by its place. A copy is one pointer; a change after
+//! it copies the way to what is changed, as far as that is still shared: the list, one chunk, one
+//! page and one leaf. So a snapshot or a planner never holds up apply, apply never changes what
+//! they read, and a batch of records that lie far apart stays cheap.
 //!
 //! ```text
-//!   SegmentPages -> page list -> page (64 leaves) -> leaf (64 places) -> Segment
-//!        Arc           Arc             Arc                 Arc
+//!   Paged         list -> chunk (16 pages) -> page: 1,024 segments
+//!                  Arc       Arc              Arc
+//!   SegmentPages                              page (32 leaves) -> leaf: 32 records
+//!                                                                 Arc
 //! ```
+//!
+//! Records lie in their leaf, not behind pointers of their own: to copy a leaf is to copy some
+//! 3 KiB that lie together, where 32 pointers would be counted in 32 places of memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairn_types::ids::SegmentId;
@@ -18,8 +22,10 @@ use cairn_types::model::Segment;
 
 /// Segments a page has room for.
 pub const PAGE_SEGMENTS: usize = LEAF_SEGMENTS * LEAVES;
-const LEAF_SEGMENTS: usize = 64;
-const LEAVES: usize = 64;
+const LEAF_SEGMENTS: usize = 32;
+const LEAVES: usize = 32;
+/// Pages of a chunk.
+const CHUNK_PAGES: usize = 16;
 
 /// Page number (lineage included) and place of a segment within it.
 pub(crate) fn place(id: SegmentId) -> (u64, usize) {
@@ -30,33 +36,143 @@ pub(crate) fn id_at(page: u64, place: usize) -> SegmentId {
     SegmentId(page * PAGE_SEGMENTS as u64 + place as u64)
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct SegmentPages {
-    pages: Arc<BTreeMap<u64, Arc<Page>>>,
-    len: u64,
+/// Pages by their number. Equal content is equal structure: no chunk is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Paged<P> {
+    /// Ascending by number.
+    chunks: Arc<Vec<(u64, Arc<Chunk<P>>)>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Chunk<P>([Option<Arc<P>>; CHUNK_PAGES]);
+
+impl<P> Clone for Chunk<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P> Default for Paged<P> {
+    fn default() -> Self {
+        Self { chunks: Arc::default() }
+    }
+}
+
+fn chunk_place(page: u64) -> (u64, usize) {
+    (page / CHUNK_PAGES as u64, (page % CHUNK_PAGES as u64) as usize)
+}
+
+impl<P> Paged<P> {
+    /// Where a chunk stands in the list, or would.
+    fn find(&self, chunk: u64) -> Result<usize, usize> {
+        // Most lists have no gap.
+        let first = self.chunks.first().map_or(0, |(number, _)| *number);
+        let at = chunk.wrapping_sub(first) as usize;
+        if self.chunks.get(at).is_some_and(|(number, _)| *number == chunk) {
+            return Ok(at);
+        }
+        self.chunks.binary_search_by_key(&chunk, |(number, _)| *number)
+    }
+
+    pub fn get(&self, page: u64) -> Option<&P> {
+        let (chunk, at) = chunk_place(page);
+        self.chunks[self.find(chunk).ok()?].1.0[at].as_deref()
+    }
+
+    /// In ascending order of numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &P)> {
+        self.iter_from(0)
+    }
+
+    /// From page `first` on, in ascending order of numbers.
+    pub fn iter_from(&self, first: u64) -> impl Iterator<Item = (u64, &P)> {
+        let (chunk, start) = chunk_place(first);
+        let (Ok(from) | Err(from)) = self.find(chunk);
+        self.chunks[from..].iter().flat_map(move |(number, pages)| {
+            let skipped = if *number == chunk { start } else { 0 };
+            let numbered = (number * CHUNK_PAGES as u64..).zip(&pages.0).skip(skipped);
+            numbered.filter_map(|(number, page)| Some((number, page.as_deref()?)))
+        })
+    }
+
+    pub fn remove(&mut self, page: u64) {
+        let (chunk, at) = chunk_place(page);
+        if let Ok(place) = self.find(chunk)
+            && self.chunks[place].1.0[at].is_some()
+        {
+            let chunks = Arc::make_mut(&mut self.chunks);
+            let pages = &mut Arc::make_mut(&mut chunks[place].1).0;
+            pages[at] = None;
+            if pages.iter().all(Option::is_none) {
+                chunks.remove(place);
+            }
+        }
+    }
+}
+
+impl<P: Clone> Paged<P> {
+    /// The page to be changed; copies what a copy shares with us.
+    pub fn get_mut(&mut self, page: u64) -> Option<&mut P> {
+        let (chunk, at) = chunk_place(page);
+        let place = self.find(chunk).ok()?;
+        // A copy of the way to nothing would be for nothing.
+        self.chunks[place].1.0[at].as_ref()?;
+        let chunk = &mut Arc::make_mut(&mut self.chunks)[place].1;
+        Arc::make_mut(chunk).0[at].as_mut().map(Arc::make_mut)
+    }
+
+    /// The same, put in first if there is none.
+    pub fn or_insert_with(&mut self, page: u64, empty: impl FnOnce() -> P) -> &mut P {
+        let (chunk, at) = chunk_place(page);
+        let found = self.find(chunk);
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let place = found.unwrap_or_else(|place| {
+            chunks.insert(place, (chunk, Arc::new(Chunk([const { None }; CHUNK_PAGES]))));
+            place
+        });
+        let page = &mut Arc::make_mut(&mut chunks[place].1).0[at];
+        Arc::make_mut(page.get_or_insert_with(|| Arc::new(empty())))
+    }
 }
 
 #[derive(Debug, Clone, Default)]
+pub struct SegmentPages {
+    pages: Paged<Page>,
+    len: u64,
+}
+
+#[derive(Debug, Clone)]
 struct Page {
-    /// Grows to its last leaf, never shrinks.
-    leaves: Vec<Arc<Leaf>>,
+    /// A leaf is made with its first record, and stays as long as the page does.
+    leaves: [Option<Arc<Leaf>>; LEAVES],
     occupied: usize,
 }
 
 #[derive(Debug, Clone)]
-struct Leaf([Option<Arc<Segment>>; LEAF_SEGMENTS]);
+struct Leaf([Option<Segment>; LEAF_SEGMENTS]);
 
 impl Page {
-    fn get(&self, place: usize) -> Option<&Segment> {
-        self.leaves.get(place / LEAF_SEGMENTS)?.0[place % LEAF_SEGMENTS].as_deref()
+    fn empty() -> Self {
+        Self { leaves: [const { None }; LEAVES], occupied: 0 }
     }
 
-    /// Makes leaves up to the place's.
-    fn place_mut(&mut self, place: usize) -> &mut Option<Arc<Segment>> {
-        while self.leaves.len() <= place / LEAF_SEGMENTS {
-            self.leaves.push(Arc::new(Leaf([const { None }; LEAF_SEGMENTS])));
-        }
-        &mut Arc::make_mut(&mut self.leaves[place / LEAF_SEGMENTS]).0[place % LEAF_SEGMENTS]
+    fn get(&self, place: usize) -> Option<&Segment> {
+        self.leaves[place / LEAF_SEGMENTS].as_ref()?.0[place % LEAF_SEGMENTS].as_ref()
+    }
+
+    fn place_mut(&mut self, place: usize) -> &mut Option<Segment> {
+        let empty = || Arc::new(Leaf([const { None }; LEAF_SEGMENTS]));
+        let leaf = self.leaves[place / LEAF_SEGMENTS].get_or_insert_with(empty);
+        &mut Arc::make_mut(leaf).0[place % LEAF_SEGMENTS]
+    }
+
+    fn iter_from(&self, place: usize) -> impl Iterator<Item = &Segment> {
+        let leaves = self.leaves.iter().enumerate().skip(place / LEAF_SEGMENTS);
+        leaves.flat_map(move |(number, leaf)| {
+            let skipped = place.saturating_sub(number * LEAF_SEGMENTS);
+            let records = leaf.iter().flat_map(move |leaf| leaf.0.iter().skip(skipped));
+            records.filter_map(Option::as_ref)
+        })
     }
 }
 
@@ -71,22 +187,21 @@ impl SegmentPages {
 
     pub fn get(&self, id: SegmentId) -> Option<&Segment> {
         let (page, place) = place(id);
-        self.pages.get(&page)?.get(place)
+        self.pages.get(page)?.get(place)
     }
 
     /// The record to be changed; copies what a snapshot shares with us.
     pub fn get_mut(&mut self, id: SegmentId) -> Option<&mut Segment> {
         self.get(id)?;
         let (page, place) = place(id);
-        let page = Arc::make_mut(Arc::make_mut(&mut self.pages).get_mut(&page)?);
-        page.place_mut(place).as_mut().map(Arc::make_mut)
+        self.pages.get_mut(page)?.place_mut(place).as_mut()
     }
 
     /// Puts a record in under its own id; gives back the one it displaced.
-    pub fn insert(&mut self, segment: Segment) -> Option<Arc<Segment>> {
+    pub fn insert(&mut self, segment: Segment) -> Option<Segment> {
         let (page, place) = place(segment.id);
-        let page = Arc::make_mut(Arc::make_mut(&mut self.pages).entry(page).or_default());
-        let displaced = page.place_mut(place).replace(Arc::new(segment));
+        let page = self.pages.or_insert_with(page, Page::empty);
+        let displaced = page.place_mut(place).replace(segment);
         if displaced.is_none() {
             page.occupied += 1;
             self.len += 1;
@@ -94,16 +209,15 @@ impl SegmentPages {
         displaced
     }
 
-    pub fn remove(&mut self, id: SegmentId) -> Option<Arc<Segment>> {
+    pub fn remove(&mut self, id: SegmentId) -> Option<Segment> {
         self.get(id)?;
         let (number, place) = place(id);
-        let pages = Arc::make_mut(&mut self.pages);
-        let page = Arc::make_mut(pages.get_mut(&number)?);
+        let page = self.pages.get_mut(number)?;
         let removed = page.place_mut(place).take()?;
         page.occupied -= 1;
         self.len -= 1;
         if page.occupied == 0 {
-            pages.remove(&number);
+            self.pages.remove(number);
         }
         Some(removed)
     }
@@ -116,11 +230,9 @@ impl SegmentPages {
     /// From `first` on, in ascending order of ids.
     pub fn iter_from(&self, first: SegmentId) -> impl Iterator<Item = &Segment> {
         let (number, start) = place(first);
-        self.pages.range(number..).flat_map(move |(page, content)| {
-            let skipped = if *page == number { start } else { 0 };
-            let leaves = content.leaves.iter().skip(skipped / LEAF_SEGMENTS);
-            let places = leaves.flat_map(|leaf| leaf.0.iter());
-            places.skip(skipped % LEAF_SEGMENTS).filter_map(Option::as_deref)
+        let pages = self.pages.iter_from(number);
+        pages.flat_map(move |(page, content)| {
+            content.iter_from(if page == number { start } else { 0 })
         })
     }
 }
@@ -130,37 +242,39 @@ mod tests {
     use super::*;
     use cairn_types::form::Form;
     use cairn_types::ids::SegmentDigest;
+    use cairn_types::slots::{References, Slots};
 
     fn segment(id: u64) -> Segment {
         Segment {
             id: SegmentId(id),
             digest: SegmentDigest::of(&id.to_le_bytes()),
             form: Form::raw(1),
-            references: Vec::new(),
+            references: References::new(),
             reap_after_ms: 0,
             reaped: false,
-            slots: Vec::new(),
+            slots: Slots::new(),
         }
     }
 
     #[test]
     fn records_are_found_iterated_and_removed() {
         let mut pages = SegmentPages::default();
-        let ids = [1, 2, 4095, 4096, 9000, (1 << 48) + 1];
+        let ids = [1, 2, 40, 1023, 1024, 9000, 70_000, (1 << 48) + 1];
         for id in ids {
             assert!(pages.insert(segment(id)).is_none());
         }
-        assert_eq!(pages.len(), 6);
+        assert_eq!(pages.len(), 8);
         assert_eq!(pages.iter().map(|s| s.id.0).collect::<Vec<_>>(), ids);
-        assert_eq!(pages.iter_from(SegmentId(4096)).map(|s| s.id.0).next(), Some(4096));
-        assert_eq!(pages.iter_from(SegmentId(3)).map(|s| s.id.0).next(), Some(4095));
-        assert_eq!(pages.iter_from(SegmentId(2)).map(|s| s.id.0).next(), Some(2));
+        for from in (0..1100).chain([9000, 9001, 70_000, 70_001, 1 << 49]) {
+            let from_there = ids.iter().filter(|id| **id >= from).copied();
+            assert!(pages.iter_from(SegmentId(from)).map(|s| s.id.0).eq(from_there), "{from}");
+        }
         assert!(pages.get(SegmentId(3)).is_none());
         for id in ids {
             assert_eq!(pages.remove(SegmentId(id)).unwrap().id.0, id);
             assert!(pages.get_mut(SegmentId(id)).is_none());
         }
-        assert!(pages.is_empty() && pages.pages.is_empty(), "empty pages are dropped");
+        assert!(pages.is_empty() && pages.pages.chunks.is_empty(), "empty pages are dropped");
     }
 
     #[test]
@@ -174,10 +288,13 @@ mod tests {
         pages.insert(segment(2));
         assert!(!snapshot.get(SegmentId(1)).unwrap().reaped);
         assert!(snapshot.get(SegmentId(2)).is_none());
-        assert!(Arc::ptr_eq(&pages.pages[&1], &snapshot.pages[&1]), "untouched page is shared");
-        assert!(!Arc::ptr_eq(&pages.pages[&0], &snapshot.pages[&0]));
-        let leaves = |of: &SegmentPages, leaf: usize| Arc::as_ptr(&of.pages[&0].leaves[leaf]);
-        assert_ne!(leaves(&pages, 0), leaves(&snapshot, 0));
-        assert_eq!(leaves(&pages, 1), leaves(&snapshot, 1), "untouched leaf is shared");
+        let page = |of: &SegmentPages, page| std::ptr::from_ref(of.pages.get(page).unwrap());
+        assert_eq!(page(&pages, 4), page(&snapshot, 4), "untouched page is shared");
+        assert_ne!(page(&pages, 0), page(&snapshot, 0));
+        let leaf = |of: &SegmentPages, leaf: usize| {
+            Arc::as_ptr(of.pages.get(0).unwrap().leaves[leaf].as_ref().unwrap())
+        };
+        assert_ne!(leaf(&pages, 0), leaf(&snapshot, 0));
+        assert_eq!(leaf(&pages, 2), leaf(&snapshot, 2), "untouched leaf is shared");
     }
 }

@@ -161,7 +161,7 @@ pub fn plan_stage(
             Vec::new()
         } else {
             let live: Vec<Slot> =
-                existing.map_or(Vec::new(), |segment| segment.live_slots().copied().collect());
+                existing.map_or(Vec::new(), |segment| segment.live_slots().collect());
             plan(catalogue, loads, wanted, item.form.stored_len(), &live, exclude)?
         };
     }

@@ -4,11 +4,9 @@
 //! `Arc`. Equal content is equal structure (empty pages are dropped), so an index can be
 //! compared with one rebuilt from scratch.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use crate::pages::{PAGE_SEGMENTS, id_at, place};
+use crate::pages::{PAGE_SEGMENTS, Paged, id_at, place};
 use cairn_types::id_set::IdSet;
 use cairn_types::ids::SegmentId;
 
@@ -17,7 +15,7 @@ const WORDS: usize = PAGE_SEGMENTS / 64;
 /// A set of segment ids, ordered.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SegmentSet {
-    pages: Arc<BTreeMap<u64, Arc<Bits>>>,
+    pages: Paged<Bits>,
     len: u64,
 }
 
@@ -25,6 +23,12 @@ pub struct SegmentSet {
 struct Bits {
     words: [u64; WORDS],
     count: usize,
+}
+
+impl Bits {
+    fn empty() -> Self {
+        Self { words: [0; WORDS], count: 0 }
+    }
 }
 
 impl SegmentSet {
@@ -38,7 +42,7 @@ impl SegmentSet {
 
     pub fn contains(&self, id: SegmentId) -> bool {
         let (page, place) = place(id);
-        self.pages.get(&page).is_some_and(|bits| bits.words[place / 64] >> (place % 64) & 1 == 1)
+        self.pages.get(page).is_some_and(|bits| bits.words[place / 64] >> (place % 64) & 1 == 1)
     }
 
     /// Whether the id is new.
@@ -47,9 +51,7 @@ impl SegmentSet {
             return false;
         }
         let (page, place) = place(id);
-        let empty = || Arc::new(Bits { words: [0; WORDS], count: 0 });
-        let bits = Arc::make_mut(&mut self.pages).entry(page).or_insert_with(empty);
-        let bits = Arc::make_mut(bits);
+        let bits = self.pages.or_insert_with(page, Bits::empty);
         bits.words[place / 64] |= 1 << (place % 64);
         bits.count += 1;
         self.len += 1;
@@ -62,13 +64,11 @@ impl SegmentSet {
             return false;
         }
         let (page, place) = place(id);
-        let pages = Arc::make_mut(&mut self.pages);
-        if let Some(bits) = pages.get_mut(&page) {
-            let bits = Arc::make_mut(bits);
+        if let Some(bits) = self.pages.get_mut(page) {
             bits.words[place / 64] &= !(1 << (place % 64));
             bits.count -= 1;
             if bits.count == 0 {
-                pages.remove(&page);
+                self.pages.remove(page);
             }
             self.len -= 1;
         }
@@ -79,7 +79,7 @@ impl SegmentSet {
     pub fn iter(&self) -> impl Iterator<Item = SegmentId> {
         self.pages.iter().flat_map(|(page, bits)| {
             bits.words.iter().enumerate().flat_map(move |(at, word)| {
-                ones(*word).map(move |bit| id_at(*page, at * 64 + bit as usize))
+                ones(*word).map(move |bit| id_at(page, at * 64 + bit as usize))
             })
         })
     }
@@ -123,26 +123,30 @@ impl fmt::Debug for SegmentSet {
 /// A number for each segment; zero where nothing was counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SegmentCounts {
-    pages: Arc<BTreeMap<u64, Arc<Counts>>>,
+    pages: Paged<Counts>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Counts {
-    numbers: Vec<u32>,
+    numbers: [u32; PAGE_SEGMENTS],
     above_zero: usize,
+}
+
+impl Counts {
+    fn empty() -> Self {
+        Self { numbers: [0; PAGE_SEGMENTS], above_zero: 0 }
+    }
 }
 
 impl SegmentCounts {
     pub fn get(&self, id: SegmentId) -> u32 {
         let (page, place) = place(id);
-        self.pages.get(&page).map_or(0, |counts| counts.numbers[place])
+        self.pages.get(page).map_or(0, |counts| counts.numbers[place])
     }
 
     pub fn add(&mut self, id: SegmentId) {
         let (page, place) = place(id);
-        let empty = || Arc::new(Counts { numbers: vec![0; PAGE_SEGMENTS], above_zero: 0 });
-        let counts = Arc::make_mut(&mut self.pages).entry(page).or_insert_with(empty);
-        let counts = Arc::make_mut(counts);
+        let counts = self.pages.or_insert_with(page, Counts::empty);
         counts.above_zero += usize::from(counts.numbers[place] == 0);
         counts.numbers[place] += 1;
     }
@@ -153,13 +157,11 @@ impl SegmentCounts {
             return;
         }
         let (page, place) = place(id);
-        let pages = Arc::make_mut(&mut self.pages);
-        if let Some(counts) = pages.get_mut(&page) {
-            let counts = Arc::make_mut(counts);
+        if let Some(counts) = self.pages.get_mut(page) {
             counts.numbers[place] -= 1;
             counts.above_zero -= usize::from(counts.numbers[place] == 0);
             if counts.above_zero == 0 {
-                pages.remove(&page);
+                self.pages.remove(page);
             }
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Beside [`crate::persistent::Map`] it takes a third of the memory and one search instead of
-//! twenty steps, for keys that spread evenly and need no order: 4 million digests are 61 a list.
+//! twenty steps, for keys that spread evenly and need no order.
 //! Branches are narrow because a copied branch counts each of its pointers once more, and every
 //! count is elsewhere in memory.
 

@@ -342,7 +342,7 @@ impl<'a> Repair<'a> {
         if have.replicas >= wanted && have.racks >= racks && !for_a_commit {
             return;
         }
-        let live: Vec<_> = segment.live_slots().copied().collect();
+        let live: Vec<_> = segment.live_slots().collect();
         let wanted = Wanted { replicas: wanted, racks, quorum };
         let exclude = BTreeSet::new();
         let placed =
@@ -380,7 +380,7 @@ impl<'a> Repair<'a> {
             let on_host = holders().filter(|other| other.host == node.host).count();
             let in_rack = holders().filter(|other| other.rack == node.rack).count();
             let held = catalogue.node_slots(node.id).map_or(0, |slots| slots.live_bytes);
-            let untrusted = !catalogue.trusts(slot);
+            let untrusted = !catalogue.trusts(&slot);
             let empty = slot.state == SlotState::Assigned;
             Some((untrusted, on_host, empty, in_rack, held, node.id))
         });

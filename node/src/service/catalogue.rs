@@ -415,7 +415,7 @@ fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
                     let node = catalogue.node(slot.node);
                     node.is_some_and(|node| node.admin == Admin::InService)
                 })
-                .map(convert::slot_to_wire)
+                .map(|slot| convert::slot_to_wire(&slot))
                 .collect(),
         },
     }

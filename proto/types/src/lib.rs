@@ -7,6 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`ids`], [`limits`], [`model`] | names and numbers, bounds, records |
+//! | [`slots`] | the lists in a segment's record, in few bytes |
 //! | [`marks`] | refs, holds, quarantine |
 //! | [`command`] | what Raft orders: commands, replies, refusals, feature levels |
 //! | [`policy`] | what a policy becomes by a change |
@@ -26,6 +27,7 @@ pub mod limits;
 
 pub mod marks;
 pub mod model;
+pub mod slots;
 
 pub mod command;
 pub mod policy;

@@ -11,6 +11,7 @@ use crate::ids::{
     Nonce, RefName, Run, SegmentDigest, SegmentId, Step,
 };
 use crate::marks::{Hold, Quarantine};
+use crate::slots::{References, Slots};
 
 /// How many times `replace_after_ms` a node has to make a replica: an hour by default.
 const ASSIGNED_FOR_REPLACEMENTS: u64 = 6;
@@ -225,14 +226,14 @@ pub struct Segment {
     /// Fixed by the first Stage. Any replica may be raw instead (decision 0016).
     pub form: Form,
     /// References by wanted replicas, ascending, no zero counts: (R, count).
-    pub references: Vec<(u32, u32)>,
+    pub references: References,
     /// Cluster time from which a record without references may be reaped; meaningless while
     /// referenced.
     pub reap_after_ms: u64,
     /// Whether `Reap` released all slots; undone only by a new Stage.
     pub reaped: bool,
     /// Ordered by (node, epoch).
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
 }
 
 impl Segment {
@@ -249,11 +250,11 @@ impl Segment {
     }
 
     /// Slots that are Assigned or Durable.
-    pub fn live_slots(&self) -> impl Iterator<Item = &Slot> {
+    pub fn live_slots(&self) -> impl Iterator<Item = Slot> {
         self.slots.iter().filter(|slot| slot.state != SlotState::Released)
     }
 
-    pub fn live_slot_on(&self, node: NodeId) -> Option<&Slot> {
+    pub fn live_slot_on(&self, node: NodeId) -> Option<Slot> {
         self.live_slots().find(|slot| slot.node == node)
     }
 }

@@ -102,7 +102,7 @@ impl Checker {
             let Some(disk) = cluster.disk(process) else { continue };
             self.look_at(cluster, (process, &disk), index, after, |segment, slot| {
                 let old = before.segment(segment.id).and_then(|old| old.live_slot_on(slot.node));
-                old != Some(slot)
+                old != Some(*slot)
             });
         }
     }

@@ -127,7 +127,7 @@ fn was_released(
     let slots = |catalogue: &Catalogue| -> Vec<Slot> {
         let segment = catalogue.segment_by_digest(digest);
         let slots = segment.into_iter().flat_map(|segment| &segment.slots);
-        slots.filter(|slot| slot.node == node).copied().collect()
+        slots.filter(|slot| slot.node == node).collect()
     };
     let (old, new) = (slots(before), slots(after));
     let is_live = |slot: &&Slot| slot.state != SlotState::Released;

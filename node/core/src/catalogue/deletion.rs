@@ -228,9 +228,11 @@ impl Catalogue {
             if due {
                 self.change_segment(*id, |segment| {
                     segment.reaped = true;
-                    for slot in &mut segment.slots {
-                        (slot.state, slot.until_ms) = (SlotState::Released, 0);
-                    }
+                    segment.slots.edit(|slots| {
+                        for slot in slots {
+                            (slot.state, slot.until_ms) = (SlotState::Released, 0);
+                        }
+                    });
                 });
                 self.forget_if_spent(*id);
             }

@@ -11,17 +11,16 @@ use std::sync::Arc;
 
 use super::kinds::Kinds;
 use super::{Catalogue, Checkpoint};
+use crate::digests::DigestIndex;
 use crate::persistent::Map;
 use crate::segment_set::{SegmentCounts, SegmentSet};
-use crate::sharded::{ShardKey, Sharded};
-use cairn_types::ids::{
-    CheckpointId, Incarnation, Namespace, NodeId, SegmentDigest, SegmentId, Step,
-};
-use cairn_types::model::{Admin, CheckpointState, Node, Segment, SlotState};
+use cairn_types::ids::{CheckpointId, Incarnation, Namespace, NodeId, SegmentId, Step};
+use cairn_types::model::{Admin, CheckpointState, Node, Segment, Slot, SlotState};
+use cairn_types::slots::Slots;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Indexes {
-    pub digests: Sharded<SegmentDigest, SegmentId>,
+    pub digests: DigestIndex,
     pub namespaces: Map<Namespace, NamespaceIndex>,
     pub nodes: Arc<BTreeMap<NodeId, NodeSlots>>,
     /// Segments without a reference that are not reaped, by the time from which they may be.
@@ -63,62 +62,107 @@ pub struct NodeSlots {
     pub assigned_bytes: u64,
 }
 
-impl ShardKey for SegmentDigest {
-    fn shard(&self) -> u16 {
-        u16::from_be_bytes([self.0[0], self.0[1]])
+impl NodeSlots {
+    pub fn in_state(&self, state: SlotState) -> &SegmentSet {
+        match state {
+            SlotState::Assigned => &self.assigned,
+            SlotState::Durable => &self.durable,
+            SlotState::Released => &self.released,
+        }
+    }
+
+    fn in_state_mut(&mut self, state: SlotState) -> &mut SegmentSet {
+        match state {
+            SlotState::Assigned => &mut self.assigned,
+            SlotState::Durable => &mut self.durable,
+            SlotState::Released => &mut self.released,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.assigned.is_empty() && self.durable.is_empty() && self.released.is_empty()
+    }
+}
+
+/// What a slot adds to the bytes of its node: to those of live slots, and of Assigned ones.
+fn live_and_assigned(state: SlotState, stored_len: u64) -> (u64, u64) {
+    match state {
+        SlotState::Assigned => (stored_len, stored_len),
+        SlotState::Durable => (stored_len, 0),
+        SlotState::Released => (0, 0),
     }
 }
 
 impl Indexes {
     pub(super) fn add_segment(&mut self, segment: &Segment) {
-        for slot in &segment.slots {
-            let node = Arc::make_mut(&mut self.nodes).entry(slot.node).or_default();
-            match slot.state {
-                SlotState::Assigned => node.assigned.insert(segment.id),
-                SlotState::Durable => node.durable.insert(segment.id),
-                SlotState::Released => node.released.insert(segment.id),
-            };
-            if slot.state != SlotState::Released {
-                node.live_bytes += u64::from(segment.form.stored_len());
-            }
-            if slot.state == SlotState::Assigned {
-                node.assigned_bytes += u64::from(segment.form.stored_len());
-            }
-        }
-        if !segment.is_referenced() && !segment.reaped {
-            self.unreferenced.or_default(segment.reap_after_ms).insert(segment.id);
-        }
-        if is_unsettled(segment) {
-            self.unsettled.insert(segment.id);
-        }
+        self.move_segment(None, Some(segment));
     }
 
     pub(super) fn remove_segment(&mut self, segment: &Segment) {
-        for slot in &segment.slots {
-            let nodes = Arc::make_mut(&mut self.nodes);
+        self.move_segment(Some(segment), None);
+    }
+
+    /// Notes what has become of a segment. Touches only what differs, as each page that is touched
+    /// is copied where a copy of the catalogue shares it.
+    fn move_segment(&mut self, before: Option<&Segment>, after: Option<&Segment>) {
+        let Some(id) = before.or(after).map(|segment| segment.id) else { return };
+        if before.map(|it| &it.slots) != after.map(|it| &it.slots) {
+            self.move_slots(id, before, after);
+        }
+        let reap_after_ms = |segment: &Segment| {
+            (!segment.is_referenced() && !segment.reaped).then_some(segment.reap_after_ms)
+        };
+        let (from, to) = (before.and_then(reap_after_ms), after.and_then(reap_after_ms));
+        if from != to {
+            if let Some(at) = from
+                && let Some(set) = self.unreferenced.get_mut(&at)
+            {
+                set.remove(id);
+                if set.is_empty() {
+                    self.unreferenced.remove(&at);
+                }
+            }
+            if let Some(at) = to {
+                self.unreferenced.or_default(at).insert(id);
+            }
+        }
+        match (before.is_some_and(is_unsettled), after.is_some_and(is_unsettled)) {
+            (false, true) => self.unsettled.insert(id),
+            (true, false) => self.unsettled.remove(id),
+            _ => false,
+        };
+    }
+
+    fn move_slots(&mut self, id: SegmentId, before: Option<&Segment>, after: Option<&Segment>) {
+        let slots = |of: Option<&Segment>| of.map(|it| it.slots.clone()).unwrap_or_default();
+        let len = |of: Option<&Segment>| of.map_or(0, |it| u64::from(it.form.stored_len()));
+        let (old, new) = (slots(before), slots(after));
+        // A node may have several Released slots.
+        let has = |slots: &Slots, like: Slot| {
+            slots.iter().any(|slot| (slot.node, slot.state) == (like.node, like.state))
+        };
+        let nodes = Arc::make_mut(&mut self.nodes);
+        for slot in &new {
+            let node = nodes.entry(slot.node).or_default();
+            if !has(&old, slot) {
+                node.in_state_mut(slot.state).insert(id);
+            }
+            let (live, assigned) = live_and_assigned(slot.state, len(after));
+            node.live_bytes += live;
+            node.assigned_bytes += assigned;
+        }
+        for slot in &old {
             let Some(node) = nodes.get_mut(&slot.node) else { continue };
-            match slot.state {
-                SlotState::Assigned => node.assigned.remove(segment.id),
-                SlotState::Durable => node.durable.remove(segment.id),
-                SlotState::Released => node.released.remove(segment.id),
-            };
-            if slot.state != SlotState::Released {
-                node.live_bytes -= u64::from(segment.form.stored_len());
+            if !has(&new, slot) {
+                node.in_state_mut(slot.state).remove(id);
             }
-            if slot.state == SlotState::Assigned {
-                node.assigned_bytes -= u64::from(segment.form.stored_len());
-            }
-            if node.assigned.is_empty() && node.durable.is_empty() && node.released.is_empty() {
+            let (live, assigned) = live_and_assigned(slot.state, len(before));
+            node.live_bytes -= live;
+            node.assigned_bytes -= assigned;
+            if node.is_empty() {
                 nodes.remove(&slot.node);
             }
         }
-        if let Some(set) = self.unreferenced.get_mut(&segment.reap_after_ms) {
-            set.remove(segment.id);
-            if set.is_empty() {
-                self.unreferenced.remove(&segment.reap_after_ms);
-            }
-        }
-        self.unsettled.remove(segment.id);
     }
 
     /// Notes how the segment stands: who holds it, and who wants it.
@@ -182,9 +226,9 @@ impl Catalogue {
         change: impl FnOnce(&mut Segment) -> T,
     ) -> Option<T> {
         let segment = self.segments.get_mut(id)?;
-        self.index.remove_segment(segment);
+        let before = segment.clone();
         let answer = change(segment);
-        self.index.add_segment(segment);
+        self.index.move_segment(Some(&before), Some(segment));
         self.index.classify(segment);
         Some(answer)
     }
@@ -196,7 +240,7 @@ impl Catalogue {
         });
         if spent && let Some(segment) = self.segments.remove(id) {
             self.index.remove_segment(&segment);
-            self.index.digests.remove(&segment.digest);
+            self.index.digests.remove(&segment.digest, id);
             self.index.kinds.forget(id);
         }
     }
@@ -222,7 +266,7 @@ impl Catalogue {
     pub(super) fn rebuild_indexes(&self) -> Indexes {
         let mut index = Indexes::default();
         for segment in self.segments.iter() {
-            index.digests.insert(segment.digest, segment.id);
+            index.digests.insert(&segment.digest, segment.id);
             index.add_segment(segment);
         }
         for checkpoint in self.checkpoints.values() {

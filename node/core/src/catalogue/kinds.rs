@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   segment id -> cell (number of its kind, length) -> row: kind, segments, bytes
-//!                 pages of 4,096, 8 bytes each         persistent map
+//!                 pages of 1,024, 8 bytes each         persistent map
 //! ```
 //!
 //! Liveness is no part of a kind: a node that goes down changes none. A caller applies it to
@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::pages::{PAGE_SEGMENTS, place};
+use crate::pages::{PAGE_SEGMENTS, Paged, place};
 use crate::persistent::Map;
 use cairn_types::ids::{NodeId, SegmentId};
 use cairn_types::model::{Segment, SlotState};
@@ -76,13 +76,19 @@ struct Cell {
 
 #[derive(Debug, Clone)]
 struct Page {
-    cells: Vec<Cell>,
+    cells: [Cell; PAGE_SEGMENTS],
     occupied: usize,
+}
+
+impl Page {
+    fn empty() -> Self {
+        Self { cells: [Cell { kind: 0, len: 0 }; PAGE_SEGMENTS], occupied: 0 }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kinds {
-    pages: Arc<BTreeMap<u64, Arc<Page>>>,
+    pages: Paged<Page>,
     rows: Map<u32, Row>,
     numbers: Map<Arc<Kind>, u32>,
     /// Numbers below or at `most` that no row has.
@@ -184,7 +190,7 @@ impl Kinds {
             let (number, place) = place(id);
             let page = match last {
                 Some((known, page)) if known == number => page,
-                _ => match self.pages.get(&number) {
+                _ => match self.pages.get(number) {
                     Some(page) => page,
                     None => continue,
                 },
@@ -198,19 +204,17 @@ impl Kinds {
 
     fn cell(&self, id: SegmentId) -> Cell {
         let (page, place) = place(id);
-        self.pages.get(&page).map_or_else(Cell::default, |page| page.cells[place])
+        self.pages.get(page).map_or_else(Cell::default, |page| page.cells[place])
     }
 
     fn put(&mut self, id: SegmentId, cell: Cell) {
         let (number, place) = place(id);
-        let pages = Arc::make_mut(&mut self.pages);
-        let empty = || Arc::new(Page { cells: vec![Cell::default(); PAGE_SEGMENTS], occupied: 0 });
-        let page = Arc::make_mut(pages.entry(number).or_insert_with(empty));
+        let page = self.pages.or_insert_with(number, Page::empty);
         page.occupied -= usize::from(page.cells[place].kind != 0);
         page.occupied += usize::from(cell.kind != 0);
         page.cells[place] = cell;
         if page.occupied == 0 {
-            pages.remove(&number);
+            self.pages.remove(number);
         }
     }
 
@@ -256,8 +260,8 @@ impl PartialEq for Kinds {
         let totals = |of: &Self| -> BTreeMap<Kind, Totals> {
             of.iter().map(|(kind, totals)| (kind.clone(), totals)).collect()
         };
-        self.pages.keys().eq(other.pages.keys())
-            && self.pages.values().zip(other.pages.values()).all(|(a, b)| cells_are_equal(a, b))
+        self.pages.iter().map(|(number, _)| number).eq(other.pages.iter().map(|(it, _)| it))
+            && self.pages.iter().zip(other.pages.iter()).all(|(a, b)| cells_are_equal(a.1, b.1))
             && totals(self) == totals(other)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::kinds::Use;
-use super::{Apply, Catalogue, Entry, Tally, check_batch, malformed};
+use super::{Apply, Catalogue, Entry, NodeSlots, Tally, check_batch, malformed};
 use cairn_types::command::{
     Accept, AllocateNode, ForgetNodes, InitCluster, Refusal, Register, RemoveNode, Reply,
     SetLiveness, VoidSlots,
@@ -156,10 +156,7 @@ impl Catalogue {
             _ => return false,
         };
         let slots = self.index.nodes.get(&node.id);
-        let has_none = slots.is_none_or(|slots| {
-            slots.assigned.is_empty() && slots.durable.is_empty() && slots.released.is_empty()
-        });
-        age_ms >= after_ms && has_none
+        age_ms >= after_ms && slots.is_none_or(NodeSlots::is_empty)
     }
 
     /// Joins that were given up must not keep a real node out of a full cluster.
@@ -325,7 +322,9 @@ impl Catalogue {
         let slots = self.index.nodes.get(&node).cloned().unwrap_or_default();
         let held = slots.assigned.iter().chain(slots.durable.iter()).chain(slots.released.iter());
         for id in held.take(most).collect::<Vec<SegmentId>>() {
-            self.change_segment(id, |segment| segment.slots.retain(|slot| slot.node != node));
+            self.change_segment(id, |segment| {
+                segment.slots.edit(|slots| slots.retain(|slot| slot.node != node));
+            });
             self.forget_if_spent(id);
         }
         let left = self.index.nodes.get(&node);

@@ -154,7 +154,7 @@ impl Catalogue {
     }
 
     pub fn segment_by_digest(&self, digest: &SegmentDigest) -> Option<&Segment> {
-        self.segments.get(*self.index.digests.get(digest)?)
+        self.segments.get(self.index.digests.get(digest, &self.segments)?)
     }
 
     /// Referenced segments with an Assigned slot, or with more or fewer live slots than wanted.

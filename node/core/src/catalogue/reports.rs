@@ -111,7 +111,7 @@ impl Catalogue {
         let mut tally = Tally::default();
         for (id, epoch) in replicas {
             let slot = self.current_slot(*id, node, *epoch);
-            let slot = slot.and_then(|slot| becomes(&Slot { epoch: *epoch, ..*slot }));
+            let slot = slot.and_then(|slot| becomes(&Slot { epoch: *epoch, ..slot }));
             tally.count(slot.is_some());
             if let Some(slot) = slot {
                 self.set_live_slot(*id, slot);
@@ -137,7 +137,7 @@ impl Catalogue {
             });
             tally.count(place.is_some());
             if let Some(place) = place {
-                self.change_segment(*id, |segment| segment.slots.remove(place));
+                self.change_segment(*id, |segment| segment.slots.edit(|slots| slots.remove(place)));
                 self.forget_if_spent(*id);
             }
         }
@@ -162,7 +162,7 @@ impl Catalogue {
     }
 
     /// The node's live slot, if it has this epoch.
-    fn current_slot(&self, id: SegmentId, node: NodeId, epoch: Epoch) -> Option<&Slot> {
+    fn current_slot(&self, id: SegmentId, node: NodeId, epoch: Epoch) -> Option<Slot> {
         let slot = self.segments.get(id)?.live_slot_on(node)?;
         (slot.epoch == epoch || canary!("stale_epoch")).then_some(slot)
     }
@@ -170,23 +170,25 @@ impl Catalogue {
     /// Puts `new` in the place of its node's live slot.
     fn set_live_slot(&mut self, id: SegmentId, new: Slot) {
         let old = self.segments.get(id).and_then(|segment| segment.live_slot_on(new.node));
-        if old == Some(&new) {
+        if old == Some(new) {
             return;
         }
         self.change_segment(id, |segment| {
-            let live =
-                |slot: &&mut Slot| slot.node == new.node && slot.state != SlotState::Released;
-            if let Some(slot) = segment.slots.iter_mut().find(live) {
-                *slot = new;
-            }
-            // A node that holds the file for a live slot has applied that slot, so it will never
-            // destroy the file for an older one: nothing is left to be reported removed.
-            if new.state == SlotState::Durable {
-                let replaced =
-                    |slot: &Slot| slot.node == new.node && slot.state == SlotState::Released;
-                segment.slots.retain(|slot| !replaced(slot));
-            }
-            segment.slots.sort_unstable();
+            segment.slots.edit(|slots| {
+                let live =
+                    |slot: &&mut Slot| slot.node == new.node && slot.state != SlotState::Released;
+                if let Some(slot) = slots.iter_mut().find(live) {
+                    *slot = new;
+                }
+                // A node that holds the file for a live slot has applied that slot, so it will
+                // never destroy the file for an older one: nothing is left to be reported removed.
+                if new.state == SlotState::Durable {
+                    let replaced =
+                        |slot: &Slot| slot.node == new.node && slot.state == SlotState::Released;
+                    slots.retain(|slot| !replaced(slot));
+                }
+                slots.sort_unstable();
+            });
         });
     }
 }

@@ -53,13 +53,14 @@ impl Catalogue {
                 self.segments.get(*id).is_some_and(|segment| self.may_release(segment, *node));
             tally.count(may);
             if may {
+                let live =
+                    |slot: &&mut Slot| slot.node == *node && slot.state != SlotState::Released;
                 self.change_segment(*id, |segment| {
-                    let mut slots = segment.slots.iter_mut();
-                    let live =
-                        slots.find(|slot| slot.node == *node && slot.state != SlotState::Released);
-                    if let Some(slot) = live {
-                        (slot.state, slot.until_ms) = (SlotState::Released, 0);
-                    }
+                    segment.slots.edit(|slots| {
+                        if let Some(slot) = slots.iter_mut().find(live) {
+                            (slot.state, slot.until_ms) = (SlotState::Released, 0);
+                        }
+                    });
                 });
             }
         }

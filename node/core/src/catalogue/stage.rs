@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::policy::spread;
-use super::uploads::{add_reference, check_part};
+use super::uploads::check_part;
 use super::{Apply, Catalogue, Entry, Quorum, check_batch, malformed};
 use cairn_types::canary;
 use cairn_types::command::{Refusal, Reply, Stage, StageSegment, StagedSegment};
@@ -19,6 +19,7 @@ use cairn_types::limits::{
     BATCH_SEGMENTS_MAX, CHECKPOINT_SEGMENTS_MAX, REPLICAS_MAX, SEGMENT_BYTES_MAX,
 };
 use cairn_types::model::{CheckpointState, OpenPart, Segment, Slot, SlotState};
+use cairn_types::slots::{References, Slots};
 
 /// Live slots a segment may have at most: one set of replicas all on nodes that are down, and one
 /// that takes its place.
@@ -79,28 +80,42 @@ impl Catalogue {
 
         if canary!("map_order") {
             self.mint_in_map_order(items);
+            for (digest, plan) in &mut planned {
+                plan.existing = self.index.digests.get(digest, &self.segments);
+            }
         }
+        let first_new = self.cluster.next_segment;
         let mut ids = Vec::with_capacity(planned.len());
         let mut kept = Vec::with_capacity(items.len());
         for item in items {
-            let known = self.index.digests.get(&item.digest).copied();
-            let id = match planned.get(&item.digest) {
-                Some(plan) => known.unwrap_or_else(|| self.mint_segment(item.digest, plan.form)),
-                None => continue,
-            };
-            kept.push((id, planned.get(&item.digest).is_some_and(|plan| plan.kept)));
-            ids.push(id);
-            if let Some(plan) = planned.get_mut(&item.digest) {
-                self.assign(id, std::mem::take(&mut plan.targets), entry);
-            }
-        }
-        for id in self.note_staged(checkpoint, part, run, &ids) {
-            self.change_segment(id, |segment| {
-                if !(canary!("uncounted_reference") && segment.is_referenced()) {
-                    add_reference(segment, replicas);
+            let Some(plan) = planned.get_mut(&item.digest) else { continue };
+            let targets = std::mem::take(&mut plan.targets);
+            let id = match plan.existing {
+                Some(id) => {
+                    self.assign(id, targets, entry);
+                    id
                 }
-                segment.reaped = false;
-            });
+                None => {
+                    let references = References::from_iter([(replicas, 1)]);
+                    let slots = self.assigned_slots(targets, entry);
+                    self.mint_segment(item.digest, plan.form, references, slots)
+                }
+            };
+            plan.existing = Some(id);
+            kept.push((id, plan.kept));
+            ids.push(id);
+        }
+        let first_new = SegmentId(self.cluster.lineage.mint(first_new));
+        for id in self.note_staged(checkpoint, part, run, &ids) {
+            // A new one was minted with its reference.
+            if id < first_new {
+                self.change_segment(id, |segment| {
+                    if !(canary!("uncounted_reference") && segment.is_referenced()) {
+                        segment.references.add(replicas);
+                    }
+                    segment.reaped = false;
+                });
+            }
         }
         let staged = |(id, kept): &(SegmentId, bool)| self.staged(*id, *kept);
         Ok(Reply::Staged { segments: kept.iter().map(staged).collect() })
@@ -135,7 +150,7 @@ impl Catalogue {
 
     fn staged(&self, id: SegmentId, kept: bool) -> StagedSegment {
         let segment = self.segments.get(id);
-        let slots = segment.map(|segment| segment.live_slots().copied().collect());
+        let slots = segment.map(|segment| segment.live_slots().collect());
         let form = segment.map(|segment| segment.form).filter(|form| !form.is_raw());
         StagedSegment { segment: id, kept, slots: slots.unwrap_or_default(), form }
     }
@@ -158,7 +173,7 @@ impl Catalogue {
         let targets = if kept { &[][..] } else { &item.targets };
         if !kept {
             let live: Vec<Slot> =
-                existing.map_or(Vec::new(), |segment| segment.live_slots().copied().collect());
+                existing.map_or(Vec::new(), |segment| segment.live_slots().collect());
             self.check_targets(&live, targets)?;
             // Its plan had enough, so the leader's view was older: of replicas that have been
             // reaped since, say. Whether there is too little now, the next plan says.
@@ -204,19 +219,18 @@ impl Catalogue {
         have.replicas >= quorum.replicas && have.racks >= quorum.racks
     }
 
-    fn mint_segment(&mut self, digest: SegmentDigest, form: Form) -> SegmentId {
+    fn mint_segment(
+        &mut self,
+        digest: SegmentDigest,
+        form: Form,
+        references: References,
+        slots: Slots,
+    ) -> SegmentId {
         let id = SegmentId(self.cluster.lineage.mint(self.cluster.next_segment));
         self.cluster.next_segment += 1;
-        let segment = Segment {
-            id,
-            digest,
-            form,
-            references: Vec::new(),
-            reap_after_ms: 0,
-            reaped: false,
-            slots: Vec::new(),
-        };
-        self.index.digests.insert(digest, id);
+        let segment =
+            Segment { id, digest, form, references, reap_after_ms: 0, reaped: false, slots };
+        self.index.digests.insert(&digest, id);
         self.index.add_segment(&segment);
         self.index.classify(&segment);
         self.segments.insert(segment);
@@ -229,8 +243,8 @@ impl Catalogue {
         let new: std::collections::HashMap<SegmentDigest, Form> =
             items.iter().map(|item| (item.digest, item.form)).collect();
         for (digest, form) in new {
-            if self.index.digests.get(&digest).is_none() {
-                self.mint_segment(digest, form);
+            if self.index.digests.get(&digest, &self.segments).is_none() {
+                self.mint_segment(digest, form, References::new(), Slots::new());
             }
         }
     }
@@ -245,17 +259,23 @@ impl Catalogue {
         if targets.is_empty() {
             return;
         }
-        let until_ms = self.assigned_until_ms();
+        let slots = self.assigned_slots(targets, entry);
         self.change_segment(id, |segment| {
-            let slot = |node: &NodeId| Slot {
-                node: *node,
-                epoch: entry.epoch,
-                state: SlotState::Assigned,
-                until_ms,
-            };
-            segment.slots.extend(targets.iter().map(slot));
-            segment.slots.sort_unstable();
+            segment.slots.edit(|all| {
+                all.extend(&slots);
+                all.sort_unstable();
+            });
         });
+    }
+
+    /// Slots of this entry on checked nodes, in the order of a record.
+    fn assigned_slots(&self, targets: &[NodeId], entry: Entry) -> Slots {
+        let (epoch, until_ms) = (entry.epoch, self.assigned_until_ms());
+        let slot =
+            |node: &NodeId| Slot { node: *node, epoch, state: SlotState::Assigned, until_ms };
+        let mut slots: Vec<Slot> = targets.iter().map(slot).collect();
+        slots.sort_unstable();
+        slots.into_iter().collect()
     }
 
     /// Adds segments to the part of the run, and returns those the checkpoint did not hold yet.

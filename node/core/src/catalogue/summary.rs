@@ -109,16 +109,12 @@ impl Catalogue {
         &self,
         node: NodeId,
         state: SlotState,
-    ) -> impl Iterator<Item = (&Segment, &Slot)> {
-        let set = self.node_slots(node).map(|slots| match state {
-            SlotState::Assigned => &slots.assigned,
-            SlotState::Durable => &slots.durable,
-            SlotState::Released => &slots.released,
-        });
+    ) -> impl Iterator<Item = (&Segment, Slot)> {
+        let set = self.node_slots(node).map(|slots| slots.in_state(state));
         let segments = set.into_iter().flat_map(SegmentSet::iter);
         segments.filter_map(move |id| {
             let segment = self.segment(id)?;
-            let wanted = |slot: &&Slot| slot.node == node && slot.state == state;
+            let wanted = |slot: &Slot| slot.node == node && slot.state == state;
             segment.slots.iter().find(wanted).map(|slot| (segment, slot))
         })
     }

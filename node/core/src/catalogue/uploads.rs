@@ -218,7 +218,7 @@ impl Catalogue {
         {
             for segment in loose.iter() {
                 self.change_segment(segment, |segment| {
-                    add_reference(segment, wanted);
+                    segment.references.add(wanted);
                     subtract_reference(segment, before);
                 });
             }
@@ -420,23 +420,10 @@ fn check_part_count(got: u32, current: u32) -> Result<(), Refusal> {
     if got == current { Ok(()) } else { Err(Refusal::PartCount { got, current }) }
 }
 
-/// Counts one more reference that wants `replicas`.
-pub(super) fn add_reference(segment: &mut Segment, replicas: u32) {
-    match segment.references.binary_search_by_key(&replicas, |(wanted, _)| *wanted) {
-        Ok(at) => segment.references[at].1 += 1,
-        Err(at) => segment.references.insert(at, (replicas, 1)),
-    }
-}
-
 /// Counts one reference less.
 pub(super) fn subtract_reference(segment: &mut Segment, replicas: u32) {
-    match segment.references.binary_search_by_key(&replicas, |(wanted, _)| *wanted) {
-        Ok(at) if segment.references[at].1 > 1 => segment.references[at].1 -= 1,
-        Ok(at) => {
-            segment.references.remove(at);
-        }
-        Err(_) => debug_assert!(false, "segment {} has no such reference", segment.id),
-    }
+    let was_there = segment.references.subtract(replicas);
+    debug_assert!(was_there, "segment {} has no such reference", segment.id);
 }
 
 /// The segments an upload's sealed parts name together.

@@ -17,7 +17,7 @@ use cairn_types::limits::BATCH_SEGMENTS_MAX;
 use cairn_types::marks::NamedRef;
 use cairn_types::model::{
     CheckpointState, Isolation, Liveness, ManifestPlace, Metric, PolicyChange, Segment, Settings,
-    SlotState,
+    Slot, SlotState,
 };
 use cairn_types::set_digest;
 
@@ -501,10 +501,13 @@ fn records_that_do_not_fit_together_are_not_loaded() {
     let segment_changes: [fn(&mut Segment); 6] = [
         |segment| segment.form = Form::raw(0),
         |segment| segment.id = SegmentId(u64::MAX),
-        |segment| segment.references.push((7, 1)),
-        |segment| segment.references.clear(),
-        |segment| segment.slots.reverse(),
-        |segment| segment.slots.iter_mut().for_each(|slot| slot.node = NodeId(999)),
+        |segment| segment.references.edit(|references| references.push((7, 1))),
+        |segment| segment.references.edit(Vec::clear),
+        |segment| segment.slots.edit(|slots| slots.reverse()),
+        |segment| {
+            let alien = |slot: &mut Slot| slot.node = NodeId(999);
+            segment.slots.edit(|slots| slots.iter_mut().for_each(alien));
+        },
     ];
     for (at, change) in segment_changes.into_iter().enumerate() {
         assert!(reload_changed(&made, change, |_| {}).is_err(), "segment change {at}");

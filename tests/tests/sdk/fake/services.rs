@@ -202,7 +202,7 @@ impl wire::catalogue_server::Catalogue for Node {
                 Some(segment) => wire::Located {
                     segment: segment.id.0,
                     len: segment.form.raw_len(),
-                    slots: segment.live_slots().map(convert::slot_to_wire).collect(),
+                    slots: segment.live_slots().map(|slot| convert::slot_to_wire(&slot)).collect(),
                 },
             });
         }

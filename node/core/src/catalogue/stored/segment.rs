@@ -8,7 +8,7 @@ use cairn_types::convert::{
 use cairn_types::form::Codecs;
 use cairn_types::ids::SegmentId;
 use cairn_types::limits::{REPLICAS_MAX, SEGMENT_BYTES_MAX};
-use cairn_types::model::{Segment, SlotState};
+use cairn_types::model::{Segment, Slot, SlotState};
 use cairn_types::wire;
 
 use super::{LoadError, Loader, Put, Stored, StoredError, is_minted};
@@ -46,9 +46,10 @@ impl Loader {
         if let Some(what) = slots_problem(&segment) {
             return Err(wrong(what));
         }
-        if self.catalogue.index.digests.insert(segment.digest, id).is_some() {
+        if self.catalogue.segment_by_digest(&segment.digest).is_some() {
             return Err(LoadError::Digest(segment.digest));
         }
+        self.catalogue.index.digests.insert(&segment.digest, id);
         self.catalogue.index.add_segment(&segment);
         if self.catalogue.segments.insert(segment).is_some() {
             return Err(wrong("is there twice"));
@@ -70,7 +71,7 @@ fn to_wire(segment: &Segment) -> wire::SnapshotSegment {
             .collect(),
         reap_after_ms: segment.reap_after_ms,
         reaped: segment.reaped,
-        slots: segment.slots.iter().map(slot_to_wire).collect(),
+        slots: segment.slots.iter().map(|slot| slot_to_wire(&slot)).collect(),
     }
 }
 
@@ -88,13 +89,11 @@ fn from_wire(record: &wire::SnapshotSegment) -> Result<Segment, ConvertError> {
 }
 
 fn slots_problem(segment: &Segment) -> Option<&'static str> {
-    let ascending = segment
-        .slots
-        .windows(2)
-        .all(|pair| (pair[0].node, pair[0].epoch) < (pair[1].node, pair[1].epoch));
+    let slots: Vec<Slot> = segment.slots.iter().collect();
+    let ascending =
+        slots.windows(2).all(|pair| (pair[0].node, pair[0].epoch) < (pair[1].node, pair[1].epoch));
     // Of the slots on one node only the last, the newest, may be live.
-    let newest_live = segment
-        .slots
+    let newest_live = slots
         .windows(2)
         .all(|pair| pair[0].node != pair[1].node || pair[0].state == SlotState::Released);
     let references = &segment.references;
