@@ -121,7 +121,8 @@ fn play_of(canary: &Canary) -> Play {
         "holds_keep_nothing"
         | "latest_in_quarantine"
         | "ref_moves_blindly"
-        | "rollback_leaves_uploads" => scenario::find("marked_checkpoints"),
+        | "rollback_leaves_uploads"
+        | "rolled_back_begins_again" => scenario::find("marked_checkpoints"),
         "remove_before_the_vote" => scenario::find("removed_voter_of_two"),
         _ => None,
     };

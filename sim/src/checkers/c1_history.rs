@@ -17,7 +17,7 @@ use crate::checkpoint_files::Files;
 use crate::trace;
 
 /// Configurations looked at for one namespace: a few hundred megabytes and seconds at the most.
-const CONFIGURATIONS_MAX: usize = 200_000;
+pub(super) const CONFIGURATIONS_MAX: usize = 200_000;
 
 /// A step and the attempt of an upload: what a client can tell versions of a step apart by.
 pub type VersionId = (u64, u64);
@@ -77,8 +77,19 @@ impl Asked {
 #[derive(Default)]
 pub struct History {
     namespaces: BTreeMap<String, Namespace>,
-    /// Orders what happens in one microsecond.
-    moments: u64,
+    moments: Moments,
+}
+
+/// Orders what happens in one microsecond.
+#[derive(Default)]
+pub(super) struct Moments(u64);
+
+impl Moments {
+    /// No two moments are the same.
+    pub fn now(&mut self) -> u64 {
+        self.0 += 1;
+        (trace::now_us() << MOMENT_BITS) + self.0 % (1 << MOMENT_BITS)
+    }
 }
 
 fn earlier(place: &mut Option<Instant>, time: Instant) {
@@ -113,10 +124,8 @@ impl History {
         }
     }
 
-    /// No two moments are the same.
     fn now(&mut self) -> u64 {
-        self.moments += 1;
-        (trace::now_us() << MOMENT_BITS) + self.moments % (1 << MOMENT_BITS)
+        self.moments.now()
     }
 
     /// A writer begins its part of an upload by `parts`: once all were begun it may commit, at any
@@ -158,7 +167,7 @@ impl History {
 }
 
 /// The first moment of a microsecond of the run's clock.
-fn moment(time: Instant) -> u64 {
+pub(super) fn moment(time: Instant) -> u64 {
     let ago = u64::try_from(time.elapsed().as_micros()).unwrap_or(u64::MAX);
     trace::now_us().saturating_sub(ago) << MOMENT_BITS
 }
@@ -256,6 +265,13 @@ impl History {
         trace::count("checked.reads", 1);
         let call = self.record(name, "reader", asked.input(), moment(began));
         self.answer(&call, Output::Missing);
+    }
+
+    /// A read of a step that began then was told that it is in quarantine.
+    pub fn in_quarantine(&mut self, name: &str, step: u64, began: Instant) {
+        trace::count("checked.reads", 1);
+        let call = self.record(name, "reader", Input::Step(step), moment(began));
+        self.answer(&call, Output::InQuarantine);
     }
 
     /// A listing between `began` and now showed these versions, each once.

@@ -11,6 +11,7 @@ pub mod d2_log;
 mod d3_files;
 mod graces;
 pub mod linearizable;
+pub mod marks;
 mod steps;
 mod time;
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
+use self::marks::Marks;
 use crate::applied;
 use crate::cluster::Cluster;
 use crate::process::{Life, ProcessId};
@@ -39,6 +41,7 @@ const REPORTS_MAX: u32 = 5;
 pub struct Checkers {
     cluster: Cluster,
     all: Arc<Mutex<All>>,
+    marks: Marks,
 }
 
 #[derive(Default)]
@@ -57,7 +60,8 @@ struct All {
 impl Checkers {
     /// Looks at the cluster from now on, until the run ends.
     pub fn watch(cluster: &Cluster) -> Self {
-        let checkers = Self { cluster: cluster.clone(), all: Arc::default() };
+        let (all, marks) = (Arc::default(), Marks::default());
+        let checkers = Self { cluster: cluster.clone(), all, marks };
         let watching = checkers.clone();
         #[allow(clippy::disallowed_methods, reason = "belongs to the run, not to a process")]
         tokio::spawn(async move {
@@ -73,6 +77,11 @@ impl Checkers {
         checkers
     }
 
+    /// What clients are told of refs, holds and quarantine goes here.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
     /// The running task has just applied this entry.
     fn applied(&self, index: u64) {
         let Some(life) = Life::current() else { return };
@@ -86,6 +95,7 @@ impl Checkers {
             d1.entry(&self.cluster, index, &before, after);
             graces.entry(&self.cluster, index, &before, after);
             time.entry(&self.cluster, index, &before, after);
+            self.marks.entry(&self.cluster, index, &before, after);
         }
         c3.entry(&self.cluster, &node, index);
     }

@@ -102,6 +102,10 @@ kinds! {
         Annotate "annotate" 5,
         TakeOver "take_over" 4,
         Crowd "crowd" 5,
+        Ref "ref" 6,
+        Hold "hold" 5,
+        Quarantine "quarantine" 4,
+        RollBack "roll_back" 2,
     }
 }
 

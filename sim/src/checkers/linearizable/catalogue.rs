@@ -8,6 +8,8 @@
 //!
 //! Retention removes at any later time what has `keep_last` newer commits, and nobody is told:
 //! such a version is *doomed*, and the first read that shows it gone removes it.
+//!
+//! What is in quarantine is there, but it is no `latest`, and no newer commit for retention.
 
 use super::Model;
 
@@ -26,9 +28,15 @@ pub enum Input {
     KeepLast(u32),
     /// Puts this note on the version, in place of an older one; 0 takes it off.
     Annotate(Version, u64),
+    /// Puts the version into quarantine.
+    Quarantine(Version),
+    /// Takes it out.
+    Lift(Version),
+    /// Puts all versions of later steps than this one's into quarantine.
+    RollBack(Version),
     /// What is at this step.
     Step(u64),
-    /// The newest commit.
+    /// The newest commit that is not in quarantine.
     Latest,
     /// All that is there.
     List,
@@ -42,6 +50,8 @@ pub enum Output {
     /// The version that was found, and the note on it.
     Found(Version, u64),
     Missing,
+    /// It is there, and in quarantine.
+    InQuarantine,
     /// What was listed, in any order.
     Versions(Vec<Version>),
 }
@@ -60,6 +70,7 @@ struct Entry {
     version: Version,
     note: u64,
     doomed: bool,
+    quarantined: bool,
 }
 
 /// See the module.
@@ -89,8 +100,28 @@ impl Model for Catalogue {
             (Input::Annotate(version, note), None) => {
                 Some(state.annotate(*version, *note).unwrap_or_else(|| state.clone()))
             }
-            (Input::Annotate(version, _), Some(Output::Missing)) => {
-                state.without(|entry| entry.version == *version)
+            (
+                Input::Annotate(version, _)
+                | Input::Quarantine(version)
+                | Input::Lift(version)
+                | Input::RollBack(version),
+                Some(Output::Missing),
+            ) => state.without(|entry| entry.version == *version),
+            (Input::Quarantine(version), None | Some(Output::Done)) => {
+                state.judged(*version, true).or_else(|| state.unless(output))
+            }
+            (Input::Lift(version), None | Some(Output::Done)) => {
+                state.judged(*version, false).or_else(|| state.unless(output))
+            }
+            (Input::RollBack(version), None | Some(Output::Done)) => {
+                state.rolled_back(*version).or_else(|| state.unless(output))
+            }
+            (Input::RollBack(version), Some(Output::InQuarantine)) => {
+                state.is_quarantined(*version).then(|| state.clone())
+            }
+            (Input::Step(step), Some(Output::InQuarantine)) => {
+                let there = state.at(*step).is_some_and(|version| state.is_quarantined(version));
+                there.then(|| state.clone())
             }
             (Input::Step(step), Some(Output::Found(version, note))) => {
                 (version.0 == *step && state.has(*version, *note)).then(|| state.clone())
@@ -101,7 +132,7 @@ impl Model for Catalogue {
             (Input::Latest, Some(Output::Found(version, note))) => {
                 state.has(*version, *note).then(|| state.with_latest(*version)).flatten()
             }
-            (Input::Latest, Some(Output::Missing)) => state.without(|_| true),
+            (Input::Latest, Some(Output::Missing)) => state.without(|entry| !entry.quarantined),
             (Input::List, Some(Output::Versions(listed))) => state.listed(listed),
             // A question nobody answered tells nothing; other answers are none.
             (Input::Step(_) | Input::Latest | Input::List, None) => Some(state.clone()),
@@ -113,7 +144,13 @@ impl Model for Catalogue {
     fn is_read(&self, input: &Input, output: Option<&Output>) -> bool {
         match input {
             Input::Saw(_) | Input::Step(_) | Input::Latest | Input::List => true,
-            Input::Delete(_) | Input::Annotate(..) => output == Some(&Output::Missing),
+            Input::Delete(_)
+            | Input::Annotate(..)
+            | Input::Quarantine(_)
+            | Input::Lift(_)
+            | Input::RollBack(_) => {
+                matches!(output, Some(Output::Missing | Output::InQuarantine))
+            }
             Input::Put(_) | Input::KeepLast(_) => false,
         }
     }
@@ -144,7 +181,7 @@ impl State {
     fn committed(&self, version: Version) -> Self {
         let mut state = self.clone();
         state.visible.retain(|entry| entry.version.0 != version.0);
-        state.visible.push(Entry { version, note: 0, doomed: false });
+        state.visible.push(Entry { version, note: 0, doomed: false, quarantined: false });
         if let Err(at) = state.ever.binary_search(&version) {
             state.ever.insert(at, version);
         }
@@ -171,6 +208,36 @@ impl State {
         Some(state)
     }
 
+    fn is_quarantined(&self, version: Version) -> bool {
+        self.visible.iter().any(|entry| entry.version == version && entry.quarantined)
+    }
+
+    /// As it is, where nobody was told that something was done.
+    fn unless(&self, output: Option<&Output>) -> Option<Self> {
+        output.is_none().then(|| self.clone())
+    }
+
+    /// `None` if the version is not there, or is to be taken out of a quarantine that it is not in.
+    fn judged(&self, version: Version, quarantined: bool) -> Option<Self> {
+        let mut state = self.clone();
+        let entry = state.visible.iter_mut().find(|entry| entry.version == version)?;
+        if !quarantined && !entry.quarantined {
+            return None;
+        }
+        entry.quarantined = quarantined;
+        state.doom();
+        Some(state)
+    }
+
+    /// `None` if the version is not there, or not good.
+    fn rolled_back(&self, version: Version) -> Option<Self> {
+        let is_good = self.at(version.0) == Some(version) && !self.is_quarantined(version);
+        let mut state = self.clone();
+        let later = state.visible.iter_mut().filter(|entry| entry.version.0 > version.0);
+        later.for_each(|entry| entry.quarantined = true);
+        is_good.then_some(state)
+    }
+
     fn keep_last(&self, count: u32) -> Self {
         let mut state = self.clone();
         state.keep_last = count;
@@ -180,10 +247,10 @@ impl State {
 
     /// What has enough newer commits may be gone from now on, whatever happens to those.
     fn doom(&mut self) {
-        let keep = self.keep_last as usize;
-        if keep > 0 {
-            let old = self.visible.len().saturating_sub(keep);
-            self.visible[..old].iter_mut().for_each(|entry| entry.doomed = true);
+        let (keep, mut newer) = (self.keep_last as usize, 0);
+        for entry in self.visible.iter_mut().rev().filter(|_| keep > 0) {
+            entry.doomed |= newer >= keep;
+            newer += usize::from(!entry.quarantined);
         }
     }
 
@@ -194,11 +261,12 @@ impl State {
         listed.iter().all(is_there).then(|| self.without(|entry| !shown(entry)))?
     }
 
-    /// Where this one is the newest: what is newer has gone.
+    /// Where this one is the newest good one: what is newer and good has gone.
     fn with_latest(&self, version: Version) -> Option<Self> {
-        let at = self.visible.iter().position(|entry| entry.version == version)?;
-        let newer: Vec<Version> =
-            self.visible[at + 1..].iter().map(|entry| entry.version).collect();
+        let is_it = |entry: &Entry| entry.version == version && !entry.quarantined;
+        let at = self.visible.iter().position(is_it)?;
+        let newer = self.visible[at + 1..].iter().filter(|entry| !entry.quarantined);
+        let newer: Vec<Version> = newer.map(|entry| entry.version).collect();
         self.without(|entry| newer.contains(&entry.version))
     }
 

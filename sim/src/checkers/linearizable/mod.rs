@@ -14,6 +14,7 @@
 //! history that is still too hard is an error of its own, never a pass.
 
 pub mod catalogue;
+pub mod refs;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;

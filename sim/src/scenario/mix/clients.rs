@@ -1,6 +1,7 @@
 //! What the clients of `mix` do. A script outlives the lives of its process: a client that died
 //! goes on where it was, or starts the same upload again.
 
+mod marks;
 mod notes;
 mod reads;
 mod scan;
@@ -275,6 +276,10 @@ impl Acting {
             MoveKind::Annotate => self.annotate().await,
             MoveKind::TakeOver => self.take_over().await,
             MoveKind::Crowd => self.crowd().await,
+            MoveKind::Ref => self.move_ref().await,
+            MoveKind::Hold => self.hold().await,
+            MoveKind::Quarantine => self.quarantine().await,
+            MoveKind::RollBack => self.roll_back().await,
         };
         match &result {
             Ok(()) => trace::count("client.finished", 1),

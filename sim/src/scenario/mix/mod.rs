@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::checkers::Checkers;
 use crate::checkers::c1_history::History;
+use crate::checkers::marks::Marks;
 use crate::cluster::Cluster;
 use crate::net::LinkPolicy;
 use crate::process::ProcessId;
@@ -45,6 +46,7 @@ const STALE: Duration = Duration::from_secs(7);
 /// What the clients of one run share.
 struct Shared {
     history: Mutex<History>,
+    marks: Marks,
     phase: Mutex<Phase>,
     addresses: Vec<String>,
     plan: Plan,
@@ -115,8 +117,8 @@ async fn story(world: &World) -> Result<(), String> {
         .map_err(|text| format!("start: {text}"))?;
 
     let (addresses, phase) = (cluster.addresses(), Mutex::new(Phase::Faults));
-    let shared =
-        Arc::new(Shared { history: Mutex::default(), phase, addresses, plan: plan.clone() });
+    let (history, marks) = (Mutex::default(), checkers.marks().clone());
+    let shared = Arc::new(Shared { history, marks, phase, addresses, plan: plan.clone() });
     let scripts: Vec<_> =
         (0..plan.clients).map(|number| Script::new(world, number, plan.clients)).collect();
     let clients: Vec<ProcessId> = scripts

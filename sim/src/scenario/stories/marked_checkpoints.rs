@@ -93,6 +93,11 @@ async fn rolled_back(stage: &mut Stage) -> Told {
     if stage.finish_put(late).await.is_ok() {
         stage.world.violation("C5", "an upload of a later step outlived the rollback");
     }
+    // Its first attempt, which no launcher named.
+    match stage.begin_attempt(7, 1).await? {
+        Err(error) if matches!(error.refusal(), Some(Refusal::RolledBack { .. })) => {}
+        other => stage.world.violation("C5", format!("an aborted upload begins again: {other:?}")),
+    }
     names_the_good_one(stage, 4).await?;
     let error = stage.get_fails(6).await?;
     if !matches!(error.refusal(), Some(Refusal::Quarantined { .. })) {

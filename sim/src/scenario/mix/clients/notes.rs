@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::Shared;
 use super::{Acting, address};
-use crate::checkers::c1_history::{Asked, Seen};
+use crate::checkers::c1_history::{Asked, Seen, VersionId};
 use crate::checkers::linearizable::catalogue::{Input, Output};
 use crate::cluster::Cluster;
 use crate::trace;
@@ -48,7 +48,35 @@ fn note_on(info: &CheckpointInfo, note: u64) -> Body {
     Annotate { checkpoint: info.id, labels, metrics, remove }.into()
 }
 
+/// What is there, for a command that names its record.
+pub(super) struct Found {
+    pub info: CheckpointInfo,
+    pub version: VersionId,
+    /// When it was asked for.
+    pub began: Instant,
+}
+
 impl Acting {
+    /// `None` where nothing is there.
+    pub(super) async fn look_up(&self, name: &str, asked: Asked) -> Result<Option<Found>, String> {
+        let began = Instant::now();
+        let info = match self.sdk.resolve(&address(name, asked)?).await {
+            Ok(info) => info,
+            Err(error) => return self.not_got(name, asked, began, &error).map(|()| None),
+        };
+        let judged = seen(&info).and_then(|seen| {
+            self.shared.history.lock().found(name, asked, seen, began, None)?;
+            Ok((seen.0, seen.1))
+        });
+        match judged {
+            Ok(version) => Ok(Some(Found { info, version, began })),
+            Err(broken) => {
+                self.broken(broken);
+                Ok(None)
+            }
+        }
+    }
+
     /// A note on something that is there.
     pub(super) async fn annotate(&self) -> Result<(), String> {
         let (name, asked) = self.somewhere();
@@ -59,22 +87,8 @@ impl Acting {
             if taken_off { 0 } else { state.notes * 8 + self.script.number }
         };
         self.note(format!("annotate {name} {asked:?} with {note}"));
-        let began = Instant::now();
-        let info = match self.sdk.resolve(&address(&name, asked)?).await {
-            Ok(info) => info,
-            Err(error) => return self.not_got(&name, asked, began, &error),
-        };
-        let (step, attempt, _) = match seen(&info) {
-            Ok(seen) => {
-                let judged = self.shared.history.lock().found(&name, asked, seen, began, None);
-                judged.unwrap_or_else(|broken| self.broken(broken));
-                seen
-            }
-            Err(broken) => {
-                self.broken(broken);
-                return Ok(());
-            }
-        };
+        let Some(found) = self.look_up(&name, asked).await? else { return Ok(()) };
+        let Found { info, version: (step, attempt), began } = found;
         let call = {
             // What was found may go and come back as another record before the command is sent.
             let input = Input::Annotate((step, attempt), note);

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use cairn_client::stream::TryStreamExt;
 use cairn_client::{Client, ClientError, FileRange, GetOptions, MemorySink};
+use cairn_types::command::Refusal;
+use cairn_types::ids::CheckpointId;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 
@@ -66,7 +68,8 @@ impl Acting {
         let began = Instant::now();
         let sink = self.sink(name, asked);
         let address = address(name, asked)?;
-        let options = GetOptions { overwrite: true, ..GetOptions::default() };
+        let quarantined = self.script.draw(|chance| chance.chance(0.5));
+        let options = GetOptions { overwrite: true, quarantined, ..GetOptions::default() };
         match self.sdk.get(&address, sink.clone(), options).await {
             Ok(report) => {
                 self.script.state.lock().half_read = None;
@@ -77,6 +80,11 @@ impl Acting {
                     self.shared.history.lock().found(name, asked, seen, began, Some(&files))
                 });
                 judged.unwrap_or_else(|broken| self.broken(broken));
+                self.is_good(name, asked, report.checkpoint.id, began);
+                Ok(true)
+            }
+            Err(ClientError::Refused(Refusal::Quarantined { .. })) if !quarantined => {
+                self.in_quarantine(name, asked, began);
                 Ok(true)
             }
             Err(error) => self.not_got(name, asked, began, &error).map(|()| false),
@@ -123,9 +131,27 @@ impl Acting {
                     self.shared.history.lock().found(name, asked, seen, began, None)
                 });
                 judged.unwrap_or_else(|broken| self.broken(broken));
+                self.is_good(name, asked, info.id, began);
                 Ok(())
             }
             Err(error) => self.not_got(name, asked, began, &error),
+        }
+    }
+
+    /// `latest` is nothing that was in quarantine before it was asked for.
+    fn is_good(&self, name: &str, asked: Asked, id: CheckpointId, began: Instant) {
+        if asked == Asked::Latest && self.shared.marks.is_bad_since(id, began) {
+            self.broken(("C5", format!("latest of {name} is {id}, which is in quarantine")));
+        }
+    }
+
+    /// A get that does not want such a checkpoint is told that it is one.
+    fn in_quarantine(&self, name: &str, asked: Asked, began: Instant) {
+        trace::count("client.gets_of_quarantined", 1);
+        self.script.state.lock().half_read = None;
+        match asked {
+            Asked::Step(step) => self.shared.history.lock().in_quarantine(name, step, began),
+            Asked::Latest => self.broken(("C5", format!("latest of {name} is in quarantine"))),
         }
     }
 

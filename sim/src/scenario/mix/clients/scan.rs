@@ -38,6 +38,9 @@ pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(
     for text in shared.history.lock().not_linearizable() {
         world.violation("C1", text);
     }
+    for text in shared.marks.not_linearizable() {
+        world.violation("C5", text);
+    }
     Ok(())
 }
 
@@ -51,7 +54,8 @@ async fn restore(
     let asked = Asked::Step(step);
     let (into, address) = (sink.clone(), address(name, asked)?);
     let began = Instant::now();
-    let getting = async move { sdk.get(&address, into, GetOptions::default()).await };
+    let options = GetOptions { quarantined: true, ..GetOptions::default() };
+    let getting = async move { sdk.get(&address, into, options).await };
     let got = seat.life.spawn(getting).await.map_err(|error| error.to_string())?;
     let judged = match got {
         Ok(report) => {

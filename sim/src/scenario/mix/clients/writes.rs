@@ -80,8 +80,15 @@ impl Acting {
         let mut options = self.options(&name, (step, attempt))?;
         options.change = self.terms(&name, (step, attempt));
         options.replace = replace;
-        let report = self.sdk.put(source(&files)?, options).await;
-        let report = report.map_err(|error| format!("put {name}@{step}: {error}"))?;
+        let report = match self.sdk.put(source(&files)?, options).await {
+            Ok(report) => report,
+            Err(error) if is_kept_out(&error) => {
+                trace::count("client.puts_kept_out", 1);
+                self.script.state.lock().unfinished = false;
+                return Ok(());
+            }
+            Err(error) => return Err(format!("put {name}@{step}: {error}")),
+        };
         if std::mem::take(&mut self.script.state.lock().cut_short) {
             trace::count("client.puts_resumed", u64::from(report.segments_kept > 0));
         }
@@ -164,6 +171,7 @@ impl Acting {
         let report = match self.sdk.put(source(files)?, options).await {
             Ok(report) => report,
             Err(ClientError::Refused(Refusal::Fenced { .. })) => return Ok(false),
+            Err(error) if is_kept_out(&error) => return Ok(false),
             Err(error) => return Err(format!("put {AGAINST}@{step}: {error}")),
         };
         count_commit(&report.outcome);
@@ -288,6 +296,19 @@ impl Acting {
         options.change = self.shared.plan.policy();
         Ok(options)
     }
+}
+
+/// A mark on what is there keeps this put from its step.
+fn is_kept_out(error: &ClientError) -> bool {
+    let refusal = error.refusal();
+    trace::count(
+        "client.rolled_back_puts",
+        matches!(refusal, Some(Refusal::RolledBack { .. })).into(),
+    );
+    matches!(
+        refusal,
+        Some(Refusal::Protected { .. } | Refusal::Quarantined { .. } | Refusal::RolledBack { .. })
+    )
 }
 
 fn count_commit(outcome: &PutOutcome) {

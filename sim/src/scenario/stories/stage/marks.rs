@@ -1,9 +1,11 @@
 //! Refs, holds, quarantine and rollback, as a client of a story asks for them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_client::{Client, ClientError};
-use cairn_types::ids::{Address, RefName, Selector};
+use cairn_types::command;
+use cairn_types::ids::{Address, Attempt, RefName, Selector, Step};
 use tokio::task::JoinHandle;
 
 use super::{Stage, Told, address, finish};
@@ -60,6 +62,24 @@ impl Stage {
         let rollback = |sdk: Client| async move { sdk.roll_back(&address, "spike", "c1").await };
         let report = self.done("rollback", rollback).await?;
         Ok((report.quarantined, report.aborted))
+    }
+
+    /// Begins an upload of one part under this attempt, and does no more.
+    pub async fn begin_attempt(&self, step: u64, attempt: u64) -> Told<Result<(), ClientError>> {
+        let begin = command::Begin {
+            namespace: address(step)?.namespace,
+            step: Step(step),
+            parts: 1,
+            attempt: Some(Attempt(attempt)),
+            change: self.policy.clone(),
+            replace: false,
+            labels: BTreeMap::new(),
+            client: "c1".to_owned(),
+            job: String::new(),
+        };
+        let begin =
+            |sdk: Client| async move { sdk.execute(begin.into(), Duration::ZERO).await.map(drop) };
+        finish(self.ask(begin)?, "begin").await
     }
 
     /// The step that a selector means, by a linearizable read.
