@@ -167,7 +167,7 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         match new {
             Some(new) => check_slots_step(after, old, new)?,
             None => {
-                let kept = old.live_slots().find(|slot| is_in_service(after, &slot));
+                let kept = old.live_slots().find(|slot| is_in_service(after, slot));
                 ensure(kept.is_none(), || format!("D3: live {kept:?} vanished with {}", old.id))?;
             }
         }
