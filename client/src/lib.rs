@@ -89,6 +89,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod cut;
 mod deletion;
+mod diff;
 pub mod download;
 mod endpoints;
 pub mod error;
@@ -112,6 +113,7 @@ pub use builder::{ClientBuilder, SetupError};
 pub use catalogue::{LocatedSegment, RemovalPlan, Shown};
 pub use cluster::Client;
 pub use deletion::DeleteOptions;
+pub use diff::{Change, CheckpointDiff, FileChange, TensorChange};
 pub use download::{
     FileRange, FileReader, GetOptions, GetProgress, GetReport, Include, ReaderBuilder,
 };

@@ -10,7 +10,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use crate::source::{Source, SourceError};
 
 /// The format's own bound on the header, bytes.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
+pub const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Bound on tensors, so that a hostile header cannot take more memory than its own length.
 const TENSORS_MAX: usize = 4 << 20;
 

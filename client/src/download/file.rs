@@ -131,7 +131,7 @@ impl ReaderBuilder {
 }
 
 /// A file that was found, and what reads its segments.
-struct OpenFile {
+pub(crate) struct OpenFile {
     client: Client,
     reader: Arc<Reader>,
     info: CheckpointInfo,
@@ -139,7 +139,7 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn bytes(
+    pub(crate) fn bytes(
         self: &Arc<Self>,
         range: Range<u64>,
     ) -> BoxStream<'static, Result<Bytes, ClientError>> {
@@ -269,6 +269,11 @@ impl FileReader {
     /// The checkpoint that the address named when the file was opened.
     pub fn checkpoint(&self) -> &CheckpointInfo {
         &self.file.info
+    }
+
+    /// The whole file, for reads of many ranges.
+    pub(crate) fn file(&self) -> Arc<OpenFile> {
+        self.file.clone()
     }
 }
 

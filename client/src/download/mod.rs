@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+pub(crate) use self::file::OpenFile;
 pub use self::file::{FileReader, ReaderBuilder};
 pub(crate) use self::pace::Paces;
 pub use self::range::FileRange;

@@ -22,6 +22,9 @@ fn planned_space_is_what_a_cluster_holds() {
         let address = format!("plan/measured@{}", step + 1);
         cairn.run(args(&[&"put", &source, &address, &"--wait", &"full"])).ok();
     }
+    let diff = cairn.run(["diff", "plan/measured@1", "plan/measured@2", "--json"]).ok().json();
+    assert_eq!((&diff["files_same"], diff["files"].as_array().map(Vec::len)), (&6.into(), Some(2)));
+    assert_eq!(diff["bytes_second_only"], 8 * MIB);
     let load =
         ["--bytes", "32MiB", "--new-fraction", "0.25", "--interval", "1h", "--keep-last", "4"];
     let machines = ["--nodes", "3", "--disk", "16GiB"];

@@ -8,6 +8,7 @@ mod builder;
 mod callers;
 mod cancelling;
 mod deleting;
+mod diff;
 mod fake;
 mod get;
 mod observing;

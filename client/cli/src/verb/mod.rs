@@ -6,6 +6,7 @@ mod clock;
 pub mod completions;
 pub mod demo;
 pub mod dev;
+pub mod diff;
 pub mod get;
 pub mod help;
 pub mod hold;
@@ -63,6 +64,8 @@ verbs! {
     Ls(ls::LsArgs),
     /// Show a checkpoint: files, segments, replicas, durability
     Show(show::ShowArgs),
+    /// Say what differs between two checkpoints: files, tensors, bytes
+    Diff(diff::DiffArgs),
     /// Set or remove labels and metrics of a committed checkpoint
     Annotate(annotate::AnnotateArgs),
     /// Name checkpoints: `production`, `best-so-far`, moved by compare-and-swap

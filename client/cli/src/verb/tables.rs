@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use cairn_client::{
-    ClusterId, ClusterStatus, ListedHold, LocatedSegment, NodeInfo, RefList, Shown,
+    Change, CheckpointDiff, ClusterId, ClusterStatus, FileChange, ListedHold, LocatedSegment,
+    NodeInfo, RefList, Shown, TensorChange,
 };
 use cairn_types::ids::{
     Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
@@ -18,7 +19,7 @@ use cairn_types::model::{
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{Verb, hold, ls, named_ref, node, plan, quarantine, rm, rollback, show, status};
+use super::{Verb, diff, hold, ls, named_ref, node, plan, quarantine, rm, rollback, show, status};
 use crate::args::Cli;
 use crate::foreign;
 
@@ -320,6 +321,36 @@ fn a_removal_is_shown_as_written_down() {
 }
 
 #[test]
+fn a_diff_is_shown_as_written_down() {
+    let (first, second) =
+        (info(1_000, CheckpointState::Committed), info(2_000, CheckpointState::Committed));
+    let mut shown = CheckpointDiff::new(first, second);
+    check("diff-same.txt", &foreign::lines(&diff::text(&shown)));
+    shown.files_same = 3;
+    (shown.bytes_shared, shown.bytes_second_only, shown.bytes_first_only) =
+        (4_500 * MIB, 500 * MIB, 480 * MIB);
+    let mut model =
+        FileChange::new("model.safetensors", Change::Changed, (4_900 * MIB, 4_920 * MIB));
+    model.bytes_new = 490 * MIB;
+    let mut tensors: Vec<TensorChange> = (0..22)
+        .map(|index| {
+            let name = format!("layers.{index}.mlp.weight");
+            let mut tensor = TensorChange::new(name, Change::Changed, (32 * MIB, 32 * MIB));
+            tensor.form = ("BF16 [4096, 4096]".to_owned(), "BF16 [4096, 4096]".to_owned());
+            tensor
+        })
+        .collect();
+    tensors[0].change = Change::Added;
+    tensors[1].form.0 = "F32 [4096, 2048]".to_owned();
+    (tensors[2].change, tensors[2].form.1) = (Change::Removed, String::new());
+    model.tensors = Some((tensors, 200));
+    let added = FileChange::new("notes\u{1b}[2J.txt", Change::Added, (0, 12));
+    shown.files = vec![model, added, FileChange::new("old.pt", Change::Removed, (MIB, 0))];
+    let document = serde_json::to_value(diff::document(&shown)).expect("a document");
+    checked("diff", &diff::text(&shown), &document);
+}
+
+#[test]
 fn a_plan_is_shown_as_written_down() {
     let cluster = ["cairn", "plan", "--nodes", "12", "--disk", "30TB", "--nic", "100Gb"];
     let load = ["--bytes", "5TB", "--interval", "10m", "--new-fraction", "0.3"];
@@ -345,6 +376,7 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
         .collect();
     names.sort();
     let both = [
+        "diff",
         "ls",
         "ls-open",
         "node-ls-all",
@@ -357,7 +389,7 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
         "status-healthy",
         "status-hurt",
     ];
-    let texts = ["ls-quarantine", "marks", "ref-log", "show-segments"];
+    let texts = ["diff-same", "ls-quarantine", "marks", "ref-log", "show-segments"];
     let forms = both.iter().flat_map(|name| [format!("{name}.json"), format!("{name}.txt")]);
     let texts = texts.iter().map(|name| format!("{name}.txt"));
     let mut known: Vec<String> = forms.chain(texts).collect();
