@@ -424,7 +424,7 @@ impl Client {
         namespace: &Namespace,
         change: PolicyChange,
     ) -> Result<(), ClientError> {
-        let body = Body::SetPolicy(command::SetPolicy { namespace: namespace.clone(), change });
+        let body = Body::SetPolicy(command::SetPolicy::new(namespace.clone(), change));
         self.execute(body, Duration::ZERO).await.map(|_| ())
     }
 }

@@ -177,7 +177,8 @@ impl Client {
         options: DeleteOptions,
     ) -> Result<(), ClientError> {
         let (reason, DeleteOptions { now, force }) = (DeleteReason::Asked, options);
-        let body = Body::Delete(command::Delete { checkpoint, reason, now, force });
+        let policy_version = None;
+        let body = Body::Delete(command::Delete { checkpoint, reason, now, force, policy_version });
         self.execute(body, Duration::ZERO).await.map(drop)
     }
 }

@@ -202,6 +202,7 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         Refusal::NotEnoughRacks { .. } => {
             "start nodes in other racks, or allow fewer: soft isolation, or a lower rack minimum"
         }
+        Refusal::PolicyChanged { .. } => "look at the plan again: its policy has changed",
         Refusal::KeptByPolicy { .. } => "lower keep_last of the namespace first",
         Refusal::Protected { .. } => "move the refs and release the holds, or delete it with force",
         Refusal::RefMoved { .. } => "list the refs to see where it points, and its generation",

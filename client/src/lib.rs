@@ -71,6 +71,7 @@
 //! | `answers` | whether an answer is to its question |
 //! | `labels` | taking back time labels that a wrong clock made |
 //! | `marks` | refs, holds, quarantine of checkpoints, rollback |
+//! | `retention` | policies, where each rule comes from, plans of retention |
 //! | `quarantine` | what lies in a node's quarantine, and putting it back |
 //! | [`upload`] | from a [`source`], by way of its [`cut`]s, to a commit |
 //! | [`download`] | from a checkpoint to a [`sink`], verified |
@@ -100,6 +101,7 @@ pub mod local_source;
 mod marks;
 mod options;
 mod quarantine;
+mod retention;
 mod safetensors;
 pub mod sink;
 pub mod source;
@@ -125,10 +127,12 @@ pub use local_source::{Exclude, Links, LocalSource, ScanOptions};
 pub use marks::{ListedHold, RefList, RollbackReport};
 pub use options::{ClientOptions, Retry};
 pub use quarantine::{QuarantinePage, QuarantinedFile, Restored};
+pub use retention::{KeptReason, PlannedCheckpoint, PolicyEdit, RetentionPlan, ShownPolicy};
 pub use sink::{MemorySink, Sink, SinkError};
 pub use source::{MemorySource, Source, SourceError};
 pub use status::{
-    ClusterStatus, NamespaceAhead, NodeInfo, NodeState, NodeStatus, NodeTrouble, Voter,
+    ClusterStatus, NamespaceAhead, NodeInfo, NodeState, NodeStatus, NodeTrouble, RetentionWaiting,
+    Voter,
 };
 pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Wait};
 
@@ -145,7 +149,10 @@ pub use cairn_types::ids::{
     Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId,
     SegmentDigest, Selector, Step,
 };
+pub use cairn_types::model::OwnPolicy;
 pub use cairn_types::model::{
     CheckpointInfo, CheckpointState, Commit, Durability, Isolation, Metric, Policy, PolicyChange,
     Settings,
 };
+pub use cairn_types::policy::{FullPolicy, PolicyField};
+pub use cairn_types::retention::{BestRule, Extreme, LabelRule, Retention, RetentionChange, Rules};

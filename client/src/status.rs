@@ -66,8 +66,20 @@ pub struct ClusterStatus {
     /// many, and the first of them. Known to the leader only.
     pub namespaces_ahead: u64,
     pub first_ahead: Vec<NamespaceAhead>,
+    /// Namespaces whose retention waits for a confirmation: how many, and the first of them. Known
+    /// to the leader only.
+    pub namespaces_waiting: u64,
+    pub first_waiting: Vec<RetentionWaiting>,
     /// The times that the cluster was founded with.
     pub settings: Settings,
+}
+
+/// A namespace whose retention would let go so much that somebody must confirm it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetentionWaiting {
+    pub namespace: String,
+    pub checkpoints: u64,
 }
 
 /// A namespace whose next commits get the label of its newest one, until the clocks have reached it.
@@ -275,6 +287,10 @@ impl ClusterStatus {
             namespace: sent.namespace,
             ahead_ms: sent.ahead_ms,
         };
+        let waiting = |sent: wire::RetentionWaiting| RetentionWaiting {
+            namespace: sent.namespace,
+            checkpoints: sent.checkpoints,
+        };
         Ok(Self {
             cluster: cluster("read status", &reply.cluster)?,
             lineage: reply.lineage,
@@ -301,6 +317,8 @@ impl ClusterStatus {
             voters: reply.voters,
             namespaces_ahead: reply.namespaces_ahead,
             first_ahead: reply.first_ahead.into_iter().map(ahead).collect(),
+            namespaces_waiting: reply.namespaces_waiting,
+            first_waiting: reply.first_waiting.into_iter().map(waiting).collect(),
             settings: reply.settings.as_ref().map(convert::settings_from_wire).unwrap_or_default(),
         })
     }

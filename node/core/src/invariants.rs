@@ -277,10 +277,12 @@ fn check_commit(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String
 /// Retention deletes only what the policy in force lets go: never one of the newest, neither by
 /// commit nor by the begin of the upload.
 fn check_retention(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
-    let policy = before.namespace(&old.namespace).map(|record| &record.policy);
-    let Some(keep_last) = policy.and_then(|policy| policy.keep_last) else {
-        return Err(format!("D7: retention deleted checkpoint {} without a rule", old.id));
-    };
+    let rules = before.full_policy(&old.namespace).retention.rules;
+    ensure(!rules.is_empty(), || {
+        format!("D7: retention deleted checkpoint {} without a rule", old.id)
+    })?;
+    // At least the newest good one stays.
+    let keep_last = rules.last.unwrap_or(1);
     let others =
         before.checkpoints().filter(|other| other.is_good() && other.namespace == old.namespace);
     let (mut committed_later, mut begun_later) = (0, 0);
@@ -294,7 +296,9 @@ fn check_retention(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
     ensure(holds == 0 && refs == 0, || {
         format!("D7: retention deleted checkpoint {}, kept by {refs} refs, {holds} holds", old.id)
     })?;
-    ensure(committed_later >= keep_last && begun_later >= keep_last, || {
+    let is_begun_early = rules.last.is_none() || begun_later >= keep_last;
+    let is_old = committed_later >= keep_last && is_begun_early;
+    ensure(is_old || old.quarantine.is_some(), || {
         format!(
             "D7: retention of the newest {keep_last} deleted checkpoint {} with {committed_later} \
              committed and {begun_later} begun after it",
@@ -322,9 +326,7 @@ fn check_policies(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         if known == Some(upload.began.index) {
             continue;
         }
-        let policy = |of: &Catalogue| {
-            of.namespace(&upload.namespace).map(|record| record.policy.clone()).unwrap_or_default()
-        };
+        let policy = |of: &Catalogue| of.full_policy(&upload.namespace);
         let (old, new) = (policy(before), policy(after));
         ensure(old == new, || {
             format!("D7: the begin of upload {} made {new:?} of {old:?}", upload.id)

@@ -1,24 +1,25 @@
 //! What the leader should propose, derived anew each round from the applied catalogue and what
-//! the leader observed. Nothing is remembered but a cursor, so nothing is lost with a leader, and
-//! a plan can be shown before it runs.
+//! the leader observed. Nothing is remembered but where a walk goes on and which namespaces retention
+//! need not look at again, so nothing is lost with a leader, and a plan can be shown before it runs.
 //!
 //! Every proposal is checked again at apply and is idempotent: proposing twice does no harm.
+
+mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalogue::{Catalogue, Quorum};
 use crate::placement::{Loads, Wanted, plan as place};
 use cairn_types::canary;
-use cairn_types::command::{self, Body, DeleteReason};
+use cairn_types::command::{self, Body};
 use cairn_types::ids::{CheckpointId, Incarnation, NodeId, SegmentId};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, CLOCK_STEP_MS_MAX, DROP_REFERENCES_MAX};
 use cairn_types::model::{Admin, CheckpointState, Isolation, Liveness, Node, Segment, SlotState};
 
+pub use retention::{Evaluated, Waiting};
+
 /// Segments looked at in a round, in each of the ways below: some tens of milliseconds.
 const SCAN_SEGMENTS_MAX: usize = 16_384;
-/// Checkpoints whose deletion is proposed in a round: keeps upkeep from filling the log before
-/// uploads get their turn.
-const CHECKPOINTS_ROUND_MAX: usize = 8;
 /// Checkpoints whose references are dropped in a round, and those references: as many as eight
 /// entries hold. Records without references, of uploads that came to nothing, go by the hundred.
 const DROPS_ROUND_MAX: usize = 256;
@@ -33,6 +34,8 @@ const CLOCK_LAG_MS_MAX: u64 = CLOCK_STEP_MS_MAX / 2;
 pub struct Observations {
     /// The leader's cluster time.
     pub now_ms: u64,
+    /// The wall clock that it labels commits with.
+    pub wall_ms: u64,
     /// How long this leader has been leading: silence before that is not held against a node.
     pub leading_ms: u64,
     /// The last heartbeat of each node heard.
@@ -49,9 +52,13 @@ pub struct Heartbeat {
     pub age_ms: u64,
 }
 
-/// Where the slow walk over all segments goes on; the only thing kept between rounds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cursor(pub SegmentId);
+/// What is kept between the rounds of one leader's term.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Where the slow walk over all segments goes on.
+    pub segment: SegmentId,
+    pub retention: Evaluated,
+}
 
 /// The proposals of one round, in the order they should be made.
 pub fn plan(
@@ -71,10 +78,10 @@ pub fn plan(
     bodies.extend(forgetting(catalogue, seen));
     bodies.extend(voiding(catalogue));
     bodies.extend(expiry(catalogue, now_ms));
-    bodies.extend(retention(catalogue));
+    bodies.extend(retention::plan(catalogue, seen, &mut cursor.retention));
     bodies.extend(dropping(catalogue, seen.now_ms));
     bodies.extend(reaping(catalogue, now_ms));
-    bodies.extend(Repair::new(catalogue, loads).round(cursor, &seen.hastened));
+    bodies.extend(Repair::new(catalogue, loads).round(&mut cursor.segment, &seen.hastened));
     let lag_ms = now_ms.saturating_sub(catalogue.cluster().clock_ms);
     if bodies.is_empty() && lag_ms >= CLOCK_LAG_MS_MAX {
         bodies.push(Body::SetLiveness(command::SetLiveness { changes: Vec::new() }));
@@ -152,22 +159,6 @@ fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
     (!checkpoints.is_empty()).then_some(Body::ExpireUploads(command::ExpireUploads { checkpoints }))
 }
 
-fn retention(catalogue: &Catalogue) -> Vec<Body> {
-    let limited = catalogue.namespaces().filter(|(_, record)| record.policy.keep_last.is_some());
-    limited
-        .flat_map(|(name, _)| catalogue.past_retention(name))
-        .take(CHECKPOINTS_ROUND_MAX)
-        .map(|record| {
-            Body::Delete(command::Delete {
-                checkpoint: record.id,
-                reason: DeleteReason::Retention,
-                now: false,
-                force: false,
-            })
-        })
-        .collect()
-}
-
 fn dropping(catalogue: &Catalogue, now_ms: u64) -> Vec<Body> {
     let mut references = 0;
     let droppable = catalogue.checkpoints().filter(|record| record.has_droppable(now_ms));
@@ -225,7 +216,7 @@ impl<'a> Repair<'a> {
 
     /// First what is known to be unsettled, then what stands on nodes that stay down, then a
     /// stretch of the walk over all segments, which finds everything else.
-    fn round(mut self, cursor: &mut Cursor, hastened: &BTreeSet<CheckpointId>) -> Vec<Body> {
+    fn round(mut self, from: &mut SegmentId, hastened: &BTreeSet<CheckpointId>) -> Vec<Body> {
         let catalogue = self.catalogue;
         // Before the others, which would leave these as they are.
         self.hasten(hastened);
@@ -237,11 +228,11 @@ impl<'a> Repair<'a> {
                 self.look(held.take(SCAN_SEGMENTS_MAX));
             }
         }
-        let stretch = catalogue.segments().iter_from(cursor.0).map(|segment| segment.id);
+        let stretch = catalogue.segments().iter_from(*from).map(|segment| segment.id);
         let stretch: Vec<SegmentId> = stretch.take(SCAN_SEGMENTS_MAX).collect();
-        *cursor = match stretch.last() {
-            Some(last) if stretch.len() == SCAN_SEGMENTS_MAX => Cursor(SegmentId(last.0 + 1)),
-            _ => Cursor::default(),
+        *from = match stretch.last() {
+            Some(last) if stretch.len() == SCAN_SEGMENTS_MAX => SegmentId(last.0 + 1),
+            _ => SegmentId::default(),
         };
         self.look(stretch.into_iter());
 

@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::forward::Forwards;
 use super::seal::Seals;
-use super::{labels, marks};
+use super::{labels, marks, retention};
 use crate::shared::{LeaderState, Member, Shared};
 use crate::upkeep::leaving;
 
@@ -87,7 +87,13 @@ impl Service {
             let (member, leader) = (&self.shared.member, &self.shared.leader);
             return leaving::remove(member, leader, command.request, node, accept).await;
         }
-        let rings = matches!(command.body, Body::SealPart(_) | Body::Delete(_));
+        if let Err(refusal) = retention::check(&command.body) {
+            return Ok(Arc::new(Reply::Refused(refusal)));
+        }
+        let rings = matches!(
+            command.body,
+            Body::SealPart(_) | Body::Delete(_) | Body::SetPolicy(_) | Body::ConfirmRetention(_)
+        );
         let exclude = exclude.into_iter().map(NodeId).collect();
         let reply = if matches!(command.body, Body::SealPart(_)) {
             let hold = Duration::from_millis(wait_ms).min(HOLD_MAX);
@@ -216,6 +222,30 @@ impl wire::catalogue_server::Catalogue for Service {
         labels::plan_repair(&self.shared.member, namespace, to_ms).await.map(Response::new)
     }
 
+    async fn show_policy(
+        &self,
+        request: Request<wire::ShowPolicyRequest>,
+    ) -> Result<Response<wire::ShowPolicyReply>, Status> {
+        let wire::ShowPolicyRequest { namespace, deadline_ms } = request.into_inner();
+        let namespace: Namespace = parse(&namespace)?;
+        self.linearizable(deadline_ms).await?;
+        Ok(Response::new(
+            self.shared.member.read(|catalogue| retention::policy(catalogue, &namespace)),
+        ))
+    }
+
+    async fn plan_retention(
+        &self,
+        request: Request<wire::PlanRetentionRequest>,
+    ) -> Result<Response<wire::PlanRetentionReply>, Status> {
+        let wire::PlanRetentionRequest { namespace, what_if, before_commit } = request.into_inner();
+        let what_if = convert::own_policy_from_wire(what_if.unwrap_or_default())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let namespace = parse(&namespace)?;
+        let planned = retention::plan(&self.shared.member, namespace, what_if, before_commit).await;
+        planned.map(Response::new)
+    }
+
     async fn list_refs(
         &self,
         request: Request<wire::ListRefsRequest>,
@@ -313,11 +343,7 @@ impl wire::catalogue_server::Catalogue for Service {
         self.linearizable(request.deadline_ms).await?;
         let reply = self.shared.member.read(|catalogue| wire::LocateReply {
             segments: digests.iter().map(|digest| located(catalogue, *digest)).collect(),
-            policy: namespace.map(|name| {
-                let record = catalogue.namespace(&name);
-                let policy = record.map(|record| record.policy.clone()).unwrap_or_default();
-                convert::policy_to_wire(&policy)
-            }),
+            policy: namespace.map(|name| convert::policy_to_wire(&catalogue.policy(&name))),
         });
         Ok(Response::new(reply))
     }
@@ -346,6 +372,8 @@ impl wire::catalogue_server::Catalogue for Service {
         });
         let (leader, leader_address) = shared.member.consensus.leader().unwrap_or_default();
         let (namespaces_ahead, first_ahead) = labels::ahead(&shared.member, &summary);
+        let (namespaces_waiting, first_waiting) =
+            retention::waiting(&shared.member, &shared.leader);
         Ok(Response::new(wire::StatusReply {
             // The catalogue has no id yet in the first moment of a cluster.
             cluster: shared.this.cluster.0.to_be_bytes().to_vec().into(),
@@ -374,6 +402,8 @@ impl wire::catalogue_server::Catalogue for Service {
             settings: Some(convert::settings_to_wire(&cluster.settings)),
             namespaces_ahead,
             first_ahead,
+            namespaces_waiting,
+            first_waiting,
         }))
     }
 }

@@ -8,6 +8,7 @@
 //! | `seal` | the leader's part of a seal: no commit that cannot be restored |
 //! | [`segments`] | segment bytes |
 //! | [`admin`] | joining, hello, reports, heartbeats, a node's own status |
+//! | `retention` | policies, plans of retention, runs of it that wait |
 //! | `quarantine` | an operator's look into quarantine, and the way back out of it |
 //! | `ready` | (nothing: whether this node serves, for those that say so) |
 //! | [`http`] | `/healthz`, `/metrics` |
@@ -33,6 +34,7 @@ mod marks;
 mod metrics;
 mod quarantine;
 mod ready;
+mod retention;
 mod seal;
 pub mod segments;
 

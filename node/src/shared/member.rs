@@ -140,7 +140,7 @@ impl Member {
     }
 
     /// The wall clock that labels what is committed now.
-    fn label_ms(&self) -> u64 {
+    pub fn label_ms(&self) -> u64 {
         let own_ms = self.this.env.wall_ms();
         let label_ms = clock::label_ms(own_ms, self.consensus.clocks_ahead_ms().into_values());
         let cut_ms = own_ms - label_ms.min(own_ms);

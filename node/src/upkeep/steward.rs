@@ -26,7 +26,10 @@ pub async fn run(member: Arc<Member>, leader: Arc<LeaderState>) {
             // Every open lease gets a full term before anything may expire.
             match member.propose(RequestId(0), Body::LeaderStarted(command::LeaderStarted)).await {
                 Ok(reply) => match reply.refusal() {
-                    None => greeted_term = Some(term),
+                    None => {
+                        greeted_term = Some(term);
+                        cursor = Cursor::default();
+                    }
                     Some(refusal) => tracing::debug!(%refusal, "cannot greet as leader yet"),
                 },
                 Err(status) => tracing::debug!(%status, "cannot greet as leader yet"),
@@ -57,12 +60,14 @@ async fn round(member: &Member, leader: &LeaderState, term: u64, cursor: &mut Cu
     let members = status.voters.keys().chain(status.learners.keys());
     let members = members.map(|id| NodeId(*id)).collect();
     let hastened = leader.hastened.list();
-    let seen = Observations { now_ms, leading_ms, heartbeats, members, hastened };
+    let wall_ms = member.label_ms();
+    let seen = Observations { now_ms, wall_ms, leading_ms, heartbeats, members, hastened };
     // A look at tens of thousands of segments must not cost the leader its office.
-    let mut at = *cursor;
+    let mut at = std::mem::take(cursor);
     let look =
         move |catalogue: &Catalogue| (steward::plan(catalogue, &seen, &mut loads, &mut at), at);
     let (plan, at) = member.walk(look).await;
+    leader.retention_runs.set(term, at.retention.waiting().collect());
     *cursor = at;
     let mut more = !plan.is_empty();
     for body in plan {

@@ -52,6 +52,8 @@ pub const BEST_RULES_MAX: usize = 16;
 pub const LABEL_RULES_MAX: usize = 16;
 /// Name of a time zone, bytes: the longest of the IANA has 32.
 pub const TIME_ZONE_BYTES_MAX: usize = 64;
+/// Checkpoints of one page of a plan of retention: some 100 bytes each, and as much for each reason.
+pub const RETENTION_PAGE_MAX: usize = 5_000;
 /// Refs of one namespace: a lookup of a checkpoint's refs walks them all.
 pub const REFS_MAX: usize = 256;
 /// Moves of one ref that are remembered.

@@ -11,6 +11,7 @@ use crate::ids::{
     Nonce, RefName, Run, SegmentDigest, SegmentId, Step,
 };
 use crate::marks::{Hold, Quarantine};
+use crate::retention::RetentionChange;
 use crate::slots::{References, Slots};
 
 /// How many times `replace_after_ms` a node has to make a replica: an hour by default.
@@ -182,11 +183,37 @@ pub struct PolicyChange {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespaceRecord {
-    pub policy: Policy,
-    /// Rises by one with each policy change.
+    /// What the namespace says itself; the rest comes from the namespaces above it.
+    pub own: OwnPolicy,
+    /// Log index of the last entry that changed its policy, also from above; 0 before.
     pub policy_version: u64,
     /// Wall time of the newest commit; never decreases.
     pub last_wall_ms: u64,
+    /// A large run of retention that somebody agreed to.
+    pub confirmed: Option<Confirmed>,
+}
+
+impl NamespaceRecord {
+    /// Whether it says nothing of policy.
+    pub fn is_plain(&self) -> bool {
+        self.own == OwnPolicy::default()
+    }
+}
+
+/// The part of a policy that one namespace says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnPolicy {
+    pub rules: PolicyChange,
+    pub retention: RetentionChange,
+}
+
+/// Retention may let go so many checkpoints of a namespace without asking again, as long as its
+/// policy stays at this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    pub policy_version: u64,
+    /// At least one.
+    pub left: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

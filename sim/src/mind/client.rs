@@ -373,6 +373,7 @@ impl Mind {
                     reason: DeleteReason::Asked,
                     now,
                     force: false,
+                    policy_version: None,
                 }),
             );
         }
@@ -382,7 +383,7 @@ impl Mind {
         let keep_last = Some(self.chance.below(4) as u32);
         if let Ok(namespace) = NAMESPACES[self.chance.below(3) as usize].parse() {
             let change = PolicyChange { keep_last, ..PolicyChange::default() };
-            self.request(at, Body::SetPolicy(command::SetPolicy { namespace, change }));
+            self.request(at, Body::SetPolicy(command::SetPolicy::new(namespace, change)));
         }
     }
 

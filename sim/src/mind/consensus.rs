@@ -290,6 +290,7 @@ impl Mind {
         let hastened = commits.take(if hasty { 2 } else { 0 }).map(|record| record.id).collect();
         let seen = Observations {
             now_ms: clock_ms,
+            wall_ms: now_ms,
             leading_ms: now_ms - leader.leading_since_ms,
             heartbeats: replica.heard.iter().map(beat).collect(),
             members: Default::default(),

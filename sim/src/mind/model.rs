@@ -221,7 +221,7 @@ impl Mind {
         let newer = commits.len() - 1 - at;
         commits.remove(at);
         if reason == DeleteReason::Retention {
-            let keep = before.namespace(&place.0).and_then(|record| record.policy.keep_last);
+            let keep = before.policy(&place.0).keep_last;
             if keep.is_none_or(|keep| newer < keep as usize) {
                 let text = format!("retention of {id} with {newer} newer ones, of {keep:?}");
                 return Err(broken("C1", text));

@@ -39,10 +39,10 @@ fn broken_worlds_are_called_by_their_invariants() {
     let mut mind = settled();
     let repeated = mind.consensus.log.iter().rev().find(|it| it.request.0 != 0).cloned().unwrap();
     let changed = cairn_types::command::Command {
-        body: Body::SetPolicy(cairn_types::command::SetPolicy {
-            namespace: "a".parse().unwrap(),
-            change: cairn_types::model::PolicyChange { keep_last: Some(9), ..Default::default() },
-        }),
+        body: Body::SetPolicy(cairn_types::command::SetPolicy::new(
+            "a".parse().unwrap(),
+            cairn_types::model::PolicyChange { keep_last: Some(9), ..Default::default() },
+        )),
         request: RequestId(0),
         ..repeated
     };

@@ -20,6 +20,7 @@ fn delete_the_first() -> Vec<u8> {
         reason: DeleteReason::Asked,
         now: true,
         force: false,
+        policy_version: None,
     };
     let body = delete.into();
     let command = Command { request: RequestId(7), clock_ms: 0, wall_ms: 0, body };

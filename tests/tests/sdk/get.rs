@@ -88,7 +88,13 @@ impl Sink for Deleting {
         let reason = DeleteReason::Asked;
         state.apply(
             RequestId(0),
-            Body::Delete(command::Delete { checkpoint, reason, now: true, force: false }),
+            Body::Delete(command::Delete {
+                checkpoint,
+                reason,
+                now: true,
+                force: false,
+                policy_version: None,
+            }),
         );
         self.fake.nodes.iter().for_each(|node| node.files.lock().clear());
         self.sink.begin(plan)

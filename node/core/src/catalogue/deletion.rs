@@ -21,7 +21,7 @@ use crate::persistent::Map;
 use cairn_types::canary;
 use cairn_types::command::{Delete, DeleteReason, DropReferences, Reap, Refusal, Reply};
 use cairn_types::id_set::IdSet;
-use cairn_types::ids::{CheckpointId, Namespace, SegmentId};
+use cairn_types::ids::{CheckpointId, SegmentId};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, DROP_REFERENCES_MAX};
 use cairn_types::model::{CheckpointState, DeletedFor, SlotState};
 
@@ -45,18 +45,13 @@ impl Apply for Reap {
 
 impl Catalogue {
     fn delete(&mut self, delete: &Delete) -> Result<Reply, Refusal> {
-        let Delete { checkpoint: id, reason, now, force } = *delete;
+        let Delete { checkpoint: id, reason, now, force, policy_version } = *delete;
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         if reason == DeleteReason::Retention && record.state != CheckpointState::Deleted {
             if record.commit.is_none() {
                 return Err(malformed(format!("retention of upload {id}, which has no commit")));
             }
-            let keep_last = self.namespace_or_default(&record.namespace).policy.keep_last;
-            // Without the rule, all are among the newest.
-            let keep_last = keep_last.unwrap_or(u32::MAX);
-            if self.is_among_newest(record, keep_last as usize) {
-                return Err(Refusal::KeptByPolicy { keep_last });
-            }
+            self.check_retention(record, policy_version)?;
         }
         if reason == DeleteReason::Retention || !force {
             self.check_unprotected(record)?;
@@ -65,6 +60,10 @@ impl Catalogue {
             DeleteReason::Asked => DeletedFor::Asked,
             DeleteReason::Retention => DeletedFor::Retention,
         };
+        if reason == DeleteReason::Retention && record.state == CheckpointState::Committed {
+            let namespace = record.namespace.clone();
+            self.use_confirmation(&namespace);
+        }
         self.mark_deleted(id, deleted_for, now);
         Ok(Reply::Done)
     }
@@ -72,25 +71,13 @@ impl Catalogue {
     /// Whether a committed checkpoint is one of the `count` newest of its namespace, or newer: by
     /// its commit, or by the begin of its upload. Where uploads overlap, one that began early may
     /// commit late; it must not push out what began after it. Those in quarantine do not count.
-    fn is_among_newest(&self, record: &Checkpoint, count: usize) -> bool {
+    pub(super) fn is_among_newest(&self, record: &Checkpoint, count: usize) -> bool {
         let Some(names) = self.index.namespaces.get(&record.namespace) else { return false };
         let newer = |map: &Map<u64, CheckpointId>, index: u64| {
             map.range((Bound::Excluded(index), Bound::Unbounded)).take(count).count()
         };
         let by_commit = record.commit.map_or(0, |commit| newer(&names.good, commit.index));
         by_commit < count || newer(&names.good_begins, record.began.index) < count
-    }
-
-    /// What the namespace's `keep_last` lets go, newest commit first.
-    pub(crate) fn past_retention(
-        &self,
-        namespace: &Namespace,
-    ) -> impl Iterator<Item = &Arc<Checkpoint>> {
-        let policy = self.namespace(namespace).map(|record| &record.policy);
-        let keep_last = policy.and_then(|policy| policy.keep_last).unwrap_or(u32::MAX) as usize;
-        let old = self.commits(namespace).skip(keep_last);
-        old.filter(move |record| !self.is_among_newest(record, keep_last))
-            .filter(|record| self.check_unprotected(record).is_ok())
     }
 
     /// From here on the checkpoint never counts again (D4); its references go bit by bit.

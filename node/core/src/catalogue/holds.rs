@@ -22,6 +22,7 @@ impl Apply for AddHold {
 impl Apply for ReleaseHold {
     fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
         let key = (self.checkpoint, self.owner.clone());
+        catalogue.touch_retention(self.checkpoint);
         match catalogue.holds.remove(&key) {
             Some(_) => Ok(Reply::Done),
             None => {
@@ -68,6 +69,7 @@ impl Catalogue {
             until_wall_ms: ends(entry.wall_ms),
         };
         self.holds.insert(key, hold);
+        self.touch_retention(add.checkpoint);
         Ok(Reply::Done)
     }
 

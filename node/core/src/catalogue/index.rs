@@ -255,6 +255,10 @@ impl Catalogue {
         self.index.remove_checkpoint(checkpoint);
         let answer = change(checkpoint);
         self.index.add_checkpoint(checkpoint);
+        if checkpoint.commit.is_some() {
+            let namespace = checkpoint.namespace.clone();
+            *self.retention_inputs.or_default(namespace) += 1;
+        }
         Some(answer)
     }
 

@@ -83,6 +83,8 @@ impl Catalogue {
         let Some(record) = self.checkpoints.get_mut(&id).map(Arc::make_mut) else { return false };
         record.commit.iter_mut().for_each(|commit| commit.wall_ms = to_ms);
         record.began.wall_ms = record.began.wall_ms.min(to_ms);
+        let namespace = record.namespace.clone();
+        *self.retention_inputs.or_default(namespace) += 1;
         true
     }
 

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds` and
-//! the remembered replies. Everything in [`index`] is derived from these and rebuilt on load.
+//! the remembered replies. Everything in [`index`] is derived from these and rebuilt on load;
+//! `retention_inputs` only says that something changed.
 
 mod annotate;
 mod checkpoint;
@@ -32,6 +33,7 @@ mod refs;
 mod replies;
 mod reports;
 mod restore;
+mod retained;
 mod seal;
 mod slots;
 mod stage;
@@ -59,6 +61,7 @@ pub use policy::Quorum;
 pub use read::ListQuery;
 pub use refs::Refs;
 pub use restore::NoSlot;
+pub use retained::{RetentionPlan, RetentionRun};
 pub use stage::LIVE_SLOTS_MAX;
 pub use stored::{LoadError, Loader};
 pub use summary::{NodeTally, Summary};
@@ -79,6 +82,9 @@ pub struct Catalogue {
     holds: Map<(CheckpointId, String), Hold>,
     replies: Replies,
     index: Indexes,
+    /// By namespace: a number that rises whenever retention could come to something else, on this
+    /// copy only. Neither stored nor compared.
+    retention_inputs: Map<Namespace, u64>,
 }
 
 /// What an entry tells its handlers beside its body.

@@ -1,12 +1,16 @@
 //! Policies, and what they ask for: quorums and racks.
+//!
+//! A namespace's record has only what it says itself. What it goes by is made of that and of what the
+//! namespaces above it say ([`FullPolicy`]). The version is the log index of the last change, of the
+//! namespace or above it: a change is written to the records of all namespaces below.
 
 use cairn_types::canary;
 use cairn_types::command::{Refusal, Reply, SetPolicy};
 use cairn_types::ids::{Namespace, NodeId};
-use cairn_types::model::{Isolation, NamespaceRecord, Policy, PolicyChange, Segment, SlotState};
-use cairn_types::policy::effective_policy;
+use cairn_types::model::{Isolation, OwnPolicy, Policy, Segment, SlotState};
+use cairn_types::policy::{FullPolicy, effective_policy, lineage};
 
-use super::{Apply, Catalogue, Entry};
+use super::{Apply, Catalogue, Entry, malformed};
 
 /// What a segment needs before a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,46 +29,101 @@ impl Quorum {
 }
 
 impl Apply for SetPolicy {
-    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
-        catalogue.set_policy(&self.namespace, &self.change)
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.set_policy(entry, self)
     }
 }
 
 impl Catalogue {
-    pub(super) fn set_policy(
-        &mut self,
-        namespace: &Namespace,
-        change: &PolicyChange,
-    ) -> Result<Reply, Refusal> {
-        let policy = effective_policy(&self.namespace_or_default(namespace).policy, change)?;
-        self.put_policy(namespace, policy);
+    fn set_policy(&mut self, entry: Entry, set: &SetPolicy) -> Result<Reply, Refusal> {
+        let SetPolicy { namespace, change, retention, unset } = set;
+        if let Some(problem) = retention.problem() {
+            return Err(malformed(problem));
+        }
+        let mut own = self.namespaces.get(namespace).map(|it| it.own.clone()).unwrap_or_default();
+        unset.iter().for_each(|field| own.unset(*field));
+        // What is named must fit; what is not named follows.
+        effective_policy(&self.policy_above(namespace).below(&own).policy, change)?;
+        own.merge(&OwnPolicy { rules: change.clone(), retention: retention.clone() });
+        self.say_policy(entry, namespace, own);
         self.forget_namespace(namespace);
         Ok(Reply::Done)
     }
 
-    /// Drops the record of a namespace that has no checkpoint and the default policy: it says
-    /// nothing, and names can be made up without end.
+    /// What a namespace goes by.
+    pub fn full_policy(&self, namespace: &Namespace) -> FullPolicy {
+        let above = self.policy_above(namespace);
+        self.namespaces
+            .get(namespace)
+            .map_or_else(|| above.clone(), |it| above.clone().below(&it.own))
+    }
+
+    /// The same without retention.
+    pub fn policy(&self, namespace: &Namespace) -> Policy {
+        self.full_policy(namespace).policy
+    }
+
+    /// Of the namespaces above one.
+    fn policy_above(&self, namespace: &Namespace) -> FullPolicy {
+        let above = lineage(namespace).filter(|name| *name != namespace.as_str());
+        let records = above.filter_map(|name| self.namespaces.get(name));
+        records.fold(FullPolicy::default(), |policy, record| policy.below(&record.own))
+    }
+
+    pub fn policy_version(&self, namespace: &Namespace) -> u64 {
+        self.namespaces.get(namespace).map_or(0, |record| record.policy_version)
+    }
+
+    /// Replaces what a namespace says itself; its policy and those below have a new version then.
+    pub(super) fn say_policy(&mut self, entry: Entry, namespace: &Namespace, own: OwnPolicy) {
+        let record = self.namespaces.or_default(namespace.clone());
+        if record.own == own {
+            return;
+        }
+        record.own = own;
+        record.policy_version = entry.index;
+        // '0' is the character after '/'.
+        let (first, end) = (format!("{namespace}/"), format!("{namespace}0"));
+        let below = self.namespaces.range::<str, _>((
+            std::ops::Bound::Included(first.as_str()),
+            std::ops::Bound::Excluded(end.as_str()),
+        ));
+        let below: Vec<Namespace> = below.map(|(name, _)| name.clone()).collect();
+        for name in below {
+            if let Some(record) = self.namespaces.get_mut(&name) {
+                record.policy_version = entry.index;
+            }
+        }
+    }
+
+    /// What an upload asks for beside its data; zero keeps all, `None` changes nothing.
+    pub(super) fn say_keep_last(
+        &mut self,
+        entry: Entry,
+        namespace: &Namespace,
+        keep_last: Option<u32>,
+    ) {
+        if keep_last.is_none() {
+            return;
+        }
+        let known = self.namespaces.get(namespace);
+        let mut own = known.map(|record| record.own.clone()).unwrap_or_default();
+        own.rules.keep_last = keep_last;
+        self.say_policy(entry, namespace, own);
+    }
+
+    /// Drops the record of a namespace that has no checkpoint and says nothing of policy: names can
+    /// be made up without end.
     pub(super) fn forget_namespace(&mut self, namespace: &Namespace) {
         let is_empty = !self.index.namespaces.contains_key(namespace);
         if is_empty {
             self.refs.remove(namespace);
         }
-        let record = self.namespaces.get(namespace);
-        if is_empty && record.is_some_and(|record| record.policy == Policy::default()) {
-            self.namespaces.remove(namespace);
+        if is_empty {
+            self.retention_inputs.remove(namespace);
         }
-    }
-
-    /// The namespace's record, or what a new one starts from.
-    pub(super) fn namespace_or_default(&self, namespace: &Namespace) -> NamespaceRecord {
-        self.namespaces.get(namespace).cloned().unwrap_or_default()
-    }
-
-    pub(super) fn put_policy(&mut self, namespace: &Namespace, policy: Policy) {
-        let record = self.namespaces.or_default(namespace.clone());
-        if record.policy != policy {
-            record.policy = policy;
-            record.policy_version += 1;
+        if is_empty && self.namespaces.get(namespace).is_some_and(|record| record.is_plain()) {
+            self.namespaces.remove(namespace);
         }
     }
 

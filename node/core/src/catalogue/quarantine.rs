@@ -1,7 +1,7 @@
 //! Checkpoints that must not be used: one, or all of later steps.
 //!
 //! A checkpoint in quarantine stays whole, and is restored by its step. `latest` and times pass it over.
-//! `keep_last` does not count it, and lets it go once that many good ones are newer. Its step may be
+//! Rules of retention do not count it, and keep it for a time (14 days by default). Its step may be
 //! written again by a higher attempt: the commit then replaces it. An open upload that a rollback
 //! aborts does not begin again under its attempt, so that the bad job does not go on where it was.
 

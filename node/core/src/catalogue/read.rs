@@ -98,6 +98,25 @@ impl Catalogue {
         self.namespaces.iter()
     }
 
+    /// Names of namespaces with a record, behind a place.
+    pub(crate) fn namespaces_after(
+        &self,
+        from: Bound<&Namespace>,
+    ) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.range::<Namespace, _>((from, Bound::Unbounded)).map(|(name, _)| name)
+    }
+
+    /// The others, up to that place.
+    pub(crate) fn namespaces_to(&self, to: &Namespace) -> impl Iterator<Item = &Namespace> {
+        let up_to = (Bound::Unbounded, Bound::Included(to));
+        self.namespaces.range::<Namespace, _>(up_to).map(|(name, _)| name)
+    }
+
+    /// How many checkpoints of a namespace are committed.
+    pub(crate) fn commit_count(&self, namespace: &Namespace) -> usize {
+        self.index.namespaces.get(namespace).map_or(0, |names| names.commits.len())
+    }
+
     pub fn checkpoint(&self, id: CheckpointId) -> Option<&Arc<Checkpoint>> {
         self.checkpoints.get(&id)
     }

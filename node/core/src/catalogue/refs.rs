@@ -75,6 +75,7 @@ impl Catalogue {
         let surplus = (target.history.len() + 1).saturating_sub(REF_HISTORY_MAX);
         target.history.drain(..surplus);
         target.history.push(moved);
+        *self.retention_inputs.or_default(set.namespace.clone()) += 1;
         Ok(Reply::Done)
     }
 

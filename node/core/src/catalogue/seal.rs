@@ -11,9 +11,8 @@ use cairn_types::command::{Refusal, Reply, SealPart};
 use cairn_types::ids::{Attempt, CheckpointId, NodeId, SegmentId};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX};
 use cairn_types::model::{
-    CheckpointState, Commit, DeletedFor, ManifestPlace, OpenPart, PolicyChange, SealedPart,
+    CheckpointState, Commit, DeletedFor, ManifestPlace, OpenPart, SealedPart,
 };
-use cairn_types::policy::effective_policy;
 use cairn_types::set_digest;
 
 impl Apply for SealPart {
@@ -200,7 +199,7 @@ impl Catalogue {
         segments: impl Iterator<Item = SegmentId>,
     ) -> impl Iterator<Item = SegmentId> {
         let quorum = match canary!("quorum_of_namespace") {
-            true => self.quorum(&self.namespace_or_default(&record.namespace).policy),
+            true => self.quorum(&self.policy(&record.namespace)),
             false => self.quorum(&record.policy),
         };
         segments.filter(move |id| {
@@ -235,15 +234,13 @@ impl Catalogue {
         let kinds = self.index.kinds.of(all.iter(), all.len());
         let segment_bytes = kinds.iter().map(|(_, totals)| totals.bytes).sum();
         let namespace = record.namespace.clone();
-        // What the upload asked for beside its data takes effect now and not before.
-        let change = PolicyChange { keep_last, ..PolicyChange::default() };
-        let policy = effective_policy(&self.namespace_or_default(&namespace).policy, &change)?;
         let replaced = self.replaced_by(record).map(|other| other.id);
         if let Some(replaced) = replaced {
             self.mark_deleted(replaced, DeletedFor::Replaced, false);
         }
-        let keep_last = policy.keep_last;
-        self.put_policy(&namespace, policy);
+        // What the upload asked for beside its data takes effect now and not before.
+        self.say_keep_last(entry, &namespace, keep_last);
+        let keep_last = self.policy(&namespace).keep_last;
         let names = self.namespaces.or_default(namespace);
         names.last_wall_ms = entry.wall_after(names.last_wall_ms);
         let commit = Commit { index: entry.index, wall_ms: names.last_wall_ms };

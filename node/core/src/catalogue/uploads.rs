@@ -23,7 +23,7 @@ use cairn_types::ids::{Attempt, CheckpointId, Namespace, Step};
 use cairn_types::limits::{
     ATTEMPT_MAX, BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX,
 };
-use cairn_types::model::{Began, CheckpointState, DeletedFor, Policy, PolicyChange, Segment};
+use cairn_types::model::{Began, CheckpointState, DeletedFor, Policy, Segment};
 use cairn_types::policy::effective_policy;
 
 impl Apply for Begin {
@@ -62,7 +62,7 @@ impl Catalogue {
 
     pub(super) fn begin(&mut self, entry: Entry, begin: &Begin) -> Result<Reply, Refusal> {
         check_begin(begin)?;
-        let base = self.namespace_or_default(&begin.namespace).policy;
+        let base = self.policy(&begin.namespace);
         let policy = effective_policy(&base, &begin.change)?;
         let attempt = begin.attempt.unwrap_or_else(|| self.next_attempt(begin));
         let (open, committed) = self.at_step(&begin.namespace, begin.step);
@@ -105,9 +105,7 @@ impl Catalogue {
             None => self.open(entry, attempt, begin, policy),
         };
         if canary!("keep_last_at_begin") {
-            let keep_last = begin.change.keep_last;
-            let change = PolicyChange { keep_last, ..PolicyChange::default() };
-            self.put_policy(&begin.namespace, effective_policy(&base, &change)?);
+            self.say_keep_last(entry, &begin.namespace, begin.change.keep_last);
         }
         self.renew_lease(id);
         self.checkpoints

@@ -72,6 +72,7 @@ fn a_second_deletion_with_now_ends_the_grace() {
         reason: DeleteReason::Asked,
         now: true,
         force: false,
+        policy_version: None,
     });
     assert_eq!(world.refused(again), Refusal::UnknownCheckpoint(id));
 }
@@ -221,12 +222,13 @@ fn retention_never_takes_one_of_the_newest() {
             reason: DeleteReason::Retention,
             now: false,
             force: false,
+            policy_version: None,
         })
     };
     let all = Refusal::KeptByPolicy { keep_last: u32::MAX };
     assert_eq!(world.refused(retire(ids[0])), all, "no rule keeps all");
     let change = PolicyChange { keep_last: Some(2), ..PolicyChange::default() };
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
     assert_eq!(world.refused(retire(ids[1])), Refusal::KeptByPolicy { keep_last: 2 });
     world.done(retire(ids[0]));
     world.done(retire(ids[0]));
@@ -236,7 +238,7 @@ fn retention_never_takes_one_of_the_newest() {
 fn a_late_commit_of_an_early_upload_pushes_out_nothing_that_began_after_it() {
     let mut world = World::new(&["a", "b"]);
     let change = PolicyChange { keep_last: Some(1), ..PolicyChange::default() };
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
     let retired = |world: &mut World| {
         let seen = steward::Observations { now_ms: world.clock_ms, ..Default::default() };
         let (mut loads, mut cursor) = (Loads::default(), steward::Cursor::default());
@@ -267,12 +269,13 @@ fn a_late_commit_of_an_early_upload_pushes_out_nothing_that_began_after_it() {
             reason,
             now: false,
             force: false,
+            policy_version: None,
         }));
         assert_eq!(refusal, Refusal::KeptByPolicy { keep_last: 1 });
     }
     // After a rollback a lower step is newer in both ways.
     let rolled_back = world.put(800, &["z"], &[1, 2]);
-    assert_eq!(retired(&mut world), [slow, quick]);
+    assert_eq!(retired(&mut world), [quick, slow], "the oldest commit first");
     assert_eq!(world.resolve("run1@latest"), Ok(rolled_back));
 }
 
@@ -309,7 +312,7 @@ fn a_namespace_without_checkpoints_and_with_the_default_policy_is_forgotten() {
 
     let set = |replicas| {
         let change = PolicyChange { replicas: Some(replicas), ..PolicyChange::default() };
-        Body::SetPolicy(command::SetPolicy { namespace: namespace(), change })
+        Body::SetPolicy(command::SetPolicy::new(namespace(), change))
     };
     world.done(set(2));
     let id = world.begin(1, 1, 1);

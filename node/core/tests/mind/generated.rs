@@ -19,6 +19,7 @@ use cairn_types::model::{
     CheckpointState, Isolation, Liveness, ManifestPlace, Metric, PolicyChange, Segment, Settings,
     Slot, SlotState,
 };
+use cairn_types::policy::PolicyField;
 use cairn_types::set_digest;
 
 use crate::chance::Chance;
@@ -92,16 +93,21 @@ impl Generator {
             42..62 => self.report(catalogue),
             62..74 => self.seal(catalogue),
             74..78 => self.upkeep(catalogue),
-            78..82 => Body::Delete(command::Delete {
-                checkpoint: self.checkpoint(catalogue),
-                reason: if self.chance.once_in(2) {
-                    DeleteReason::Retention
-                } else {
-                    DeleteReason::Asked
-                },
-                now: self.chance.once_in(2),
-                force: self.chance.once_in(2),
-            }),
+            78..82 => {
+                let checkpoint = self.checkpoint(catalogue);
+                let record = catalogue.checkpoint(checkpoint);
+                let version = record.map(|it| catalogue.policy_version(&it.namespace));
+                let policy_version = version.filter(|_| !self.chance.once_in(4));
+                let is_retention = self.chance.once_in(2);
+                let asked = DeleteReason::Asked;
+                Body::Delete(command::Delete {
+                    checkpoint,
+                    reason: if is_retention { DeleteReason::Retention } else { asked },
+                    now: self.chance.once_in(2),
+                    force: self.chance.once_in(2),
+                    policy_version: policy_version.filter(|_| is_retention),
+                })
+            }
             82..87 => {
                 let clock_ms = catalogue.cluster().clock_ms;
                 let droppable =
@@ -181,7 +187,7 @@ impl Generator {
             }
             9 => {
                 let namespace = self.namespace();
-                Body::SetPolicy(command::SetPolicy { namespace, change: self.change() })
+                self.policy(catalogue, namespace)
             }
             _ => {
                 self.nonces += 1;
@@ -228,6 +234,28 @@ impl Generator {
             _ => None,
         };
         PolicyChange { replicas, write_quorum, min_racks, isolation, keep_last }
+    }
+
+    /// A change of a policy, also of a namespace above; now and then a confirmation.
+    fn policy(&mut self, catalogue: &Catalogue, namespace: Namespace) -> Body {
+        if self.chance.once_in(4) {
+            let version = catalogue.policy_version(&namespace);
+            let policy_version = version.saturating_sub(u64::from(self.chance.once_in(4)));
+            let checkpoints = self.chance.below(3);
+            let confirm = command::ConfirmRetention { namespace, policy_version, checkpoints };
+            return Body::ConfirmRetention(confirm);
+        }
+        let namespace = if self.chance.once_in(4) { "b".parse().unwrap() } else { namespace };
+        let mut set = command::SetPolicy::new(namespace, self.change());
+        if self.chance.once_in(2) {
+            set.retention.daily = Some(self.chance.below(3) as u32);
+            set.retention.time_zone = self.chance.once_in(3).then(|| "Bad Zone".to_owned());
+        }
+        if self.chance.once_in(3) {
+            let field = self.chance.pick(PolicyField::ALL).copied();
+            set.unset.extend(field);
+        }
+        Body::SetPolicy(set)
     }
 
     fn begin(&mut self) -> Body {

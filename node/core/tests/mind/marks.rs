@@ -66,17 +66,23 @@ fn rollback(checkpoint: CheckpointId) -> Body {
 
 fn delete(checkpoint: CheckpointId, force: bool) -> Body {
     let reason = DeleteReason::Asked;
-    Body::Delete(command::Delete { checkpoint, reason, now: false, force })
+    Body::Delete(command::Delete { checkpoint, reason, now: false, force, policy_version: None })
 }
 
 fn retention(checkpoint: CheckpointId) -> Body {
     let reason = DeleteReason::Retention;
-    Body::Delete(command::Delete { checkpoint, reason, now: false, force: true })
+    Body::Delete(command::Delete {
+        checkpoint,
+        reason,
+        now: false,
+        force: true,
+        policy_version: None,
+    })
 }
 
 fn keep_last(world: &mut World, count: u32) {
     let change = PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
 }
 
 fn world_of(steps: u64) -> (World, Vec<CheckpointId>) {

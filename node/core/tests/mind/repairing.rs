@@ -360,7 +360,7 @@ fn a_slot_in_a_missing_rack_is_kept_until_it_is_filled() {
 fn a_replica_is_released_only_when_r_others_count_on_as_many_racks() {
     let mut world = World::new(&["a", "a", "b", "a"]);
     let change = PolicyChange { replicas: Some(2), min_racks: Some(2), ..PolicyChange::default() };
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
     world.put(1, &["x"], &[1, 3]);
     assert_eq!(release(&mut world, "x", 1), (0, 1), "one other");
     assert_eq!(assign(&mut world, "x", 2), (0, 1), "R live slots already");
@@ -463,7 +463,7 @@ fn upkeep_runs_from_retention_to_the_last_file() {
     let abandoned = world.begin(9, 1, 1);
     world.stage((abandoned, 1), 0, &["abandoned"], &[1, 2]);
     let change = PolicyChange { keep_last: Some(2), ..PolicyChange::default() };
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
     let mut leader = Leader::new();
     leader.settle(&mut world);
     assert_eq!(world.catalogue.commits(&namespace()).count(), 2);

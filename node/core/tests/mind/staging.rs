@@ -80,7 +80,7 @@ fn a_missing_rack_refuses_a_hard_policy_and_degrades_a_soft_one() {
     assert_eq!(world.refused(one_rack), refusal);
 
     let change = PolicyChange { isolation: Some(Isolation::Soft), ..PolicyChange::default() };
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
     world.put(2, &["x"], &[1, 2]);
     let record = world.catalogue.resolve(&"run1@2".parse().unwrap()).unwrap();
     assert_eq!(record.durability.racks_min, 1);

@@ -449,9 +449,7 @@ fn labels_of_all_parts_are_kept_and_must_agree() {
 fn a_put_changes_the_policy_with_its_commit_and_not_before() {
     let mut world = World::new(&["a", "b"]);
     let keep = |count| PolicyChange { keep_last: Some(count), ..PolicyChange::default() };
-    let kept = |world: &World| {
-        world.catalogue.namespace(&namespace()).and_then(|record| record.policy.keep_last)
-    };
+    let kept = |world: &World| world.catalogue.policy(&namespace()).keep_last;
     world.put(1, &["x"], &[1, 2]);
     // One that dies, then one whose ranks say it or not.
     world.done(begin_with(2, Some(5), 1, |begin| begin.change = keep(1)));
@@ -466,7 +464,7 @@ fn a_put_changes_the_policy_with_its_commit_and_not_before() {
     assert!(matches!(world.seal((id, 5), 1, &[]), Reply::Committed { .. }));
     assert_eq!(kept(&world), Some(2));
     // The checkpoint tells what held from its commit on, whatever later ones ask for.
-    world.done(Body::SetPolicy(command::SetPolicy { namespace: namespace(), change: keep(7) }));
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), keep(7))));
     assert_eq!(world.catalogue.checkpoint(id).unwrap().policy.keep_last, Some(2));
 }
 

@@ -261,6 +261,7 @@ impl World {
             reason: DeleteReason::Asked,
             now,
             force: false,
+            policy_version: None,
         }));
     }
 

@@ -6,11 +6,13 @@ mod hastened;
 mod heartbeats;
 mod joining;
 mod leaving;
+mod retention_runs;
 
 pub use self::hastened::Hastened;
 pub use self::heartbeats::{Heartbeats, Pulse};
 pub use self::joining::Joining;
 pub use self::leaving::{Coming, Leaving, MOVE_DEADLINE};
+pub use self::retention_runs::RetentionRuns;
 use crate::wake::Wake;
 
 #[derive(Default)]
@@ -22,6 +24,8 @@ pub struct LeaderState {
     pub leaving: Leaving,
     /// Nodes that this leader could not call back.
     pub joining: Joining,
+    /// Runs of retention that wait for a confirmation.
+    pub retention_runs: RetentionRuns,
     /// Wakes the steward.
     pub steward: Wake,
     /// Wakes the care for Raft membership.

@@ -15,13 +15,17 @@ pub struct Delete {
     pub now: bool,
     /// Also where refs or holds keep it.
     pub force: bool,
+    /// Of retention: the version of the policy that was evaluated. Older leaders, who knew of
+    /// `keep_last` only, do not say it.
+    pub policy_version: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeleteReason {
     /// Somebody asked.
     Asked,
-    /// The namespace's `keep_last`; refused if the checkpoint is among the newest by then.
+    /// The namespace's rules; refused if the policy has changed since, or if the checkpoint is one
+    /// that retention never takes.
     Retention,
 }
 
@@ -29,17 +33,19 @@ impl OnWire for Delete {
     type Message = wire::Delete;
 
     fn to_wire(&self) -> Self::Message {
-        let Self { checkpoint, reason, now, force } = self;
+        let Self { checkpoint, reason, now, force, policy_version } = self;
         wire::Delete {
             checkpoint: checkpoint.0,
             retention: *reason == DeleteReason::Retention,
             now: *now,
             force: *force,
+            policy_version: *policy_version,
         }
     }
 
     fn feature_level(&self, in_table: u32) -> u32 {
-        if self.force { in_table.max(2) } else { in_table }
+        let is_old = !self.force && self.policy_version.is_none();
+        if is_old { in_table } else { in_table.max(2) }
     }
 
     fn from_wire(delete: Self::Message) -> Result<Self, ConvertError> {
@@ -48,6 +54,7 @@ impl OnWire for Delete {
             reason: if delete.retention { DeleteReason::Retention } else { DeleteReason::Asked },
             now: delete.now,
             force: delete.force,
+            policy_version: delete.policy_version,
         })
     }
 }
@@ -61,6 +68,7 @@ impl Drawn for Delete {
             reason: if draw.bool() { DeleteReason::Asked } else { DeleteReason::Retention },
             now: draw.bool(),
             force: draw.bool(),
+            policy_version: draw.option(Draw::u64),
         }
     }
 }

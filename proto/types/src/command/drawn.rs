@@ -10,6 +10,7 @@ use crate::ids::{Cookie, Epoch, Namespace, NodeId, SegmentDigest, SegmentId};
 use crate::model::{
     Durability, Isolation, ManifestPlace, Metric, NewNode, Policy, PolicyChange, Slot, SlotState,
 };
+use crate::retention::{BestRule, Extreme, LabelRule, RetentionChange};
 
 /// A command drawn at random.
 pub(crate) trait Drawn {
@@ -81,6 +82,31 @@ impl Draw {
             min_racks: self.option(Self::u32),
             isolation: self.option(Self::isolation),
             keep_last: self.option(Self::u32),
+        }
+    }
+
+    pub fn retention(&mut self) -> RetentionChange {
+        let best = |draw: &mut Self| BestRule {
+            metric: format!("m{}", draw.u64()),
+            extreme: if draw.bool() { Extreme::Min } else { Extreme::Max },
+            count: draw.u32() | 1,
+        };
+        let label = |draw: &mut Self| LabelRule {
+            key: format!("k{}", draw.u64()),
+            value: draw.option(|draw| format!("v{}", draw.u64())),
+        };
+        RetentionChange {
+            hourly: self.option(Self::u32),
+            daily: self.option(Self::u32),
+            weekly: self.option(Self::u32),
+            monthly: self.option(Self::u32),
+            yearly: self.option(Self::u32),
+            within_ms: self.option(Self::u64),
+            every_steps: self.option(Self::u64),
+            best: self.option(|draw| draw.list(best)),
+            labels: self.option(|draw| draw.list(label)),
+            time_zone: self.option(|_| "Europe/Berlin".to_owned()),
+            quarantined_ms: self.option(Self::u64),
         }
     }
 

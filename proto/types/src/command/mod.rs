@@ -13,6 +13,7 @@ mod allocate_node;
 mod annotate;
 mod assign_slots;
 mod begin;
+mod confirm_retention;
 mod declined;
 mod delete;
 mod drop_references;
@@ -75,6 +76,7 @@ macro_rules! command_table {
             forget_nodes ForgetNodes Leader 1 "forget nodes",
             raise_feature_level RaiseFeatureLevel Leader 1 "raise feature level",
             set_policy SetPolicy Operator 1 "set policy",
+            confirm_retention ConfirmRetention Operator 2 "confirm retention",
             repair_time RepairTime Operator 1 "repair time",
             begin Begin Client 1 "begin upload",
             stage Stage Client 1 "stage segments",

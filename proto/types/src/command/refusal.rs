@@ -147,6 +147,9 @@ pub enum Refusal {
     BadTargets,
     #[error("the policy keeps the newest {}", plural(*keep_last, "commit"))]
     KeptByPolicy { keep_last: u32 },
+    /// What was evaluated or confirmed was of another version of the namespace's policy.
+    #[error("the policy is at version {current}, not {got}")]
+    PolicyChanged { got: u64, current: u64 },
     /// Refs or holds keep it from deletion; they are named.
     #[error("checkpoint {checkpoint} is kept by {by}")]
     Protected { checkpoint: CheckpointId, by: String },

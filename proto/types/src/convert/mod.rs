@@ -11,6 +11,7 @@ mod marks;
 mod policy;
 mod refusal;
 mod reply;
+mod retention;
 mod segment;
 
 use crate::form::FormError;
@@ -32,6 +33,10 @@ pub use policy::{
 };
 pub use refusal::{refusal_from_wire, refusal_to_wire};
 pub use reply::{durability_from_wire, durability_to_wire, reply_from_wire, reply_to_wire};
+pub use retention::{
+    confirmed_from_wire, confirmed_to_wire, own_policy_from_wire, own_policy_to_wire,
+    retention_change_from_wire, retention_change_to_wire,
+};
 pub use segment::{
     manifest_place_from_wire, manifest_place_to_wire, sealed_part_from_wire, sealed_part_to_wire,
     segment_len_from_wire, slot_from_wire, slot_to_wire,

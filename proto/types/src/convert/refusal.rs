@@ -79,6 +79,7 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
         }
         Refusal::BadTargets => (Kind::BadTargets, vec![]),
         Refusal::KeptByPolicy { keep_last } => (Kind::KeptByPolicy, vec![(*keep_last).into()]),
+        Refusal::PolicyChanged { got, current } => (Kind::PolicyChanged, vec![*got, *current]),
         Refusal::Protected { checkpoint, by } => {
             message.first.clone_from(by);
             (Kind::Protected, vec![checkpoint.0])
@@ -228,6 +229,9 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
         },
         Kind::BadTargets => Refusal::BadTargets,
         Kind::KeptByPolicy => Refusal::KeptByPolicy { keep_last: numbers.small(0)? },
+        Kind::PolicyChanged => {
+            Refusal::PolicyChanged { got: numbers.at(0)?, current: numbers.at(1)? }
+        }
         Kind::Protected => Refusal::Protected { checkpoint: checkpoint()?, by: message.first },
         Kind::Quarantined => {
             Refusal::Quarantined { checkpoint: checkpoint()?, reason: message.first }

@@ -98,6 +98,7 @@ impl Draw {
             },
             Refusal::BadTargets,
             Refusal::KeptByPolicy { keep_last: want },
+            Refusal::PolicyChanged { got: 7, current: u64::MAX },
             Refusal::Protected { checkpoint: CheckpointId(self.u64()), by: format!("ref {part}") },
             Refusal::RefMoved {
                 name: format!("name {part}"),
@@ -355,9 +356,9 @@ fn malformed_values_are_named() {
     assert_eq!(say(coded(7, 5)), "codec 7 is not one that this build knows");
     assert_eq!(say(coded(0, 5)), "5 stored bytes cannot stand for 9 raw ones in codec 0");
     let change = wire::PolicyChange { isolation: Some(9), ..Default::default() };
-    let set = wire::SetPolicy { namespace: "a".into(), change: Some(change) };
+    let set = wire::SetPolicy { namespace: "a".into(), change: Some(change), ..Default::default() };
     assert_eq!(say(Form::SetPolicy(set.clone())), "isolation cannot be 9");
-    let set = wire::SetPolicy { namespace: "a/../b".into(), change: None };
+    let set = wire::SetPolicy { namespace: "a/../b".into(), ..Default::default() };
     assert!(say(Form::SetPolicy(set)).contains("malformed namespace"));
     assert_eq!(say(Form::SealPart(wire::SealPart::default())), "manifest is missing");
     assert_eq!(
@@ -385,7 +386,8 @@ fn flipped_and_cut_bytes_never_panic() {
 fn a_forced_deletion_needs_the_level_that_knows_force() {
     let delete = |force| {
         let reason = command::DeleteReason::Asked;
-        let delete = command::Delete { checkpoint: CheckpointId(7), reason, now: true, force };
+        let (checkpoint, policy_version) = (CheckpointId(7), None);
+        let delete = command::Delete { checkpoint, reason, now: true, force, policy_version };
         Command { body: delete.into(), ..draw(7).command() }
     };
     let (plain, forced) = (encode_command(&delete(false)), encode_command(&delete(true)));

@@ -117,6 +117,20 @@ impl wire::catalogue_server::Catalogue for Node {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn show_policy(
+        &self,
+        _request: Request<wire::ShowPolicyRequest>,
+    ) -> Result<Response<wire::ShowPolicyReply>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn plan_retention(
+        &self,
+        _request: Request<wire::PlanRetentionRequest>,
+    ) -> Result<Response<wire::PlanRetentionReply>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn list_holds(
         &self,
         _request: Request<wire::ListHoldsRequest>,

@@ -145,7 +145,13 @@ fn catalogue() -> Catalogue {
     world.stage(deleted, 0, &["b", "c"]);
     world.seal(deleted, 0, &["b", "c"]);
     let (checkpoint, reason) = (deleted, DeleteReason::Asked);
-    world.apply(Body::Delete(command::Delete { checkpoint, reason, now: true, force: false }));
+    world.apply(Body::Delete(command::Delete {
+        checkpoint,
+        reason,
+        now: true,
+        force: false,
+        policy_version: None,
+    }));
     let open = world.begin(30, 3);
     world.stage(open, 0, &["d", "a"]);
     world.seal(open, 0, &["d", "a"]);

@@ -1,6 +1,7 @@
 //! What rules keep: generated namespaces against an evaluator that is slow and obviously right.
 
 mod calendar;
+mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
