@@ -83,6 +83,12 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
             "parts are restored into one directory; put each below its own one with --prefix, \
              such as --prefix rank0"
         }
+        Refusal::PolicyChanged { .. } => {
+            "the policy has changed: look at `cairn retention plan` again"
+        }
+        Refusal::KeptByPolicy { .. } => {
+            "`cairn policy show` lists the rules; `cairn policy set --keep-last` changes one"
+        }
         Refusal::NoSuchCheckpoint { .. } => "`cairn ls` lists the committed checkpoints",
         Refusal::NotEnoughHosts { shortage, .. } | Refusal::NotEnoughRacks { shortage, .. }
             if shortage.has_full() =>

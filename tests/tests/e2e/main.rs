@@ -46,6 +46,7 @@ mod quarantine;
 mod reading;
 mod readme;
 mod restoring;
+mod retention;
 mod runbook;
 mod secured;
 mod workspace;

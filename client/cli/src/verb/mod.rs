@@ -10,6 +10,7 @@ pub mod diff;
 pub mod get;
 pub mod help;
 pub mod hold;
+pub mod keep;
 pub mod key;
 pub mod ls;
 pub mod man;
@@ -17,8 +18,10 @@ pub mod named_ref;
 pub mod namespace;
 pub mod node;
 pub mod plan;
+pub mod policy;
 pub mod put;
 pub mod quarantine;
+pub mod retention;
 pub mod rm;
 pub mod rollback;
 pub mod room;
@@ -79,6 +82,10 @@ verbs! {
     /// Delete a checkpoint
     #[command(aliases = ["delete", "remove"])]
     Rm(rm::RmArgs),
+    /// Set and show the rules of namespaces: replicas, racks, retention
+    Policy(policy::PolicyArgs),
+    /// Show what retention deletes and what it keeps, and agree to a large run of it
+    Retention(retention::RetentionArgs),
     /// Show the cluster: nodes, racks, leader, health, and how many nodes can be lost
     Status(status::StatusArgs),
     /// Repair the time labels of a namespace

@@ -99,9 +99,18 @@ enum WaitLevel {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum IsolationRule {
+pub(super) enum IsolationRule {
     Hard,
     Soft,
+}
+
+impl IsolationRule {
+    pub(super) fn isolation(self) -> Isolation {
+        match self {
+            Self::Hard => Isolation::Hard,
+            Self::Soft => Isolation::Soft,
+        }
+    }
 }
 
 impl PutArgs {
@@ -131,10 +140,7 @@ impl PutArgs {
             replicas: self.replicas,
             write_quorum: self.write_quorum,
             min_racks: self.min_racks,
-            isolation: self.isolation.map(|rule| match rule {
-                IsolationRule::Hard => Isolation::Hard,
-                IsolationRule::Soft => Isolation::Soft,
-            }),
+            isolation: self.isolation.map(IsolationRule::isolation),
             keep_last: self.keep_last,
         };
         Ok(options)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::survey::Survey;
-use super::{clock, node, room};
+use super::{clock, node, retention, room};
 use crate::exit::{Exit, Outcome};
 use crate::output::{bytes, plural};
 use crate::session::Session;
@@ -167,6 +167,7 @@ pub fn problems(status: &ClusterStatus) -> Vec<String> {
     }
     problems.extend(room::problems(&status.nodes));
     problems.extend(clock::problems(status));
+    problems.extend(retention::problems(status));
     problems
 }
 
@@ -216,6 +217,11 @@ pub(super) fn document(status: &ClusterStatus) -> Value {
         "first_ahead": status.first_ahead.iter().map(|it| json!({
             "namespace": it.namespace,
             "ahead_ms": it.ahead_ms,
+        })).collect::<Vec<_>>(),
+        "namespaces_waiting": status.namespaces_waiting,
+        "first_waiting": status.first_waiting.iter().map(|it| json!({
+            "namespace": it.namespace,
+            "checkpoints": it.checkpoints,
         })).collect::<Vec<_>>(),
         "problems": problems(status),
     })

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use cairn_client::{
-    Change, CheckpointDiff, ClusterId, ClusterStatus, FileChange, ListedHold, LocatedSegment,
-    NodeInfo, RefList, Shown, TensorChange,
+    BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange, KeptReason,
+    LabelRule, ListedHold, LocatedSegment, Namespace, NodeInfo, OwnPolicy, PlannedCheckpoint,
+    RefList, RetentionPlan, Shown, ShownPolicy, TensorChange,
 };
 use cairn_types::ids::{
     Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
@@ -19,7 +20,10 @@ use cairn_types::model::{
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{Verb, diff, hold, ls, named_ref, node, plan, quarantine, rm, rollback, show, status};
+use super::{
+    Verb, diff, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback, show,
+    status,
+};
 use crate::args::Cli;
 use crate::foreign;
 
@@ -302,6 +306,57 @@ fn refs_holds_and_quarantine_are_shown_as_written_down() {
 }
 
 #[test]
+fn a_policy_is_shown_as_written_down() {
+    let name: Namespace = "llama/pretrain".parse().expect("a name");
+    let mut top = OwnPolicy::default();
+    top.rules.keep_last = Some(5);
+    top.retention.within_ms = Some(2 * 86_400_000);
+    let mut own = OwnPolicy::default();
+    own.rules.replicas = Some(2);
+    own.retention.daily = Some(7);
+    own.retention.time_zone = Some("Europe/Berlin".to_owned());
+    let rule = |extreme, count| BestRule { metric: "loss".to_owned(), extreme, count };
+    own.retention.best = Some(vec![rule(Extreme::Min, 3)]);
+    own.retention.labels = Some(vec![LabelRule { key: "milestone".to_owned(), value: None }]);
+    let mut shown = ShownPolicy::default();
+    shown.said = vec![("llama".parse().expect("a name"), top), (name.clone(), own)];
+    (shown.policy_version, shown.confirmed) = (812, 40);
+    checked("policy", &policy::text(&name, &shown), &policy::document(&name, &shown));
+}
+
+#[test]
+fn a_plan_of_retention_is_shown_as_written_down() {
+    let name: Namespace = "llama/pretrain".parse().expect("a name");
+    let reason = |rule: &str, detail: &str| {
+        let mut reason = KeptReason::default();
+        (reason.rule, reason.detail) = (rule.to_owned(), detail.to_owned());
+        reason
+    };
+    let reasons = [
+        vec![reason("newest-good", ""), reason("last", "1"), reason("daily", "2025-11-24")],
+        vec![reason("hold", "a hold of eval (published)"), reason("best", "loss:min:3")],
+        vec![reason("within", "172800000"), reason("quarantined", "1765209600000")],
+        vec![],
+    ];
+    let mut plan = RetentionPlan::default();
+    for (number, reasons) in reasons.into_iter().enumerate() {
+        let mut planned = PlannedCheckpoint::default();
+        planned.step = Step(4_000 - 1_000 * number as u64);
+        planned.id = CheckpointId(9 - number as u64);
+        planned.commit_wall_ms = WALL_MS - number as u64 * 3_600_000;
+        planned.bytes = 140 * MIB;
+        planned.frees = if reasons.is_empty() { 12 * MIB } else { 0 };
+        planned.reasons = reasons;
+        plan.checkpoints.push(planned);
+    }
+    (plan.policy_version, plan.now_ms) = (812, WALL_MS);
+    (plan.let_go, plan.bytes_freed, plan.large) = (1, 12 * MIB, true);
+    let waits = retention::text(&name, &plan, false);
+    let document = retention::document(&name, &plan, false);
+    checked("retention", &format!("{waits}\n{}", retention::text(&name, &plan, true)), &document);
+}
+
+#[test]
 fn a_removal_is_shown_as_written_down() {
     let flags: [&[&str]; 4] = [&["--dry-run"], &["--dry-run", "--now"], &[], &["--now"]];
     let of_deleted: [&[&str]; 2] = [&["--dry-run", "--deleted"], &["--deleted"]];
@@ -382,7 +437,9 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
         "node-ls-all",
         "plan",
         "plan-kept",
+        "policy",
         "ref-ls",
+        "retention",
         "rm",
         "show",
         "show-marked",

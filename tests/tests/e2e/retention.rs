@@ -1,0 +1,54 @@
+//! `policy` and `retention` as a user meets them.
+
+use std::time::Duration;
+
+use cairn_tests::cluster::TestCluster;
+use cairn_tests::files;
+use cairn_tests::wait::until_true;
+
+use crate::{args, program};
+
+#[test]
+fn rules_are_tried_set_and_confirmed() {
+    let cluster = TestCluster::shared(program());
+    let cairn = cluster.cairn();
+    let name = "retention/run";
+    let directory = cluster.scratch_directory("retention-run");
+    for step in 1..=12_u64 {
+        files::random_file(&directory.join("weights.bin"), 1_000, step);
+        let address = format!("{name}@{step}");
+        cairn.run(args(&[&"put", &directory, &address])).ok();
+    }
+    let plan = |more: &[&str]| {
+        let all: Vec<&str> =
+            ["retention", "plan", name, "--json"].into_iter().chain(more.iter().copied()).collect();
+        cairn.run(all).ok().json()
+    };
+    assert_eq!(plan(&[])["let_go"], 0, "no rules");
+    let tried = plan(&["--keep-last", "2", "--keep-every-steps", "5"]);
+    assert_eq!(
+        (&tried["let_go"], &tried["waits"], &tried["what_if"]),
+        (&8.into(), &true.into(), &true.into())
+    );
+    cairn.run(["policy", "set", name, "--time-zone", "Mars/Olympus"]).fails(4, "mars/olympus");
+    cairn.run(["policy", "set", "retention", "--keep-last", "2"]).ok();
+    let shown = cairn.run(["policy", "set", name, "--keep-every-steps", "5", "--json"]).ok().json();
+    assert_eq!(shown["rules"]["keep_last"]["from"], "retention");
+    assert_eq!(shown["rules"]["keep_every_steps"]["value"], 5);
+    let waits = || {
+        let problems = cairn.run(["status", "--json"]).ok().json()["problems"].to_string();
+        problems.contains("retention/run: retention waits to delete 8 checkpoints")
+    };
+    until_true("status says that it waits", Duration::from_secs(60), waits);
+    cairn.run(["retention", "confirm", name, "--checkpoints", "7"]).fails(4, "8 checkpoints");
+    cairn.run(["retention", "confirm", name, "--checkpoints", "8"]).ok();
+    let steps = || {
+        let listed = cairn.run(["ls", name, "--json"]).ok().json();
+        let listed = listed["checkpoints"].as_array().cloned().unwrap_or_default();
+        listed.iter().filter_map(|checkpoint| checkpoint["step"].as_u64()).collect::<Vec<_>>()
+    };
+    until_true("the rules keep four", Duration::from_secs(60), || steps() == [5, 10, 11, 12]);
+    cairn.run(["retention", "confirm", name]).fails(4, "waits for no confirmation");
+    cairn.run(["policy", "unset", name, "--all"]).ok();
+    cairn.run(["policy", "unset", name, "keep-hour"]).fails(2, "keep-hourly");
+}
