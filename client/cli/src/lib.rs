@@ -22,6 +22,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::Serialize;
 
 pub mod address;
 pub mod args;
@@ -99,17 +100,24 @@ fn run(cli: Cli) -> Outcome {
     cli.verb.run(&Session::new(cli.global))
 }
 
+/// An error, on stderr.
+#[derive(Serialize)]
+struct ErrorDocument<'a> {
+    error: &'a str,
+    exit_code: u8,
+    hint: Option<&'a str>,
+}
+
 fn report(failure: &Failure, json: bool) {
     let text = chain(&failure.error);
     // A reader that has gone away changes nothing about the exit code.
     let mut err = std::io::stderr();
     if json {
-        let document = serde_json::json!({
-            "error": text,
-            "exit_code": failure.exit as u8,
-            "hint": failure.hint,
-        });
-        let _ = writeln!(err, "{}", foreign::json(&document.to_string()));
+        let exit_code = failure.exit as u8;
+        let document = ErrorDocument { error: &text, exit_code, hint: failure.hint.as_deref() };
+        // Texts and a number: this does not fail.
+        let document = serde_json::to_string(&document).unwrap_or(text);
+        let _ = writeln!(err, "{}", foreign::json(&document));
         return;
     }
     // Further lines are indented, so that no file's name can pass for a hint.

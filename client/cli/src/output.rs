@@ -24,10 +24,7 @@ impl Output {
         text: impl FnOnce() -> String,
     ) -> Result<(), Failure> {
         match self.json {
-            true => {
-                let document = serde_json::to_string_pretty(document).context("encode JSON")?;
-                print(&foreign::json(&document))
-            }
+            true => print(&encode(document)?),
             false => print(&foreign::lines(&text())),
         }
     }
@@ -42,6 +39,13 @@ impl Output {
     pub fn is_terminal(&self) -> bool {
         std::io::stderr().is_terminal() && !self.json && !self.quiet
     }
+}
+
+/// A document as it is printed: its fields in alphabetical order, in which people find them, however
+/// the code that makes it orders them.
+pub fn encode(document: &impl Serialize) -> Result<String, Failure> {
+    let document = serde_json::to_value(document).context("encode JSON")?;
+    Ok(foreign::json(&format!("{document:#}")))
 }
 
 /// Writes a result to stdout. The reader of a pipe may have seen enough and gone; any other failed

@@ -6,7 +6,7 @@ use cairn_client::Annotation;
 use cairn_types::model::{CheckpointInfo, Metric};
 use clap::Args;
 
-use super::ls;
+use super::ls::CheckpointRecord;
 use super::put::parse_labels;
 use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
@@ -40,7 +40,7 @@ pub fn run(session: &Session, args: AnnotateArgs) -> Outcome {
             .with_hint("give --label KEY=VALUE, --metric NAME=NUMBER or --remove NAME"));
     }
     let info = session.with_client(async |client| client.annotate(&address, change).await)?;
-    session.output.result(&ls::document(&info), || text(&info))?;
+    session.output.result(&CheckpointRecord::new(&info), || text(&info))?;
     Ok(Exit::Ok)
 }
 

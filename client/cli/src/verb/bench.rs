@@ -16,7 +16,7 @@ use cairn_client::{Client, GetOptions, LocalSink, LocalSource, MemorySource, Put
 use cairn_node::process;
 use cairn_types::ids::{Address, Namespace, Selector, Step};
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::children::{Cluster, ClusterPlan};
@@ -268,20 +268,20 @@ impl Bench<'_> {
         let elapsed = runs.iter().map(|run| run.seconds).sum();
         let each_ms = runs.iter().map(|run| run.seconds * 1000.0).collect();
         let latencies = Latencies::new(each_ms, Duration::from_secs_f64(elapsed));
-        let document = json!({
-            "what": what,
-            "bytes": self.args.size.as_u64(),
-            "rounds": runs.len(),
-            "seconds": seconds,
-            "latencies": latencies.document(),
-            "gib_per_second": gib / seconds,
-            "limit": limit_name,
-            "limit_seconds": limit,
-            "limit_gib_per_second": gib / limit,
-            "ratio": ratio,
-            "client_cpu_seconds_per_gib": client_cpu,
-            "nodes_cpu_seconds_per_gib": nodes_cpu,
-        });
+        let document = DataDocument {
+            what,
+            bytes: self.args.size.as_u64(),
+            rounds: runs.len(),
+            seconds,
+            latencies: latencies.document(),
+            gib_per_second: gib / seconds,
+            limit: limit_name,
+            limit_seconds: limit,
+            limit_gib_per_second: gib / limit,
+            ratio,
+            client_cpu_seconds_per_gib: client_cpu,
+            nodes_cpu_seconds_per_gib: nodes_cpu,
+        };
         self.output.result(&document, || {
             let rows = [
                 ["", "GiB/s", "seconds"].map(str::to_owned).to_vec(),
@@ -327,7 +327,7 @@ impl Bench<'_> {
                 client.resolve(&address).await.map(|_| ()).map_err(client_failure)
             })
             .await?;
-        let document = json!({"commits": commits.document(), "reads": reads.document()});
+        let document = MetaDocument { commits: commits.document(), reads: reads.document() };
         self.output.result(&document, || {
             let heads = ["", "PER SECOND", "P50 MS", "P90 MS", "P99 MS", "MAX MS"];
             table(&[
@@ -364,6 +364,43 @@ impl Bench<'_> {
     }
 }
 
+/// `bench put` and `bench get`.
+#[derive(Serialize)]
+struct DataDocument<'a> {
+    /// `put` or `get`.
+    what: &'a str,
+    bytes: u64,
+    rounds: usize,
+    /// Of the median round, as the next ones.
+    seconds: f64,
+    latencies: LatencyRecord,
+    gib_per_second: f64,
+    /// The name of what the machine can do at most, measured in the same run.
+    limit: &'a str,
+    limit_seconds: f64,
+    limit_gib_per_second: f64,
+    ratio: f64,
+    client_cpu_seconds_per_gib: f64,
+    nodes_cpu_seconds_per_gib: f64,
+}
+
+/// `bench meta`.
+#[derive(Serialize)]
+struct MetaDocument {
+    commits: LatencyRecord,
+    reads: LatencyRecord,
+}
+
+#[derive(Serialize)]
+struct LatencyRecord {
+    operations: usize,
+    per_second: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
 struct Latencies {
     sorted_ms: Vec<f64>,
     per_second: f64,
@@ -382,15 +419,15 @@ impl Latencies {
         self.sorted_ms.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
     }
 
-    fn document(&self) -> Value {
-        json!({
-            "operations": self.sorted_ms.len(),
-            "per_second": self.per_second,
-            "p50_ms": self.at(50),
-            "p90_ms": self.at(90),
-            "p99_ms": self.at(99),
-            "max_ms": self.at(100),
-        })
+    fn document(&self) -> LatencyRecord {
+        LatencyRecord {
+            operations: self.sorted_ms.len(),
+            per_second: self.per_second,
+            p50_ms: self.at(50),
+            p90_ms: self.at(90),
+            p99_ms: self.at(99),
+            max_ms: self.at(100),
+        }
     }
 
     fn row(&self, name: &str) -> Vec<String> {

@@ -16,7 +16,7 @@ use cairn_client::{
 use cairn_types::ids::{Address, Namespace, Selector, Step};
 use cairn_types::limits::BLOCK_BYTES;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -115,6 +115,36 @@ fn check_room(root: &Path, first_bytes: u64) -> Result<(), Failure> {
 }
 
 /// One line of the account.
+/// `demo`.
+#[derive(Serialize)]
+struct DemoDocument<'a> {
+    ok: bool,
+    seconds: f64,
+    events: Vec<EventRecord<'a>>,
+    nodes: Vec<NodeRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct EventRecord<'a> {
+    /// Since the start.
+    seconds: f64,
+    event: &'a str,
+}
+
+/// Bytes of segments that a node has received and served before and after the kill, as far as it
+/// has answered.
+#[derive(Serialize)]
+struct NodeRecord<'a> {
+    name: &'a str,
+    rack: &'a str,
+    killed: bool,
+    received_before: Option<u64>,
+    served_before: Option<u64>,
+    received_after: Option<u64>,
+    served_after: Option<u64>,
+    fetched_after: Option<u64>,
+}
+
 struct Event {
     at: Duration,
     text: String,
@@ -348,36 +378,32 @@ impl Demo {
     }
 
     fn report(&self, failure: Option<&Failure>) -> Result<(), Failure> {
-        let nodes: Vec<Value> = (0..self.cluster.nodes.len()).map(|i| self.node(i)).collect();
-        let events: Vec<Value> = self
-            .events
-            .iter()
-            .map(|event| json!({"seconds": event.at.as_secs_f64(), "event": event.text}))
-            .collect();
-        let document = json!({
-            "ok": failure.is_none(),
-            "seconds": self.started.elapsed().as_secs_f64(),
-            "events": events,
-            "nodes": nodes,
-        });
+        let events = self.events.iter();
+        let events = events.map(|it| EventRecord { seconds: it.at.as_secs_f64(), event: &it.text });
+        let document = DemoDocument {
+            ok: failure.is_none(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            events: events.collect(),
+            nodes: (0..self.cluster.nodes.len()).map(|index| self.node(index)).collect(),
+        };
         self.output.result(&document, || self.text(failure))
     }
 
-    fn node(&self, index: usize) -> Value {
+    fn node(&self, index: usize) -> NodeRecord<'_> {
         let node = &self.cluster.nodes[index];
         let of = |served: &Served, pick: fn(&NodeStatus) -> u64| {
             served.get(index).and_then(Option::as_ref).map(pick)
         };
-        json!({
-            "name": node.name,
-            "rack": node.rack,
-            "killed": self.killed == Some(index),
-            "received_before": of(&self.before, |status| status.bytes_received),
-            "served_before": of(&self.before, |status| status.bytes_served),
-            "received_after": of(&self.after, |status| status.bytes_received),
-            "served_after": of(&self.after, |status| status.bytes_served),
-            "fetched_after": of(&self.after, |status| status.bytes_fetched),
-        })
+        NodeRecord {
+            name: &node.name,
+            rack: &node.rack,
+            killed: self.killed == Some(index),
+            received_before: of(&self.before, |status| status.bytes_received),
+            served_before: of(&self.before, |status| status.bytes_served),
+            received_after: of(&self.after, |status| status.bytes_received),
+            served_after: of(&self.after, |status| status.bytes_served),
+            fetched_after: of(&self.after, |status| status.bytes_fetched),
+        }
     }
 
     fn text(&self, failure: Option<&Failure>) -> String {

@@ -18,7 +18,7 @@ use cairn_types::ids::Address;
 use clap::Args;
 use futures::StreamExt;
 use globset::Glob;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
@@ -134,20 +134,38 @@ fn include(globs: &[OsString]) -> Result<Option<Include>, Failure> {
     })))
 }
 
-fn document(report: &GetReport, verify_only: bool) -> Value {
-    json!({
-        "namespace": report.checkpoint.namespace.as_str(),
-        "step": report.checkpoint.step.0,
-        "id": report.checkpoint.id.0,
-        "written": !verify_only,
-        "files": report.files,
-        "bytes": report.bytes,
-        "files_kept": report.files_kept,
-        "bytes_kept": report.bytes_kept,
-        "bytes_fetched": report.bytes_fetched,
-        "segments_fetched": report.segments_fetched,
-        "seconds": report.elapsed.as_secs_f64(),
-    })
+/// `get`.
+#[derive(Serialize)]
+struct GetDocument<'a> {
+    namespace: &'a str,
+    step: u64,
+    id: u64,
+    /// False with `--verify-only`.
+    written: bool,
+    files: u64,
+    bytes: u64,
+    /// Already in the directory.
+    files_kept: u64,
+    bytes_kept: u64,
+    bytes_fetched: u64,
+    segments_fetched: u64,
+    seconds: f64,
+}
+
+fn document(report: &GetReport, verify_only: bool) -> GetDocument<'_> {
+    GetDocument {
+        namespace: report.checkpoint.namespace.as_str(),
+        step: report.checkpoint.step.0,
+        id: report.checkpoint.id.0,
+        written: !verify_only,
+        files: report.files,
+        bytes: report.bytes,
+        files_kept: report.files_kept,
+        bytes_kept: report.bytes_kept,
+        bytes_fetched: report.bytes_fetched,
+        segments_fetched: report.segments_fetched,
+        seconds: report.elapsed.as_secs_f64(),
+    }
 }
 
 fn text(report: &GetReport, verify_only: bool) -> String {

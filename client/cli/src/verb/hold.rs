@@ -7,9 +7,9 @@ use cairn_types::ids::Namespace;
 use cairn_types::marks::Hold;
 use cairn_types::model::CheckpointInfo;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::ls;
+use super::ls::CheckpointRecord;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{table, wall_time};
 use crate::session::Session;
@@ -81,7 +81,7 @@ fn add(session: &Session, args: AddArgs) -> Outcome {
     let lasts = args.lasts.map(Duration::from);
     let info = session
         .with_client(async |client| client.add_hold(&address, &owner, &args.reason, lasts).await)?;
-    session.output.result(&ls::document(&info), || said(&info, &owner))?;
+    session.output.result(&CheckpointRecord::new(&info), || said(&info, &owner))?;
     Ok(Exit::Ok)
 }
 
@@ -89,7 +89,7 @@ fn rm(session: &Session, args: RmArgs) -> Outcome {
     let address = address::parse(&args.address)?;
     let owner = args.owner.unwrap_or_else(whoami::user);
     let info = session.with_client(async |client| client.release_hold(&address, &owner).await)?;
-    session.output.result(&ls::document(&info), || {
+    session.output.result(&CheckpointRecord::new(&info), || {
         let (name, owner) = (format!("{}@{}", info.namespace, info.step), foreign::text(&owner));
         format!("{owner} no longer holds {name}; {}\n", count(&info))
     })?;
@@ -98,8 +98,7 @@ fn rm(session: &Session, args: RmArgs) -> Outcome {
 
 fn list(session: &Session, prefix: Option<&Namespace>) -> Outcome {
     let found = session.with_client(async |client| client.holds(prefix).await)?;
-    let documents: Vec<Value> = found.iter().map(document).collect();
-    session.output.result(&json!({"holds": documents}), || {
+    session.output.result(&document(&found), || {
         if found.is_empty() { String::new() } else { hold_table(&found) }
     })?;
     if found.is_empty() {
@@ -124,22 +123,51 @@ fn end(hold: &Hold) -> String {
     hold.until_wall_ms.map_or("it is removed".to_owned(), wall_time)
 }
 
-/// One hold as JSON; also in what `ls` and `show` give.
-pub fn hold_document(hold: &Hold) -> Value {
-    json!({
-        "owner": hold.owner,
-        "reason": hold.reason,
-        "since_ms": hold.wall_ms,
-        "until_ms": hold.until_wall_ms,
-    })
+/// A hold: in a checkpoint record, and in `hold ls`.
+#[derive(Serialize)]
+pub struct HoldRecord<'a> {
+    owner: &'a str,
+    reason: &'a str,
+    since_ms: u64,
+    /// Null: until it is removed.
+    until_ms: Option<u64>,
 }
 
-fn document(listed: &ListedHold) -> Value {
-    let mut document = hold_document(&listed.hold);
-    document["namespace"] = listed.namespace.as_str().into();
-    document["step"] = listed.step.0.into();
-    document["id"] = listed.checkpoint.0.into();
-    document
+impl<'a> HoldRecord<'a> {
+    pub fn new(hold: &'a Hold) -> Self {
+        Self {
+            owner: &hold.owner,
+            reason: &hold.reason,
+            since_ms: hold.wall_ms,
+            until_ms: hold.until_wall_ms,
+        }
+    }
+}
+
+/// `hold ls`.
+#[derive(Serialize)]
+struct HoldsDocument<'a> {
+    holds: Vec<ListedRecord<'a>>,
+}
+
+/// A hold, and the checkpoint that it is on.
+#[derive(Serialize)]
+struct ListedRecord<'a> {
+    namespace: &'a str,
+    step: u64,
+    id: u64,
+    #[serde(flatten)]
+    hold: HoldRecord<'a>,
+}
+
+fn document(found: &[ListedHold]) -> HoldsDocument<'_> {
+    let record = found.iter().map(|listed| ListedRecord {
+        namespace: listed.namespace.as_str(),
+        step: listed.step.0,
+        id: listed.checkpoint.0,
+        hold: HoldRecord::new(&listed.hold),
+    });
+    HoldsDocument { holds: record.collect() }
 }
 
 pub(super) fn hold_table(found: &[ListedHold]) -> String {

@@ -1,12 +1,13 @@
 //! `cairn key new|ca`
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cairn_host::tls::ClusterKey;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::session::Session;
@@ -29,6 +30,18 @@ enum KeyVerb {
     Ca,
 }
 
+/// `key new`.
+#[derive(Serialize)]
+struct NewDocument<'a> {
+    file: Cow<'a, str>,
+}
+
+/// `key ca`.
+#[derive(Serialize)]
+struct CaDocument<'a> {
+    pem: &'a str,
+}
+
 pub fn run(session: &Session, args: KeyArgs) -> Outcome {
     match args.verb {
         KeyVerb::New { file } => new(session, &file),
@@ -40,7 +53,7 @@ fn authority(session: &Session) -> Outcome {
     let key = session.key()?.ok_or_else(|| Failure::usage("no key is given"));
     let key = key.map_err(|failure| failure.with_hint("give --cluster-key FILE"))?;
     let pem = key.authority_pem();
-    session.output.result(&json!({"pem": pem}), || pem.to_owned())?;
+    session.output.result(&CaDocument { pem }, || pem.to_owned())?;
     Ok(Exit::Ok)
 }
 
@@ -52,7 +65,7 @@ fn new(session: &Session, file: &Path) -> Outcome {
     let mut out = options.open(file).with_context(|| format!("create {}", file.display()))?;
     writeln!(out, "{}", ClusterKey::generate()).context("write key")?;
     out.sync_all().context("sync key")?;
-    session.output.result(&json!({"file": file.to_string_lossy()}), String::new)?;
+    session.output.result(&NewDocument { file: file.to_string_lossy() }, String::new)?;
     session.output.say(format!("wrote {}: copy it to every node and client", file.display()));
     Ok(Exit::Ok)
 }

@@ -1,12 +1,14 @@
 //! `cairn ls`
 
+use std::collections::BTreeMap;
+
 use cairn_client::stream::TryStreamExt;
 use cairn_types::ids::Namespace;
 use cairn_types::model::{CheckpointInfo, CheckpointState};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::hold::hold_document;
+use super::hold::HoldRecord;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{bytes, table, wall_time};
 use crate::session::Session;
@@ -68,47 +70,102 @@ fn progress(info: &CheckpointInfo) -> String {
     format!("{sealed} of {} parts, missing {}", info.parts_wanted, missing.join(", "))
 }
 
-/// One checkpoint as JSON; also the head of `show`.
-pub fn document(info: &CheckpointInfo) -> Value {
-    let metrics = info.metrics.iter().map(|(name, metric)| (name.clone(), metric.value().into()));
-    let metrics: serde_json::Map<String, Value> = metrics.collect();
-    json!({
-        "namespace": info.namespace.as_str(),
-        "step": info.step.0,
-        "id": info.id.0,
-        "attempt": info.attempt.0,
-        "state": state(info),
-        "parts": info.parts_wanted,
-        "parts_missing": info.parts_missing,
-        "first_missing": info.first_missing,
-        "began_ms": info.began.wall_ms,
-        "client": info.began.client,
-        "job": info.began.job,
-        "committed_ms": info.commit.map(|commit| commit.wall_ms),
-        "files": info.files,
-        "bytes": info.bytes,
-        "segments": info.segments,
-        "segment_bytes": info.segment_bytes,
-        "labels": info.labels,
-        "metrics": metrics,
-        "replicas_wanted": info.durability.replicas_wanted,
-        "replicas_min": info.durability.replicas_min,
-        "racks_min": info.durability.racks_min,
-        "segments_below": info.durability.segments_below,
-        "segments_unavailable": info.durability.segments_unavailable,
-        "quarantine": info.quarantine.as_ref().map(|quarantine| json!({
-            "reason": quarantine.reason,
-            "by": quarantine.by,
-            "since_ms": quarantine.wall_ms,
-        })),
-        "refs": info.refs.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
-        "holds": info.holds.iter().map(hold_document).collect::<Vec<_>>(),
-    })
+/// One checkpoint, in every document about one. `show` adds its files and segments.
+#[derive(Serialize)]
+pub struct CheckpointRecord<'a> {
+    namespace: &'a str,
+    step: u64,
+    id: u64,
+    attempt: u64,
+    /// `open`, `committed` or `deleted`.
+    state: &'static str,
+    pub(super) parts: u64,
+    /// Parts that an upload still needs, and the first of them.
+    parts_missing: u32,
+    first_missing: &'a [u32],
+    /// Start of its upload, by the wall clock.
+    began_ms: u64,
+    /// The client that uploads or uploaded it, and its job.
+    client: &'a str,
+    job: &'a str,
+    /// Null while it is open.
+    committed_ms: Option<u64>,
+    files: u64,
+    /// The size of its files.
+    bytes: u64,
+    /// Stored for it, each segment counted once.
+    segments: u64,
+    segment_bytes: u64,
+    labels: &'a BTreeMap<String, String>,
+    metrics: BTreeMap<&'a str, f64>,
+    /// R of its policy.
+    replicas_wanted: u32,
+    /// Of its segment with the fewest.
+    replicas_min: u32,
+    racks_min: u32,
+    /// Segments with fewer than `replicas_wanted`.
+    segments_below: u64,
+    /// Segments without any replica that counts.
+    segments_unavailable: u64,
+    /// Null, or why it must not be used.
+    quarantine: Option<QuarantineRecord<'a>>,
+    /// Names of refs that point to it.
+    refs: Vec<&'a str>,
+    holds: Vec<HoldRecord<'a>>,
 }
 
-pub(super) fn listing(found: &[CheckpointInfo]) -> Value {
-    let checkpoints: Vec<Value> = found.iter().map(document).collect();
-    json!({ "checkpoints": checkpoints })
+#[derive(Serialize)]
+struct QuarantineRecord<'a> {
+    reason: &'a str,
+    by: &'a str,
+    since_ms: u64,
+}
+
+impl<'a> CheckpointRecord<'a> {
+    pub fn new(info: &'a CheckpointInfo) -> Self {
+        Self {
+            namespace: info.namespace.as_str(),
+            step: info.step.0,
+            id: info.id.0,
+            attempt: info.attempt.0,
+            state: state(info),
+            parts: info.parts_wanted.into(),
+            parts_missing: info.parts_missing,
+            first_missing: &info.first_missing,
+            began_ms: info.began.wall_ms,
+            client: &info.began.client,
+            job: &info.began.job,
+            committed_ms: info.commit.map(|commit| commit.wall_ms),
+            files: info.files,
+            bytes: info.bytes,
+            segments: info.segments,
+            segment_bytes: info.segment_bytes,
+            labels: &info.labels,
+            metrics: info.metrics.iter().map(|(name, it)| (&**name, it.value())).collect(),
+            replicas_wanted: info.durability.replicas_wanted,
+            replicas_min: info.durability.replicas_min,
+            racks_min: info.durability.racks_min,
+            segments_below: info.durability.segments_below,
+            segments_unavailable: info.durability.segments_unavailable,
+            quarantine: info.quarantine.as_ref().map(|quarantine| QuarantineRecord {
+                reason: &quarantine.reason,
+                by: &quarantine.by,
+                since_ms: quarantine.wall_ms,
+            }),
+            refs: info.refs.iter().map(|name| name.as_str()).collect(),
+            holds: info.holds.iter().map(HoldRecord::new).collect(),
+        }
+    }
+}
+
+/// `ls`.
+#[derive(Serialize)]
+pub(super) struct LsDocument<'a> {
+    checkpoints: Vec<CheckpointRecord<'a>>,
+}
+
+pub(super) fn listing(found: &[CheckpointInfo]) -> LsDocument<'_> {
+    LsDocument { checkpoints: found.iter().map(CheckpointRecord::new).collect() }
 }
 
 pub(super) fn checkpoint_table(found: &[CheckpointInfo]) -> String {

@@ -10,6 +10,8 @@ pub mod diff;
 pub mod get;
 pub mod help;
 pub mod hold;
+#[cfg(test)]
+mod json_page;
 pub mod keep;
 pub mod key;
 pub mod ls;

@@ -4,9 +4,9 @@ use cairn_client::RefList;
 use cairn_types::ids::{Address, Namespace, RefName, Selector};
 use cairn_types::marks::{NamedRef, RefMove};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::ls;
+use super::ls::CheckpointRecord;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{table, wall_time};
 use crate::session::Session;
@@ -81,8 +81,7 @@ fn set(session: &Session, args: &SetArgs) -> Outcome {
     let by = whoami::user();
     let info = session
         .with_client(async |client| client.set_ref(&name, &address, args.expect, &by).await)?;
-    let mut document = ls::document(&info);
-    document["ref"] = name.as_str().into();
+    let document = SetDocument { checkpoint: CheckpointRecord::new(&info), name: name.as_str() };
     session.output.result(&document, || format!("{namespace}@{name} is step {}\n", info.step))?;
     Ok(Exit::Ok)
 }
@@ -92,7 +91,7 @@ fn rm(session: &Session, args: &RmArgs) -> Outcome {
     let by = whoami::user();
     session
         .with_client(async |client| client.remove_ref(&namespace, &name, args.expect, &by).await)?;
-    let document = json!({"namespace": namespace.as_str(), "ref": name.as_str(), "removed": true});
+    let document = RmDocument { namespace: namespace.as_str(), name: name.as_str(), removed: true };
     session.output.result(&document, || format!("removed {namespace}@{name}\n"))?;
     Ok(Exit::Ok)
 }
@@ -100,8 +99,8 @@ fn rm(session: &Session, args: &RmArgs) -> Outcome {
 fn list(session: &Session, namespace: &Namespace) -> Outcome {
     let mut found = session.with_client(async |client| client.refs(namespace).await)?;
     found.refs.retain(|named| named.target.checkpoint.is_some());
-    let documents: Vec<Value> = found.refs.iter().map(|named| document(&found, named)).collect();
-    session.output.result(&json!({"namespace": namespace.as_str(), "refs": documents}), || {
+    let refs = found.refs.iter().map(|named| document(&found, named)).collect();
+    session.output.result(&LsDocument { namespace: namespace.as_str(), refs }, || {
         if found.refs.is_empty() { String::new() } else { ref_table(&found) }
     })?;
     if found.refs.is_empty() {
@@ -132,25 +131,75 @@ fn parse(text: &str) -> Result<(Namespace, RefName), Failure> {
     }
 }
 
-pub(super) fn document(found: &RefList, named: &NamedRef) -> Value {
-    let step = |moved: &RefMove| moved.checkpoint.and_then(|id| found.steps.get(&id));
-    let one = |moved: &RefMove| {
-        json!({
-            "generation": moved.generation,
-            "id": moved.checkpoint.map(|id| id.0),
-            "step": step(moved).map(|step| step.0),
-            "by": moved.by,
-            "moved_ms": moved.wall_ms,
-        })
+/// `ref set`.
+#[derive(Serialize)]
+struct SetDocument<'a> {
+    #[serde(flatten)]
+    checkpoint: CheckpointRecord<'a>,
+    #[serde(rename = "ref")]
+    name: &'a str,
+}
+
+/// `ref rm`.
+#[derive(Serialize)]
+struct RmDocument<'a> {
+    namespace: &'a str,
+    #[serde(rename = "ref")]
+    name: &'a str,
+    removed: bool,
+}
+
+/// `ref ls`.
+#[derive(Serialize)]
+struct LsDocument<'a> {
+    namespace: &'a str,
+    refs: Vec<RefRecord<'a>>,
+}
+
+/// A ref: in `ref ls` and `ref log`.
+#[derive(Serialize)]
+pub(super) struct RefRecord<'a> {
+    #[serde(rename = "ref")]
+    name: &'a str,
+    /// Rises by one with each move.
+    generation: u64,
+    /// Of what it names: null where it was removed.
+    id: Option<u64>,
+    /// Null also where the checkpoint is gone.
+    step: Option<u64>,
+    /// The last 32, oldest first.
+    moves: Vec<MoveRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct MoveRecord<'a> {
+    generation: u64,
+    id: Option<u64>,
+    step: Option<u64>,
+    by: &'a str,
+    moved_ms: u64,
+}
+
+pub(super) fn document<'a>(found: &RefList, named: &'a NamedRef) -> RefRecord<'a> {
+    let step = |moved: &RefMove| {
+        let id = moved.checkpoint?;
+        found.steps.get(&id).map(|step| step.0)
     };
     let target = &named.target;
-    json!({
-        "ref": named.name.as_str(),
-        "generation": target.generation,
-        "id": target.checkpoint.map(|id| id.0),
-        "step": target.history.last().and_then(step).map(|step| step.0),
-        "moves": target.history.iter().map(one).collect::<Vec<_>>(),
-    })
+    let moves = target.history.iter().map(|moved| MoveRecord {
+        generation: moved.generation,
+        id: moved.checkpoint.map(|id| id.0),
+        step: step(moved),
+        by: &moved.by,
+        moved_ms: moved.wall_ms,
+    });
+    RefRecord {
+        name: named.name.as_str(),
+        generation: target.generation,
+        id: target.checkpoint.map(|id| id.0),
+        step: target.history.last().and_then(step),
+        moves: moves.collect(),
+    }
 }
 
 /// Where a move went, for people.

@@ -3,7 +3,7 @@
 use cairn_client::TimeRepairPlan;
 use cairn_types::ids::Namespace;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
@@ -102,25 +102,47 @@ fn time_ms(text: &str, now_ms: u64) -> Result<u64, Failure> {
     address::time_ms(text, now_ms).ok_or_else(malformed)
 }
 
-fn document(
-    name: &Namespace,
+/// `namespace repair-time`.
+#[derive(Serialize)]
+struct RepairDocument<'a> {
+    namespace: &'a str,
+    dry_run: bool,
+    to_ms: u64,
+    /// The newest label of the namespace before the repair.
+    newest_before_ms: u64,
+    /// Number of commits labelled later than `to_ms`, and the newest of them.
+    commits_later: u64,
+    newest_later: Vec<CommitRecord>,
+    /// Of these, commits with labels that are not in the future: only `--force` changes them.
+    commits_right: u64,
+    /// Number of changed labels; 0 with `--dry-run`.
+    changed: u64,
+}
+
+#[derive(Serialize)]
+struct CommitRecord {
+    step: u64,
+    committed_ms: u64,
+}
+
+fn document<'a>(
+    name: &'a Namespace,
     plan: &TimeRepairPlan,
     dry_run: bool,
     changed: u64,
-) -> serde_json::Value {
+) -> RepairDocument<'a> {
     let newest = plan.newest.iter();
-    let newest: Vec<_> =
-        newest.map(|(step, ms)| json!({"step": step.0, "committed_ms": ms})).collect();
-    json!({
-        "namespace": name.as_str(),
-        "dry_run": dry_run,
-        "to_ms": plan.to_ms,
-        "newest_before_ms": plan.newest_ms,
-        "commits_later": plan.commits,
-        "newest_later": newest,
-        "commits_right": plan.commits_right,
-        "changed": changed,
-    })
+    let newest = newest.map(|(step, ms)| CommitRecord { step: step.0, committed_ms: *ms });
+    RepairDocument {
+        namespace: name.as_str(),
+        dry_run,
+        to_ms: plan.to_ms,
+        newest_before_ms: plan.newest_ms,
+        commits_later: plan.commits,
+        newest_later: newest.collect(),
+        commits_right: plan.commits_right,
+        changed,
+    }
 }
 
 fn text(name: &Namespace, plan: &TimeRepairPlan, dry_run: bool, changed: u64) -> String {

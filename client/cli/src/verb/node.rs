@@ -29,7 +29,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::output::bytes;
 use crate::session::{Session, endpoint};
 use list::state;
-pub use list::{document, node_table, outside};
+pub use list::{NodeRecord, listing, node_table, outside};
 
 /// A node that was told to stop, or must stop, has this long before its process ends anyway: the
 /// three steps of its orderly end have five seconds each, and an orchestrator waits thirty.

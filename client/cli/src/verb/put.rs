@@ -14,7 +14,7 @@ use cairn_types::manifest::check_name;
 use cairn_types::model::{Isolation, PolicyChange};
 use clap::Args;
 use globset::GlobBuilder;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Output, bytes, plural};
@@ -322,7 +322,38 @@ pub fn run(session: &Session, args: PutArgs) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn document(namespace: &str, step: u64, report: &PutReport) -> Value {
+/// `put`.
+#[derive(Serialize)]
+struct PutDocument<'a> {
+    namespace: &'a str,
+    step: u64,
+    /// Null with `--dry-run`, as the attempt is.
+    id: Option<u64>,
+    attempt: Option<u64>,
+    /// `committed`, `already_committed`, `sealed` or `dry_run`.
+    outcome: &'static str,
+    /// Of an upload that is not committed yet.
+    parts_sealed: Option<u32>,
+    parts: Option<u32>,
+    /// Of a commit, as the next two.
+    replicas_min: Option<u32>,
+    replicas_wanted: Option<u32>,
+    racks_min: Option<u32>,
+    /// Whether all replicas were durable within `--wait-timeout`.
+    full: Option<bool>,
+    files: u64,
+    bytes: u64,
+    segments: u64,
+    segment_bytes: u64,
+    segments_sent: u64,
+    bytes_sent: u64,
+    /// Already in the cluster.
+    segments_kept: u64,
+    bytes_kept: u64,
+    seconds: f64,
+}
+
+fn document<'a>(namespace: &'a str, step: u64, report: &PutReport) -> PutDocument<'a> {
     let (outcome, durability) = match &report.outcome {
         PutOutcome::Committed { durability } => ("committed", Some(durability)),
         PutOutcome::AlreadyCommitted { durability } => ("already_committed", Some(durability)),
@@ -330,31 +361,31 @@ fn document(namespace: &str, step: u64, report: &PutReport) -> Value {
         PutOutcome::DryRun => ("dry_run", None),
     };
     let parts = match &report.outcome {
-        PutOutcome::Sealed { parts_sealed, parts } => Some((parts_sealed, parts)),
+        PutOutcome::Sealed { parts_sealed, parts } => Some((*parts_sealed, *parts)),
         _ => None,
     };
-    json!({
-        "namespace": namespace,
-        "step": step,
-        "id": report.checkpoint.map(|id| id.0),
-        "attempt": report.attempt.map(|attempt| attempt.0),
-        "outcome": outcome,
-        "parts_sealed": parts.map(|(sealed, _)| sealed),
-        "parts": parts.map(|(_, parts)| parts),
-        "replicas_min": durability.map(|durability| durability.replicas_min),
-        "replicas_wanted": durability.map(|durability| durability.replicas_wanted),
-        "racks_min": durability.map(|durability| durability.racks_min),
-        "full": report.full,
-        "files": report.files,
-        "bytes": report.bytes,
-        "segments": report.segments,
-        "segment_bytes": report.segment_bytes,
-        "segments_sent": report.segments_sent,
-        "bytes_sent": report.bytes_sent,
-        "segments_kept": report.segments_kept,
-        "bytes_kept": report.bytes_kept,
-        "seconds": report.elapsed.as_secs_f64(),
-    })
+    PutDocument {
+        namespace,
+        step,
+        id: report.checkpoint.map(|id| id.0),
+        attempt: report.attempt.map(|attempt| attempt.0),
+        outcome,
+        parts_sealed: parts.map(|(sealed, _)| sealed),
+        parts: parts.map(|(_, parts)| parts),
+        replicas_min: durability.map(|durability| durability.replicas_min),
+        replicas_wanted: durability.map(|durability| durability.replicas_wanted),
+        racks_min: durability.map(|durability| durability.racks_min),
+        full: report.full,
+        files: report.files,
+        bytes: report.bytes,
+        segments: report.segments,
+        segment_bytes: report.segment_bytes,
+        segments_sent: report.segments_sent,
+        bytes_sent: report.bytes_sent,
+        segments_kept: report.segments_kept,
+        bytes_kept: report.bytes_kept,
+        seconds: report.elapsed.as_secs_f64(),
+    }
 }
 
 fn text(name: &str, report: &PutReport) -> String {

@@ -2,8 +2,9 @@
 
 use cairn_types::model::CheckpointInfo;
 use clap::Args;
+use serde::Serialize;
 
-use super::ls;
+use super::ls::CheckpointRecord;
 use crate::exit::{Exit, Outcome};
 use crate::session::Session;
 use crate::{address, whoami};
@@ -20,6 +21,15 @@ pub struct QuarantineArgs {
     lift: bool,
 }
 
+/// `quarantine`.
+#[derive(Serialize)]
+struct QuarantineDocument<'a> {
+    #[serde(flatten)]
+    checkpoint: CheckpointRecord<'a>,
+    /// False with `--lift`.
+    quarantined: bool,
+}
+
 pub fn run(session: &Session, args: QuarantineArgs) -> Outcome {
     let address = address::parse(&args.address)?;
     let by = whoami::user();
@@ -28,8 +38,8 @@ pub fn run(session: &Session, args: QuarantineArgs) -> Outcome {
         true => client.lift_quarantine(&address, &by).await,
         false => client.quarantine(&address, &reason, &by).await,
     })?;
-    let mut document = ls::document(&info);
-    document["quarantined"] = (!args.lift).into();
+    let checkpoint = CheckpointRecord::new(&info);
+    let document = QuarantineDocument { checkpoint, quarantined: !args.lift };
     session.output.result(&document, || text(&info, args.lift))?;
     Ok(Exit::Ok)
 }

@@ -5,9 +5,9 @@ use cairn_types::command::Refusal;
 use cairn_types::ids::{Address, Selector, Step};
 use cairn_types::model::{CheckpointInfo, CheckpointState};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::ls;
+use super::ls::CheckpointRecord;
 use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::bytes;
@@ -74,8 +74,8 @@ fn free_deleted(session: &Session, address: &Address, args: &RmArgs) -> Outcome 
         true => client.deleted(namespace, step).await,
         false => client.free_deleted(namespace, step).await,
     })?;
-    let documents: Vec<Value> = found.iter().map(|info| document(info, args)).collect();
-    session.output.result(&json!({ "checkpoints": documents }), || {
+    let checkpoints = found.iter().map(|info| document(info, args)).collect();
+    session.output.result(&FreedDocument { checkpoints }, || {
         found.iter().map(|info| text(info, args)).collect::<String>()
     })?;
     Ok(Exit::Ok)
@@ -89,10 +89,23 @@ fn step_of(address: &Address, flag: &str) -> Result<Step, Failure> {
     }
 }
 
-pub(super) fn document(info: &CheckpointInfo, args: &RmArgs) -> Value {
-    let mut document = ls::document(info);
-    document["deleted"] = (!args.dry_run).into();
-    document
+/// `rm`.
+#[derive(Serialize)]
+pub(super) struct RmDocument<'a> {
+    #[serde(flatten)]
+    checkpoint: CheckpointRecord<'a>,
+    /// False with `--dry-run`.
+    deleted: bool,
+}
+
+/// `rm --deleted`: there may be several of one step.
+#[derive(Serialize)]
+struct FreedDocument<'a> {
+    checkpoints: Vec<RmDocument<'a>>,
+}
+
+pub(super) fn document<'a>(info: &'a CheckpointInfo, args: &RmArgs) -> RmDocument<'a> {
+    RmDocument { checkpoint: CheckpointRecord::new(info), deleted: !args.dry_run }
 }
 
 pub(super) fn text(info: &CheckpointInfo, args: &RmArgs) -> String {

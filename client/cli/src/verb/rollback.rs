@@ -5,9 +5,9 @@ use cairn_types::ids::{Address, Selector, Step};
 use cairn_types::model::CheckpointState;
 use clap::Args;
 use futures::TryStreamExt;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::ls;
+use super::ls::CheckpointRecord;
 use crate::exit::{Exit, Outcome};
 use crate::output::plural;
 use crate::session::Session;
@@ -81,15 +81,39 @@ async fn plan(client: &Client, address: &Address) -> Result<Done, ClientError> {
     Ok(Done { checkpoint, quarantined, aborted, kept, latest: None })
 }
 
-fn document(done: &Done, dry_run: bool) -> Value {
-    let mut document = ls::document(&done.checkpoint);
-    document["dry_run"] = dry_run.into();
-    document["quarantined"] = done.quarantined.into();
-    document["aborted"] = done.aborted.into();
-    document["latest_step"] = done.latest.map(|step| step.0).into();
-    let kept = done.kept.iter().map(|(step, by)| json!({"step": step.0, "by": by}));
-    document["kept"] = kept.collect::<Vec<_>>().into();
-    document
+/// `rollback`: the good checkpoint, and what became or would become of later ones.
+#[derive(Serialize)]
+struct RollbackDocument<'a> {
+    #[serde(flatten)]
+    checkpoint: CheckpointRecord<'a>,
+    dry_run: bool,
+    /// Number of checkpoints that are in quarantine now.
+    quarantined: u64,
+    /// Number of uploads that were ended.
+    aborted: u64,
+    /// What `latest` is now; null in a dry run.
+    latest_step: Option<u64>,
+    /// Later steps that cannot be written again.
+    kept: Vec<KeptRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct KeptRecord<'a> {
+    step: u64,
+    /// What keeps it.
+    by: &'a str,
+}
+
+fn document(done: &Done, dry_run: bool) -> RollbackDocument<'_> {
+    let kept = done.kept.iter().map(|(step, by)| KeptRecord { step: step.0, by });
+    RollbackDocument {
+        checkpoint: CheckpointRecord::new(&done.checkpoint),
+        dry_run,
+        quarantined: done.quarantined,
+        aborted: done.aborted,
+        latest_step: done.latest.map(|step| step.0),
+        kept: kept.collect(),
+    }
 }
 
 pub(super) fn text(done: &Done, dry_run: bool) -> String {

@@ -1,16 +1,18 @@
 //! `cairn show`
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use cairn_client::Shown;
+use cairn_client::{LocatedSegment, Shown};
 use cairn_types::ids::NodeId;
-use cairn_types::model::SlotState;
+use cairn_types::manifest::FileEntry;
+use cairn_types::model::{Slot, SlotState};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::annotate::annotations;
 use super::hold::marks;
-use super::ls;
+use super::ls::{self, CheckpointRecord};
 use crate::exit::{Exit, Outcome};
 use crate::output::{bytes, plural, table, wall_time};
 use crate::session::Session;
@@ -46,45 +48,81 @@ fn replicas(shown: &Shown) -> BTreeMap<NodeId, (u64, u64)> {
     replicas
 }
 
-pub(super) fn document(shown: &Shown) -> Value {
-    let mut document = ls::document(&shown.info);
-    let files = |(part, manifest): (usize, &cairn_types::manifest::Manifest)| -> Vec<Value> {
-        let file = |file: &cairn_types::manifest::FileEntry| {
-            let mut document = json!({
-                "part": part,
-                "bytes": file.len,
-                "mode": format!("{:o}", file.mode),
-                "mtime_ns": file.mtime_ns,
-            });
-            match str::from_utf8(&file.name) {
-                Ok(name) => document["name"] = name.into(),
-                Err(_) => {
-                    document["name"] = foreign::name(&file.name).into();
-                    document["name_hex"] = hex::encode(&file.name).into();
-                }
-            }
-            document
+/// `show`.
+#[derive(Serialize)]
+pub(super) struct ShowDocument<'a> {
+    #[serde(flatten)]
+    checkpoint: CheckpointRecord<'a>,
+    file_list: Vec<FileRecord<'a>>,
+    segment_list: Vec<SegmentRecord>,
+}
+
+#[derive(Serialize)]
+struct FileRecord<'a> {
+    /// In a name that is not UTF-8, `\\xNN` stands for such bytes.
+    name: Cow<'a, str>,
+    /// The exact name of such a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_hex: Option<String>,
+    part: usize,
+    bytes: u64,
+    /// Octal.
+    mode: String,
+    mtime_ns: i64,
+}
+
+#[derive(Serialize)]
+struct SegmentRecord {
+    digest: String,
+    /// Null where the catalogue does not know the segment any more.
+    id: Option<u64>,
+    bytes: u32,
+    replicas: Vec<ReplicaRecord>,
+}
+
+#[derive(Serialize)]
+struct ReplicaRecord {
+    node: u64,
+    durable: bool,
+}
+
+impl<'a> FileRecord<'a> {
+    fn new(part: usize, file: &'a FileEntry) -> Self {
+        let (name, name_hex) = match str::from_utf8(&file.name) {
+            Ok(name) => (name.into(), None),
+            Err(_) => (foreign::name(&file.name).into(), Some(hex::encode(&file.name))),
         };
-        manifest.files.iter().map(file).collect()
-    };
-    document["parts"] = shown.manifests.len().into();
-    document["file_list"] =
-        shown.manifests.iter().enumerate().flat_map(files).collect::<Vec<_>>().into();
-    let segment = |segment: &cairn_client::LocatedSegment| {
-        let slots: Vec<Value> = segment
-            .slots
-            .iter()
-            .map(|slot| json!({"node": slot.node.0, "durable": slot.state == SlotState::Durable}))
-            .collect();
-        json!({
-            "digest": segment.digest.to_string(),
-            "id": segment.id.map(|id| id.0),
-            "bytes": segment.len,
-            "replicas": slots,
-        })
-    };
-    document["segment_list"] = shown.segments.iter().map(segment).collect::<Vec<_>>().into();
-    document
+        let mode = format!("{:o}", file.mode);
+        Self { name, name_hex, part, bytes: file.len, mode, mtime_ns: file.mtime_ns }
+    }
+}
+
+impl SegmentRecord {
+    fn new(segment: &LocatedSegment) -> Self {
+        let replicas = segment.slots.iter();
+        let replica = |slot: &Slot| ReplicaRecord {
+            node: slot.node.0,
+            durable: slot.state == SlotState::Durable,
+        };
+        Self {
+            digest: segment.digest.to_string(),
+            id: segment.id.map(|id| id.0),
+            bytes: segment.len,
+            replicas: replicas.map(replica).collect(),
+        }
+    }
+}
+
+pub(super) fn document(shown: &Shown) -> ShowDocument<'_> {
+    let mut checkpoint = CheckpointRecord::new(&shown.info);
+    checkpoint.parts = shown.manifests.len() as u64;
+    let manifests = shown.manifests.iter().enumerate();
+    let files = manifests.flat_map(|(part, it)| it.files.iter().map(move |file| (part, file)));
+    ShowDocument {
+        checkpoint,
+        file_list: files.map(|(part, file)| FileRecord::new(part, file)).collect(),
+        segment_list: shown.segments.iter().map(SegmentRecord::new).collect(),
+    }
 }
 
 pub(super) fn text(shown: &Shown, segments: bool) -> String {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use cairn_client::{Client, ClientError, ClusterId, ClusterStatus};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::Instant;
 
+use super::node::NodeRecord;
 use super::survey::Survey;
 use super::{clock, node, retention, room};
 use crate::exit::{Exit, Outcome};
@@ -182,49 +183,109 @@ fn leader_of(status: &ClusterStatus) -> (u64, &str) {
     (status.leader.map_or(0, |id| id.0), address)
 }
 
-pub(super) fn document(status: &ClusterStatus) -> Value {
-    let nodes: Vec<Value> =
-        status.nodes.iter().map(|info| node::document(info, status.leader)).collect();
+/// `status`.
+#[derive(Serialize)]
+pub(super) struct StatusDocument<'a> {
+    cluster: String,
+    lineage: u32,
+    /// 0 where none is known.
+    leader: u64,
+    leader_address: &'a str,
+    term: u64,
+    applied_index: u64,
+    voters: u32,
+    /// Without stopping writes.
+    voters_can_be_lost: u32,
+    feature_level: u32,
+    nodes: Vec<NodeRecord<'a>>,
+    checkpoints_committed: u64,
+    checkpoints_open: u64,
+    segments: u64,
+    segment_bytes: u64,
+    /// Segments with fewer replicas than their policy asks for.
+    segments_below: u64,
+    bytes_below: u64,
+    /// Segments without any replica that counts.
+    segments_unavailable: u64,
+    /// Of those, segments with rotten or lost replicas only, with their nodes up.
+    segments_lost: u64,
+    /// Segments in fewer racks than their policy asks for.
+    segments_short_of_racks: u64,
+    /// Awaiting deletion.
+    segments_unreferenced: u64,
+    bytes_unreferenced: u64,
+    /// How many can be lost, whichever they are, without losing data.
+    nodes_can_be_lost: u32,
+    racks_can_be_lost: u32,
+    /// The same, ignoring voters.
+    nodes_can_be_lost_by_replicas: u32,
+    racks_can_be_lost_by_replicas: u32,
+    /// Namespaces with a newest commit labelled later than a correct clock allows, and the first of
+    /// them.
+    namespaces_ahead: u64,
+    first_ahead: Vec<AheadRecord<'a>>,
+    /// Namespaces with a run of retention that waits for a confirmation, and the first of them.
+    namespaces_waiting: u64,
+    first_waiting: Vec<WaitingRecord<'a>>,
+    /// Empty if there is no problem.
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct AheadRecord<'a> {
+    namespace: &'a str,
+    ahead_ms: u64,
+}
+
+#[derive(Serialize)]
+struct WaitingRecord<'a> {
+    namespace: &'a str,
+    checkpoints: u64,
+}
+
+pub(super) fn document(status: &ClusterStatus) -> StatusDocument<'_> {
+    let nodes = status.nodes.iter().map(|info| NodeRecord::new(info, status.leader));
     let (nodes_can_be_lost, racks_can_be_lost) = can_be_lost(status);
     let leader = leader_of(status);
-    json!({
-        "cluster": cluster_text(status.cluster),
-        "lineage": status.lineage,
-        "leader": leader.0,
-        "leader_address": leader.1,
-        "term": status.term,
-        "applied_index": status.applied_index,
-        "voters": status.voters,
-        "voters_can_be_lost": voters_can_be_lost(status),
-        "feature_level": status.feature_level,
-        "nodes": nodes,
-        "checkpoints_committed": status.checkpoints_committed,
-        "checkpoints_open": status.checkpoints_open,
-        "segments": status.segments,
-        "segment_bytes": status.segment_bytes,
-        "segments_below": status.segments_below,
-        "bytes_below": status.bytes_below,
-        "segments_unavailable": status.segments_unavailable,
-        "segments_lost": status.segments_lost,
-        "segments_short_of_racks": status.segments_short_of_racks,
-        "segments_unreferenced": status.segments_unreferenced,
-        "bytes_unreferenced": status.bytes_unreferenced,
-        "nodes_can_be_lost": nodes_can_be_lost,
-        "racks_can_be_lost": racks_can_be_lost,
-        "nodes_can_be_lost_by_replicas": status.nodes_can_be_lost,
-        "racks_can_be_lost_by_replicas": status.racks_can_be_lost,
-        "namespaces_ahead": status.namespaces_ahead,
-        "first_ahead": status.first_ahead.iter().map(|it| json!({
-            "namespace": it.namespace,
-            "ahead_ms": it.ahead_ms,
-        })).collect::<Vec<_>>(),
-        "namespaces_waiting": status.namespaces_waiting,
-        "first_waiting": status.first_waiting.iter().map(|it| json!({
-            "namespace": it.namespace,
-            "checkpoints": it.checkpoints,
-        })).collect::<Vec<_>>(),
-        "problems": problems(status),
-    })
+    let first_ahead = status.first_ahead.iter();
+    let first_ahead =
+        first_ahead.map(|it| AheadRecord { namespace: &it.namespace, ahead_ms: it.ahead_ms });
+    let first_waiting = status.first_waiting.iter().map(|it| WaitingRecord {
+        namespace: &it.namespace,
+        checkpoints: it.checkpoints,
+    });
+    StatusDocument {
+        cluster: cluster_text(status.cluster),
+        lineage: status.lineage,
+        leader: leader.0,
+        leader_address: leader.1,
+        term: status.term,
+        applied_index: status.applied_index,
+        voters: status.voters,
+        voters_can_be_lost: voters_can_be_lost(status),
+        feature_level: status.feature_level,
+        nodes: nodes.collect(),
+        checkpoints_committed: status.checkpoints_committed,
+        checkpoints_open: status.checkpoints_open,
+        segments: status.segments,
+        segment_bytes: status.segment_bytes,
+        segments_below: status.segments_below,
+        bytes_below: status.bytes_below,
+        segments_unavailable: status.segments_unavailable,
+        segments_lost: status.segments_lost,
+        segments_short_of_racks: status.segments_short_of_racks,
+        segments_unreferenced: status.segments_unreferenced,
+        bytes_unreferenced: status.bytes_unreferenced,
+        nodes_can_be_lost,
+        racks_can_be_lost,
+        nodes_can_be_lost_by_replicas: status.nodes_can_be_lost,
+        racks_can_be_lost_by_replicas: status.racks_can_be_lost,
+        namespaces_ahead: status.namespaces_ahead,
+        first_ahead: first_ahead.collect(),
+        namespaces_waiting: status.namespaces_waiting,
+        first_waiting: first_waiting.collect(),
+        problems: problems(status),
+    }
 }
 
 pub(super) fn text(status: &ClusterStatus) -> String {

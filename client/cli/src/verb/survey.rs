@@ -4,9 +4,73 @@ use std::collections::BTreeMap;
 
 use cairn_client::catalogue::View;
 use cairn_client::{NodeId, NodeStatus, Voter};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::output::{plural, table};
+
+/// `status`, if no leader answers.
+#[derive(Serialize)]
+pub struct SurveyDocument<'a> {
+    /// Null.
+    leader: (),
+    answers: Vec<AnswerRecord<'a>>,
+    voters: Vec<VoterRecord>,
+    voters_missing: Vec<VoterRecord>,
+    /// Number of voters that must answer.
+    voters_needed: usize,
+    /// One text.
+    problems: [String; 1],
+}
+
+#[derive(Serialize)]
+struct VoterRecord {
+    node: u64,
+    address: String,
+}
+
+#[derive(Serialize)]
+struct AnswerRecord<'a> {
+    asked: &'a str,
+    answered: bool,
+    #[serde(flatten)]
+    view: ViewRecord<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ViewRecord<'a> {
+    Answer {
+        node: u64,
+        address: &'a str,
+        leader: Option<u64>,
+        term: u64,
+        applied_index: u64,
+        silence_ms: u64,
+        trouble: Option<&'a str>,
+    },
+    Silent {
+        error: String,
+    },
+}
+
+impl<'a> AnswerRecord<'a> {
+    fn new(asked: &'a str, view: &'a View) -> Self {
+        let answered = view.is_ok();
+        let view = match view {
+            Ok(status) => ViewRecord::Answer {
+                node: status.node.0,
+                address: &status.address,
+                leader: status.leader.map(|id| id.0),
+                term: status.term,
+                applied_index: status.applied_index,
+                silence_ms: status.silence_ms,
+                trouble: status.unfit.as_deref(),
+            },
+            Err(error) => ViewRecord::Silent { error: error.to_string() },
+        };
+        Self { asked, answered, view }
+    }
+}
 
 /// The answers, by the address that was asked.
 pub struct Survey(pub BTreeMap<String, View>);
@@ -59,34 +123,19 @@ impl Survey {
         }
     }
 
-    pub fn document(&self) -> Value {
-        let node = |(asked, answer): (&String, &View)| match answer {
-            Ok(status) => json!({
-                "asked": asked,
-                "answered": true,
-                "node": status.node.0,
-                "address": status.address,
-                "leader": status.leader.map(|id| id.0),
-                "term": status.term,
-                "applied_index": status.applied_index,
-                "silence_ms": status.silence_ms,
-                "trouble": status.unfit,
-            }),
-            Err(error) => json!({
-                "asked": asked,
-                "answered": false,
-                "error": error.to_string(),
-            }),
+    pub fn document(&self) -> SurveyDocument<'_> {
+        let voters = |voters: Vec<Voter>| {
+            let record = |voter: Voter| VoterRecord { node: voter.node.0, address: voter.address };
+            voters.into_iter().map(record).collect()
         };
-        let voter = |voter: &Voter| json!({ "node": voter.node.0, "address": voter.address });
-        json!({
-            "leader": null,
-            "answers": self.0.iter().map(node).collect::<Vec<_>>(),
-            "voters": self.voters().iter().map(voter).collect::<Vec<_>>(),
-            "voters_missing": self.missing().iter().map(voter).collect::<Vec<_>>(),
-            "voters_needed": self.needed(),
-            "problems": [self.verdict()],
-        })
+        SurveyDocument {
+            leader: (),
+            answers: self.0.iter().map(|(asked, view)| AnswerRecord::new(asked, view)).collect(),
+            voters: voters(self.voters()),
+            voters_missing: voters(self.missing()),
+            voters_needed: self.needed(),
+            problems: [self.verdict()],
+        }
     }
 
     pub fn text(&self) -> String {
@@ -163,7 +212,7 @@ mod tests {
         );
         assert!(text.contains("node 2 (h2, a) at n2:7400"), "{text}");
         assert!(text.contains("no leader was heard for 9.0 s"), "{text}");
-        assert_eq!(survey.document()["voters_needed"], 2);
-        assert_eq!(survey.document()["voters_missing"][1]["node"], 3);
+        assert_eq!(survey.document().voters_needed, 2);
+        assert_eq!(survey.document().voters_missing[1].node, 3);
     }
 }

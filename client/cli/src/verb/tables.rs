@@ -18,14 +18,14 @@ use cairn_types::model::{
     SealedPart, Slot, SlotState,
 };
 use clap::Parser;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{
     Verb, diff, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback, show,
     status,
 };
 use crate::args::Cli;
-use crate::foreign;
+use crate::{foreign, output};
 
 /// A terminal as most people have it. Rows with names and addresses are as wide as those are; what
 /// status says below them fits.
@@ -48,11 +48,11 @@ fn check(name: &str, text: &str) {
 }
 
 /// Checks both forms of a result, as they are printed.
-fn checked(name: &str, text: &str, document: &Value) {
+fn checked(name: &str, text: &str, document: &impl Serialize) {
     let text = foreign::lines(text);
     check(&format!("{name}.txt"), &text);
-    let document = serde_json::to_string_pretty(document).expect("encode JSON");
-    check(&format!("{name}.json"), &(foreign::json(&document) + "\n"));
+    let Ok(document) = output::encode(document) else { panic!("{name} does not encode") };
+    check(&format!("{name}.json"), &(document + "\n"));
 }
 
 fn member(id: u64, rack: &str) -> NodeInfo {
@@ -241,8 +241,7 @@ fn status_and_the_nodes_are_shown_as_written_down() {
         checked(&format!("status-{name}"), &text, &status::document(&reply));
     }
     let ClusterStatus { nodes, leader, .. } = hurt();
-    let documents: Vec<Value> = nodes.iter().map(|it| node::document(it, leader)).collect();
-    checked("node-ls-all", &node::node_table(&nodes, leader), &json!({ "nodes": documents }));
+    checked("node-ls-all", &node::node_table(&nodes, leader), &node::listing(&nodes, leader));
 }
 
 #[test]
@@ -371,7 +370,8 @@ fn a_removal_is_shown_as_written_down() {
             text += &rm::text(&info(1_000, state), &rm_args(flags));
         }
     }
-    let document = rm::document(&info(1_000, CheckpointState::Committed), &rm_args(flags[0]));
+    let info = info(1_000, CheckpointState::Committed);
+    let document = rm::document(&info, &rm_args(flags[0]));
     checked("rm", &text, &document);
 }
 

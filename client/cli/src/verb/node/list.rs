@@ -1,7 +1,7 @@
 //! `cairn node ls`, and how a node is shown elsewhere.
 
 use cairn_client::{NodeId, NodeInfo, NodeState};
-use serde_json::json;
+use serde::Serialize;
 
 use super::super::{clock, room};
 use crate::exit::{Exit, Outcome};
@@ -12,32 +12,70 @@ pub fn run(session: &Session, all: bool) -> Outcome {
     let status = session.with_client(async |client| client.full_status().await)?;
     let shown: Vec<NodeInfo> =
         status.nodes.into_iter().filter(|node| all || !node.removed).collect();
-    let nodes: Vec<_> = shown.iter().map(|node| document(node, status.leader)).collect();
-    session.output.result(&json!({"nodes": nodes}), || {
+    session.output.result(&listing(&shown, status.leader), || {
         node_table(&shown, status.leader) + &outside_lines(&shown)
     })?;
     clock::wrong(&shown).into_iter().for_each(|problem| session.output.say(problem));
     Ok(Exit::Ok)
 }
 
-/// One node as JSON.
-pub fn document(node: &NodeInfo, leader: Option<NodeId>) -> serde_json::Value {
-    json!({
-        "id": node.id.0,
-        "host": node.host,
-        "rack": node.rack,
-        "address": node.address,
-        "state": state(node),
-        "role": role(node, leader),
-        "capacity_bytes": node.capacity_bytes,
-        "available_bytes": node.available_bytes,
-        "replicas_durable": node.replicas_durable,
-        "replicas_assigned": node.replicas_assigned,
-        "bytes_durable": node.bytes_durable,
-        "feature_level": node.feature_level,
-        "clock_ahead_ms": node.clock_ahead_ms,
-        "outside": outside(node),
-    })
+/// One node, in `node ls`, `node wait` and `status`.
+#[derive(Serialize)]
+pub struct NodeRecord<'a> {
+    id: u64,
+    host: &'a str,
+    rack: &'a str,
+    address: &'a str,
+    /// `up`, `starting`, `joining`, `down` or `removed`.
+    state: &'static str,
+    /// `leader`, `voter` or `learner`; `-` of a removed node.
+    role: &'static str,
+    /// The most bytes of segment files on it.
+    capacity_bytes: u64,
+    /// Bytes that it still accepts; null if the node that answered does not know.
+    available_bytes: Option<u64>,
+    replicas_durable: u64,
+    /// Replicas that it still has to make.
+    replicas_assigned: u64,
+    bytes_durable: u64,
+    /// The highest it understands: its build's, or that of `--feature-level`.
+    feature_level: u32,
+    /// How far its wall clock is ahead of the voters' median; null if the node that answered does
+    /// not know.
+    clock_ahead_ms: Option<i64>,
+    /// Why it cannot join, or null.
+    outside: Option<String>,
+}
+
+impl<'a> NodeRecord<'a> {
+    pub fn new(node: &'a NodeInfo, leader: Option<NodeId>) -> Self {
+        Self {
+            id: node.id.0,
+            host: &node.host,
+            rack: &node.rack,
+            address: &node.address,
+            state: state(node),
+            role: role(node, leader),
+            capacity_bytes: node.capacity_bytes,
+            available_bytes: node.available_bytes,
+            replicas_durable: node.replicas_durable,
+            replicas_assigned: node.replicas_assigned,
+            bytes_durable: node.bytes_durable,
+            feature_level: node.feature_level,
+            clock_ahead_ms: node.clock_ahead_ms,
+            outside: outside(node),
+        }
+    }
+}
+
+/// `node ls`.
+#[derive(Serialize)]
+pub struct NodesDocument<'a> {
+    nodes: Vec<NodeRecord<'a>>,
+}
+
+pub fn listing(nodes: &[NodeInfo], leader: Option<NodeId>) -> NodesDocument<'_> {
+    NodesDocument { nodes: nodes.iter().map(|node| NodeRecord::new(node, leader)).collect() }
 }
 
 /// Why a node is not in the cluster, though it should be.
@@ -114,7 +152,8 @@ mod tests {
         assert_eq!(text, "node 4 (h4) cannot be called back at h4:7400: no answer within 1s\n");
         let mut new = node.clone();
         new.outside = None;
-        assert_eq!(document(&new, None)["outside"], "has not registered yet");
+        let record = NodeRecord::new(&new, None);
+        assert_eq!(record.outside.as_deref(), Some("has not registered yet"));
         // It was a member and has moved.
         let mut moved = node.clone();
         moved.incarnation = Incarnation(1);

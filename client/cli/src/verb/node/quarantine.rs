@@ -3,7 +3,7 @@
 use cairn_client::{Client, NodeInfo, QuarantinedFile, Restored};
 use cairn_types::ids::SegmentDigest;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 
 use super::named;
 use crate::exit::{Exit, Failure, Outcome};
@@ -93,11 +93,8 @@ async fn list(session: &Session, client: &Client, args: &LsArgs) -> Outcome {
         files.extend(page.files);
     }
     let next = files.last().filter(|_| more).map(|file| file.name.clone());
-    let document = json!({
-        "node": node.id.0,
-        "files": files.iter().map(document).collect::<Vec<_>>(),
-        "next": next,
-    });
+    let records = files.iter().map(FileRecord::new).collect();
+    let document = FilesDocument { node: node.id.0, files: records, next: next.as_deref() };
     session.output.result(&document, || text(&files))?;
     if let Some(next) = next {
         session.output.say(format!("more files follow: --after {next}"));
@@ -105,15 +102,68 @@ async fn list(session: &Session, client: &Client, args: &LsArgs) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn document(file: &QuarantinedFile) -> serde_json::Value {
-    json!({
-        "name": file.name,
-        "digest": file.digest.map(|digest| digest.to_string()),
-        "bytes": file.bytes,
-        "why": file.why,
-        "since_ms": file.since_ms,
-        "good": file.good,
-    })
+/// `node quarantine ls`.
+#[derive(Serialize)]
+struct FilesDocument<'a> {
+    node: u64,
+    files: Vec<FileRecord<'a>>,
+    /// The last name of a list that was cut, for `--after`; null at its end.
+    next: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct FileRecord<'a> {
+    name: &'a str,
+    /// Null if the file is not a segment's.
+    digest: Option<String>,
+    /// Of the file.
+    bytes: u64,
+    /// `bad`, `no-slot`, `in-the-way`, or null.
+    why: Option<&'a str>,
+    /// Null if the name does not contain it.
+    since_ms: Option<u64>,
+    /// Null without `--verify`.
+    good: Option<bool>,
+}
+
+impl<'a> FileRecord<'a> {
+    fn new(file: &'a QuarantinedFile) -> Self {
+        Self {
+            name: &file.name,
+            digest: file.digest.map(|digest| digest.to_string()),
+            bytes: file.bytes,
+            why: file.why.as_deref(),
+            since_ms: file.since_ms,
+            good: file.good,
+        }
+    }
+}
+
+/// `node quarantine restore`, in segments.
+#[derive(Serialize)]
+struct RestoreDocument<'a> {
+    node: u64,
+    restored: u64,
+    /// Those that were already replicas of the node.
+    held: u64,
+    refused: u64,
+    /// The first of them.
+    refusals: Vec<ReasonRecord<'a>>,
+    /// With `--all`: segments of which the node gave no answer.
+    failed: u64,
+    failures: Vec<ReasonRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReasonRecord<'a> {
+    digest: String,
+    reason: &'a str,
+}
+
+fn reasons(list: &[(SegmentDigest, String)]) -> Vec<ReasonRecord<'_>> {
+    list.iter()
+        .map(|(digest, reason)| ReasonRecord { digest: digest.to_string(), reason })
+        .collect()
 }
 
 fn text(files: &[QuarantinedFile]) -> String {
@@ -230,20 +280,16 @@ impl Tally {
         }
     }
 
-    fn document(&self, node: &NodeInfo) -> serde_json::Value {
-        let reasons = |list: &[(SegmentDigest, String)]| -> Vec<_> {
-            let each = list.iter();
-            each.map(|(digest, why)| json!({"digest": digest.to_string(), "reason": why})).collect()
-        };
-        json!({
-            "node": node.id.0,
-            "restored": self.restored,
-            "held": self.held,
-            "refused": self.refused,
-            "refusals": reasons(&self.refusals),
-            "failed": self.failed,
-            "failures": reasons(&self.failures),
-        })
+    fn document(&self, node: &NodeInfo) -> RestoreDocument<'_> {
+        RestoreDocument {
+            node: node.id.0,
+            restored: self.restored,
+            held: self.held,
+            refused: self.refused,
+            refusals: reasons(&self.refusals),
+            failed: self.failed,
+            failures: reasons(&self.failures),
+        }
     }
 
     fn text(&self, node: &NodeInfo) -> String {
@@ -289,8 +335,8 @@ mod tests {
             .collect();
         assert_eq!(rows[1][1..], ["1.0 MiB", "bad", "2025-11-29T20:59:59Z", "no"]);
         assert_eq!(rows[2], ["notes", "7 B", "?", "?", "?"]);
-        assert_eq!(document(&strange)["digest"], serde_json::Value::Null);
-        assert_eq!(document(&file)["good"], false);
+        assert_eq!(FileRecord::new(&strange).digest, None);
+        assert_eq!(FileRecord::new(&file).good, Some(false));
     }
 
     #[test]
@@ -302,7 +348,7 @@ mod tests {
         let said = tally.text(&node);
         assert!(said.starts_with("node 2 (h2): 1 segment restored, 0 already held, 1 refused\n"));
         assert!(said.contains(&format!("{digest}  no checkpoint names it")), "{said}");
-        assert_eq!(tally.document(&node)["refusals"][0]["reason"], "no checkpoint names it");
+        assert_eq!(tally.document(&node).refusals[0].reason, "no checkpoint names it");
     }
     #[test]
     fn a_failure_is_counted_and_only_many_on_end_are_the_nodes() {
@@ -317,6 +363,6 @@ mod tests {
         assert!(said.contains("1 segment restored"), "{said}");
         assert!(said.contains("2 segments could not be restored"), "{said}");
         assert!(said.contains(&format!("{one}  a check is under way")), "{said}");
-        assert_eq!(tally.document(&node)["failures"][0]["digest"], one.to_string());
+        assert_eq!(tally.document(&node).failures[0].digest, one.to_string());
     }
 }

@@ -3,7 +3,7 @@
 use cairn_client::{NodeInfo, RemovalPlan};
 use cairn_types::command::Accept;
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::named;
 use crate::exit::{Exit, Failure, Outcome};
@@ -37,7 +37,7 @@ pub fn run(session: &Session, args: RemoveArgs) -> Outcome {
             let node = named::find(&status.nodes, &args.node)?;
             let id = node.id;
             if node.removed {
-                let document = json!({"removed": id.0, "host": node.host, "before": true});
+                let document = RemoveDocument { removed: id.0, host: &node.host, before: true };
                 let said = || format!("node {id} ({}) is already removed\n", node.host);
                 session.output.result(&document, said)?;
                 return Ok(Exit::Ok);
@@ -51,7 +51,7 @@ pub fn run(session: &Session, args: RemoveArgs) -> Outcome {
                 };
             }
             client.remove_node(id, accept).await.map_err(client_failure)?;
-            let document = json!({"removed": id.0, "host": node.host, "before": false});
+            let document = RemoveDocument { removed: id.0, host: &node.host, before: false };
             session.output.result(&document, || {
                 format!(
                     "node {id} ({}) is removed; other nodes are making its replicas\n",
@@ -64,19 +64,47 @@ pub fn run(session: &Session, args: RemoveArgs) -> Outcome {
     })
 }
 
-fn document(node: &NodeInfo, plan: &RemovalPlan) -> serde_json::Value {
-    json!({
-        "node": node.id.0,
-        "host": node.host,
-        "refused": plan.refused.as_ref().map(ToString::to_string),
-        "votes": plan.votes,
-        "leads": plan.leads,
-        "voters_after": plan.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
-        "segments": plan.segments,
-        "bytes": plan.bytes,
-        "segments_lost": plan.segments_lost,
-        "bytes_lost": plan.bytes_lost,
-    })
+/// `node remove`.
+#[derive(Serialize)]
+struct RemoveDocument<'a> {
+    /// The node's id.
+    removed: u64,
+    host: &'a str,
+    /// Whether it was already removed.
+    before: bool,
+}
+
+/// `node remove --dry-run`.
+#[derive(Serialize)]
+struct PlanDocument<'a> {
+    node: u64,
+    host: &'a str,
+    /// Why the removal would be refused, or null.
+    refused: Option<String>,
+    votes: bool,
+    leads: bool,
+    voters_after: Vec<u64>,
+    /// Its replicas, which other nodes make anew.
+    segments: u64,
+    bytes: u64,
+    /// Of these, segments without another replica.
+    segments_lost: u64,
+    bytes_lost: u64,
+}
+
+fn document<'a>(node: &'a NodeInfo, plan: &RemovalPlan) -> PlanDocument<'a> {
+    PlanDocument {
+        node: node.id.0,
+        host: &node.host,
+        refused: plan.refused.as_ref().map(ToString::to_string),
+        votes: plan.votes,
+        leads: plan.leads,
+        voters_after: plan.voters.iter().map(|id| id.0).collect(),
+        segments: plan.segments,
+        bytes: plan.bytes,
+        segments_lost: plan.segments_lost,
+        bytes_lost: plan.bytes_lost,
+    }
 }
 
 fn text(node: &NodeInfo, plan: &RemovalPlan) -> String {

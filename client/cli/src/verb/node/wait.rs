@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use tokio::time::{Instant, sleep};
 
-use super::{document, named, state};
+use super::{NodeRecord, named, state};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::session::{Session, client_failure, interruptible};
 
@@ -53,7 +53,7 @@ pub fn run(session: &Session, args: &WaitArgs) -> Outcome {
                 let last = match client.status().await.map_err(client_failure) {
                     Ok(status) => match named::find(&status.nodes, &args.node) {
                         Ok(node) if state(node) == args.state.word() => {
-                            let shown = document(node, status.leader);
+                            let shown = NodeRecord::new(node, status.leader);
                             session.output.result(&shown, || {
                                 format!("node {} ({}) is {}\n", node.id, node.host, state(node))
                             })?;
