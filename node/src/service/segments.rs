@@ -348,7 +348,10 @@ async fn serve_blocks(
         }
     }
     waits.segment_gets.observe(began.elapsed().as_secs_f64());
-    replicas.ledger.add_reads(digest, 1);
+    // Not of one that was destroyed meanwhile: nothing would forget it.
+    if replicas.store.holds(digest) {
+        replicas.ledger.add_reads(digest, 1);
+    }
 }
 
 /// The bad copies of a segment that cannot be read as a whole, if they tell its block table and a

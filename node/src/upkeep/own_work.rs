@@ -190,6 +190,7 @@ impl Work {
         match self.replicas.store.destroy(digest, allowed).await {
             Ok(Destroyed::Kept) => {}
             Ok(destroyed) => {
+                self.replicas.ledger.forget(digest);
                 if destroyed == Destroyed::Gone {
                     self.replicas.counters.segments_destroyed.add(1);
                 }

@@ -100,6 +100,8 @@ fn give_up(replicas: &Replicas, digest: SegmentDigest, why: &'static str) {
         segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
     });
     tracing::warn!(%digest, why, gives_up_slot = slot.is_some(), "a replica is given up");
+    // The next file of this digest is another one.
+    replicas.ledger.forget(digest);
     if let Some((segment, epoch)) = slot {
         replicas.reporter.say(Said::Lost, segment, epoch);
     }
