@@ -58,9 +58,9 @@ pub struct ClusterClock {
 }
 
 impl ClusterClock {
-    /// Cluster time now, for the leader of `term` whose catalogue has applied `applied_ms`.
-    pub fn now_ms(&self, term: u64, applied_ms: u64) -> u64 {
-        let now = Instant::now();
+    /// Cluster time at `now`, this node's own, for the leader of `term` whose catalogue has applied
+    /// `applied_ms`.
+    pub fn now_ms(&self, now: Instant, term: u64, applied_ms: u64) -> u64 {
         let mut base = self.base.lock();
         let current = match &mut *base {
             Some(current) if current.term == term => current,
@@ -73,7 +73,8 @@ impl ClusterClock {
             }),
         };
         current.counted += now.duration_since(current.looked).min(LOOK_MAX);
-        current.looked = now;
+        // Another caller may have read the clock later and be through before.
+        current.looked = current.looked.max(now);
         let counted =
             if canary!("clock_runs_fast") { current.counted * 2 } else { current.counted };
         let computed_ms = current.clock_ms + as_ms(counted);
@@ -85,10 +86,10 @@ impl ClusterClock {
         computed_ms.max(applied_ms)
     }
 
-    /// How long the leader of `term` has led, as far as this clock saw.
-    pub fn led_for(&self, term: u64) -> Duration {
+    /// How long the leader of `term` has led at `now`, as far as this clock saw.
+    pub fn led_for(&self, now: Instant, term: u64) -> Duration {
         match *self.base.lock() {
-            Some(base) if base.term == term => base.leading_since.elapsed(),
+            Some(base) if base.term == term => now.duration_since(base.leading_since),
             _ => Duration::ZERO,
         }
     }
@@ -120,30 +121,41 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn cluster_time_goes_on_from_what_a_late_apply_taught() {
         let clock = ClusterClock::default();
-        assert_eq!(clock.now_ms(1, 100), 100);
+        assert_eq!(clock.now_ms(Instant::now(), 1, 100), 100);
         tokio::time::advance(Duration::from_millis(50)).await;
-        assert_eq!(clock.now_ms(1, 100), 150);
-        assert_eq!(clock.now_ms(1, 10_000), 10_000);
+        assert_eq!(clock.now_ms(Instant::now(), 1, 100), 150);
+        assert_eq!(clock.now_ms(Instant::now(), 1, 10_000), 10_000);
         tokio::time::advance(Duration::from_millis(7)).await;
-        assert_eq!(clock.now_ms(1, 10_000), 10_007);
-        assert_eq!(clock.led_for(1), Duration::from_millis(57));
-        assert_eq!(clock.now_ms(2, 9_000), 9_000);
+        assert_eq!(clock.now_ms(Instant::now(), 1, 10_000), 10_007);
+        assert_eq!(clock.led_for(Instant::now(), 1), Duration::from_millis(57));
+        assert_eq!(clock.now_ms(Instant::now(), 2, 9_000), 9_000);
+    }
+
+    #[test]
+    fn cluster_time_goes_by_the_nodes_own_clock() {
+        let (clock, began) = (ClusterClock::default(), Instant::now());
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        assert_eq!(clock.now_ms(at(0), 1, 100), 100);
+        assert_eq!(clock.now_ms(at(9_500), 1, 100), 9_600);
+        assert_eq!(clock.now_ms(at(9_000), 1, 100), 9_600, "it does not go back");
+        assert_eq!(clock.now_ms(at(9_500), 1, 100), 9_600, "nor is any time counted twice");
+        assert_eq!(clock.led_for(at(9_500), 1), Duration::from_millis(9_500));
     }
 
     #[tokio::test(start_paused = true)]
     async fn jump_of_a_day_counts_as_seconds() {
         let clock = ClusterClock::default();
-        assert_eq!(clock.now_ms(1, 100), 100);
+        assert_eq!(clock.now_ms(Instant::now(), 1, 100), 100);
         for second in 1..=20 {
             tokio::time::advance(Duration::from_secs(1)).await;
-            assert_eq!(clock.now_ms(1, 100), 100 + second * 1_000);
+            assert_eq!(clock.now_ms(Instant::now(), 1, 100), 100 + second * 1_000);
         }
         tokio::time::advance(Duration::from_secs(86_400)).await;
         for _ in 0..1_000 {
-            assert_eq!(clock.now_ms(1, 100), 30_100);
+            assert_eq!(clock.now_ms(Instant::now(), 1, 100), 30_100);
         }
         tokio::time::advance(Duration::from_millis(1_500)).await;
-        assert_eq!(clock.now_ms(1, 100), 31_600);
+        assert_eq!(clock.now_ms(Instant::now(), 1, 100), 31_600);
     }
 
     #[test]

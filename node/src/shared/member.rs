@@ -79,12 +79,12 @@ impl Member {
             return None;
         }
         let applied_ms = self.read(|catalogue| catalogue.cluster().clock_ms);
-        Some(self.clock.now_ms(self.consensus.term(), applied_ms))
+        Some(self.clock.now_ms(self.this.env.now(), self.consensus.term(), applied_ms))
     }
 
     /// How long this leader has led in `term`, as far as its clock saw.
     pub fn led_for(&self, term: u64) -> Duration {
-        self.clock.led_for(term)
+        self.clock.led_for(self.this.env.now(), term)
     }
 
     /// A command that somebody sent. One that only a newer build understands is refused like one

@@ -1,4 +1,4 @@
-//! The seams both sides of the wire share: tasks, chance, wall time, blocking work and dialling.
+//! The seams both sides of the wire share: tasks, chance, time, blocking work and dialling.
 //!
 //! Product code reaches the world only through these traits (and, on a node, through the disk
 //! seam of `cairn-node`). Each has two real implementations: production, in the binary, and the
@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// A connection to one address that the generated tonic clients can be built over. Cheap to
 /// clone; connects on first use and reconnects by itself. The error is a concrete
@@ -67,6 +68,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// A random number: OS entropy in production, the seed in simulation.
     fn random_u64(&self) -> u64;
 
+    /// This machine's own monotonic clock: by it a leader counts cluster time, and so leases and
+    /// graces. It may run a little faster or slower than those of other machines.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
     /// Wall-clock milliseconds since the Unix epoch. A label for people; nothing that keeps data
     /// depends on it.
     fn wall_ms(&self) -> u64;
@@ -119,6 +126,10 @@ impl Env {
     pub fn random_u128(&self) -> u128 {
         let value = (u128::from(self.random_u64()) << 64) | u128::from(self.random_u64());
         value.max(1)
+    }
+
+    pub fn now(&self) -> Instant {
+        self.runtime.now()
     }
 
     pub fn wall_ms(&self) -> u64 {
