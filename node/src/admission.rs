@@ -47,7 +47,7 @@ struct Taken {
 }
 
 impl Lane {
-    pub fn new(what: &'static str, max: usize) -> Self {
+    fn new(what: &'static str, max: usize) -> Self {
         Self { what, max, taken: Arc::default() }
     }
 
@@ -72,6 +72,24 @@ impl Lane {
         }
         taken.all += 1;
         Ok(Permit { taken: Arc::clone(&self.taken), peer })
+    }
+}
+
+/// The lanes of a node, for its metrics. Cheap to clone; all clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Lanes(Arc<Mutex<Vec<Lane>>>);
+
+impl Lanes {
+    /// A lane more.
+    pub fn open(&self, what: &'static str, max: usize) -> Lane {
+        let lane = Lane::new(what, max);
+        self.0.lock().push(lane.clone());
+        lane
+    }
+
+    /// Of each lane: what it is for, and how many of its permits are taken now.
+    pub fn taken(&self) -> Vec<(&'static str, usize)> {
+        self.0.lock().iter().map(|lane| (lane.what, lane.taken())).collect()
     }
 }
 
@@ -113,5 +131,16 @@ mod tests {
         drop((held, rest));
         assert_eq!(lane.taken(), 0);
         assert!(lane.taken.lock().by_peer.is_empty());
+    }
+
+    #[test]
+    fn all_lanes_of_a_node_say_what_is_taken() {
+        let lanes = Lanes::default();
+        let (readers, uploads) = (lanes.open("readers", 2), lanes.open("uploads", 2));
+        let held = (readers.take(None).unwrap(), readers.clone().take(None).unwrap());
+        let one = uploads.take(None).unwrap();
+        assert_eq!(lanes.taken(), [("readers", 2), ("uploads", 1)]);
+        drop((held, one));
+        assert_eq!(lanes.taken(), [("readers", 0), ("uploads", 0)]);
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::admission::{Lane, Peer};
+use crate::admission::{Lane, Lanes, Peer};
 use crate::browsers::{self, Local};
 use crate::listener::PeerInfo;
 use crate::pace::Pace;
@@ -161,21 +161,21 @@ pub struct Guard {
 impl Guard {
     /// `certificates`: every gRPC call must come over a connection with a client certificate.
     /// `local`: it has no key and serves its own machine only.
-    pub fn new(own: Identity, certificates: bool, local: Option<Local>) -> Self {
+    pub fn new(own: Identity, certificates: bool, local: Option<Local>, lanes: &Lanes) -> Self {
         let budget = || Arc::new(Semaphore::new(ARRIVING_BYTES_MAX / BUDGET_UNIT_BYTES));
         Self {
             own,
             certificates,
             local,
-            probes: Lane::new("probes", PROBES_MAX),
-            control: Lane::new("calls", CONTROL_CALLS_MAX),
-            forwarded: Lane::new("commands passed on", FORWARDED_CALLS_MAX),
-            segments: Lane::new("calls for segments", SEGMENT_CALLS_MAX),
-            nodes: Lane::new("calls between nodes", NODE_CALLS_MAX),
-            raft: Lane::new("raft calls", RAFT_CALLS_MAX),
-            arriving: Lane::new("requests on their way in", ARRIVING_MAX),
-            arriving_nodes: Lane::new("requests of nodes on their way in", ARRIVING_MAX),
-            arriving_probes: Lane::new("probes on their way in", PROBES_MAX),
+            probes: lanes.open("probes", PROBES_MAX),
+            control: lanes.open("calls", CONTROL_CALLS_MAX),
+            forwarded: lanes.open("commands passed on", FORWARDED_CALLS_MAX),
+            segments: lanes.open("calls for segments", SEGMENT_CALLS_MAX),
+            nodes: lanes.open("calls between nodes", NODE_CALLS_MAX),
+            raft: lanes.open("raft calls", RAFT_CALLS_MAX),
+            arriving: lanes.open("requests on their way in", ARRIVING_MAX),
+            arriving_nodes: lanes.open("requests of nodes on their way in", ARRIVING_MAX),
+            arriving_probes: lanes.open("probes on their way in", PROBES_MAX),
             clients_bytes: budget(),
             nodes_bytes: budget(),
         }
@@ -347,7 +347,7 @@ mod tests {
     }
 
     fn guard() -> Guard {
-        Guard::new(Identity::default(), false, None)
+        Guard::new(Identity::default(), false, None, &Lanes::default())
     }
 
     async fn ask(guard: &Guard, path: &str, body: Body) -> (Option<String>, Bytes) {

@@ -186,12 +186,13 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         ending,
         counters,
         waits: Default::default(),
+        lanes: Default::default(),
         summaries: Default::default(),
         usage,
     });
     let own = CallIdentity { cluster: Some(cluster), lineage: Some(lineage), node: Some(node) };
     let local = is_local.then(|| Local { advertised: host_of(&shared.this.config.address) });
-    let guard = Guard::new(own, certificates, local);
+    let guard = Guard::new(own, certificates, local, &shared.lanes);
     let routes = service::routes(&shared, raft_routes, guard);
     let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
     env.spawn(

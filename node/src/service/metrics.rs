@@ -115,6 +115,11 @@ async fn gather(shared: &Shared) -> Registry {
         clocks.get_or_create(&[("of", of.to_string())]).set(ahead_ms);
     }
     cairn.register("clock_ahead_ms", "wall clock of a node ahead of the voters' median", clocks);
+    let permits = Family::<[(&str, &str); 1], Gauge>::default();
+    for (of, taken) in shared.lanes.taken() {
+        permits.get_or_create(&[("of", of)]).set(i64::try_from(taken).unwrap_or(i64::MAX));
+    }
+    cairn.register("permits_taken", "what this node does at once, of a bounded number", permits);
 
     let waits = shared.waits.clone();
     cairn.register("command_seconds", "a client's command on the leader", waits.commands);

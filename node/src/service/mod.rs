@@ -46,6 +46,7 @@ pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {
     let segments = SegmentsServer::new(segments::Service::new(
         Arc::clone(&shared.replicas),
         shared.waits.clone(),
+        &shared.lanes,
     ))
     .max_decoding_message_size(MESSAGE_BYTES_MAX)
     .max_encoding_message_size(MESSAGE_BYTES_MAX);

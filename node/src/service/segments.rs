@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::admission::{Lane, Peer, Permit};
+use crate::admission::{Lane, Lanes, Peer, Permit};
 use crate::pace::Pace;
 use crate::reporter::Said;
 use crate::shared::Replicas;
@@ -59,14 +59,11 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(replicas: Arc<Replicas>, waits: Waits) -> Self {
-        Self {
-            replicas,
-            waits,
-            readers: Lane::new("readers", READERS_MAX),
-            uploads: Lane::new("uploads", UPLOADS_MAX),
-            arriving: Lane::new("uploads on their way in", ARRIVING_MAX),
-        }
+    pub fn new(replicas: Arc<Replicas>, waits: Waits, lanes: &Lanes) -> Self {
+        let readers = lanes.open("readers", READERS_MAX);
+        let uploads = lanes.open("uploads", UPLOADS_MAX);
+        let arriving = lanes.open("uploads on their way in", ARRIVING_MAX);
+        Self { replicas, waits, readers, uploads, arriving }
     }
 
     /// Waits for the slot to be applied here and checks that it is current, and that the bytes come

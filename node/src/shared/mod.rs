@@ -33,6 +33,7 @@ pub use self::member::Member;
 pub use self::replicas::Replicas;
 pub use self::summaries::Summaries;
 pub use self::this_node::ThisNode;
+use crate::admission::Lanes;
 use crate::counters::Counters;
 use crate::process::Usage;
 use crate::waits::Waits;
@@ -46,6 +47,8 @@ pub struct Shared {
     pub ending: Arc<Ending>,
     pub counters: Arc<Counters>,
     pub waits: Waits,
+    /// Permits of its doors, for its metrics.
+    pub lanes: Lanes,
     pub summaries: Summaries,
     /// What the process has used.
     pub usage: fn() -> Usage,
