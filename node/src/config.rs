@@ -69,6 +69,8 @@ pub struct Timings {
     /// Entries between snapshots, and entries kept behind the newest one.
     pub snapshot_entries: u64,
     pub log_kept_entries: u64,
+    /// A snapshot travels in messages of so many bytes.
+    pub snapshot_piece_bytes: u64,
 }
 
 impl Default for Timings {
@@ -87,6 +89,7 @@ impl Default for Timings {
             disk_end_ms: 60_000,
             snapshot_entries: 20_000,
             log_kept_entries: 10_000,
+            snapshot_piece_bytes: 256 << 10,
         }
     }
 }

@@ -237,6 +237,7 @@ fn consensus_config(
     config.promised = promised;
     config.snapshot_entries = timings.snapshot_entries;
     config.keep_entries = timings.log_kept_entries;
+    config.timings.snapshot_piece_bytes = timings.snapshot_piece_bytes;
     config
 }
 

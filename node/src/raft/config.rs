@@ -36,6 +36,9 @@ pub struct RaftTimings {
     pub snapshot_idle: Duration,
     /// From a snapshot's last byte until it is installed.
     pub snapshot_install: Duration,
+    /// A snapshot travels in messages of so many bytes: few beside a slow link's idle time, many
+    /// beside an envelope.
+    pub snapshot_piece_bytes: u64,
 }
 
 impl Default for RaftTimings {
@@ -58,6 +61,7 @@ impl RaftTimings {
             append_timeout: Duration::from_millis(1000),
             snapshot_idle: Duration::from_secs(2),
             snapshot_install: Duration::from_secs(300),
+            snapshot_piece_bytes: 256 << 10,
         }
     }
 }
@@ -205,6 +209,7 @@ pub struct RaftStatus {
     pub term: u64,
     pub leader: Option<(u64, String)>,
     pub is_leader: bool,
+    /// Durable here or not.
     pub last_log: Option<u64>,
     /// Durable here, and so perhaps acknowledged: the term voted in, and the last entry's index.
     pub flushed_vote_term: Option<u64>,

@@ -89,6 +89,7 @@ pub struct Network {
     pub(in crate::raft) snapshot_idle: Duration,
     /// From the last byte of a snapshot until it is installed.
     pub(in crate::raft) snapshot_install: Duration,
+    pub(in crate::raft) snapshot_piece_bytes: u64,
     pool: Arc<Mutex<Pool>>,
 }
 
@@ -122,6 +123,7 @@ impl Network {
             matched: Matched::default(),
             snapshot_idle: timings.snapshot_idle,
             snapshot_install: timings.snapshot_install,
+            snapshot_piece_bytes: timings.snapshot_piece_bytes,
             pace,
             pool: Arc::default(),
         }

@@ -30,8 +30,6 @@ use crate::raft::peers::network::Link;
 use crate::raft::snapshot::files::SnapshotFile;
 use crate::raft::types::Vote;
 
-/// Bytes of one message: small beside a slow link's idle time, large beside its envelope.
-const PIECE_BYTES: u64 = 256 << 10;
 /// Attempts that moved nothing before the transfer is given up.
 const IDLE_ATTEMPTS_MAX: u32 = 3;
 
@@ -199,6 +197,7 @@ impl Link {
         let file: Arc<dyn DiskFile> = file.into();
         let own = snapshot.clone();
         let (body_offset, len) = (snapshot.body_offset, snapshot.len);
+        let piece_bytes = self.network.snapshot_piece_bytes.max(1);
         let tail = piece(Piece::Tail(wire::RaftSnapshotTail {
             len,
             digest: Bytes::copy_from_slice(&snapshot.digest),
@@ -211,7 +210,7 @@ impl Link {
                 if at >= len {
                     return tail.map(|tail| (tail, (at, None)));
                 }
-                let want = usize::try_from(PIECE_BYTES.min(len - at)).ok()?;
+                let want = usize::try_from(piece_bytes.min(len - at)).ok()?;
                 let read = move || {
                     let mut bytes = vec![0; want];
                     file.read_at(body_offset + at, &mut bytes).map(|()| bytes)
