@@ -199,7 +199,9 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
                 match rounds.join().await {
                     Ok(Some(index)) => {
                         last = format!("entry {index} is not applied here yet");
-                        self.applied.wait(index).await;
+                        if !canary!("read_before_applied") {
+                            self.applied.wait(index).await;
+                        }
                         return Ok(index);
                     }
                     Ok(None) => last = "nobody is known to lead".into(),
@@ -415,7 +417,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> GroupApi for Group<Rt, M> {
             term,
             leader,
             is_leader: is_self,
-            last_log: metrics.last_log_index,
+            last_log: index(&self.flushed.last()),
             flushed_vote_term: flushed.vote.map(|vote| vote.leader_id.term),
             flushed_log: flushed.last,
             promise: flushed.promise(),

@@ -126,7 +126,7 @@ impl wire::segments_server::Segments for Service {
         };
         drop(arriving);
         let began = Instant::now();
-        let _permit = self.uploads.take(peer)?;
+        let permit = self.uploads.take(peer)?;
         let digest = digest(&head.digest)?;
         let len = u64::from(head.len);
         if len == 0 || len > SEGMENT_BYTES_MAX {
@@ -143,6 +143,9 @@ impl wire::segments_server::Segments for Service {
         let mut writer = match begun {
             Begin::Exists(_) => {
                 replicas.reporter.say(Said::Durable, segment, epoch);
+                if canary!("keep_permit") {
+                    std::mem::forget(permit);
+                }
                 return Ok(Response::new(wire::PutReply { existed: true }));
             }
             Begin::Writer(writer) => writer,
@@ -170,6 +173,7 @@ impl wire::segments_server::Segments for Service {
         replicas.counters.segments_received.add(1);
         self.waits.segment_puts.observe(began.elapsed().as_secs_f64());
         replicas.reporter.say(Said::Durable, segment, epoch);
+        drop(permit);
         Ok(Response::new(wire::PutReply { existed: false }))
     }
 

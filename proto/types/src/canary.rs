@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 49] = [
+pub const CANARIES: [Canary; 54] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -166,6 +166,16 @@ pub const CANARIES: [Canary; 49] = [
         caught_by: &["D7"],
     },
     Canary {
+        name: "refs_keep_nothing",
+        breaks: "a checkpoint that a ref names is deleted",
+        caught_by: &["D7"],
+    },
+    Canary {
+        name: "rollback_spares_newest",
+        breaks: "a rollback leaves the newest commit out of quarantine",
+        caught_by: &["C1", "C5"],
+    },
+    Canary {
         name: "latest_in_quarantine",
         breaks: "latest names the newest commit though it is in quarantine",
         caught_by: &["C5", "C1"],
@@ -254,6 +264,21 @@ pub const CANARIES: [Canary; 49] = [
         name: "list_of_this_node",
         breaks: "a listing is what this node has applied, without ReadIndex",
         caught_by: &["C1"],
+    },
+    Canary {
+        name: "read_before_applied",
+        breaks: "a read is answered before its node has applied the index that the leader gave",
+        caught_by: &["C1", "C5"],
+    },
+    Canary {
+        name: "truncation_stays",
+        breaks: "entries that were cut off stay in the log's file",
+        caught_by: &["D2"],
+    },
+    Canary {
+        name: "keep_permit",
+        breaks: "an upload of a segment that is there already keeps its permit",
+        caught_by: &["permits", "L2"],
     },
     Canary {
         name: "lost_goes_unsaid",

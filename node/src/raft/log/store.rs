@@ -65,6 +65,11 @@ impl FlushedWatch {
     pub fn get(&self) -> Flushed {
         self.0.memory.lock().flushed
     }
+
+    /// The last entry of the log, durable or not.
+    pub fn last(&self) -> Option<LogId> {
+        self.0.memory.lock().last
+    }
 }
 
 struct Shared {
