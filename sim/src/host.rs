@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::disk::SimDisk;
+use crate::monotonic::Monotonic;
 use crate::process::Life;
 use crate::trace;
 
@@ -33,6 +34,7 @@ const LANES: [Lane; 6] =
 pub struct SimHost {
     life: Arc<Life>,
     clock: Arc<WallClock>,
+    monotonic: Arc<Monotonic>,
     work: Arc<Work>,
 }
 
@@ -98,10 +100,14 @@ struct Work {
 }
 
 impl SimHost {
-    pub fn new(life: Arc<Life>, disk: SimDisk, clock: Arc<WallClock>) -> Self {
+    pub fn new(
+        life: Arc<Life>,
+        disk: SimDisk,
+        (clock, monotonic): (Arc<WallClock>, Arc<Monotonic>),
+    ) -> Self {
         let lanes = LANES.map(|lane| Semaphore::new(width(lane)));
         let work = Work { life: life.clone(), disk, lanes, jobs: RunningJobs::default() };
-        Self { life, clock, work: Arc::new(work) }
+        Self { life, clock, monotonic, work: Arc::new(work) }
     }
 }
 
@@ -135,6 +141,10 @@ impl Runtime for SimHost {
 
     fn random_u64(&self) -> u64 {
         self.life.random_u64()
+    }
+
+    fn now(&self) -> Instant {
+        self.monotonic.now()
     }
 
     fn wall_ms(&self) -> u64 {
@@ -204,7 +214,10 @@ mod tests {
 
     fn host() -> (SimHost, SimDisk) {
         let disk = SimDisk::new("d1", 1, &Stream::new(1));
-        (SimHost::new(life("n1"), disk.clone(), Arc::new(WallClock::new(0))), disk)
+        (
+            SimHost::new(life("n1"), disk.clone(), (Arc::new(WallClock::new(0)), Arc::default())),
+            disk,
+        )
     }
 
     fn note(list: &Arc<Mutex<Vec<u32>>>, number: u32) -> Job {

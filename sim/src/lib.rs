@@ -9,6 +9,7 @@
 //! | [`rt`] | the runtime of consensus |
 //! | [`disk`] | written and durable, crashes, disk faults |
 //! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
+//! | [`monotonic`] | clocks that run at rates of their own |
 //! | [`net`] | links between processes, loss, delay, partitions |
 //! | [`cluster`] | real nodes and clients in a world |
 //! | [`applied`] | hears of every entry that a node applies |
@@ -32,6 +33,7 @@ pub mod disk;
 pub mod host;
 pub mod mind;
 pub mod minimize;
+pub mod monotonic;
 pub mod net;
 pub mod process;
 pub mod replay;

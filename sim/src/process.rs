@@ -39,10 +39,40 @@ pub struct Life {
     pub name: Arc<str>,
     over: AtomicBool,
     abandoned: AtomicBool,
-    /// While the process stands still: whom to wake when it goes on.
-    paused: Mutex<Option<Vec<Waker>>>,
+    paused: Gate,
+    /// Shut while it applies nothing.
+    applies: Gate,
     tasks: Mutex<Tasks>,
     chance: Mutex<Stream>,
+}
+
+/// What some tasks do not pass while it is shut: whom to wake when it is opened.
+#[derive(Default)]
+struct Gate(Mutex<Option<Vec<Waker>>>);
+
+impl Gate {
+    fn shut(&self) {
+        self.0.lock().get_or_insert_default();
+    }
+
+    fn open(&self) {
+        let waiting = self.0.lock().take();
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    fn is_shut(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    fn stops(&self, cx: &Context<'_>) -> bool {
+        match &mut *self.0.lock() {
+            Some(waiting) => {
+                waiting.push(cx.waker().clone());
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -63,7 +93,8 @@ impl Life {
             name,
             over: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
-            paused: Mutex::default(),
+            paused: Gate::default(),
+            applies: Gate::default(),
             tasks: Mutex::default(),
             chance: Mutex::new(chance),
         }
@@ -93,7 +124,7 @@ impl Life {
         let life = self.clone();
         // Kilobytes of state that every wrapper would move once more.
         let mut task = Box::pin(task);
-        let turn = move |cx: &mut Context<'_>| match life.stands_still(cx) {
+        let turn = move |cx: &mut Context<'_>| match life.paused.stops(cx) {
             true => Poll::Pending,
             false => task.as_mut().poll(cx),
         };
@@ -106,29 +137,41 @@ impl Life {
         handle
     }
 
+    /// As [`spawn`](Self::spawn) for the task that applies the log.
+    pub fn spawn_applying<T>(self: &Arc<Self>, task: T) -> JoinHandle<T::Output>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        let life = self.clone();
+        let mut task = Box::pin(task);
+        self.spawn(poll_fn(move |cx| match life.applies.stops(cx) {
+            true => Poll::Pending,
+            false => task.as_mut().poll(cx),
+        }))
+    }
+
+    /// Nothing is applied until [`apply_again`](Self::apply_again), all else goes on.
+    pub fn apply_nothing(&self) {
+        self.applies.shut();
+    }
+
+    pub fn apply_again(&self) {
+        self.applies.open();
+    }
+
     /// No task of this life gets a turn until [`resume`](Self::resume), as under SIGSTOP: the
     /// world goes on, its timers run out, what others send it waits.
     pub fn pause(&self) {
-        self.paused.lock().get_or_insert_default();
+        self.paused.shut();
     }
 
     pub fn resume(&self) {
-        let waiting = self.paused.lock().take();
-        waiting.into_iter().flatten().for_each(Waker::wake);
+        self.paused.open();
     }
 
     pub fn is_paused(&self) -> bool {
-        self.paused.lock().is_some()
-    }
-
-    fn stands_still(&self, cx: &Context<'_>) -> bool {
-        match &mut *self.paused.lock() {
-            Some(waiting) => {
-                waiting.push(cx.waker().clone());
-                true
-            }
-            None => false,
-        }
+        self.paused.is_shut()
     }
 
     /// Its host was declared dead and another life has its place and disk; it may not know.
@@ -200,6 +243,18 @@ pub(crate) mod tests {
         life.end();
         tokio::task::yield_now().await;
         assert_eq!((life.tasks(), receiver.recv().await), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_that_applies_nothing_does_all_else() {
+        let life = life("n1");
+        life.apply_nothing();
+        let applying = life.spawn_applying(async { 1 });
+        assert_eq!(life.spawn(async { 2 }).await.unwrap(), 2);
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(!applying.is_finished());
+        life.apply_again();
+        assert_eq!(applying.await.unwrap(), 1);
     }
 
     #[tokio::test(start_paused = true)]

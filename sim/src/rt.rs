@@ -2,7 +2,8 @@
 //!
 //! * Random numbers come from the seed (of the process's life, where there is one).
 //! * Watch channels wake their waiters in order; tokio's wake them in a random one.
-//! * A spawned task belongs to the process that spawned it, so that a crash ends it.
+//! * A spawned task belongs to the process that spawned it, so that a crash ends it. The one that
+//!   applies the log is known by its type, so that a node can be late with that alone.
 
 #![allow(clippy::disallowed_methods, reason = "implements the runtime seam")]
 
@@ -20,6 +21,7 @@ use tokio::time::{Sleep, Timeout, error::Elapsed};
 
 use crate::process::Life;
 use crate::seed::split_mix;
+use crate::trace;
 
 thread_local! {
     /// Chance for tasks that belong to no process.
@@ -38,6 +40,11 @@ fn next_seed() -> u64 {
     let next = split_mix(SHARED.get());
     SHARED.set(next);
     next
+}
+
+/// Whether a task of this type is openraft's worker of the state machine, the only one that applies.
+fn applies(task: &str) -> bool {
+    task.contains("::sm::worker::") && task.contains("do_spawn")
 }
 
 /// See the module.
@@ -68,6 +75,10 @@ impl AsyncRuntime for SimRt {
         T::Output: OptionalSend + 'static,
     {
         match Life::current() {
+            Some(life) if applies(std::any::type_name::<T>()) => {
+                trace::count("raft.appliers", 1);
+                life.spawn_applying(future)
+            }
             Some(life) => life.spawn(future),
             None => tokio::spawn(future),
         }

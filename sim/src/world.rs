@@ -20,6 +20,7 @@ use tonic::service::Routes;
 
 use crate::disk::{Crash, SimDisk};
 use crate::host::{SimHost, WallClock};
+use crate::monotonic::Monotonic;
 use crate::net::SimNet;
 use crate::process::{Life, ProcessId};
 use crate::replay::Tuning;
@@ -125,6 +126,7 @@ struct Inner {
 struct Process {
     spec: Spec,
     clock: Arc<WallClock>,
+    monotonic: Arc<Monotonic>,
     disk: SimDisk,
     lives: u32,
     seat: Option<Seat>,
@@ -171,7 +173,8 @@ impl World {
         let chance = self.inner.chance.fork("disk").fork(&spec.name);
         let disk = SimDisk::new(&spec.name, id.0, &chance);
         let clock = Arc::new(WallClock::new(spec.wall_skew_ms));
-        processes.insert(id, Process { spec, clock, disk, lives: 0, seat: None });
+        let monotonic = Arc::default();
+        processes.insert(id, Process { spec, clock, monotonic, disk, lives: 0, seat: None });
         id
     }
 
@@ -187,7 +190,8 @@ impl World {
         trace::event(&name, "start", format_args!("{id} life {}", process.lives));
         let chance = self.inner.chance.fork(&name).fork(&process.lives.to_string());
         let life = Arc::new(Life::new(id, process.lives, name.into(), chance));
-        let runtime = SimHost::new(life.clone(), process.disk.clone(), process.clock.clone());
+        let clocks = (process.clock.clone(), process.monotonic.clone());
+        let runtime = SimHost::new(life.clone(), process.disk.clone(), clocks);
         let env = Env { runtime: Arc::new(runtime), dialer: self.inner.net.dialer(&life) };
         let disk = Arc::new(process.disk.mount());
         let net = self.inner.net.clone();
@@ -290,6 +294,17 @@ impl World {
     /// The wall clock of a process, which goes on from life to life.
     pub fn clock(&self, id: ProcessId) -> Option<Arc<WallClock>> {
         self.inner.processes.lock().get(&id).map(|process| process.clock.clone())
+    }
+
+    /// The monotonic clock of a process's machine.
+    pub fn monotonic(&self, id: ProcessId) -> Option<Arc<Monotonic>> {
+        self.inner.processes.lock().get(&id).map(|process| process.monotonic.clone())
+    }
+
+    /// How fast the fastest clock of all runs now.
+    pub fn fastest_rate(&self) -> u64 {
+        let processes = self.inner.processes.lock();
+        processes.values().map(|process| process.monotonic.rate()).max().unwrap_or(0)
     }
 
     /// Puts another disk into a process that is down (a swap, a copy). False if it runs.

@@ -26,10 +26,10 @@ use super::c1_history::{CONFIGURATIONS_MAX, Moments, moment};
 use super::linearizable::refs::{Input, Output, Ref};
 use super::linearizable::{self, Operation};
 use crate::cluster::Cluster;
+use crate::monotonic::{RATES, counted};
 use crate::trace;
 
-/// Between the entry that makes a hold and the answer that says so, cluster time may get ahead of the
-/// time that passes by this.
+/// Between the proposal of a hold and the moment in which it is applied.
 const SLACK: Duration = Duration::from_secs(2);
 
 /// What clients share with the checkers. Cheap to clone; all clones are the same.
@@ -166,7 +166,7 @@ impl Marks {
     /// A client is about to hold a checkpoint: a hold of this owner may end when this one does.
     pub fn hold_begins(&self, id: CheckpointId, owner: &str, lasts: Option<Duration>) {
         let (mut inner, key) = (self.inner.lock(), (id, owner.to_owned()));
-        let ends = lasts.map(|lasts| Instant::now() + lasts.saturating_sub(SLACK));
+        let ends = lasts.map(|lasts| Instant::now() + at_least(lasts));
         if let (Some(ends), Some(until)) = (ends, inner.holds.get_mut(&key)) {
             *until = Some(until.map_or(ends, |until| until.min(ends)));
         }
@@ -178,7 +178,7 @@ impl Marks {
         self.hold_ended(id, owner);
         let (mut inner, key) = (self.inner.lock(), (id, owner.to_owned()));
         if !inner.under_way.contains_key(&key) {
-            inner.holds.insert(key, lasts.map(|lasts| began + lasts.saturating_sub(SLACK)));
+            inner.holds.insert(key, lasts.map(|lasts| began + at_least(lasts)));
         }
     }
 
@@ -233,6 +233,13 @@ impl Marks {
         trace::count("checked.latest", 1);
         self.inner.lock().bad.get(&id).is_some_and(|since| *since < began)
     }
+}
+
+/// A hold of so much cluster time lasts so long, where a fast clock counts it.
+fn at_least(lasts: Duration) -> Duration {
+    lasts
+        .mul_f64(counted(Duration::from_secs(1), *RATES.end()).as_secs_f64().recip())
+        .saturating_sub(SLACK)
 }
 
 fn lasts(until: Option<Instant>) -> bool {

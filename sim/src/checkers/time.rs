@@ -1,34 +1,60 @@
 //! Cluster time, as every node's own clock sees it: it never runs ahead of the time that has really
-//! passed, and no upload expires before lease and grace are over since its client was last told
+//! passed, counted by the fastest clock of the cluster, and no upload expires before lease and grace are over since its client was last told
 //! that it goes on. The wire says what clients were told, not the catalogue.
+
+use std::time::Duration;
 
 use cairn_core::catalogue::Catalogue;
 use cairn_types::model::DeletedFor;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
+use crate::monotonic::counted;
 use crate::trace;
 use crate::witness;
 
 /// Between the proposal of one entry and the moment in which the first one was applied.
 const SLACK_MS: u64 = 1_000;
 
+/// Cluster time when it was first seen, and what may have been added since.
+struct Base {
+    clock_ms: u64,
+    most: Duration,
+    looked: Instant,
+    /// Of the fastest clock, when it was looked.
+    rate: u64,
+}
+
+impl Base {
+    /// The most that cluster time may have come to since it was first seen, ms.
+    fn most_ms(&mut self, rate: u64) -> u64 {
+        let now = Instant::now();
+        // It changed in between, nobody knows when.
+        self.most += counted(now.duration_since(self.looked), rate.max(self.rate));
+        (self.looked, self.rate) = (now, rate);
+        self.most.as_millis() as u64
+    }
+}
+
 #[derive(Default)]
 pub struct Checker {
-    /// When cluster time was what.
-    base: Option<(Instant, u64)>,
+    base: Option<Base>,
     reports: u32,
 }
 
 impl Checker {
     /// To be called with what the entry at `index` made of the catalogue.
     pub fn entry(&mut self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
-        let (now, clock_ms) = (Instant::now(), after.cluster().clock_ms);
-        let (since, base_ms) = *self.base.get_or_insert((now, clock_ms));
-        let passed_ms = now.duration_since(since).as_millis() as u64;
-        if clock_ms.saturating_sub(base_ms) > passed_ms + SLACK_MS {
-            let gone_ms = clock_ms - base_ms;
-            let text = format!("entry {index}: {gone_ms} ms of cluster time in {passed_ms} ms");
+        let (rate, clock_ms) = (cluster.world().fastest_rate(), after.cluster().clock_ms);
+        let base = self.base.get_or_insert_with(|| Base {
+            clock_ms,
+            most: Duration::ZERO,
+            looked: Instant::now(),
+            rate,
+        });
+        let (gone_ms, most_ms) = (clock_ms.saturating_sub(base.clock_ms), base.most_ms(rate));
+        if gone_ms > most_ms + SLACK_MS {
+            let text = format!("entry {index}: {gone_ms} ms of cluster time in {most_ms} ms");
             self.report(cluster, "time", text);
         }
         self.leases(cluster, index, after);

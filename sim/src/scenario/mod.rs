@@ -148,6 +148,7 @@ const SELDOM: &[(&str, &str)] = &[
     ("mix", "operator.removed"),
     ("mix", "operator.upgraded"),
     ("mix", "raft.truncations"),
+    ("mix", "raft.appliers"),
     ("mix", "stage.met_open_upload"),
     ("mix", "stage.met_reaped"),
     ("mix", "wire.append_conflicts"),

@@ -81,6 +81,8 @@ kinds! {
         RotLog "rot_log" 2,
         WallJump "wall_jump" 6,
         HiddenLeader "hidden_leader" 5,
+        ClockRate "clock_rate" 4,
+        LateApply "late_apply" 6,
     }
 }
 

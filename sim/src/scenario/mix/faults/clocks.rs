@@ -1,8 +1,9 @@
-//! Wall clocks that jump: one at a time, because C5 promises what the voters' median is worth, and
+//! Monotonic clocks that run at other rates; and wall clocks that jump: one at a time, because C5 promises what the voters' median is worth, and
 //! of three voters that is one wrong clock.
 
 use super::{Faults, Later, Strike};
 use crate::checkers::c5_labels::LABEL_WINDOW;
+use crate::monotonic::RATES;
 use crate::process::ProcessId;
 
 /// A minute, an hour, a day, a month.
@@ -31,6 +32,17 @@ impl Faults {
         clock.jump(jump_ms);
         self.jumped = Some(process);
         self.after(&mut strike, 6_000, Later::PutClockRight(process));
+    }
+
+    /// A node's monotonic clock, in half of the cases the leader's, runs at another rate until the
+    /// next such fault on it.
+    pub(super) fn clock_rate(&mut self, mut strike: Strike, node: ProcessId) {
+        let leader = self.cluster.leader().map(|leader| leader.process);
+        let process = leader.filter(|_| strike.chance.chance(0.5)).unwrap_or(node);
+        let rate = strike.chance.range(*RATES.start()..*RATES.end() + 1);
+        let Some(clock) = self.cluster.world().monotonic(process) else { return };
+        strike.says(format_args!("{} runs at {rate} millionths", self.cluster.name(process)));
+        clock.set_rate(rate);
     }
 
     pub(super) fn put_clock_right(&self, process: ProcessId) {

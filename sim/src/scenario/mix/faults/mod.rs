@@ -83,6 +83,7 @@ enum Later {
     Calm,
     HealDisk(ProcessId),
     Resume(Arc<Life>),
+    Apply(Arc<Life>),
     PutClockRight(ProcessId),
     /// The disk of this life has not answered since it got stuck for this time.
     MustHaveEnded(Arc<Life>, Option<u64>),
@@ -177,6 +178,7 @@ impl Faults {
         for (due, what) in std::mem::take(&mut self.later) {
             match what {
                 Later::Resume(life) => life.resume(),
+                Later::Apply(life) => life.apply_again(),
                 Later::PutClockRight(process) => self.put_clock_right(process),
                 Later::MustHaveEnded(..) => self.later.push((due, what)),
                 // It may have started only now.
@@ -244,6 +246,8 @@ impl Faults {
             FaultKind::RotLog => self.rot_log(strike).await,
             FaultKind::WallJump => self.wall_jump(strike, node),
             FaultKind::HiddenLeader => self.hide_leader(strike),
+            FaultKind::ClockRate => self.clock_rate(strike, node),
+            FaultKind::LateApply => self.late_apply(strike, node),
         }
     }
 
@@ -308,6 +312,7 @@ impl Faults {
                     }
                 }
                 Later::Resume(life) => life.resume(),
+                Later::Apply(life) => life.apply_again(),
                 Later::PutClockRight(process) => self.put_clock_right(process),
                 Later::MustHaveEnded(life, time) => self.must_have_ended(life, time),
                 Later::MustHaveStopped(node, life, syncs) => {

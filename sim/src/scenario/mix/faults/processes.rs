@@ -67,6 +67,19 @@ impl Faults {
         }
     }
 
+    /// A node, in half of the cases one that follows, applies nothing, though its log grows.
+    pub(super) fn late_apply(&mut self, mut strike: Strike, node: ProcessId) {
+        let leader = self.cluster.leader().map(|leader| leader.process);
+        let followers: Vec<_> =
+            self.cluster.nodes().into_iter().filter(|it| Some(*it) != leader).collect();
+        let follower = strike.chance.pick(&followers).copied();
+        let process = follower.filter(|_| strike.chance.chance(0.5)).unwrap_or(node);
+        let Some(seat) = self.cluster.world().seat(process) else { return };
+        strike.says(format_args!("{}", seat.life.name));
+        seat.life.apply_nothing();
+        self.after(&mut strike, 6_000, Later::Apply(seat.life));
+    }
+
     /// A node that stands still is taken for dead and started elsewhere on its own disk; then it
     /// goes on, and its messages arrive after its successor's. Most of the time one that is about
     /// to say what it has stored.
