@@ -1,6 +1,6 @@
 //! D2 at the seam of consensus: a vote, a log index and a snapshot that were flushed, and so perhaps
-//! acknowledged, before a crash are on the disk after it. The durable files are read as a node
-//! reads them.
+//! acknowledged, before a crash are on the disk after it, and nothing more: no entry that was never
+//! appended, none that was acknowledged as cut off. The durable files are read as a node reads them.
 
 use cairn_node::disk::{Disk, Open};
 use cairn_node::raft::{LogSummary, inspect_log, inspect_snapshots};
@@ -35,7 +35,17 @@ impl Checker {
 
 fn log(disk: &SimDisk, before: &Acknowledged) -> Result<(), String> {
     let after = read_log(disk)?;
-    if keeps(before, &after) { Ok(()) } else { Err(format!("{after:?}")) }
+    match keeps(before, &after) && adds_nothing(before, &after) {
+        true => Ok(()),
+        false => Err(format!("{after:?}")),
+    }
+}
+
+/// What was appended may be there though it was not flushed, and what was cut off may be there until
+/// that was flushed. A snapshot that took the log's place purges it up to its last entry.
+fn adds_nothing(before: &Acknowledged, after: &LogSummary) -> bool {
+    let log = before.log.last.max(before.appended);
+    after.last <= log.max(before.snapshot)
 }
 
 /// What a node would find in the log of a disk that no process has.

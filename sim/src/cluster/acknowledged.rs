@@ -14,6 +14,8 @@ use crate::witness;
 #[derive(Debug, Clone)]
 pub struct Acknowledged {
     pub log: LogSummary,
+    /// The last entry of its log, flushed or not: with those above, all that may be on its disk.
+    pub appended: Option<u64>,
     /// The last entry it had applied: committed, and never cut again.
     pub applied: u64,
     /// The last entry of its snapshot.
@@ -74,5 +76,5 @@ fn acknowledged_by(running: &Running) -> Acknowledged {
     let (vote_term, last) = (status.flushed_vote_term, status.flushed_log);
     let log = LogSummary { vote_term, last, promise: status.promise };
     let applied = running.shared.member.consensus.applied();
-    Acknowledged { log, applied, snapshot: status.snapshot }
+    Acknowledged { log, appended: status.last_log, applied, snapshot: status.snapshot }
 }

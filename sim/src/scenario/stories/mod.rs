@@ -19,6 +19,7 @@ stories! {
     bootstrap_left_in "the first node starts on an empty disk with --bootstrap, and makes no second cluster",
     cannot_store "a node is up and cannot write segments: what it was to copy is copied elsewhere",
     copied_directory "a second process starts on a copy of a node's directory, and is refused",
+    cut_off_tail "a leader that was cut off drops entries nobody else has, and they do not come back",
     deleted_under_a_reader "a checkpoint is deleted while a client reads it, who is told so at once",
     freed_early "a checkpoint is deleted twice, the second time without its grace: its space comes back early",
     full_disk "a node's disk fills up in the middle of a put, which goes on without it",

@@ -66,6 +66,11 @@ impl Stage {
 
     /// Begins an upload of one part under this attempt, and does no more.
     pub async fn begin_attempt(&self, step: u64, attempt: u64) -> Told<Result<(), ClientError>> {
+        finish(self.ask_to_begin(step, attempt)?, "begin").await
+    }
+
+    /// The same, for whom waits for it later or never.
+    pub fn ask_to_begin(&self, step: u64, attempt: u64) -> Told<Asked<()>> {
         let begin = command::Begin {
             namespace: address(step)?.namespace,
             step: Step(step),
@@ -79,7 +84,7 @@ impl Stage {
         };
         let begin =
             |sdk: Client| async move { sdk.execute(begin.into(), Duration::ZERO).await.map(drop) };
-        finish(self.ask(begin)?, "begin").await
+        self.ask(begin)
     }
 
     /// The step that a selector means, by a linearizable read.
