@@ -99,6 +99,7 @@ const OFTEN: &[(&str, &str)] = &[
 const SELDOM: &[(&str, &str)] = &[
     ("mix", "checked.answers_again"),
     ("mix", "checked.kept"),
+    ("mix", "checked.lanes"),
     ("mix", "checked.latest"),
     ("mix", "checked.let_go"),
     ("mix", "checked.ref_histories"),

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::checkers::Checkers;
 use crate::checkers::c1_history::History;
 use crate::checkers::marks::Marks;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Running};
 use crate::net::LinkPolicy;
 use crate::process::ProcessId;
 use crate::trace;
@@ -192,6 +192,11 @@ async fn story(world: &World) -> Result<(), String> {
     if let Err(text) = gives_space_back(&cluster).await {
         world.violation("room", text);
     }
+    let mut busy = busy_lanes(&cluster);
+    let held = |_: &Cluster| still_held(&cluster, &mut busy);
+    if let Err(text) = cluster.wait(plan.paced(QUIET_WATCH), held).await {
+        world.violation("permits", text);
+    }
     checkers.finish().await;
     let scan = clients::scan(world, &cluster, &shared);
     match tokio::time::timeout(settle_limit, scan).await {
@@ -246,6 +251,29 @@ async fn gives_space_back(cluster: &Cluster) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Of each node that runs, what it gives permits for.
+fn busy_lanes(cluster: &Cluster) -> Vec<(Running, &'static str)> {
+    let lanes = |node: Running| {
+        let lanes = node.shared.lanes.taken();
+        lanes.into_iter().map(move |(lane, _)| (node.clone(), lane))
+    };
+    cluster.running().into_iter().flat_map(lanes).collect()
+}
+
+/// Each lane is idle at some moment: heartbeats come and go, and nobody else is there. Those that
+/// were idle are looked at no more.
+fn still_held(cluster: &Cluster, busy: &mut Vec<(Running, &'static str)>) -> Option<String> {
+    let taken = |(node, lane): &(Running, &'static str)| {
+        let lanes = node.shared.lanes.taken();
+        lanes.into_iter().find(|(of, _)| of == lane).map_or(0, |(_, taken)| taken)
+    };
+    let before = busy.len();
+    busy.retain(|it| cluster.running_node(it.0.process).is_some() && taken(it) > 0);
+    trace::count("checked.lanes", (before - busy.len()) as u64);
+    let held = busy.first()?;
+    Some(format!("{} has {} permits for {} and nobody asks", held.0.name, taken(held), held.1))
 }
 
 /// In a settled cluster that nobody uses, only heartbeats are left: whoever still asks and asks is
