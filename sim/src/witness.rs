@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cairn_core::catalogue::Catalogue;
 use cairn_proto::wire::{
     ExecuteReply, ExecuteRequest, GetRequest, PutReply, PutRequest, RaftAppendReply,
-    RaftSnapshotReply, put_request, raft_append_reply,
+    RaftSnapshotPiece, RaftSnapshotReply, put_request, raft_append_reply, raft_snapshot_piece,
 };
 use cairn_types::command::{self, Body, Command, FEATURE_LEVEL, Refusal, Reply};
 use cairn_types::convert;
@@ -136,6 +136,20 @@ impl Crossing {
     }
 }
 
+impl Crossing {
+    /// All messages of the body.
+    fn messages<M: Message + Default>(&self) -> Vec<M> {
+        let (mut rest, mut messages) = (&self.kept[..], Vec::new());
+        while let Some((prefix, behind)) = rest.split_at_checked(PREFIX_BYTES) {
+            let Ok(len) = prefix[1..].try_into().map(u32::from_be_bytes) else { break };
+            let Some((bytes, behind)) = behind.split_at_checked(len as usize) else { break };
+            messages.extend(M::decode(bytes));
+            rest = behind;
+        }
+        messages
+    }
+}
+
 impl Witness {
     fn request(&mut self, crossing: &Crossing) {
         match &*crossing.path {
@@ -148,6 +162,7 @@ impl Witness {
                     self.requests.asks(crossing.call, command, clock_ms);
                 }
             }
+            "/cairn.v1.Raft/SendSnapshot" => self.snapshot(crossing),
             "/cairn.v1.Segments/Get" => {
                 if let Some(GetRequest { digest, .. }) = crossing.first() {
                     self.read(crossing, (crossing.from.process, digest));
@@ -203,6 +218,22 @@ impl Witness {
             }
             _ => {}
         }
+    }
+
+    /// A snapshot, or the rest of one that broke off, and its pieces.
+    fn snapshot(&self, crossing: &Crossing) {
+        let messages = crossing.messages::<RaftSnapshotPiece>();
+        let pieces = messages.iter().filter_map(|it| it.piece.as_ref());
+        let (mut data, mut resumed) = (0, false);
+        for piece in pieces {
+            match piece {
+                raft_snapshot_piece::Piece::Start(start) => resumed = start.offset > 0,
+                raft_snapshot_piece::Piece::Data(_) => data += 1,
+                raft_snapshot_piece::Piece::Tail(_) => {}
+            }
+        }
+        trace::count("wire.snapshots_in_pieces", (data > 1).into());
+        trace::count("wire.snapshot_streams_resumed", resumed.into());
     }
 
     /// A client asks for a segment: is it one whose stream broke in the middle?

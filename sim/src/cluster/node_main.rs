@@ -22,6 +22,8 @@ use crate::world::Seat;
 /// A node that was told to stop has so long for it, as in production.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Small beside a snapshot here, which so travels in several pieces and breaks off between them.
+const SNAPSHOT_PIECE_BYTES: u64 = 2 << 10;
 /// A disk that hangs is noticed sooner than in production, so that a run sees what follows.
 const LOG_LATE_MS: u64 = 3_000;
 const SEGMENTS_LATE_MS: u64 = 5_000;
@@ -49,6 +51,7 @@ fn timings(pace: u64) -> Timings {
         disk_end_ms: DISK_END_MS,
         snapshot_entries: 150,
         log_kept_entries: 50,
+        snapshot_piece_bytes: SNAPSHOT_PIECE_BYTES,
         ..usual
     }
 }

@@ -148,8 +148,8 @@ const SELDOM: &[(&str, &str)] = &[
     ("mix", "net.broken_streams"),
     ("mix", "operator.removed"),
     ("mix", "operator.upgraded"),
-    ("mix", "raft.truncations"),
     ("mix", "raft.appliers"),
+    ("mix", "raft.truncations"),
     ("mix", "stage.met_open_upload"),
     ("mix", "stage.met_reaped"),
     ("mix", "wire.append_conflicts"),
@@ -158,6 +158,8 @@ const SELDOM: &[(&str, &str)] = &[
     ("mix", "wire.replaced_targets"),
     ("mix", "wire.reports_stale_incarnation"),
     ("mix", "wire.reports_void_epoch"),
+    ("mix", "wire.snapshot_streams_resumed"),
+    ("mix", "wire.snapshots_in_pieces"),
     ("mix", "wire.snapshots_installed"),
 ];
 
