@@ -29,6 +29,13 @@ impl Bits {
     fn empty() -> Self {
         Self { words: [0; WORDS], count: 0 }
     }
+
+    fn set_words(&mut self, becomes: impl Fn(usize, u64) -> u64) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            *word = becomes(at, *word);
+        }
+        self.count = self.words.iter().map(|word| word.count_ones() as usize).sum();
+    }
 }
 
 impl SegmentSet {
@@ -78,9 +85,53 @@ impl SegmentSet {
     /// In ascending order.
     pub fn iter(&self) -> impl Iterator<Item = SegmentId> {
         self.pages.iter().flat_map(|(page, bits)| {
-            bits.words.iter().enumerate().flat_map(move |(at, word)| {
-                ones(*word).map(move |bit| id_at(page, at * 64 + bit as usize))
-            })
+            let words = bits.words.iter().enumerate();
+            words.flat_map(move |(at, word)| ids_of_word(page, at, *word))
+        })
+    }
+
+    /// What both sets hold, in ascending order. Takes time by the pages of this set.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = SegmentId> {
+        let pages = self.pages.iter();
+        let both = pages.filter_map(|(page, ours)| Some((page, ours, other.pages.get(page)?)));
+        both.flat_map(|(page, ours, theirs)| {
+            let words = ours.words.iter().zip(&theirs.words).enumerate();
+            words.flat_map(move |(at, (our, their))| ids_of_word(page, at, our & their))
+        })
+    }
+
+    /// Adds what the other set holds, page by page.
+    pub fn unite(&mut self, other: &Self) {
+        if self.is_empty() {
+            *self = other.clone();
+            return;
+        }
+        for (page, theirs) in other.pages.iter() {
+            let ours = self.pages.or_insert_with(page, Bits::empty);
+            let before = ours.count;
+            ours.set_words(|at, word| word | theirs.words[at]);
+            self.len += (ours.count - before) as u64;
+        }
+    }
+
+    /// Removes what the other set holds, page by page.
+    pub fn subtract(&mut self, other: &Self) {
+        for (page, theirs) in other.pages.iter() {
+            let Some(ours) = self.pages.get_mut(page) else { continue };
+            let before = ours.count;
+            ours.set_words(|at, word| word & !theirs.words[at]);
+            self.len -= (before - ours.count) as u64;
+            if ours.count == 0 {
+                self.pages.remove(page);
+            }
+        }
+    }
+
+    /// The places of its ids in each page, in ascending order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u64, impl Iterator<Item = usize>)> {
+        self.pages.iter().map(|(page, bits)| {
+            let words = bits.words.iter().enumerate();
+            (page, words.flat_map(|(at, word)| ones(*word).map(move |bit| at * 64 + bit as usize)))
         })
     }
 
@@ -88,6 +139,10 @@ impl SegmentSet {
     pub fn to_id_set(&self) -> IdSet {
         IdSet::from_sorted(self.iter())
     }
+}
+
+fn ids_of_word(page: u64, at: usize, word: u64) -> impl Iterator<Item = SegmentId> {
+    ones(word).map(move |bit| id_at(page, at * 64 + bit as usize))
 }
 
 fn ones(mut word: u64) -> impl Iterator<Item = u32> {
@@ -151,6 +206,17 @@ impl SegmentCounts {
         counts.numbers[place] += 1;
     }
 
+    /// One more for each of these.
+    pub fn add_all(&mut self, ids: &SegmentSet) {
+        for (page, places) in ids.places() {
+            let counts = self.pages.or_insert_with(page, Counts::empty);
+            for place in places {
+                counts.above_zero += usize::from(counts.numbers[place] == 0);
+                counts.numbers[place] += 1;
+            }
+        }
+    }
+
     pub fn subtract(&mut self, id: SegmentId) {
         if self.get(id) == 0 {
             debug_assert!(false, "count of segment {id} is below zero");
@@ -184,6 +250,36 @@ mod tests {
         }
         assert_eq!(set, SegmentSet::default());
         assert_eq!(shared.len(), 6);
+    }
+
+    #[test]
+    fn whole_sets_are_combined_as_their_ids_would_be() {
+        let ids = |numbers: &[u64]| -> Vec<SegmentId> {
+            numbers.iter().copied().map(SegmentId).collect()
+        };
+        let lists = [
+            ids(&[]),
+            ids(&[0, 1, 63, 64, 1023, 1024, 90_000]),
+            ids(&[1, 64, 1024, 1025, 5000]),
+            ids(&[1024, (1 << 48) + 7]),
+        ];
+        for (one, other) in lists.iter().flat_map(|one| lists.iter().map(move |it| (one, it))) {
+            let [a, b] = [one, other].map(|list| list.iter().copied().collect::<SegmentSet>());
+            let (mut united, mut left) = (a.clone(), a.clone());
+            united.unite(&b);
+            left.subtract(&b);
+            assert_eq!(united, one.iter().chain(other).copied().collect());
+            assert_eq!(united.len(), united.iter().count() as u64);
+            assert_eq!(left, one.iter().filter(|id| !other.contains(id)).copied().collect());
+            assert_eq!(left.len(), left.iter().count() as u64);
+            assert!(a.common(&b).eq(one.iter().filter(|id| other.contains(id)).copied()));
+            let (mut together, mut single) = (SegmentCounts::default(), SegmentCounts::default());
+            for set in [&a, &b] {
+                together.add_all(set);
+                set.iter().for_each(|id| single.add(id));
+            }
+            assert_eq!(together, single);
+        }
     }
 
     #[test]

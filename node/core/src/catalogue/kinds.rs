@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use crate::pages::{PAGE_SEGMENTS, Paged, place};
 use crate::persistent::Map;
+use crate::segment_set::SegmentSet;
 use cairn_types::ids::{NodeId, SegmentId};
 use cairn_types::model::{Segment, SlotState};
 
@@ -130,22 +131,26 @@ impl Kinds {
     }
 
     /// Notes that a checkpoint has committed these segments; how they stand else is as it was.
-    pub fn commit(&mut self, ids: impl Iterator<Item = SegmentId>) {
+    pub fn commit(&mut self, ids: &SegmentSet) {
         // Kind by kind, as a checkpoint has millions of segments and few kinds.
         let mut becomes = BTreeMap::<u32, (u32, Totals)>::new();
-        for id in ids {
-            let old = self.cell(id);
-            let Some(row) = self.rows.get(&old.kind).filter(|row| row.kind.used != Use::Committed)
-            else {
-                continue;
-            };
-            let kind = match becomes.get(&old.kind) {
-                Some((kind, _)) => *kind,
-                None => self.number_of(Kind { used: Use::Committed, ..(*row.kind).clone() }),
-            };
-            becomes.entry(old.kind).or_insert((kind, Totals::default())).1.add(old.len);
-            self.put(id, Cell { kind, ..old });
+        let mut pages = std::mem::take(&mut self.pages);
+        for (number, places) in ids.places() {
+            let Some(page) = pages.get_mut(number) else { continue };
+            for place in places {
+                let cell = &mut page.cells[place];
+                let known = match becomes.get_mut(&cell.kind) {
+                    Some(known) => known,
+                    None => {
+                        let Some(kind) = self.committed_kind(cell.kind) else { continue };
+                        becomes.entry(cell.kind).or_insert((kind, Totals::default()))
+                    }
+                };
+                known.1.add(cell.len);
+                cell.kind = known.0;
+            }
         }
+        self.pages = pages;
         for (old, (kind, totals)) in becomes {
             if let Some(row) = self.rows.get_mut(&kind) {
                 row.totals.segments += totals.segments;
@@ -153,6 +158,13 @@ impl Kinds {
             }
             self.leave(old, totals);
         }
+    }
+
+    /// What a kind becomes by a commit; `None` for one that it does not change.
+    fn committed_kind(&mut self, number: u32) -> Option<u32> {
+        let row = self.rows.get(&number).filter(|row| row.kind.used != Use::Committed)?;
+        let kind = Kind { used: Use::Committed, ..(*row.kind).clone() };
+        Some(self.number_of(kind))
     }
 
     /// The segment is gone.

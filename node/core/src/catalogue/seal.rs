@@ -52,7 +52,10 @@ impl Catalogue {
         if last && let Some(replaced) = self.replaced_by(record) {
             self.check_replaceable(replaced, upload)?;
         }
-        if last && let Some(lacking) = self.lacking(record, upload) {
+        let all = last.then(|| union(upload));
+        if let Some(all) = &all
+            && let Some(lacking) = self.lacking(record, all)
+        {
             self.renew_lease(checkpoint);
             return Ok(lacking);
         }
@@ -63,10 +66,9 @@ impl Catalogue {
             part.staged = staged;
             upload.sealed += 1;
         }
-        if last {
-            self.commit(entry, checkpoint)
-        } else {
-            Ok(Reply::Sealed { parts_sealed, parts })
+        match all {
+            Some(all) => self.commit(entry, checkpoint, &all),
+            None => Ok(Reply::Sealed { parts_sealed, parts }),
         }
     }
 
@@ -144,8 +146,7 @@ impl Catalogue {
     }
 
     /// Names the segments that keep the upload from committing, if there are any.
-    fn lacking(&self, record: &Checkpoint, upload: &Upload) -> Option<Reply> {
-        let all = union(upload);
+    fn lacking(&self, record: &Checkpoint, all: &SegmentSet) -> Option<Reply> {
         let quorum = self.quorum(&record.policy);
         let kinds = self.index.kinds.of(all.iter(), all.len());
         let meets = |nodes: &[NodeId]| self.counting_on(nodes.iter().copied()).meets(quorum);
@@ -225,11 +226,16 @@ impl Catalogue {
         self.checkpoints_at(&record.namespace, record.step).find(|other| other.is_committed())
     }
 
-    /// Makes an upload whose parts are all sealed visible, in place of what it replaces.
-    fn commit(&mut self, entry: Entry, id: CheckpointId) -> Result<Reply, Refusal> {
+    /// Makes an upload whose parts are all sealed visible, in place of what it replaces; `all` is
+    /// what its parts name together.
+    fn commit(
+        &mut self,
+        entry: Entry,
+        id: CheckpointId,
+        all: &SegmentSet,
+    ) -> Result<Reply, Refusal> {
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         let upload = record.open.as_ref().ok_or(Refusal::NotOpen(id))?;
-        let all = union(upload);
         let keep_last = upload.keep_last;
         let kinds = self.index.kinds.of(all.iter(), all.len());
         let segment_bytes = kinds.iter().map(|(_, totals)| totals.bytes).sum();
@@ -253,18 +259,14 @@ impl Catalogue {
             (record.bytes, record.files) = (sum(|part| part.bytes), sum(|part| part.files));
             record.segment_bytes = segment_bytes;
             record.segments = all.to_id_set();
-            for segment in all.iter() {
-                record.loose.remove(segment);
-            }
+            record.loose.subtract(all);
             // For a retry of this put to be compared with.
             record.policy.keep_last = keep_last;
             record.commit = Some(commit);
             record.state = CheckpointState::Committed;
         });
-        for segment in all.iter() {
-            self.index.committed.add(segment);
-        }
-        self.index.kinds.commit(all.iter());
+        self.index.committed.add_all(all);
+        self.index.kinds.commit(all);
         let record = self.checkpoints.get(&id).map(Arc::as_ref);
         let durability = record.map(|record| self.durability(record)).unwrap_or_default();
         Ok(Reply::Committed { checkpoint: id, durability })

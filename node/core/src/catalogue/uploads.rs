@@ -426,10 +426,9 @@ pub(super) fn subtract_reference(segment: &mut Segment, replicas: u32) {
 
 /// The segments an upload's sealed parts name together.
 pub(super) fn union(upload: &Upload) -> SegmentSet {
-    let mut sets = upload.parts.values().map(|part| &part.staged);
-    let mut all = sets.next().cloned().unwrap_or_default();
-    for set in sets {
-        all.extend(set.iter());
+    let mut all = SegmentSet::default();
+    for part in upload.parts.values() {
+        all.unite(&part.staged);
     }
     all
 }
