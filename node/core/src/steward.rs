@@ -161,7 +161,7 @@ fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
 
 fn dropping(catalogue: &Catalogue, now_ms: u64) -> Vec<Body> {
     let mut references = 0;
-    let droppable = catalogue.checkpoints().filter(|record| record.has_droppable(now_ms));
+    let droppable = catalogue.droppable().filter(|record| record.has_droppable(now_ms));
     let of_a_round = droppable.take_while(|record| {
         let room = references < DROPPED_REFERENCES_ROUND_MAX;
         // One entry drops no more of one checkpoint.

@@ -110,6 +110,15 @@ impl Checkpoint {
         self.loose.iter().chain(self.segments.iter())
     }
 
+    /// Whether `DropReferences` has something to do here now or once a grace is over.
+    pub(super) fn may_be_droppable(&self) -> bool {
+        match self.state {
+            CheckpointState::Open => false,
+            CheckpointState::Committed => !self.loose.is_empty(),
+            CheckpointState::Deleted => true,
+        }
+    }
+
     /// Whether `DropReferences` has something to do here at this cluster time.
     pub fn has_droppable(&self, clock_ms: u64) -> bool {
         match self.state {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::uploads::subtract_reference;
 use super::{Apply, Catalogue, Checkpoint, Entry, Tally, check_batch, malformed};
 use crate::persistent::Map;
+use crate::segment_set::SegmentSet;
 use cairn_types::canary;
 use cairn_types::command::{Delete, DeleteReason, DropReferences, Reap, Refusal, Reply};
 use cairn_types::id_set::IdSet;
@@ -147,6 +148,7 @@ impl Catalogue {
             true => record.reference_count(),
         };
         let is_over = record.is_over(clock_ms);
+        self.index.note_dropped(record);
         for segment in &named {
             self.index.committed.subtract(*segment);
         }
@@ -188,11 +190,12 @@ impl Catalogue {
     ) -> BTreeMap<SegmentId, u64> {
         let clock_ms = self.cluster.clock_ms;
         let mut until = BTreeMap::<SegmentId, u64>::new();
-        let others = self.checkpoints.values().filter(|other| other.id != id);
+        let batch: SegmentSet = batch.into_iter().flatten().copied().collect();
         // Nothing was dropped by a record that is not deleted.
+        let others = self.droppable().filter(|other| other.id != id);
         for other in others.filter(|other| !other.is_spent(clock_ms)) {
-            for segment in batch.into_iter().flatten().filter(|it| other.dropped.contains(**it)) {
-                let until_ms = until.entry(*segment).or_default();
+            for segment in batch.common(&other.dropped) {
+                let until_ms = until.entry(segment).or_default();
                 *until_ms = other.dropped_until_ms.max(*until_ms);
             }
         }

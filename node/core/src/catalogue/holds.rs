@@ -120,16 +120,23 @@ impl Catalogue {
         }
     }
 
+    /// Whether a ref or a hold keeps a committed checkpoint.
+    pub(super) fn is_protected(&self, record: &Checkpoint) -> bool {
+        let is_held =
+            || self.active_holds(record.id).next().is_some() && !canary!("holds_keep_nothing");
+        record.is_committed() && (self.refs_to(record).next().is_some() || is_held())
+    }
+
     /// Refuses to delete or replace a checkpoint that refs or holds keep; names them.
     pub(super) fn check_unprotected(&self, record: &Checkpoint) -> Result<(), Refusal> {
+        if !self.is_protected(record) {
+            return Ok(());
+        }
         let refs = self.refs_to(record).map(|name| format!("ref {name}"));
         let refs = refs.filter(|_| !canary!("refs_keep_nothing"));
         let holds = self.active_holds(record.id).map(Hold::shown);
         let holds = holds.filter(|_| !canary!("holds_keep_nothing"));
         let by: Vec<String> = refs.chain(holds).collect();
-        match by.is_empty() || !record.is_committed() {
-            true => Ok(()),
-            false => Err(Refusal::Protected { checkpoint: record.id, by: by.join(", ") }),
-        }
+        Err(Refusal::Protected { checkpoint: record.id, by: by.join(", ") })
     }
 }

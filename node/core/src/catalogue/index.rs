@@ -15,6 +15,7 @@ use crate::digests::DigestIndex;
 use crate::persistent::Map;
 use crate::segment_set::{SegmentCounts, SegmentSet};
 use cairn_types::ids::{CheckpointId, Incarnation, Namespace, NodeId, SegmentId, Step};
+use cairn_types::limits::REPLICAS_MAX;
 use cairn_types::model::{Admin, CheckpointState, Node, Segment, Slot, SlotState};
 use cairn_types::slots::Slots;
 
@@ -33,6 +34,10 @@ pub(super) struct Indexes {
     pub kinds: Kinds,
     pub open: Map<CheckpointId, ()>,
     pub checkpoints_committed: u64,
+    /// Checkpoints that may have something to drop: deleted ones, and committed ones with leftovers.
+    pub droppable: Map<CheckpointId, ()>,
+    /// Checkpoints that are not deleted, by the replicas that they want.
+    pub by_replicas: [u64; REPLICAS_MAX as usize + 1],
     /// Distinct racks of registered nodes in service.
     pub racks: u32,
 }
@@ -173,6 +178,12 @@ impl Indexes {
     pub(super) fn add_checkpoint(&mut self, checkpoint: &Checkpoint) {
         let namespace = self.namespaces.or_default(checkpoint.namespace.clone());
         namespace.steps.insert((checkpoint.step, checkpoint.id), ());
+        if checkpoint.state != CheckpointState::Deleted {
+            self.by_replicas[checkpoint.policy.replicas as usize] += 1;
+        }
+        if checkpoint.may_be_droppable() {
+            self.droppable.insert(checkpoint.id, ());
+        }
         match (checkpoint.state, checkpoint.commit) {
             (CheckpointState::Open, _) => {
                 self.open.insert(checkpoint.id, ());
@@ -191,6 +202,10 @@ impl Indexes {
 
     pub(super) fn remove_checkpoint(&mut self, checkpoint: &Checkpoint) {
         self.open.remove(&checkpoint.id);
+        self.droppable.remove(&checkpoint.id);
+        if checkpoint.state != CheckpointState::Deleted {
+            self.by_replicas[checkpoint.policy.replicas as usize] -= 1;
+        }
         let Some(namespace) = self.namespaces.get_mut(&checkpoint.namespace) else { return };
         namespace.steps.remove(&(checkpoint.step, checkpoint.id));
         if let (CheckpointState::Committed, Some(commit)) = (checkpoint.state, checkpoint.commit) {
@@ -201,6 +216,13 @@ impl Indexes {
         }
         if namespace.steps.is_empty() {
             self.namespaces.remove(&checkpoint.namespace);
+        }
+    }
+
+    /// A committed checkpoint has dropped its leftovers.
+    pub(super) fn note_dropped(&mut self, checkpoint: &Checkpoint) {
+        if !checkpoint.may_be_droppable() {
+            self.droppable.remove(&checkpoint.id);
         }
     }
 

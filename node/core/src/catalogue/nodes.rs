@@ -17,7 +17,7 @@ use cairn_types::limits::{
     NODES_MAX, NONCES_MAX, REMOVED_KEPT_MS, SUPERSEDED_MAX, UNREGISTERED_KEPT_MS,
     UNREGISTERED_MS_MIN, VOIDED_SEGMENTS_MAX,
 };
-use cairn_types::model::{Admin, CheckpointState, Cluster, Liveness, NewNode, Node, Settings};
+use cairn_types::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
 
 impl Apply for InitCluster {
     fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
@@ -384,8 +384,7 @@ impl Catalogue {
 
     /// The most replicas that a checkpoint wants.
     fn replicas_in_use(&self) -> u32 {
-        let kept = self.checkpoints.values().filter(|it| it.state != CheckpointState::Deleted);
-        kept.map(|record| record.policy.replicas).max().unwrap_or(1)
+        self.index.by_replicas.iter().rposition(|count| *count > 0).map_or(1, |most| most as u32)
     }
 }
 

@@ -187,6 +187,11 @@ impl Catalogue {
         times.flat_map(|(reap_after_ms, set)| set.iter().map(move |id| (*reap_after_ms, id)))
     }
 
+    /// Checkpoints for which `DropReferences` has something to do, now or once a grace is over.
+    pub(crate) fn droppable(&self) -> impl Iterator<Item = &Arc<Checkpoint>> {
+        self.index.droppable.keys().filter_map(|id| self.checkpoints.get(id))
+    }
+
     /// Whether a checkpoint that committed the segment holds its reference still.
     pub fn is_committed(&self, id: SegmentId) -> bool {
         self.index.committed.get(id) > 0
