@@ -214,7 +214,7 @@ impl Client {
             // The futures are made outside the stream: a closure over borrowed parts inside it would
             // make this future one that cannot be spawned.
             let manifests: Vec<_> = (0..)
-                .zip(&info.parts)
+                .zip(info.parts.iter())
                 .filter(|(part, _)| only.is_none_or(|only| only == *part))
                 .map(|(part, sealed)| self.manifest(reader.clone(), part, sealed.manifest.clone()))
                 .collect();

@@ -34,9 +34,10 @@ const READ_DEADLINE_MAX: Duration = Duration::from_secs(30);
 const HOLD_MAX: Duration = Duration::from_secs(30);
 /// A Stage whose targets went stale between planning and apply is planned again so many times.
 const PLANS_MAX: u32 = 3;
-/// A checkpoint of so many segments is resolved where the call is served, in about a third of a
-/// millisecond; a larger one on a copy of the catalogue, beside the async threads.
+/// A checkpoint of so many segments and parts is resolved where the call is served, in about a third
+/// of a millisecond; a larger one on a copy of the catalogue, beside the async threads.
 const RESOLVED_SEGMENTS_MAX: u64 = 65_536;
+const RESOLVED_PARTS_MAX: usize = 1024;
 /// Entries of one `List` page.
 const LIST_MAX: u32 = 1000;
 
@@ -277,19 +278,23 @@ impl wire::catalogue_server::Catalogue for Service {
         let member = &self.shared.member;
         let small = member.read(|catalogue| {
             let record = catalogue.resolve_record(&address)?;
-            let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX;
-            Ok(is_small.then(|| catalogue.info(record)))
+            let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX
+                && record.parts.len() <= RESOLVED_PARTS_MAX;
+            Ok(is_small.then(|| convert::info_to_wire(&catalogue.info(record))))
         });
         let small = small.map_err(|refusal| refusal_status(&refusal))?;
-        let info = match small {
-            Some(info) => info,
+        let checkpoint = match small {
+            Some(checkpoint) => checkpoint,
             None => {
-                let found = member.walk(move |catalogue| catalogue.resolve(&address)).await;
+                let walk = move |catalogue: &Catalogue| {
+                    catalogue.resolve(&address).map(|info| convert::info_to_wire(&info))
+                };
+                let found = member.walk(walk).await;
                 found.map_err(|refusal| refusal_status(&refusal))?
             }
         };
         let nodes = member.read(|catalogue| node_infos(member, &self.shared.leader, catalogue));
-        let checkpoint = Some(convert::info_to_wire(&info));
+        let checkpoint = Some(checkpoint);
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
 

@@ -112,7 +112,11 @@ impl Iterator for Ids<'_> {
     type Item = SegmentId;
 
     fn next(&mut self) -> Option<SegmentId> {
-        let (delta, next) = get_varint(self.encoded, self.at)?;
+        let (delta, next) = match self.encoded.get(self.at) {
+            // Neighbours, as most are.
+            Some(delta) if *delta < 0x80 => (u64::from(*delta), self.at + 1),
+            _ => get_varint(self.encoded, self.at)?,
+        };
         self.at = next;
         self.last += delta;
         Some(SegmentId(self.last))

@@ -1,6 +1,7 @@
 //! The catalogue's records (DESIGN section 3). Plain data; the rules live in `catalogue`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -349,7 +350,8 @@ pub struct CheckpointInfo {
     pub attempt: Attempt,
     pub state: CheckpointState,
     pub policy: Policy,
-    pub parts: Vec<SealedPart>,
+    /// Shared with the record, as they may be many.
+    pub parts: Arc<[SealedPart]>,
     pub commit: Option<Commit>,
     pub labels: BTreeMap<String, String>,
     pub metrics: BTreeMap<String, Metric>,

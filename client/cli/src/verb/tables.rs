@@ -129,7 +129,7 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
         attempt: Attempt(2),
         state,
         policy: Policy::default(),
-        parts: if is_open { Vec::new() } else { parts.to_vec() },
+        parts: if is_open { [].into() } else { parts.into() },
         commit: (!is_open).then_some(Commit { index: 4_000 + step, wall_ms: WALL_MS + step }),
         labels: [("loss".to_owned(), "1.5\u{1b}[2J".to_owned())].into(),
         metrics: [("loss".to_owned(), Metric::new(2.25).unwrap())].into(),

@@ -286,7 +286,11 @@ impl Catalogue {
     /// What a client needs to know of a checkpoint. Of an open upload: what is sealed, and what
     /// it has staged so far.
     pub fn info(&self, record: &Checkpoint) -> CheckpointInfo {
-        CheckpointInfo { parts: sealed_parts(record).cloned().collect(), ..self.listed(record) }
+        let parts = match record.open {
+            Some(_) => sealed_parts(record).cloned().collect(),
+            None => Arc::clone(&record.parts),
+        };
+        CheckpointInfo { parts, ..self.listed(record) }
     }
 
     /// As [`Catalogue::info`], without the parts, which may be many.
@@ -321,7 +325,7 @@ impl Catalogue {
             segments: if open { record.loose.len() } else { record.segments.len() },
             segment_bytes: if open { staged.bytes } else { record.segment_bytes },
             durability,
-            parts: Vec::new(),
+            parts: Arc::default(),
             parts_wanted: record.parts_wanted,
             parts_missing,
             first_missing,

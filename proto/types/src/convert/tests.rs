@@ -167,12 +167,14 @@ impl Draw {
             attempt: Attempt(self.u64()),
             state: states[self.below(3) as usize],
             policy: self.policy(),
-            parts: self.list(|draw| SealedPart {
-                manifest: draw.place(),
-                set_digest: draw.digest().0,
-                bytes: draw.u64(),
-                files: draw.u64(),
-            }),
+            parts: self
+                .list(|draw| SealedPart {
+                    manifest: draw.place(),
+                    set_digest: draw.digest().0,
+                    bytes: draw.u64(),
+                    files: draw.u64(),
+                })
+                .into(),
             commit: self.option(|draw| Commit { index: draw.u64(), wall_ms: draw.u64() }),
             labels: self.labels(),
             metrics: self.metrics(),
