@@ -250,10 +250,10 @@ pub(super) fn document(status: &ClusterStatus) -> StatusDocument<'_> {
     let first_ahead = status.first_ahead.iter();
     let first_ahead =
         first_ahead.map(|it| AheadRecord { namespace: &it.namespace, ahead_ms: it.ahead_ms });
-    let first_waiting = status.first_waiting.iter().map(|it| WaitingRecord {
-        namespace: &it.namespace,
-        checkpoints: it.checkpoints,
-    });
+    let first_waiting = status
+        .first_waiting
+        .iter()
+        .map(|it| WaitingRecord { namespace: &it.namespace, checkpoints: it.checkpoints });
     StatusDocument {
         cluster: cluster_text(status.cluster),
         lineage: status.lineage,

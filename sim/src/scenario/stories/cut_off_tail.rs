@@ -13,7 +13,7 @@ pub async fn story(world: World) -> Told {
     stage.put(1).await?;
     let leader = stage.leader().await?;
     let node = stage.cluster.running_node(leader).ok_or("the leader is down")?;
-    let last = || node.shared.consensus.status().last_log.unwrap_or(0);
+    let last = || node.shared.member.consensus.status().last_log.unwrap_or(0);
     let before = last();
     let others: Vec<_> = stage.cluster.nodes().into_iter().filter(|it| *it != leader).collect();
     stage.world.net().partition(&[leader], &others);
