@@ -4,6 +4,8 @@
 //! Before each timed run as much memory as it will use is touched and freed: guests that give
 //! free memory back to their host run at a fraction of their speed on first touch.
 
+mod latencies;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+use self::latencies::{Latencies, LatencyRecord};
 use crate::children::{Cluster, ClusterPlan};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::generate;
@@ -391,52 +394,6 @@ struct MetaDocument {
     reads: LatencyRecord,
 }
 
-#[derive(Serialize)]
-struct LatencyRecord {
-    operations: usize,
-    per_second: f64,
-    p50_ms: f64,
-    p90_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-}
-
-struct Latencies {
-    sorted_ms: Vec<f64>,
-    per_second: f64,
-}
-
-impl Latencies {
-    fn new(mut latencies_ms: Vec<f64>, elapsed: Duration) -> Self {
-        latencies_ms.sort_by(f64::total_cmp);
-        let per_second = latencies_ms.len() as f64 / elapsed.as_secs_f64().max(1e-9);
-        Self { sorted_ms: latencies_ms, per_second }
-    }
-
-    /// By nearest rank: the smallest that so many in a hundred do not exceed.
-    fn at(&self, percentile: usize) -> f64 {
-        let rank = (self.sorted_ms.len() * percentile).div_ceil(100);
-        self.sorted_ms.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
-    }
-
-    fn document(&self) -> LatencyRecord {
-        LatencyRecord {
-            operations: self.sorted_ms.len(),
-            per_second: self.per_second,
-            p50_ms: self.at(50),
-            p90_ms: self.at(90),
-            p99_ms: self.at(99),
-            max_ms: self.at(100),
-        }
-    }
-
-    fn row(&self, name: &str) -> Vec<String> {
-        let ms = |percentile| format!("{:.2}", self.at(percentile));
-        let rate = format!("{:.0}", self.per_second);
-        vec![name.to_owned(), rate, ms(50), ms(90), ms(99), ms(100)]
-    }
-}
-
 fn namespace() -> Result<Namespace, Failure> {
     "bench/run".parse().map_err(Failure::usage)
 }
@@ -495,19 +452,4 @@ fn plain_copy(from: &Path, to: &Path, sync: bool) -> anyhow::Result<()> {
         target.sync_all().context("sync a copy")?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_nearest_ranks() {
-        let of = |sorted: &[f64]| Latencies::new(sorted.to_vec(), Duration::from_secs(1));
-        let three = of(&[3.0, 1.0, 2.0]);
-        assert_eq!([50, 90, 99, 100].map(|percentile| three.at(percentile)), [2.0, 3.0, 3.0, 3.0]);
-        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!([50, 90, 99, 100].map(|p| of(&hundred).at(p)), [50.0, 90.0, 99.0, 100.0]);
-        assert_eq!(of(&[]).at(99).to_bits(), 0.0_f64.to_bits());
-    }
 }

@@ -59,7 +59,7 @@ pub(super) struct ShowDocument<'a> {
 
 #[derive(Serialize)]
 struct FileRecord<'a> {
-    /// In a name that is not UTF-8, `\\xNN` stands for such bytes.
+    /// In a name that is not UTF-8, `\xNN` stands for such bytes.
     name: Cow<'a, str>,
     /// The exact name of such a file.
     #[serde(skip_serializing_if = "Option::is_none")]
