@@ -87,7 +87,7 @@ impl<M: CatalogueMachine> StateMachine<M> {
     /// Of everything applied so far.
     fn builder(&self) -> SnapshotBuilder {
         SnapshotBuilder {
-            encode: self.machine.read().snapshot(),
+            encode: Some(self.machine.read().snapshot()),
             meta: SnapshotMeta {
                 last_log_id: self.last_applied,
                 last_membership: self.membership.clone(),
@@ -203,7 +203,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
 
 /// A copy of the machine, on its way to a file. Runs beside apply.
 pub struct SnapshotBuilder {
-    encode: Encode,
+    /// `None` once it is written.
+    encode: Option<Encode>,
     meta: SnapshotMeta,
     store: Arc<SnapshotStore>,
     fatal: FatalHook,
@@ -211,7 +212,7 @@ pub struct SnapshotBuilder {
 
 impl SnapshotBuilder {
     /// On a full disk the snapshot waits, and the log keeps what it would have replaced.
-    async fn build(&self) -> io::Result<Snapshot> {
+    async fn build(&mut self) -> io::Result<Snapshot> {
         loop {
             match self.write().await {
                 Ok(file) => return Ok(Snapshot { meta: file.meta.clone(), snapshot: file }),
@@ -224,12 +225,25 @@ impl SnapshotBuilder {
         }
     }
 
-    async fn write(&self) -> Result<SnapshotFile, SnapshotError> {
+    async fn write(&mut self) -> Result<SnapshotFile, SnapshotError> {
         let _alone = self.store.placing.lock().await;
-        let (store, meta, encode) = (self.store.clone(), self.meta.clone(), self.encode.clone());
+        let (store, meta) = (self.store.clone(), self.meta.clone());
+        let Some(encode) = self.encode.take() else {
+            let (doing, path) = ("second building", self.store.dir.clone());
+            let source = io::Error::other("a builder builds once");
+            return Err(SnapshotError::Disk { doing, path, source });
+        };
         let number = store.next_partial();
-        let write = move || files::write(&*store.disk, &store.dir, number, &meta, &encode());
-        let file = self.store.env.blocking(Lane::Snapshot, write).await?;
+        let write = move || {
+            let file = files::write(&*store.disk, &store.dir, number, &meta, &encode());
+            // What has changed since the copy was taken is all that the copy still owns, and it
+            // takes long to be dropped: here, not on an async thread.
+            let left = file.is_err().then_some(encode);
+            (file, left)
+        };
+        let (file, left) = self.store.env.blocking(Lane::Snapshot, write).await;
+        self.encode = left;
+        let file = file?;
         self.store.set_current(file.clone());
         Ok(file)
     }

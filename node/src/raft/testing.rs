@@ -122,6 +122,8 @@ pub struct ToyMachine {
     pub commands: Vec<Vec<u8>>,
     /// As if a command had changed after it was checked.
     pub checks_nothing: bool,
+    /// Shared with each copy that is being written.
+    pub copies: Arc<()>,
 }
 
 impl CatalogueMachine for ToyMachine {
@@ -141,8 +143,9 @@ impl CatalogueMachine for ToyMachine {
         is_other.then_some((ClusterId(78), Lineage(1)))
     }
     fn snapshot(&self) -> Encode {
-        let commands = self.commands.clone();
+        let (commands, copies) = (self.commands.clone(), Arc::clone(&self.copies));
         Arc::new(move || {
+            let _ = &copies;
             let mut bytes = Vec::new();
             for command in &commands {
                 bytes.extend_from_slice(&(command.len() as u32).to_le_bytes());
@@ -170,7 +173,7 @@ impl ToyMachine {
             commands.push(command.to_vec());
             bytes = rest;
         }
-        Ok(Self { commands, checks_nothing: false })
+        Ok(Self { commands, checks_nothing: false, copies: Arc::default() })
     }
 }
 

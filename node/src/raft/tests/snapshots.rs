@@ -128,6 +128,20 @@ async fn damaged_snapshot_is_used_only_around_what_the_log_still_holds() {
     }
 }
 
+/// It is large once much has changed since: not to be dropped where async tasks run.
+#[tokio::test(start_paused = true)]
+async fn the_copy_that_a_snapshot_is_made_from_goes_where_it_is_written() {
+    let mut world = World::open(Arc::default()).await;
+    world.apply(0..10).await;
+    let copies = Arc::clone(&world.toy.read().copies);
+    let without = Arc::strong_count(&copies);
+    let builder = RaftStateMachine::<C>::try_create_snapshot_builder(&mut world.machine, true);
+    let mut builder = builder.await.unwrap();
+    assert_eq!(Arc::strong_count(&copies), without + 1);
+    RaftSnapshotBuilder::<C>::build_snapshot(&mut builder).await.unwrap();
+    assert_eq!(Arc::strong_count(&copies), without, "the builder holds it no more");
+}
+
 #[tokio::test(start_paused = true)]
 async fn snapshot_waits_for_room_on_a_full_disk() {
     let mut world = World::open(Arc::default()).await;
