@@ -42,6 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cairn_host::seam::{Env, Lane};
 use cairn_types::form::Codecs;
 use cairn_types::ids::SegmentDigest;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::disk::buffers::BufferPool;
@@ -110,6 +111,7 @@ struct Inner {
     counters: Counters,
     trouble: Trouble,
     looked: Looked,
+    listed: Mutex<recover::Listed>,
     on_fatal: FatalHook,
     stopped: AtomicBool,
     /// Tells temporary files of one process apart.

@@ -103,6 +103,47 @@ pub enum Restored {
     Bad(usize),
 }
 
+/// Files that the next restores may ask for, of the last listing.
+const LISTED_MAX: usize = 4096;
+
+/// A window on the quarantine directory as it was listed last. Says where a copy may be, never that
+/// there is none.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// By name.
+    files: Vec<Quarantined>,
+}
+
+impl Listed {
+    /// Keeps the files from this digest on: whoever restores all asks by name.
+    fn take(&mut self, files: &[Quarantined], digest: SegmentDigest) {
+        let name = digest.to_string();
+        let from = files.partition_point(|file| file.name < name);
+        self.files = files[from..].iter().take(LISTED_MAX).cloned().collect();
+    }
+
+    fn copies(&self, digest: SegmentDigest) -> Vec<Quarantined> {
+        let name = digest.to_string();
+        let from = self.files.partition_point(|file| file.name < name);
+        let files = self.files[from..].iter();
+        files.take_while(|file| file.digest == Some(digest)).cloned().collect()
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Ok(at) = self.files.binary_search_by(|file| file.name.as_str().cmp(name)) {
+            self.files.remove(at);
+        }
+    }
+}
+
+/// Copies of a digest, and what they are worth.
+struct Found {
+    copies: Vec<Quarantined>,
+    good: Option<(Quarantined, Held)>,
+    /// One that this process may not read.
+    no_access: Option<StoreError>,
+}
+
 impl SegmentStore {
     /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
     /// there is none. What somebody else puts there is seen at the next start.
@@ -159,22 +200,13 @@ impl SegmentStore {
     /// Reads the copies of a digest in quarantine until one is good as a whole. Moves nothing.
     /// `NoAccess` names a copy that this process may not read, where none is good.
     pub async fn copies_in_quarantine(&self, digest: SegmentDigest) -> Result<Copies, StoreError> {
-        let job = Arc::clone(&self.inner);
-        let copies = self.inner.data(move || job.copies(digest)).await?;
-        let (count, mut no_access) = (copies.len(), None);
-        for copy in copies {
-            match self.inner.verify_copy(&copy.name, digest).await {
-                Ok(Some(_)) => return Ok(Copies::Good),
-                Ok(None) => {}
-                // Another copy may be readable.
-                Err(error @ StoreError::NoAccess { .. }) => no_access = Some(error),
-                Err(error) => return Err(error),
-            }
+        let found = self.inner.find_good(digest).await?;
+        match (found.good, found.no_access) {
+            (Some(_), _) => Ok(Copies::Good),
+            (None, Some(error)) => Err(error),
+            (None, None) if found.copies.is_empty() => Ok(Copies::None),
+            (None, None) => Ok(Copies::Bad(found.copies.len())),
         }
-        if let Some(error) = no_access {
-            return Err(error);
-        }
-        Ok(if count == 0 { Copies::None } else { Copies::Bad(count) })
     }
 
     /// Whether a listed file is good as a whole; reads it in full.
@@ -211,24 +243,12 @@ impl Inner {
         digest: SegmentDigest,
         condition: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<Restored, StoreError> {
-        let job = Arc::clone(self);
-        let copies = self.data(move || job.copies(digest)).await?;
-        let count = copies.len();
+        let Found { copies, good, no_access } = self.find_good(digest).await?;
         // Files that somebody else put there are not counted yet.
         for copy in copies.iter().skip(self.index.quarantined(digest)) {
             self.index.enter_quarantine(Some(digest), copy.bytes);
         }
-        let mut no_access = None;
-        for copy in copies {
-            let held = match self.verify_copy(&copy.name, digest).await {
-                Ok(Some(held)) => held,
-                Ok(None) => continue,
-                Err(error @ StoreError::NoAccess { .. }) => {
-                    no_access = Some(error);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+        if let Some((copy, held)) = good {
             let (job, bytes) = (Arc::clone(self), copy.bytes);
             self.data(move || {
                 if !condition() {
@@ -243,10 +263,48 @@ impl Inner {
             drop(guard);
             return Ok(Restored::Back);
         }
-        if let Some(error) = no_access {
-            return Err(error);
+        match no_access {
+            Some(error) => Err(error),
+            None if copies.is_empty() => Ok(Restored::None),
+            None => Ok(Restored::Bad(copies.len())),
         }
-        Ok(if count == 0 { Restored::None } else { Restored::Bad(count) })
+    }
+
+    /// Reads the copies of a digest until one is good as a whole. Those that the last listing named
+    /// come first: a good one is good whatever else lies there, and a directory of many files is not
+    /// listed for each of them. That none is good, only a new listing can tell.
+    async fn find_good(self: &Arc<Self>, digest: SegmentDigest) -> Result<Found, StoreError> {
+        let listed = self.listed.lock().copies(digest);
+        if !listed.is_empty() {
+            let found = self.first_good(listed, digest).await?;
+            if found.good.is_some() {
+                return Ok(found);
+            }
+        }
+        let job = Arc::clone(self);
+        let copies = self.data(move || job.copies(digest)).await?;
+        self.first_good(copies, digest).await
+    }
+
+    async fn first_good(
+        self: &Arc<Self>,
+        copies: Vec<Quarantined>,
+        digest: SegmentDigest,
+    ) -> Result<Found, StoreError> {
+        let mut found = Found { copies, good: None, no_access: None };
+        for copy in &found.copies {
+            match self.verify_copy(&copy.name, digest).await {
+                Ok(Some(held)) => {
+                    found.good = Some((copy.clone(), held));
+                    break;
+                }
+                Ok(None) => {}
+                // Another copy may be readable.
+                Err(error @ StoreError::NoAccess { .. }) => found.no_access = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// A copy as the index holds it, if it is good as a whole.
@@ -281,9 +339,9 @@ impl Inner {
     }
 
     pub(super) fn copies(&self, digest: SegmentDigest) -> Result<Vec<Quarantined>, StoreError> {
-        let mut files = self.list_quarantine()?;
-        files.retain(|file| file.digest == Some(digest));
-        Ok(files)
+        let files = self.list_quarantine()?;
+        self.listed.lock().take(&files, digest);
+        Ok(files.into_iter().filter(|file| file.digest == Some(digest)).collect())
     }
 
     /// `None` for a copy that cannot be read, or is not there any more.
@@ -307,6 +365,7 @@ impl Inner {
         let file = opened.map_err(|error| access_error("open for writing", &path, error))?;
         file.sync().map_err(|error| self.fatal("sync", &path, error))?;
         self.take_place(&path, digest)?;
+        self.listed.lock().forget(&copy.name);
         self.sync_dir(QUARANTINE)?;
         tracing::info!(%digest, len = held.raw_len(), "segment recovered from quarantine");
         Ok(())

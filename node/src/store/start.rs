@@ -84,6 +84,7 @@ impl SegmentStore {
             counters: Default::default(),
             trouble: Default::default(),
             looked: Default::default(),
+            listed: Default::default(),
             on_fatal,
             stopped: AtomicBool::new(false),
             next_tmp: AtomicU64::new(0),

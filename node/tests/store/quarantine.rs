@@ -1,8 +1,11 @@
 //! What lies in quarantine, and how it comes back.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use cairn_node::store::{Checked, Copies, Restored, StoreError, Why};
 use cairn_types::ids::SegmentDigest;
 
+use super::memory::MemoryDisk;
 use super::*;
 
 #[tokio::test]
@@ -118,4 +121,42 @@ async fn a_list_says_why_and_comes_in_pages() {
         assert!(file.since_ms.unwrap() > 1_700_000_000_000);
         assert_eq!(store.is_good(&file).await.unwrap(), why == Why::NoSlot);
     }
+}
+
+/// Who restores all asks for one file after the other: the directory, which may be large, is listed
+/// once for thousands of them.
+#[tokio::test]
+async fn many_files_come_back_after_one_listing() {
+    let disk = MemoryDisk::default();
+    let seam: Arc<dyn Disk> = Arc::new(disk.clone());
+    let Opened { store, .. } = open(&seam).await;
+    let mut digests = Vec::new();
+    for number in 0..20 {
+        let digest = put(&store, &data(3000 + number)).await.unwrap().digest;
+        store.quarantine(digest).await.unwrap();
+        digests.push(digest);
+    }
+    digests.sort_unstable();
+    let listings = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&listings);
+    disk.fail(move |operation, path| {
+        if (operation, path) == ("list", "quarantine") {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    });
+    for digest in &digests {
+        assert_eq!(store.copies_in_quarantine(*digest).await.unwrap(), Copies::Good);
+        assert_eq!(store.restore_if(*digest, || true).await.unwrap(), Restored::Back);
+    }
+    assert_eq!(listings.load(Ordering::Relaxed), 1);
+    assert_eq!(store.room().await.unwrap().quarantined, 0);
+
+    // What was listed once says nothing of what is there now.
+    let digest = digests[7];
+    store.quarantine(digest).await.unwrap();
+    assert_eq!(store.restore_if(digest, || true).await.unwrap(), Restored::Back);
+    store.destroy(digest, || true).await.unwrap();
+    assert_eq!(store.restore_if(digest, || true).await.unwrap(), Restored::None);
+    assert_eq!(listings.load(Ordering::Relaxed), 3);
 }
