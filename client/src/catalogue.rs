@@ -172,13 +172,31 @@ impl Client {
         prefix: Option<&Namespace>,
         open: bool,
     ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
+        self.listing(prefix, Beside { open, deleted: false })
+    }
+
+    /// [`Client::list`] with deleted checkpoints, too, as long as their records are kept; what can
+    /// still be undeleted says so.
+    pub fn list_with_deleted(
+        &self,
+        prefix: Option<&Namespace>,
+        open: bool,
+    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
+        self.listing(prefix, Beside { open, deleted: true })
+    }
+
+    fn listing(
+        &self,
+        prefix: Option<&Namespace>,
+        beside: Beside,
+    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
         let (client, prefix) = (self.clone(), prefix.cloned());
         // The state is the place behind which the next page begins; `None` at the end.
         let pages = stream::try_unfold(Some(None), move |after: Option<Option<ListPlace>>| {
             let (client, prefix) = (client.clone(), prefix.clone());
             async move {
                 let Some(after) = after else { return Ok(None) };
-                let page = client.list_page(prefix.as_ref(), open, after.as_ref(), LIST_PAGE);
+                let page = client.page(prefix.as_ref(), beside, after.as_ref(), LIST_PAGE);
                 let (page, more) = page.await?;
                 // A page without entries that claims more would go on for ever.
                 let last = page.last().filter(|_| more);

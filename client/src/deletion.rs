@@ -1,4 +1,5 @@
-//! Deleting a checkpoint, aborting an open upload, and ending the grace of what is deleted already.
+//! Deleting a checkpoint and bringing it back, aborting an open upload, and ending the grace of what is
+//! deleted already.
 //!
 //! One step may have all three kinds of records at once. So each has a method of its own: none of
 //! them ever takes a record of another kind.
@@ -73,9 +74,60 @@ impl Client {
         address: &Address,
         options: DeleteOptions,
     ) -> Result<CheckpointInfo, ClientError> {
+        self.delete_as(address, options, "").await
+    }
+
+    /// [`Client::delete_with`]; `by` says who deletes it, for people. A cluster with nodes of an older
+    /// build does not keep that.
+    pub async fn delete_as(
+        &self,
+        address: &Address,
+        options: DeleteOptions,
+        by: &str,
+    ) -> Result<CheckpointInfo, ClientError> {
         let info = self.deletable(address).await?;
-        self.delete_record(info.id, options).await?;
+        match self.delete_record(info.id, options, by).await {
+            Err(ClientError::Refused(Refusal::FeatureLevel { .. })) if !by.is_empty() => {
+                self.delete_record(info.id, options, "").await?;
+            }
+            other => other?,
+        }
         Ok(info)
+    }
+
+    /// Brings back the checkpoint of a step that was deleted last, as long as it is in the trash: it
+    /// was committed, its grace runs, and it was not deleted with `now`. `by` says who asks.
+    pub async fn undelete(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+        by: &str,
+    ) -> Result<CheckpointInfo, ClientError> {
+        let found = self.undeletable(namespace, step).await?;
+        let (checkpoint, by) = (found.id, by.to_owned());
+        let body = Body::Undelete(command::Undelete { checkpoint, by });
+        self.execute(body, Duration::ZERO).await?;
+        let (namespace, selector) = (namespace.clone(), Selector::Step(step));
+        self.resolve(&Address { namespace, selector }).await
+    }
+
+    /// What [`Client::undelete`] would bring back.
+    pub async fn undeletable(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+    ) -> Result<CheckpointInfo, ClientError> {
+        let mut found = self.deleted(namespace, step).await?;
+        // Those that cannot come back, then the others; each in the order of their deletion.
+        found.sort_by_key(|info| {
+            let deletion = info.deletion.as_ref();
+            deletion.map(|it| (it.restorable_ms > 0, it.wall_ms, info.id))
+        });
+        match found.pop() {
+            Some(last) if last.deletion.as_ref().is_some_and(|it| it.restorable_ms > 0) => Ok(last),
+            Some(last) => Err(ClientError::Refused(Refusal::NotInTrash(last.id))),
+            None => Err(no_record(namespace, step, "deleted checkpoint whose grace runs")),
+        }
     }
 
     /// The open upload of a step, also where the step has a committed checkpoint.
@@ -96,7 +148,7 @@ impl Client {
         now: bool,
     ) -> Result<CheckpointInfo, ClientError> {
         let info = self.open_upload(namespace, step).await?;
-        self.delete_record(info.id, DeleteOptions { now, ..DeleteOptions::default() }).await?;
+        self.delete_record(info.id, DeleteOptions { now, ..DeleteOptions::default() }, "").await?;
         Ok(info)
     }
 
@@ -125,7 +177,7 @@ impl Client {
         let found = self.deleted(namespace, step).await?;
         for info in &found {
             let options = DeleteOptions { now: true, ..DeleteOptions::default() };
-            match self.delete_record(info.id, options).await {
+            match self.delete_record(info.id, options, "").await {
                 // Its grace ended meanwhile.
                 Err(ClientError::Refused(Refusal::UnknownCheckpoint(_))) => {}
                 other => other?,
@@ -175,10 +227,13 @@ impl Client {
         &self,
         checkpoint: CheckpointId,
         options: DeleteOptions,
+        by: &str,
     ) -> Result<(), ClientError> {
+        let by = by.to_owned();
         let (reason, DeleteOptions { now, force }) = (DeleteReason::Asked, options);
         let policy_version = None;
-        let body = Body::Delete(command::Delete { checkpoint, reason, now, force, policy_version });
+        let body =
+            Body::Delete(command::Delete { checkpoint, reason, now, force, policy_version, by });
         self.execute(body, Duration::ZERO).await.map(drop)
     }
 }

@@ -202,6 +202,10 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         Refusal::NotEnoughRacks { .. } => {
             "start nodes in other racks, or allow fewer: soft isolation, or a lower rack minimum"
         }
+        Refusal::NotInTrash(_) => {
+            "only what was committed, and whose grace runs after a deletion without now, comes back"
+        }
+        Refusal::StepTaken { .. } => "delete the one that was committed since, if it is not needed",
         Refusal::PolicyChanged { .. } => "look at the plan again: its policy has changed",
         Refusal::KeptByPolicy { .. } => "lower keep_last of the namespace first",
         Refusal::Protected { .. } => "move the refs and release the holds, or delete it with force",

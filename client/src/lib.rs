@@ -151,8 +151,8 @@ pub use cairn_types::ids::{
 };
 pub use cairn_types::model::OwnPolicy;
 pub use cairn_types::model::{
-    CheckpointInfo, CheckpointState, Commit, Durability, Isolation, Metric, Policy, PolicyChange,
-    Settings,
+    CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, Durability, Isolation, Metric,
+    Policy, PolicyChange, Settings,
 };
 pub use cairn_types::policy::{FullPolicy, PolicyField};
 pub use cairn_types::retention::{BestRule, Extreme, LabelRule, Retention, RetentionChange, Rules};

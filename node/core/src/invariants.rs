@@ -173,8 +173,7 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         }
     }
     for old in before.checkpoints().filter(|old| old.state == CheckpointState::Deleted) {
-        let back = after.checkpoint(old.id).filter(|new| new.state != CheckpointState::Deleted);
-        ensure(back.is_none(), || format!("D4: checkpoint {} came back", old.id))?;
+        check_trash(before, after, old)?;
     }
     for old in before.checkpoints().filter(|old| old.state == CheckpointState::Committed) {
         let gone = after.checkpoint(old.id).is_none();
@@ -194,7 +193,8 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     check_policies(before, after)?;
     for new in after.checkpoints().filter(|new| new.state == CheckpointState::Committed) {
         let old = before.checkpoint(new.id).map(|old| old.state);
-        if old != Some(CheckpointState::Committed) {
+        // What is undeleted may have lost replicas since its commit.
+        if !matches!(old, Some(CheckpointState::Committed | CheckpointState::Deleted)) {
             check_commit(after, new)?;
         }
     }
@@ -335,6 +335,39 @@ fn check_policies(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     Ok(())
 }
 
+/// What is in the trash keeps all that its commit named, and only that comes back, whole; nothing
+/// else does.
+fn check_trash(before: &Catalogue, after: &Catalogue, old: &Checkpoint) -> Result<(), String> {
+    let new = after.checkpoint(old.id);
+    let clock_ms = after.cluster().clock_ms;
+    let level = before.cluster().feature_level;
+    let grace_ms = before.cluster().settings.grace_ms;
+    let until_ms = old.deleted_at_ms.map_or(0, |at_ms| at_ms.saturating_add(grace_ms));
+    let is_whole = |record: &Checkpoint| named_bytes(after, record) == record.segment_bytes;
+    let stays = level >= 2
+        && old.commit.is_some()
+        && old.dropped.is_empty()
+        && !old.now
+        && clock_ms < until_ms;
+    if new.is_some_and(|new| new.state != CheckpointState::Deleted) {
+        ensure(stays, || format!("D4: checkpoint {} came back from outside the trash", old.id))?;
+        let is_whole = new.is_some_and(|new| is_whole(new));
+        return ensure(is_whole, || format!("D7: checkpoint {} came back with a hole", old.id));
+    }
+    if !stays || new.is_some_and(|new| new.now) {
+        return Ok(());
+    }
+    ensure(new.is_some_and(|new| is_whole(new)), || {
+        format!("D7: checkpoint {} lost references in the trash", old.id)
+    })
+}
+
+/// Raw bytes of what a checkpoint names.
+fn named_bytes(catalogue: &Catalogue, record: &Checkpoint) -> u64 {
+    let named = record.segments.iter().filter_map(|id| catalogue.segment(id));
+    named.map(|segment| u64::from(segment.form.raw_len())).sum()
+}
+
 /// A segment is reaped once nothing has referred to it for its grace.
 fn check_reap(before: &Catalogue, after: &Catalogue, old: &Segment) -> Result<(), String> {
     ensure(!old.is_referenced(), || format!("D3: segment {} was reaped while referenced", old.id))?;
@@ -384,6 +417,9 @@ fn check_checkpoint(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), St
     }
     ensure(record.commit.is_some() && record.parts.len() == record.parts_wanted as usize, || {
         format!("C2: checkpoint {id} is committed with parts missing")
+    })?;
+    ensure(named_bytes(catalogue, record) == record.segment_bytes, || {
+        format!("C2: checkpoint {id} does not have all the segments of its commit")
     })?;
     let named: BTreeSet<SegmentId> = record.segments.iter().collect();
     for part in record.parts.iter() {

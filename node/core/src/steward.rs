@@ -79,7 +79,7 @@ pub fn plan(
     bodies.extend(voiding(catalogue));
     bodies.extend(expiry(catalogue, now_ms));
     bodies.extend(retention::plan(catalogue, seen, &mut cursor.retention));
-    bodies.extend(dropping(catalogue, seen.now_ms));
+    bodies.extend(dropping(catalogue, now_ms));
     bodies.extend(reaping(catalogue, now_ms));
     bodies.extend(Repair::new(catalogue, loads).round(&mut cursor.segment, &seen.hastened));
     let lag_ms = now_ms.saturating_sub(catalogue.cluster().clock_ms);
@@ -160,8 +160,9 @@ fn expiry(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
 }
 
 fn dropping(catalogue: &Catalogue, now_ms: u64) -> Vec<Body> {
+    let trash_ms = catalogue.trash_ms();
     let mut references = 0;
-    let droppable = catalogue.droppable().filter(|record| record.has_droppable(now_ms));
+    let droppable = catalogue.droppable().filter(|record| record.has_droppable(now_ms, trash_ms));
     let of_a_round = droppable.take_while(|record| {
         let room = references < DROPPED_REFERENCES_ROUND_MAX;
         // One entry drops no more of one checkpoint.

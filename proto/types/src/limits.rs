@@ -54,6 +54,9 @@ pub const LABEL_RULES_MAX: usize = 16;
 pub const TIME_ZONE_BYTES_MAX: usize = 64;
 /// Checkpoints of one page of a plan of retention: some 100 bytes each, and as much for each reason.
 pub const RETENTION_PAGE_MAX: usize = 5_000;
+/// What retention had let go and somebody undeleted is kept from retention for so long: time to
+/// change the rules, or to hold it.
+pub const UNDELETED_KEPT_MS: u64 = 86_400_000;
 /// Refs of one namespace: a lookup of a checkpoint's refs walks them all.
 pub const REFS_MAX: usize = 256;
 /// Moves of one ref that are remembered.

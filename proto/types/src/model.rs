@@ -372,6 +372,8 @@ pub struct CheckpointInfo {
     /// What keeps it from deletion: refs that point to it, and holds that have not ended.
     pub refs: Vec<RefName>,
     pub holds: Vec<Hold>,
+    /// Set where it is deleted.
+    pub deletion: Option<Deletion>,
 }
 
 impl CheckpointInfo {
@@ -414,7 +416,7 @@ pub struct Began {
 pub enum DeletedFor {
     /// Somebody asked.
     Asked,
-    /// The namespace's `keep_last`.
+    /// The namespace's rules of retention.
     Retention,
     /// Another one was committed in its place.
     Replaced,
@@ -422,6 +424,37 @@ pub enum DeletedFor {
     Expired,
     /// An upload that a rollback aborted: its attempt, and lower ones, may not begin again.
     RolledBack,
+}
+
+/// How a checkpoint was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    pub reason: DeletedFor,
+    /// The client that asked for it, as it named itself; empty if it did not, or nobody asked.
+    pub by: String,
+    /// Wall-clock label, milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+    /// For so much longer it can be undeleted, by cluster time; zero if not.
+    pub restorable_ms: u64,
+}
+
+impl DeletedFor {
+    /// As messages and records carry it.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Asked => 1,
+            Self::Retention => 2,
+            Self::Replaced => 3,
+            Self::Expired => 4,
+            Self::RolledBack => 5,
+        }
+    }
+
+    pub fn from_number(number: u32) -> Option<Self> {
+        let all =
+            [Self::Asked, Self::Retention, Self::Replaced, Self::Expired, Self::RolledBack];
+        all.into_iter().find(|reason| reason.number() == number)
+    }
 }
 
 /// A part of an upload in progress.

@@ -1,10 +1,10 @@
 //! D3: what lost its last reference is not reaped before its grace is over, unless a deletion with
 //! `now` had it. Counted here from the references themselves, not from the times that the
-//! catalogue keeps of it.
+//! catalogue keeps of it. The grace of what was in the trash began with the deletion.
 
 use std::collections::BTreeMap;
 
-use cairn_core::catalogue::Catalogue;
+use cairn_core::catalogue::{Catalogue, Checkpoint};
 use cairn_types::ids::SegmentId;
 
 use crate::cluster::Cluster;
@@ -12,8 +12,8 @@ use crate::trace;
 
 #[derive(Default)]
 pub struct Checker {
-    /// Cluster time at which each segment lost its last reference; none of these was in a deletion
-    /// with `now` since.
+    /// Cluster time from which the grace of each segment without a reference runs; none of these was
+    /// in a deletion with `now` since.
     since_ms: BTreeMap<SegmentId, u64>,
     last: u64,
     reports: u32,
@@ -29,10 +29,18 @@ impl Checker {
         self.last = index;
         let clock_ms = after.cluster().clock_ms;
         let grace_ms = before.cluster().settings.grace_ms;
+        let count = |of: &Catalogue, id| of.checkpoint(id).map_or(0, |it| it.reference_count());
+        let dropping = before.checkpoints().filter(|it| count(after, it.id) < it.reference_count());
+        let dropping: Vec<_> = dropping.cloned().collect();
         for old in before.segments().iter() {
             let new = after.segment(old.id);
             if old.is_referenced() && new.is_none_or(|new| !new.is_referenced()) {
-                self.since_ms.insert(old.id, clock_ms);
+                let holders = dropping.iter().filter(|it| it.references().any(|id| id == old.id));
+                let began = |it: &Checkpoint| {
+                    it.deleted_at_ms.filter(|_| it.commit.is_some()).unwrap_or(clock_ms)
+                };
+                let since_ms = holders.map(|it| began(it)).max().unwrap_or(clock_ms);
+                self.since_ms.insert(old.id, since_ms);
             }
         }
         for record in before.checkpoints().chain(after.checkpoints()).filter(|it| it.now) {

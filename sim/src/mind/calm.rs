@@ -85,7 +85,8 @@ impl Mind {
         }
         // Also a deleted one that waits for its grace.
         let kept = |record: &&Arc<Checkpoint>| {
-            record.state == CheckpointState::Deleted || record.has_droppable(self.now_ms)
+            record.state == CheckpointState::Deleted
+                || record.has_droppable(self.now_ms, catalogue.trash_ms())
         };
         if let Some(record) = catalogue.checkpoints().find(kept) {
             return Some(format!("checkpoint {} still holds references", record.id));

@@ -374,6 +374,7 @@ impl Mind {
                     now,
                     force: false,
                     policy_version: None,
+                    by: String::new(),
                 }),
             );
         }

@@ -21,6 +21,7 @@ fn delete_the_first() -> Vec<u8> {
         now: true,
         force: false,
         policy_version: None,
+        by: String::new(),
     };
     let body = delete.into();
     let command = Command { request: RequestId(7), clock_ms: 0, wall_ms: 0, body };

@@ -94,6 +94,7 @@ impl Sink for Deleting {
                 now: true,
                 force: false,
                 policy_version: None,
+                by: String::new(),
             }),
         );
         self.fake.nodes.iter().for_each(|node| node.files.lock().clear());

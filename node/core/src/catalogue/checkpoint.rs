@@ -6,12 +6,13 @@
 //! ```text
 //!   Open       segments = {}            loose = everything staged by any run or attempt
 //!   Committed  segments = the content   loose = leftovers, dropped by DropReferences
-//!   Deleted    segments, loose = what DropReferences has not yet dropped
-//!              dropped = what it has, until the grace is over
+//!   Deleted    in the trash: as they were, until the grace is over or a deletion with `now`
+//!              then segments, loose = what DropReferences has not yet dropped
 //! ```
 //!
-//! A deleted record outlives its references by the grace: until then `rm --deleted` can give its
-//! space back early. `dropped` is no reference, and keeps nothing.
+//! An upload that was aborted or expired is in no trash: its references are dropped at once, and their
+//! segments wait out the grace. Until that is over, its record stays with them in `dropped`, so that
+//! `rm --deleted` can give their space back early. `dropped` is no reference, and keeps nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,6 +60,9 @@ pub struct Checkpoint {
     /// Cluster time of the deletion.
     pub deleted_at_ms: Option<u64>,
     pub deleted_for: Option<DeletedFor>,
+    /// The client that asked for the deletion, and when by the wall clock.
+    pub deleted_by: String,
+    pub deleted_wall_ms: u64,
     /// Deleted without a grace: what loses its last reference may be reaped at once.
     pub now: bool,
     /// Of a deleted checkpoint: what it gave back under a grace.
@@ -119,11 +123,31 @@ impl Checkpoint {
         }
     }
 
+    /// Cluster time up to which a deleted checkpoint keeps its references and can be undeleted, where
+    /// the trash keeps what is deleted for `trash_ms`. `None` where it is in no trash: it was never
+    /// committed, deleted with `now`, or deleted before there was a trash.
+    pub fn trash_until_ms(&self, trash_ms: u64) -> Option<u64> {
+        let skips =
+            canary!("replaced_without_grace") && self.deleted_for == Some(DeletedFor::Replaced);
+        let is_kept = self.state == CheckpointState::Deleted
+            && self.commit.is_some()
+            && !self.now
+            && self.dropped.is_empty()
+            && trash_ms > 0
+            && !skips;
+        self.deleted_at_ms.filter(|_| is_kept).map(|at_ms| at_ms.saturating_add(trash_ms))
+    }
+
+    pub fn is_in_trash(&self, clock_ms: u64, trash_ms: u64) -> bool {
+        self.trash_until_ms(trash_ms).is_some_and(|until_ms| clock_ms < until_ms)
+    }
+
     /// Whether `DropReferences` has something to do here at this cluster time.
-    pub fn has_droppable(&self, clock_ms: u64) -> bool {
+    pub fn has_droppable(&self, clock_ms: u64, trash_ms: u64) -> bool {
         match self.state {
             CheckpointState::Open => false,
             CheckpointState::Committed => !self.loose.is_empty(),
+            CheckpointState::Deleted if self.is_in_trash(clock_ms, trash_ms) => false,
             CheckpointState::Deleted => self.reference_count() > 0 || self.is_over(clock_ms),
         }
     }

@@ -1,14 +1,19 @@
-//! The way out: Delete, DropReferences, Reap.
+//! The way out: Delete, the trash, DropReferences, Reap; and the way back: Undelete.
 //!
-//! A deleted record stays until the grace of what it referred to is over, so that a second Delete
-//! with `now` still finds it: DropReferences then ends that grace. It never ends the grace of another
-//! deletion that was not told `now`, also where both gave back the same segment.
+//! What was committed goes to the trash: it keeps its references for the grace, and can be undeleted
+//! whole (D7). Then its references are dropped, and what nothing refers to is reaped at once. A Delete
+//! with `now`, also a second one, ends its time in the trash.
+//!
+//! What was never committed drops its references at once, and its segments wait out the grace. The
+//! record stays as long, so that a second Delete with `now` still finds it: DropReferences then ends
+//! that grace. It never ends the grace of another deletion that was not told `now`, also where both
+//! gave back the same segment. Below `TRASH_LEVEL` this goes for all.
 //!
 //! ```text
-//!   checkpoint Deleted --DropReferences--> segment unreferenced --grace--> Reap: slots Released
-//!                                               | Stage: revived              | Stage: new slots
-//!                                               v                             v
-//!                                          referenced                     referenced
+//!   committed <--Undelete-- in the trash --grace, now--> DropReferences --> Reap: slots Released
+//!       +------Delete---------^                              ^
+//!   open -----Delete, ExpireUploads--------------------------+--- grace --> Reap
+//!                              segment unreferenced, until then: Stage revives it
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,19 +21,30 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::uploads::subtract_reference;
-use super::{Apply, Catalogue, Checkpoint, Entry, Tally, check_batch, malformed};
+use super::{Apply, Catalogue, Checkpoint, Entry, Tally, check_batch, check_text, malformed};
 use crate::persistent::Map;
 use crate::segment_set::SegmentSet;
 use cairn_types::canary;
-use cairn_types::command::{Delete, DeleteReason, DropReferences, Reap, Refusal, Reply};
+use cairn_types::command::{
+    AddHold, Delete, DeleteReason, DropReferences, Reap, Refusal, Reply, Undelete,
+};
 use cairn_types::id_set::IdSet;
 use cairn_types::ids::{CheckpointId, SegmentId};
-use cairn_types::limits::{BATCH_SEGMENTS_MAX, DROP_REFERENCES_MAX};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, DROP_REFERENCES_MAX, UNDELETED_KEPT_MS};
 use cairn_types::model::{CheckpointState, DeletedFor, SlotState};
 
+/// The feature level from which what is deleted goes to the trash.
+const TRASH_LEVEL: u32 = 2;
+
 impl Apply for Delete {
-    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
-        catalogue.delete(self)
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.delete(entry, self)
+    }
+}
+
+impl Apply for Undelete {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.undelete(entry, self)
     }
 }
 
@@ -45,8 +61,9 @@ impl Apply for Reap {
 }
 
 impl Catalogue {
-    fn delete(&mut self, delete: &Delete) -> Result<Reply, Refusal> {
-        let Delete { checkpoint: id, reason, now, force, policy_version } = *delete;
+    fn delete(&mut self, entry: Entry, delete: &Delete) -> Result<Reply, Refusal> {
+        let Delete { checkpoint: id, reason, now, force, policy_version, ref by } = *delete;
+        check_text("a client's name", by)?;
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         if reason == DeleteReason::Retention && record.state != CheckpointState::Deleted {
             if record.commit.is_none() {
@@ -65,7 +82,55 @@ impl Catalogue {
             let namespace = record.namespace.clone();
             self.use_confirmation(&namespace);
         }
-        self.mark_deleted(id, deleted_for, now);
+        self.mark_deleted(entry, id, deleted_for, by);
+        if now {
+            self.change_checkpoint(id, |record| record.now = true);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// How long the trash keeps what is deleted.
+    pub fn trash_ms(&self) -> u64 {
+        match self.cluster.feature_level < TRASH_LEVEL {
+            true => 0,
+            false => self.cluster.settings.grace_ms,
+        }
+    }
+
+    fn undelete(&mut self, entry: Entry, undelete: &Undelete) -> Result<Reply, Refusal> {
+        let id = undelete.checkpoint;
+        check_text("a client's name", &undelete.by)?;
+        let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
+        if !record.is_in_trash(self.cluster.clock_ms, self.trash_ms()) {
+            return Err(Refusal::NotInTrash(id));
+        }
+        let mut of_step = self.checkpoints_at(&record.namespace, record.step);
+        let other = of_step.find(|other| other.is_committed()).map(|other| other.id);
+        if let Some(by) = other {
+            return Err(Refusal::StepTaken { checkpoint: id, by });
+        }
+        // Retention would let it go again at once.
+        let is_held = record.deleted_for == Some(DeletedFor::Retention);
+        drop(of_step);
+        if is_held {
+            self.check_room_for_hold(id)?;
+        }
+        self.change_checkpoint(id, |record| {
+            record.state = CheckpointState::Committed;
+            (record.deleted_at_ms, record.deleted_for) = (None, None);
+            (record.deleted_by, record.deleted_wall_ms) = (String::new(), 0);
+        });
+        if is_held {
+            self.add_hold(
+                entry,
+                &AddHold {
+                    checkpoint: id,
+                    owner: "undelete".to_owned(),
+                    reason: format!("undeleted by {}", undelete.by),
+                    for_ms: Some(UNDELETED_KEPT_MS),
+                },
+            )?;
+        }
         Ok(Reply::Done)
     }
 
@@ -82,15 +147,22 @@ impl Catalogue {
     }
 
     /// From here on the checkpoint never counts again (D4); its references go bit by bit.
-    pub(super) fn mark_deleted(&mut self, id: CheckpointId, deleted_for: DeletedFor, now: bool) {
+    pub(super) fn mark_deleted(
+        &mut self,
+        entry: Entry,
+        id: CheckpointId,
+        deleted_for: DeletedFor,
+        by: &str,
+    ) {
         let clock_ms = self.cluster.clock_ms;
         self.change_checkpoint(id, |record| {
-            record.now |= now;
             record.open = None;
             if record.state != CheckpointState::Deleted {
                 record.state = CheckpointState::Deleted;
                 record.deleted_at_ms = Some(clock_ms);
                 record.deleted_for = Some(deleted_for);
+                record.deleted_by = by.to_owned();
+                record.deleted_wall_ms = entry.wall_ms;
             }
         });
     }
@@ -104,14 +176,20 @@ impl Catalogue {
             CheckpointState::Committed => false,
             CheckpointState::Deleted => true,
         };
+        let trash_until_ms = record.trash_until_ms(self.trash_ms());
+        if trash_until_ms.is_some_and(|until_ms| self.cluster.clock_ms < until_ms) {
+            return Err(malformed(format!("references of checkpoint {id}, which is in the trash")));
+        }
         let (replicas, now) = (record.policy.replicas, record.now);
+        // Its grace was its time in the trash.
+        let at_once = now || trash_until_ms.is_some();
         let loose: Vec<SegmentId> = record.loose.iter().take(DROP_REFERENCES_MAX).collect();
         let room = if deleted { DROP_REFERENCES_MAX - loose.len() } else { 0 };
         let named: Vec<SegmentId> = record.segments.iter().take(room).collect();
         let room = if now { room - named.len() } else { 0 };
         let hastened: Vec<SegmentId> = record.dropped.iter().take(room).collect();
         // What is dropped under a grace of its own outlasts those that began before.
-        let others = match now {
+        let others = match at_once {
             true => self.graces_of_others(id, [&loose, &named, &hastened]),
             false => BTreeMap::new(),
         };
@@ -130,7 +208,7 @@ impl Catalogue {
         let clock_ms = self.cluster.clock_ms;
         let no_grace =
             canary!("replaced_without_grace") && record.deleted_for == Some(DeletedFor::Replaced);
-        let grace_ms = if now || no_grace { 0 } else { self.cluster.settings.grace_ms };
+        let grace_ms = if at_once || no_grace { 0 } else { self.cluster.settings.grace_ms };
         let reap_after_ms = clock_ms.saturating_add(grace_ms);
         let dropped_until_ms = record.dropped_until_ms;
         for segment in &hastened {

@@ -34,7 +34,7 @@ impl Apply for ReleaseHold {
 }
 
 impl Catalogue {
-    fn add_hold(&mut self, entry: Entry, add: &AddHold) -> Result<Reply, Refusal> {
+    pub(super) fn add_hold(&mut self, entry: Entry, add: &AddHold) -> Result<Reply, Refusal> {
         self.committed(add.checkpoint)?;
         if add.owner.is_empty() {
             return Err(malformed("a hold without an owner"));
@@ -71,6 +71,15 @@ impl Catalogue {
         self.holds.insert(key, hold);
         self.touch_retention(add.checkpoint);
         Ok(Reply::Done)
+    }
+
+    /// Refuses where [`Catalogue::add_hold`] could find no room.
+    pub(super) fn check_room_for_hold(&self, id: CheckpointId) -> Result<(), Refusal> {
+        let most = self.holds_of(id).count();
+        if most >= HOLDS_MAX || self.holds.len() >= HOLDS_TOTAL_MAX {
+            return Err(malformed(format!("no room for a hold on checkpoint {id}")));
+        }
+        Ok(())
     }
 
     /// All holds, also those that have ended, by checkpoint and owner, behind a place.

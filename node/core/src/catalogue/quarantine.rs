@@ -76,7 +76,7 @@ impl Catalogue {
         }
         if !canary!("rollback_leaves_uploads") {
             for id in &open {
-                self.abort_for_rollback(*id);
+                self.abort_for_rollback(entry, *id, &rollback.by);
             }
         }
         let (quarantined, aborted) = (good.len() as u64, open.len() as u64);
@@ -85,8 +85,8 @@ impl Catalogue {
 
     /// The record stays until the grace is over, though it may refer to nothing: so long it refuses the
     /// attempt that was aborted.
-    fn abort_for_rollback(&mut self, id: CheckpointId) {
-        self.mark_deleted(id, DeletedFor::RolledBack, false);
+    fn abort_for_rollback(&mut self, entry: Entry, id: CheckpointId, by: &str) {
+        self.mark_deleted(entry, id, DeletedFor::RolledBack, by);
         let until_ms = self.cluster.clock_ms.saturating_add(self.cluster.settings.grace_ms);
         self.change_checkpoint(id, |record| record.dropped_until_ms = until_ms);
     }

@@ -17,8 +17,8 @@ use cairn_types::ids::{
 };
 use cairn_types::limits::MISSING_PARTS_MAX;
 use cairn_types::model::{
-    CheckpointInfo, CheckpointState, Cluster, Durability, NamespaceRecord, Node, SealedPart,
-    Segment,
+    CheckpointInfo, CheckpointState, Cluster, DeletedFor, Deletion, Durability, NamespaceRecord,
+    Node, SealedPart, Segment,
 };
 
 /// Which checkpoints to list: ordered by (namespace, step, id).
@@ -333,6 +333,17 @@ impl Catalogue {
             quarantine: record.quarantine.clone(),
             refs: self.refs_to(record).cloned().collect(),
             holds: self.active_holds(record.id).cloned().collect(),
+            deletion: record.deleted_for.map(|reason| self.deletion(record, reason)),
+        }
+    }
+
+    fn deletion(&self, record: &Checkpoint, reason: DeletedFor) -> Deletion {
+        let until_ms = record.trash_until_ms(self.trash_ms()).unwrap_or(0);
+        Deletion {
+            reason,
+            by: record.deleted_by.clone(),
+            wall_ms: record.deleted_wall_ms,
+            restorable_ms: until_ms.saturating_sub(self.cluster.clock_ms),
         }
     }
 

@@ -236,13 +236,13 @@ impl Catalogue {
     ) -> Result<Reply, Refusal> {
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         let upload = record.open.as_ref().ok_or(Refusal::NotOpen(id))?;
-        let keep_last = upload.keep_last;
+        let (keep_last, by) = (upload.keep_last, record.began.client.clone());
         let kinds = self.index.kinds.of(all.iter(), all.len());
         let segment_bytes = kinds.iter().map(|(_, totals)| totals.bytes).sum();
         let namespace = record.namespace.clone();
         let replaced = self.replaced_by(record).map(|other| other.id);
         if let Some(replaced) = replaced {
-            self.mark_deleted(replaced, DeletedFor::Replaced, false);
+            self.mark_deleted(entry, replaced, DeletedFor::Replaced, &by);
         }
         // What the upload asked for beside its data takes effect now and not before.
         self.say_keep_last(entry, &namespace, keep_last);

@@ -45,8 +45,8 @@ impl Apply for LeaderStarted {
 }
 
 impl Apply for ExpireUploads {
-    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
-        catalogue.expire_uploads(&self.checkpoints)
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        catalogue.expire_uploads(entry, &self.checkpoints)
     }
 }
 
@@ -168,6 +168,8 @@ impl Catalogue {
             now: false,
             dropped: SegmentSet::default(),
             dropped_until_ms: 0,
+            deleted_by: String::new(),
+            deleted_wall_ms: 0,
         };
         self.index.add_checkpoint(&checkpoint);
         self.checkpoints.insert(id, Arc::new(checkpoint));
@@ -273,7 +275,11 @@ impl Catalogue {
         Ok(Reply::Done)
     }
 
-    pub(super) fn expire_uploads(&mut self, ids: &[CheckpointId]) -> Result<Reply, Refusal> {
+    pub(super) fn expire_uploads(
+        &mut self,
+        entry: Entry,
+        ids: &[CheckpointId],
+    ) -> Result<Reply, Refusal> {
         check_batch("uploads", ids.len(), BATCH_SEGMENTS_MAX)?;
         let mut tally = Tally::default();
         for id in ids {
@@ -286,7 +292,7 @@ impl Catalogue {
             });
             tally.count(expired);
             if expired {
-                self.mark_deleted(*id, DeletedFor::Expired, false);
+                self.mark_deleted(entry, *id, DeletedFor::Expired, "");
             }
         }
         Ok(tally.reply())

@@ -148,6 +148,7 @@ fn deletions(catalogue: &Catalogue, run: RetentionRun) -> impl Iterator<Item = B
             now: false,
             force: false,
             policy_version: is_versioned.then_some(run.policy_version),
+            by: String::new(),
         })
     })
 }

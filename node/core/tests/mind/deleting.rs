@@ -1,4 +1,5 @@
-//! Delete, retention, dropping references, grace, reaping, revival.
+//! Delete, retention, dropping references, grace, reaping, revival: in clusters of level 1, which
+//! have no trash, as uploads go that were never committed. `trash.rs` has the rest.
 
 use cairn_core::placement::{Loads, plan_stage};
 use cairn_core::{steward, work};
@@ -15,16 +16,16 @@ fn grace_ms(world: &World) -> u64 {
 
 #[test]
 fn a_deleted_checkpoint_is_gone_at_once_and_its_segments_after_their_grace() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let id = world.put(1, &["x"], &[1, 2]);
     assert_eq!(world.reap("x"), (0, 1), "referenced");
     world.delete(id, false);
     assert!(world.resolve("run1@1").is_err());
     assert_eq!(world.drop_references(id), 0);
-    assert!(!world.catalogue.checkpoint(id).unwrap().has_droppable(world.clock_ms));
+    assert!(!world.catalogue.checkpoint(id).unwrap().has_droppable(world.clock_ms, 0));
     assert_eq!(world.reap("x"), (0, 1), "within its grace");
     world.pass(grace_ms(&world));
-    assert!(world.catalogue.checkpoint(id).unwrap().has_droppable(world.clock_ms));
+    assert!(world.catalogue.checkpoint(id).unwrap().has_droppable(world.clock_ms, 0));
     assert_eq!(world.drop_references(id), 0);
     assert!(world.catalogue.checkpoint(id).is_none());
     assert_eq!(world.reap("x"), (1, 0));
@@ -41,7 +42,7 @@ fn a_deleted_checkpoint_is_gone_at_once_and_its_segments_after_their_grace() {
 
 #[test]
 fn deletion_now_skips_the_grace() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let id = world.put(1, &["x"], &[1, 2]);
     world.delete(id, true);
     world.delete(id, true);
@@ -51,7 +52,7 @@ fn deletion_now_skips_the_grace() {
 
 #[test]
 fn a_second_deletion_with_now_ends_the_grace() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let id = world.put(1, &["x", "shared", "revived"], &[1, 2]);
     world.put(2, &["shared"], &[]);
     world.delete(id, false);
@@ -61,7 +62,7 @@ fn a_second_deletion_with_now_ends_the_grace() {
     assert_eq!(world.reap("x"), (0, 1), "within its grace");
     world.delete(id, true);
     world.delete(id, true);
-    assert!(world.catalogue.checkpoint(id).unwrap().has_droppable(world.clock_ms));
+    assert!(world.catalogue.checkpoint(id).unwrap().has_droppable(world.clock_ms, 0));
     assert_eq!(world.drop_references(id), 0);
     assert!(world.catalogue.checkpoint(id).is_none());
     assert_eq!(world.reap("x"), (1, 0));
@@ -73,13 +74,14 @@ fn a_second_deletion_with_now_ends_the_grace() {
         now: true,
         force: false,
         policy_version: None,
+        by: String::new(),
     });
     assert_eq!(world.refused(again), Refusal::UnknownCheckpoint(id));
 }
 
 #[test]
 fn now_ends_no_grace_that_another_deletion_began_later() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let first = world.put(1, &["x"], &[1, 2]);
     let second = world.put(2, &["x"], &[]);
     world.delete(first, false);
@@ -99,7 +101,7 @@ fn now_ends_no_grace_that_another_deletion_began_later() {
 fn now_ends_no_grace_that_another_deletion_began_before() {
     // Both were deleted under a grace, or the second one was told now at once.
     for is_hastened in [true, false] {
-        let mut world = World::new(&["a", "b"]);
+        let mut world = World::of_level(1, &["a", "b"]);
         let freed = world.put(1, &["x", "own"], &[1, 2]);
         let kept = world.put(2, &["x"], &[]);
         world.delete(kept, false);
@@ -124,7 +126,7 @@ fn now_ends_no_grace_that_another_deletion_began_before() {
 
 #[test]
 fn a_grace_between_two_batches_of_another_deletion_is_not_ended_with_them() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let names: Vec<String> = (0..5000).map(|number| format!("s{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let huge = world.put_large(1, &names);
@@ -150,7 +152,7 @@ fn a_grace_between_two_batches_of_another_deletion_is_not_ended_with_them() {
 
 #[test]
 fn stage_revives_before_the_reap_and_gets_new_slots_after_it() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let id = world.put(1, &["x", "y"], &[1, 2]);
     world.delete(id, true);
     world.drop_references(id);
@@ -178,7 +180,7 @@ fn stage_revives_before_the_reap_and_gets_new_slots_after_it() {
 /// The plan counts on replicas that an entry before it takes away.
 #[test]
 fn stage_planned_before_a_reap_and_applied_after_it_is_planned_again() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let id = world.put(1, &["x"], &[1, 2]);
     world.delete(id, true);
     world.drop_references(id);
@@ -202,7 +204,7 @@ fn stage_planned_before_a_reap_and_applied_after_it_is_planned_again() {
 
 #[test]
 fn a_segment_shared_by_two_checkpoints_outlives_the_first() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let first = world.put(1, &["x", "only"], &[1, 2]);
     world.put(2, &["x"], &[]);
     world.delete(first, true);
@@ -214,7 +216,7 @@ fn a_segment_shared_by_two_checkpoints_outlives_the_first() {
 
 #[test]
 fn retention_never_takes_one_of_the_newest() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let ids: Vec<_> = (1..=3).map(|step| world.put(step, &["x"], &[1, 2])).collect();
     let retire = |checkpoint| {
         Body::Delete(command::Delete {
@@ -223,6 +225,7 @@ fn retention_never_takes_one_of_the_newest() {
             now: false,
             force: false,
             policy_version: None,
+            by: String::new(),
         })
     };
     let all = Refusal::KeptByPolicy { keep_last: u32::MAX };
@@ -236,7 +239,7 @@ fn retention_never_takes_one_of_the_newest() {
 
 #[test]
 fn a_late_commit_of_an_early_upload_pushes_out_nothing_that_began_after_it() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let change = PolicyChange { keep_last: Some(1), ..PolicyChange::default() };
     world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
     let retired = |world: &mut World| {
@@ -270,6 +273,7 @@ fn a_late_commit_of_an_early_upload_pushes_out_nothing_that_began_after_it() {
             now: false,
             force: false,
             policy_version: None,
+            by: String::new(),
         }));
         assert_eq!(refusal, Refusal::KeptByPolicy { keep_last: 1 });
     }
@@ -281,7 +285,7 @@ fn a_late_commit_of_an_early_upload_pushes_out_nothing_that_began_after_it() {
 
 #[test]
 fn references_of_a_huge_checkpoint_go_bit_by_bit() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let names: Vec<String> = (0..5000).map(|number| format!("s{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let id = world.put_large(1, &names);
@@ -302,7 +306,7 @@ fn references_of_a_huge_checkpoint_go_bit_by_bit() {
 
 #[test]
 fn a_namespace_without_checkpoints_and_with_the_default_policy_is_forgotten() {
-    let mut world = World::new(&["a", "b"]);
+    let mut world = World::of_level(1, &["a", "b"]);
     let known = |world: &World| world.catalogue.namespaces().count();
     let id = world.put(1, &["x"], &[1, 2]);
     assert_eq!(known(&world), 1);

@@ -106,12 +106,22 @@ impl Generator {
                     now: self.chance.once_in(2),
                     force: self.chance.once_in(2),
                     policy_version: policy_version.filter(|_| is_retention),
+                    by: String::new(),
                 })
             }
-            82..87 => {
+            82 => {
+                let deleted = catalogue.checkpoints().filter(|it| it.deleted_at_ms.is_some());
+                let deleted: Vec<CheckpointId> = deleted.map(|record| record.id).collect();
+                let any = self.checkpoint(catalogue);
+                let checkpoint = self.chance.pick(&deleted).copied().unwrap_or(any);
+                Body::Undelete(command::Undelete { checkpoint, by: "somebody".to_owned() })
+            }
+            83..87 => {
                 let clock_ms = catalogue.cluster().clock_ms;
-                let droppable =
-                    catalogue.checkpoints().filter(|record| record.has_droppable(clock_ms));
+                let trash_ms = catalogue.trash_ms();
+                let droppable = catalogue
+                    .checkpoints()
+                    .filter(|record| record.has_droppable(clock_ms, trash_ms));
                 let droppable: Vec<CheckpointId> = droppable.map(|record| record.id).collect();
                 let any = self.checkpoint(catalogue);
                 Body::DropReferences(command::DropReferences {

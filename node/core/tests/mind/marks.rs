@@ -66,7 +66,14 @@ fn rollback(checkpoint: CheckpointId) -> Body {
 
 fn delete(checkpoint: CheckpointId, force: bool) -> Body {
     let reason = DeleteReason::Asked;
-    Body::Delete(command::Delete { checkpoint, reason, now: false, force, policy_version: None })
+    Body::Delete(command::Delete {
+        checkpoint,
+        reason,
+        now: false,
+        force,
+        policy_version: None,
+        by: String::new(),
+    })
 }
 
 fn retention(checkpoint: CheckpointId) -> Body {
@@ -77,6 +84,7 @@ fn retention(checkpoint: CheckpointId) -> Body {
         now: false,
         force: true,
         policy_version: None,
+        by: String::new(),
     })
 }
 
@@ -158,7 +166,6 @@ fn refs_of_a_namespace_are_bounded_and_go_with_its_last_checkpoint() {
 
     world.done(hold(ids[0], "eval", None));
     world.done(delete(ids[0], true));
-    world.drop_references(ids[0]);
     world.pass(world.catalogue.cluster().settings.grace_ms + 1);
     world.drop_references(ids[0]);
     assert_eq!(world.catalogue.checkpoints().count(), 0);

@@ -77,6 +77,11 @@ pub fn registration(number: u64, rack: &str, previous: &[u128], nonce: u128) -> 
 impl World {
     /// One registered, inventoried node for each rack named.
     pub fn new(racks: &[&str]) -> Self {
+        Self::of_level(FEATURE_LEVEL, racks)
+    }
+
+    /// A cluster that a build of this feature level made.
+    pub fn of_level(feature_level: u32, racks: &[&str]) -> Self {
         let mut world = Self {
             catalogue: Catalogue::default(),
             index: 0,
@@ -87,7 +92,7 @@ impl World {
         world.done(Body::InitCluster(command::InitCluster {
             cluster: ClusterId(77),
             settings: Settings::default(),
-            node: new_node(1, racks[0]),
+            node: NewNode { feature_level, ..new_node(1, racks[0]) },
         }));
         for (number, rack) in (1..).zip(racks) {
             if number > 1 {
@@ -262,6 +267,7 @@ impl World {
             now,
             force: false,
             policy_version: None,
+            by: String::new(),
         }));
     }
 

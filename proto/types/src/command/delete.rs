@@ -3,8 +3,9 @@
 use super::OnWire;
 #[cfg(test)]
 use super::drawn::{Draw, Drawn};
-use crate::convert::ConvertError;
+use crate::convert::{ConvertError, at_most};
 use crate::ids::CheckpointId;
+use crate::limits::LABEL_BYTES_MAX;
 use crate::wire;
 
 /// Deletes a checkpoint.
@@ -18,6 +19,8 @@ pub struct Delete {
     /// Of retention: the version of the policy that was evaluated. Older leaders, who knew of
     /// `keep_last` only, do not say it.
     pub policy_version: Option<u64>,
+    /// The client that asks, as it names itself; may be empty.
+    pub by: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,28 +36,31 @@ impl OnWire for Delete {
     type Message = wire::Delete;
 
     fn to_wire(&self) -> Self::Message {
-        let Self { checkpoint, reason, now, force, policy_version } = self;
+        let Self { checkpoint, reason, now, force, policy_version, by } = self;
         wire::Delete {
             checkpoint: checkpoint.0,
             retention: *reason == DeleteReason::Retention,
             now: *now,
             force: *force,
             policy_version: *policy_version,
+            by: by.clone(),
         }
     }
 
     fn feature_level(&self, in_table: u32) -> u32 {
-        let is_old = !self.force && self.policy_version.is_none();
+        let is_old = !self.force && self.policy_version.is_none() && self.by.is_empty();
         if is_old { in_table } else { in_table.max(2) }
     }
 
     fn from_wire(delete: Self::Message) -> Result<Self, ConvertError> {
+        at_most("client name", delete.by.len(), LABEL_BYTES_MAX)?;
         Ok(Self {
             checkpoint: CheckpointId(delete.checkpoint),
             reason: if delete.retention { DeleteReason::Retention } else { DeleteReason::Asked },
             now: delete.now,
             force: delete.force,
             policy_version: delete.policy_version,
+            by: delete.by,
         })
     }
 }
@@ -69,6 +75,7 @@ impl Drawn for Delete {
             now: draw.bool(),
             force: draw.bool(),
             policy_version: draw.option(Draw::u64),
+            by: format!("b{}", draw.below(2)),
         }
     }
 }

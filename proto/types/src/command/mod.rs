@@ -40,6 +40,7 @@ mod set_policy;
 mod set_quarantine;
 mod set_ref;
 mod stage;
+mod undelete;
 mod void_slots;
 
 #[cfg(test)]
@@ -95,6 +96,7 @@ macro_rules! command_table {
             set_quarantine SetQuarantine Client 2 "quarantine checkpoint",
             rollback Rollback Client 2 "roll back",
             delete Delete Client 1 "delete checkpoint",
+            undelete Undelete Client 2 "undelete checkpoint",
             drop_references DropReferences Leader 1 "drop references",
             reap Reap Leader 1 "reap segments",
             assign_slots AssignSlots Leader 1 "assign slots",

@@ -153,6 +153,13 @@ pub enum Refusal {
     /// Refs or holds keep it from deletion; they are named.
     #[error("checkpoint {checkpoint} is kept by {by}")]
     Protected { checkpoint: CheckpointId, by: String },
+    /// Only what is in the trash can be undeleted: committed before its deletion, its grace not over,
+    /// and not deleted with `now`.
+    #[error("checkpoint {0} is not in the trash")]
+    NotInTrash(CheckpointId),
+    /// Its step was written again.
+    #[error("checkpoint {by} was committed at the step of {checkpoint} since")]
+    StepTaken { checkpoint: CheckpointId, by: CheckpointId },
     #[error("checkpoint {checkpoint} is in quarantine: {reason}")]
     Quarantined { checkpoint: CheckpointId, reason: String },
     #[error("ref {name} is at generation {current}, not {expected}")]

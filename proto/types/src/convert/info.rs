@@ -2,10 +2,11 @@
 
 use crate::command::{metrics_from_wire, metrics_to_wire};
 use crate::ids::{Attempt, CheckpointId, Step};
-use crate::model::{Began, CheckpointInfo, CheckpointState, Commit};
+use crate::limits::LABEL_BYTES_MAX;
+use crate::model::{Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion};
 
 use super::{
-    ConvertError, durability_from_wire, durability_to_wire, hold_from_wire, hold_to_wire,
+    ConvertError, at_most, durability_from_wire, durability_to_wire, hold_from_wire, hold_to_wire,
     policy_from_wire, policy_to_wire, quarantine_from_wire, quarantine_to_wire, required,
     sealed_part_from_wire, sealed_part_to_wire,
 };
@@ -57,7 +58,30 @@ pub fn info_to_wire(info: &CheckpointInfo) -> wire::CheckpointInfo {
         quarantine: info.quarantine.as_ref().map(quarantine_to_wire),
         refs: info.refs.iter().map(ToString::to_string).collect(),
         holds: info.holds.iter().map(hold_to_wire).collect(),
+        deletion: info.deletion.as_ref().map(deletion_to_wire),
     }
+}
+
+fn deletion_to_wire(deletion: &Deletion) -> wire::Deletion {
+    let Deletion { reason, by, wall_ms, restorable_ms } = deletion;
+    wire::Deletion {
+        reason: reason.number(),
+        by: by.clone(),
+        wall_ms: *wall_ms,
+        restorable_ms: *restorable_ms,
+    }
+}
+
+fn deletion_from_wire(deletion: wire::Deletion) -> Result<Deletion, ConvertError> {
+    at_most("client name", deletion.by.len(), LABEL_BYTES_MAX)?;
+    let got = deletion.reason;
+    let unknown = ConvertError::Value { field: "deletion", got: got.into() };
+    Ok(Deletion {
+        reason: DeletedFor::from_number(got).ok_or(unknown)?,
+        by: deletion.by,
+        wall_ms: deletion.wall_ms,
+        restorable_ms: deletion.restorable_ms,
+    })
 }
 
 pub fn info_from_wire(info: wire::CheckpointInfo) -> Result<CheckpointInfo, ConvertError> {
@@ -89,5 +113,6 @@ pub fn info_from_wire(info: wire::CheckpointInfo) -> Result<CheckpointInfo, Conv
         quarantine: info.quarantine.map(quarantine_from_wire).transpose()?,
         refs: info.refs.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
         holds: info.holds.into_iter().map(hold_from_wire).collect::<Result<_, _>>()?,
+        deletion: info.deletion.map(deletion_from_wire).transpose()?,
     })
 }

@@ -80,6 +80,8 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
         Refusal::BadTargets => (Kind::BadTargets, vec![]),
         Refusal::KeptByPolicy { keep_last } => (Kind::KeptByPolicy, vec![(*keep_last).into()]),
         Refusal::PolicyChanged { got, current } => (Kind::PolicyChanged, vec![*got, *current]),
+        Refusal::NotInTrash(checkpoint) => (Kind::NotInTrash, vec![checkpoint.0]),
+        Refusal::StepTaken { checkpoint, by } => (Kind::StepTaken, vec![checkpoint.0, by.0]),
         Refusal::Protected { checkpoint, by } => {
             message.first.clone_from(by);
             (Kind::Protected, vec![checkpoint.0])
@@ -231,6 +233,10 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
         Kind::KeptByPolicy => Refusal::KeptByPolicy { keep_last: numbers.small(0)? },
         Kind::PolicyChanged => {
             Refusal::PolicyChanged { got: numbers.at(0)?, current: numbers.at(1)? }
+        }
+        Kind::NotInTrash => Refusal::NotInTrash(checkpoint()?),
+        Kind::StepTaken => {
+            Refusal::StepTaken { checkpoint: checkpoint()?, by: numbers.at(1).map(CheckpointId)? }
         }
         Kind::Protected => Refusal::Protected { checkpoint: checkpoint()?, by: message.first },
         Kind::Quarantined => {

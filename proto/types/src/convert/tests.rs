@@ -15,7 +15,9 @@ use crate::form::Form;
 use crate::ids::{Attempt, CheckpointId, Incarnation, NodeId, RequestId, SegmentId, Step};
 use crate::limits::{BATCH_SEGMENTS_MAX, SEGMENT_BYTES_MAX};
 use crate::marks::{Hold, Quarantine};
-use crate::model::{Began, CheckpointInfo, CheckpointState, Commit, SealedPart};
+use crate::model::{
+    Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, SealedPart,
+};
 use crate::wire;
 
 impl Draw {
@@ -99,6 +101,8 @@ impl Draw {
             Refusal::BadTargets,
             Refusal::KeptByPolicy { keep_last: want },
             Refusal::PolicyChanged { got: 7, current: u64::MAX },
+            Refusal::NotInTrash(CheckpointId(7)),
+            Refusal::StepTaken { checkpoint: CheckpointId(7), by: CheckpointId(9) },
             Refusal::Protected { checkpoint: CheckpointId(self.u64()), by: format!("ref {part}") },
             Refusal::RefMoved {
                 name: format!("name {part}"),
@@ -204,6 +208,12 @@ impl Draw {
                 until_ms: draw.option(Self::u64),
                 wall_ms: draw.u64(),
                 until_wall_ms: draw.option(Self::u64),
+            }),
+            deletion: self.option(|draw| Deletion {
+                reason: DeletedFor::from_number(draw.below(4) + 1).unwrap(),
+                by: format!("b{}", draw.u64()),
+                wall_ms: draw.u64(),
+                restorable_ms: draw.u64(),
             }),
         }
     }
@@ -389,7 +399,14 @@ fn a_forced_deletion_needs_the_level_that_knows_force() {
     let delete = |force| {
         let reason = command::DeleteReason::Asked;
         let (checkpoint, policy_version) = (CheckpointId(7), None);
-        let delete = command::Delete { checkpoint, reason, now: true, force, policy_version };
+        let delete = command::Delete {
+            checkpoint,
+            reason,
+            now: true,
+            force,
+            policy_version,
+            by: String::new(),
+        };
         Command { body: delete.into(), ..draw(7).command() }
     };
     let (plain, forced) = (encode_command(&delete(false)), encode_command(&delete(true)));

@@ -21,8 +21,7 @@ pub async fn story(world: World) -> Told {
     let waits_for_its_grace = |stage: &Stage| {
         let (_, catalogue) = stage.cluster.newest();
         let mut deleted = catalogue.checkpoints().filter(|it| it.state == CheckpointState::Deleted);
-        deleted.next().is_some_and(|it| it.reference_count() == 0)
-            && catalogue.unreferenced().next().is_some()
+        deleted.next().is_some_and(|it| it.reference_count() > 0)
     };
     stage.until(waits_for_its_grace).await?;
     let (_, catalogue) = stage.cluster.newest();

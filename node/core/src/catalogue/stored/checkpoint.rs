@@ -78,14 +78,9 @@ fn to_wire(record: &Checkpoint) -> wire::SnapshotCheckpoint {
         began_wall_ms: record.began.wall_ms,
         client: record.began.client.clone(),
         job: record.began.job.clone(),
-        deleted_for: match record.deleted_for {
-            None => 0,
-            Some(DeletedFor::Asked) => 1,
-            Some(DeletedFor::Retention) => 2,
-            Some(DeletedFor::Replaced) => 3,
-            Some(DeletedFor::Expired) => 4,
-            Some(DeletedFor::RolledBack) => 5,
-        },
+        deleted_for: record.deleted_for.map_or(0, DeletedFor::number),
+        deleted_by: record.deleted_by.clone(),
+        deleted_wall_ms: record.deleted_wall_ms,
         dropped: Some(set_to_wire(&record.dropped.to_id_set())),
         dropped_until_ms: record.dropped_until_ms,
     }
@@ -122,13 +117,13 @@ fn from_wire(record: wire::SnapshotCheckpoint) -> Result<Checkpoint, ConvertErro
         deleted_at_ms: record.deleted_at_ms,
         deleted_for: match record.deleted_for {
             0 => None,
-            1 => Some(DeletedFor::Asked),
-            2 => Some(DeletedFor::Retention),
-            3 => Some(DeletedFor::Replaced),
-            4 => Some(DeletedFor::Expired),
-            5 => Some(DeletedFor::RolledBack),
-            got => return Err(ConvertError::Value { field: "deletion", got: got.into() }),
+            got => Some(
+                DeletedFor::from_number(got)
+                    .ok_or(ConvertError::Value { field: "deletion", got: got.into() })?,
+            ),
         },
+        deleted_by: record.deleted_by,
+        deleted_wall_ms: record.deleted_wall_ms,
         now: record.now,
         dropped: set_from_wire("dropped", record.dropped)?.iter().collect(),
         dropped_until_ms: record.dropped_until_ms,

@@ -151,6 +151,7 @@ fn catalogue() -> Catalogue {
         now: true,
         force: false,
         policy_version: None,
+        by: String::new(),
     }));
     let open = world.begin(30, 3);
     world.stage(open, 0, &["d", "a"]);

@@ -111,6 +111,7 @@ fn a_change_above_makes_a_new_version_below() {
         now: false,
         force: false,
         policy_version: Some(below),
+        by: String::new(),
     });
     let refusal = Refusal::PolicyChanged { got: below, current: now };
     assert_eq!(world.refused(stale), refusal);
@@ -223,7 +224,14 @@ fn the_newest_good_one_stays_whatever_a_leader_says() {
     let retire = |checkpoint| {
         let reason = DeleteReason::Retention;
         let (now, force) = (false, false);
-        Body::Delete(command::Delete { checkpoint, reason, now, force, policy_version })
+        Body::Delete(command::Delete {
+            checkpoint,
+            reason,
+            now,
+            force,
+            policy_version,
+            by: String::new(),
+        })
     };
     assert_eq!(world.refused(retire(ids[2])), Refusal::KeptByPolicy { keep_last: 1 });
     world.done(retire(ids[1]));
