@@ -83,6 +83,11 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
             "parts are restored into one directory; put each below its own one with --prefix, \
              such as --prefix rank0"
         }
+        Refusal::NotInTrash(_) => {
+            "`cairn ls --deleted` lists what can be undeleted: not what was deleted with --now, and \
+             nothing after the grace"
+        }
+        Refusal::StepTaken { .. } => "`cairn rm` deletes the newer one, if it is not needed",
         Refusal::PolicyChanged { .. } => {
             "the policy has changed: look at `cairn retention plan` again"
         }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use cairn_client::stream::TryStreamExt;
 use cairn_types::ids::Namespace;
-use cairn_types::model::{CheckpointInfo, CheckpointState};
+use cairn_types::model::{CheckpointInfo, CheckpointState, DeletedFor, Deletion};
 use clap::Args;
 use serde::Serialize;
 
+use super::clock;
 use super::hold::HoldRecord;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{bytes, table, wall_time};
@@ -21,13 +22,19 @@ pub struct LsArgs {
     /// Show uploads in progress too
     #[arg(long)]
     open: bool,
+    /// Show deleted checkpoints too, as long as their grace runs: who deleted them and why, and how long
+    /// `cairn undelete` can bring them back
+    #[arg(long)]
+    deleted: bool,
 }
 
 pub fn run(session: &Session, args: LsArgs) -> Outcome {
     let prefix: Option<Namespace> =
         args.prefix.as_deref().map(str::parse).transpose().map_err(Failure::usage)?;
-    let found: Vec<CheckpointInfo> = session
-        .with_client(async |client| client.list(prefix.as_ref(), args.open).try_collect().await)?;
+    let found: Vec<CheckpointInfo> = session.with_client(async |client| match args.deleted {
+        false => client.list(prefix.as_ref(), args.open).try_collect().await,
+        true => client.list_with_deleted(prefix.as_ref(), args.open).try_collect().await,
+    })?;
     session.output.result(&listing(&found), || {
         if found.is_empty() { String::new() } else { checkpoint_table(&found) }
     })?;
@@ -68,6 +75,26 @@ fn progress(info: &CheckpointInfo) -> String {
         missing.push("...".to_owned());
     }
     format!("{sealed} of {} parts, missing {}", info.parts_wanted, missing.join(", "))
+}
+
+fn reason(reason: DeletedFor) -> &'static str {
+    match reason {
+        DeletedFor::Asked => "asked",
+        DeletedFor::Retention => "retention",
+        DeletedFor::Replaced => "replaced",
+        DeletedFor::Expired => "expired",
+        DeletedFor::RolledBack => "rolled-back",
+    }
+}
+
+/// `asked by ann@gpu-001, 59m 10s left`.
+fn trashed(deletion: &Deletion) -> String {
+    let by = if deletion.by.is_empty() { "".into() } else { format!(" by {}", deletion.by) };
+    let left = match deletion.restorable_ms {
+        0 => "cannot be undeleted".to_owned(),
+        ms => format!("{} left", clock::span(ms)),
+    };
+    format!("{}{by}, {left}", reason(deletion.reason))
 }
 
 /// One checkpoint, in every document about one. `show` adds its files and segments.
@@ -112,6 +139,18 @@ pub struct CheckpointRecord<'a> {
     /// Names of refs that point to it.
     refs: Vec<&'a str>,
     holds: Vec<HoldRecord<'a>>,
+    /// Null unless it is deleted.
+    deletion: Option<DeletionRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct DeletionRecord<'a> {
+    /// `asked`, `retention`, `replaced`, `expired` or `rolled-back`.
+    reason: &'static str,
+    by: &'a str,
+    at_ms: u64,
+    /// How long undelete can bring it back; 0: it cannot.
+    restorable_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -154,6 +193,12 @@ impl<'a> CheckpointRecord<'a> {
             }),
             refs: info.refs.iter().map(|name| name.as_str()).collect(),
             holds: info.holds.iter().map(HoldRecord::new).collect(),
+            deletion: info.deletion.as_ref().map(|deletion| DeletionRecord {
+                reason: reason(deletion.reason),
+                by: &deletion.by,
+                at_ms: deletion.wall_ms,
+                restorable_ms: deletion.restorable_ms,
+            }),
         }
     }
 }
@@ -180,6 +225,7 @@ pub(super) fn checkpoint_table(found: &[CheckpointInfo]) -> String {
             bytes(info.bytes),
             match info.state {
                 CheckpointState::Open => progress(info),
+                CheckpointState::Deleted => info.deletion.as_ref().map_or("-".to_owned(), trashed),
                 _ => durability(info),
             },
         ]);

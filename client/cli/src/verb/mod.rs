@@ -32,6 +32,7 @@ pub mod status;
 mod survey;
 #[cfg(test)]
 mod tables;
+pub mod undelete;
 pub mod version;
 
 use clap::Subcommand;
@@ -84,6 +85,8 @@ verbs! {
     /// Delete a checkpoint
     #[command(aliases = ["delete", "remove"])]
     Rm(rm::RmArgs),
+    /// Bring back a deleted checkpoint while its grace runs: `cairn undelete run1@1000`
+    Undelete(undelete::UndeleteArgs),
     /// Set and show the rules of namespaces: replicas, racks, retention
     Policy(policy::PolicyArgs),
     /// Show what retention deletes and what it keeps, and agree to a large run of it

@@ -8,10 +8,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::ls::CheckpointRecord;
-use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::bytes;
 use crate::session::Session;
+use crate::{address, whoami};
 
 #[derive(Debug, Args)]
 pub struct RmArgs {
@@ -49,7 +49,7 @@ pub fn run(session: &Session, args: RmArgs) -> Outcome {
             (Some(step), true) => client.open_upload(&address.namespace, step).await,
             (Some(step), false) => client.abort_upload(&address.namespace, step, args.now).await,
             (None, true) => client.deletable_with(&address, options).await,
-            (None, false) => client.delete_with(&address, options).await,
+            (None, false) => client.delete_as(&address, options, &whoami::user()).await,
         };
         let missing = ClientError::refusal;
         is_missing = found
@@ -120,6 +120,10 @@ pub(super) fn text(info: &CheckpointInfo, args: &RmArgs) -> String {
     match (args.dry_run, args.now || args.deleted) {
         (true, _) => format!("would {will} {name}, {size}\n"),
         (false, true) => format!("{done} {name}; its space is freed now\n"),
+        (false, false) if info.state == CheckpointState::Committed => format!(
+            "{done} {name}; its space is freed after the grace, `cairn undelete {name}` brings it \
+             back until then\n"
+        ),
         (false, false) => format!("{done} {name}; its space is freed after the grace\n"),
     }
 }

@@ -14,8 +14,8 @@ use cairn_types::ids::{
 use cairn_types::manifest::{FileEntry, Manifest};
 use cairn_types::marks::{Hold, NamedRef, Quarantine, Ref, RefMove};
 use cairn_types::model::{
-    Began, CheckpointInfo, CheckpointState, Commit, Durability, ManifestPlace, Metric, Policy,
-    SealedPart, Slot, SlotState,
+    Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, Durability,
+    ManifestPlace, Metric, Policy, SealedPart, Slot, SlotState,
 };
 use clap::Parser;
 use serde::Serialize;
@@ -157,6 +157,12 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
         quarantine: None,
         refs: Vec::new(),
         holds: Vec::new(),
+        deletion: (state == CheckpointState::Deleted).then(|| Deletion {
+            reason: DeletedFor::Asked,
+            by: "ana@gpu-001".to_owned(),
+            wall_ms: WALL_MS + 70_000,
+            restorable_ms: 3_550_000,
+        }),
     }
 }
 
@@ -305,6 +311,19 @@ fn refs_holds_and_quarantine_are_shown_as_written_down() {
 }
 
 #[test]
+fn the_trash_is_shown_as_written_down() {
+    let mut gone = info(2_000, CheckpointState::Deleted);
+    gone.deletion = Some(Deletion {
+        reason: DeletedFor::Retention,
+        by: String::new(),
+        wall_ms: WALL_MS,
+        restorable_ms: 0,
+    });
+    let found = [info(1_000, CheckpointState::Deleted), gone];
+    checked("ls-deleted", &ls::checkpoint_table(&found), &ls::listing(&found));
+}
+
+#[test]
 fn a_policy_is_shown_as_written_down() {
     let name: Namespace = "llama/pretrain".parse().expect("a name");
     let mut top = OwnPolicy::default();
@@ -433,6 +452,7 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
     let both = [
         "diff",
         "ls",
+        "ls-deleted",
         "ls-open",
         "node-ls-all",
         "plan",
