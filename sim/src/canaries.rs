@@ -123,6 +123,11 @@ fn play_of(canary: &Canary) -> Play {
         }
         // Cut off by a successor that has fewer entries: rare in the mix.
         "truncation_stays" => scenario::find("cut_off_tail"),
+        // Its rules keep the newest only, of few checkpoints, and it undeletes nothing.
+        "oldest_of_bucket"
+        | "retention_ignores_holds"
+        | "confirmation_ignored"
+        | "trash_drops_references" => scenario::find("rules_and_trash"),
         "remove_before_the_vote" => scenario::find("removed_voter_of_two"),
         _ => None,
     };

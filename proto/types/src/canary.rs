@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 54] = [
+pub const CANARIES: [Canary; 58] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -289,6 +289,26 @@ pub const CANARIES: [Canary; 54] = [
         name: "range_a_block_early",
         breaks: "a range that begins beyond the first block of a segment is of the block before",
         caught_by: &["D5"],
+    },
+    Canary {
+        name: "oldest_of_bucket",
+        breaks: "retention keeps the oldest checkpoint of a day instead of the newest",
+        caught_by: &["D7"],
+    },
+    Canary {
+        name: "retention_ignores_holds",
+        breaks: "retention deletes a checkpoint that is on hold",
+        caught_by: &["D7"],
+    },
+    Canary {
+        name: "confirmation_ignored",
+        breaks: "a large run of retention does not wait for its confirmation",
+        caught_by: &["D7"],
+    },
+    Canary {
+        name: "trash_drops_references",
+        breaks: "what is in the trash gives its references back at once",
+        caught_by: &["D7"],
     },
 ];
 

@@ -147,7 +147,11 @@ impl Checkpoint {
         match self.state {
             CheckpointState::Open => false,
             CheckpointState::Committed => !self.loose.is_empty(),
-            CheckpointState::Deleted if self.is_in_trash(clock_ms, trash_ms) => false,
+            CheckpointState::Deleted
+                if self.is_in_trash(clock_ms, trash_ms) && !canary!("trash_drops_references") =>
+            {
+                false
+            }
             CheckpointState::Deleted => self.reference_count() > 0 || self.is_over(clock_ms),
         }
     }

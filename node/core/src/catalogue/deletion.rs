@@ -71,7 +71,8 @@ impl Catalogue {
             }
             self.check_retention(record, policy_version)?;
         }
-        if reason == DeleteReason::Retention || !force {
+        let ignores = reason == DeleteReason::Retention && canary!("retention_ignores_holds");
+        if (reason == DeleteReason::Retention || !force) && !ignores {
             self.check_unprotected(record)?;
         }
         let deleted_for = match reason {
@@ -177,7 +178,9 @@ impl Catalogue {
             CheckpointState::Deleted => true,
         };
         let trash_until_ms = record.trash_until_ms(self.trash_ms());
-        if trash_until_ms.is_some_and(|until_ms| self.cluster.clock_ms < until_ms) {
+        if trash_until_ms.is_some_and(|until_ms| self.cluster.clock_ms < until_ms)
+            && !canary!("trash_drops_references")
+        {
             return Err(malformed(format!("references of checkpoint {id}, which is in the trash")));
         }
         let (replicas, now) = (record.policy.replicas, record.now);

@@ -102,6 +102,12 @@ impl Catalogue {
         self.holds_of(id).filter(move |hold| hold.is_active(clock_ms))
     }
 
+    /// Of these, what keeps it from deletion, as people read it.
+    pub(super) fn kept_by_holds(&self, id: CheckpointId) -> impl Iterator<Item = String> {
+        let holds = self.active_holds(id).map(Hold::shown);
+        holds.filter(|_| !canary!("holds_keep_nothing"))
+    }
+
     /// Drops the records of holds that have ended, of one checkpoint.
     fn forget_ended_holds(&mut self, id: CheckpointId) {
         let clock_ms = self.cluster.clock_ms;
@@ -131,9 +137,8 @@ impl Catalogue {
 
     /// Whether a ref or a hold keeps a committed checkpoint.
     pub(super) fn is_protected(&self, record: &Checkpoint) -> bool {
-        let is_held =
-            || self.active_holds(record.id).next().is_some() && !canary!("holds_keep_nothing");
-        record.is_committed() && (self.refs_to(record).next().is_some() || is_held())
+        let is_named = !canary!("refs_keep_nothing") && self.refs_to(record).next().is_some();
+        record.is_committed() && (is_named || self.kept_by_holds(record.id).next().is_some())
     }
 
     /// Refuses to delete or replace a checkpoint that refs or holds keep; names them.
@@ -143,8 +148,7 @@ impl Catalogue {
         }
         let refs = self.refs_to(record).map(|name| format!("ref {name}"));
         let refs = refs.filter(|_| !canary!("refs_keep_nothing"));
-        let holds = self.active_holds(record.id).map(Hold::shown);
-        let holds = holds.filter(|_| !canary!("holds_keep_nothing"));
+        let holds = self.kept_by_holds(record.id);
         let by: Vec<String> = refs.chain(holds).collect();
         Err(Refusal::Protected { checkpoint: record.id, by: by.join(", ") })
     }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_types::canary;
 use cairn_types::command::{ConfirmRetention, Refusal, Reply};
 use cairn_types::ids::{CheckpointId, Namespace, SegmentId};
 use cairn_types::model::Confirmed;
@@ -83,7 +84,7 @@ impl RetentionPlan {
 
     /// Whether it waits for a confirmation.
     pub fn waits(&self) -> bool {
-        self.is_large() && self.confirmed == 0
+        self.is_large() && self.confirmed == 0 && !canary!("confirmation_ignored")
     }
 
     /// What to delete at once, `most` at most.
@@ -93,7 +94,8 @@ impl RetentionPlan {
         if self.waits() {
             return RetentionRun { policy_version, deletes: Vec::new(), waiting: let_go };
         }
-        let covered = if self.is_large() { self.confirmed } else { let_go };
+        let is_limited = self.is_large() && !canary!("confirmation_ignored");
+        let covered = if is_limited { self.confirmed } else { let_go };
         let mut deletes: Vec<CheckpointId> = self.let_go().map(|record| record.id).collect();
         deletes.reverse();
         deletes.truncate(most.min(usize::try_from(covered).unwrap_or(usize::MAX)));
@@ -112,7 +114,9 @@ impl Catalogue {
         let retention = what_if.unwrap_or_else(|| self.full_policy(namespace).retention);
         let mut refs = BTreeMap::<CheckpointId, Vec<String>>::new();
         for (name, target) in self.refs(namespace) {
-            if let Some(id) = target.checkpoint {
+            if let Some(id) = target.checkpoint
+                && !canary!("refs_keep_nothing")
+            {
                 refs.entry(id).or_default().push(name.to_string());
             }
         }
@@ -149,7 +153,7 @@ impl Catalogue {
             metrics: &record.metrics,
             quarantined_ms: record.quarantine.as_ref().map(|quarantine| quarantine.wall_ms),
             refs: refs.remove(&record.id).unwrap_or_default(),
-            holds: self.active_holds(record.id).map(|hold| hold.shown()).collect(),
+            holds: self.kept_by_holds(record.id).collect(),
         }
     }
 

@@ -31,6 +31,7 @@ mod calendar;
 
 use std::collections::BTreeMap;
 
+use cairn_types::canary;
 use cairn_types::ids::{CheckpointId, Step};
 use cairn_types::model::Metric;
 use cairn_types::retention::{BestRule, Extreme, LabelRule, Retention, Rules};
@@ -135,6 +136,7 @@ fn earlier(known: Option<u64>, ms: u64) -> Option<u64> {
 /// What keeps a checkpoint without any rule.
 fn protections(commit: &Commit) -> Vec<Reason> {
     let holds = commit.holds.iter().cloned().map(Reason::Hold);
+    let holds = holds.filter(|_| !canary!("retention_ignores_holds"));
     commit.refs.iter().cloned().map(Reason::Ref).chain(holds).collect()
 }
 
@@ -217,7 +219,9 @@ impl<'a> Good<'a> {
             let mut taken: BTreeMap<Bucket, usize> = BTreeMap::new();
             for (at, local) in &local {
                 let bucket = Bucket::of(period, *local);
-                if taken.len() < count.unwrap_or(0) as usize {
+                if canary!("oldest_of_bucket") && taken.contains_key(&bucket) {
+                    taken.insert(bucket, *at);
+                } else if taken.len() < count.unwrap_or(0) as usize {
                     taken.entry(bucket).or_insert(*at);
                 }
             }

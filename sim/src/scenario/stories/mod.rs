@@ -45,6 +45,7 @@ stories! {
     replaced_node "a node dies for good, another one takes its place",
     rolling_restart "every node is restarted in turn, each in the middle of a put",
     rolling_upgrade "nodes of two builds: commands of the newer one are refused until all have it",
+    rules_and_trash "rules of a calendar wait for a confirmation while leaders die, let go what they do not keep, and it comes back whole",
     rotten_source "a replica rots that nobody reads: the node that copies it finds it and says so",
     shrunk_to_one "five nodes are removed one by one until one is left",
     slow_disk_follower "one disk is a hundred times slower: no put waits for it",

@@ -2,6 +2,7 @@
 
 mod disks;
 mod marks;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,6 +64,8 @@ pub struct Stage {
     checkers: Checkers,
     client: ProcessId,
     files: BTreeMap<u64, Files>,
+    /// Of steps that retention let go.
+    gone: BTreeMap<u64, Files>,
     /// Of what is put from now on.
     pub policy: PolicyChange,
     pub wait: Wait,
@@ -102,8 +105,9 @@ impl Stage {
         settled.map_err(|text| format!("start: {text}"))?;
         let client = cluster.client("c1", racks.last().copied().unwrap_or("r1"));
         let chance = world.stream("story");
-        let (files, policy, wait) = (BTreeMap::new(), PolicyChange::default(), Wait::Quorum);
-        Ok(Self { world, cluster, chance, checkers, client, files, policy, wait })
+        let (files, gone) = (BTreeMap::new(), BTreeMap::new());
+        let (policy, wait) = (PolicyChange::default(), Wait::Quorum);
+        Ok(Self { world, cluster, chance, checkers, client, files, gone, policy, wait })
     }
 
     pub fn node(&self, place: usize) -> ProcessId {

@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use super::{Stage, Told, address, finish};
 
 /// Something that the client was asked to do.
-type Asked<T> = JoinHandle<Told<Result<T, ClientError>>>;
+pub(super) type Asked<T> = JoinHandle<Told<Result<T, ClientError>>>;
 
 impl Stage {
-    fn ask<T, Fut>(&self, ask: impl FnOnce(Client) -> Fut) -> Told<Asked<T>>
+    pub(super) fn ask<T, Fut>(&self, ask: impl FnOnce(Client) -> Fut) -> Told<Asked<T>>
     where
         T: Send + 'static,
         Fut: Future<Output = Result<T, ClientError>> + Send + 'static,
@@ -24,7 +24,7 @@ impl Stage {
         Ok(seat.life.spawn(async move { Ok(asked.await) }))
     }
 
-    async fn done<T, Fut>(&self, what: &str, ask: impl FnOnce(Client) -> Fut) -> Told<T>
+    pub(super) async fn done<T, Fut>(&self, what: &str, ask: impl FnOnce(Client) -> Fut) -> Told<T>
     where
         T: Send + 'static,
         Fut: Future<Output = Result<T, ClientError>> + Send + 'static,
