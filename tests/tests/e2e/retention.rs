@@ -9,6 +9,34 @@ use cairn_tests::wait::until_true;
 use crate::{args, program};
 
 #[test]
+fn what_is_deleted_comes_back_until_its_space_is_freed() {
+    let cluster = TestCluster::shared(program());
+    let cairn = cluster.cairn();
+    let directory = cluster.scratch_directory("retention-trash");
+    files::random_file(&directory.join("weights.bin"), 100_000, 7);
+    cairn.run(args(&[&"put", &directory, &"trash/run@1"])).ok();
+    cairn.run(["undelete", "trash/run@1"]).fails(3, "no deleted checkpoint");
+    cairn.run(["undelete", "trash/run@latest"]).fails(2, "names no step");
+    cairn.run(["rm", "trash/run@1"]).ok();
+    let listed = cairn.run(["ls", "trash/run", "--deleted", "--json"]).ok().json();
+    let deletion = &listed["checkpoints"][0]["deletion"];
+    assert_eq!(deletion["reason"], "asked");
+    assert!(deletion["restorable_ms"].as_u64() > Some(0), "{deletion}");
+    assert!(deletion["by"].as_str().is_some_and(|by| !by.is_empty()), "{deletion}");
+    cairn.run(["undelete", "trash/run@1", "--dry-run"]).ok();
+    cairn.run(["get", "trash/run@1", "--verify-only"]).ends(3);
+    cairn.run(["undelete", "trash/run@1"]).ok();
+    cairn.run(["get", "trash/run@1", "--verify-only"]).ok();
+    // Written again, it does not come back.
+    cairn.run(["rm", "trash/run@1"]).ok();
+    cairn.run(args(&[&"put", &directory, &"trash/run@1"])).ok();
+    cairn.run(["undelete", "trash/run@1"]).fails(4, "was committed at the step").hints("cairn rm");
+    cairn.run(["rm", "trash/run@1", "--now"]).ok();
+    cairn.run(["rm", "trash/run@1", "--deleted"]).ok();
+    cairn.run(["undelete", "trash/run@1"]).ends(3);
+}
+
+#[test]
 fn rules_are_tried_set_and_confirmed() {
     let cluster = TestCluster::shared(program());
     let cairn = cluster.cairn();
@@ -49,6 +77,10 @@ fn rules_are_tried_set_and_confirmed() {
     };
     until_true("the rules keep four", Duration::from_secs(60), || steps() == [5, 10, 11, 12]);
     cairn.run(["retention", "confirm", name]).fails(4, "waits for no confirmation");
+    let address = format!("{name}@9");
+    let back = cairn.run(["undelete", &address, "--json"]).ok().json();
+    assert_eq!(back["holds"][0]["owner"], "undelete", "retention would let it go again: {back}");
+    cairn.run(["get", &address, "--verify-only"]).ok();
     cairn.run(["policy", "unset", name, "--all"]).ok();
     cairn.run(["policy", "unset", name, "keep-hour"]).fails(2, "keep-hourly");
 }
