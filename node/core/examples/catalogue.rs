@@ -3,17 +3,19 @@
 //!     cargo run --release -p cairn-core --example catalogue -- [SEGMENTS [CHECKPOINTS]]
 //!
 //! Builds a catalogue of 9 nodes in 3 racks (4,000,000 segments in 100,000 checkpoints unless told
-//! otherwise) by commands alone, then times each question and prints a Markdown table. "With a
+//! otherwise) by commands alone, then times each question and prints a Markdown table. Times are
+//! CPU time of the thread that does the work; the crate's README.md has the last table. "With a
 //! copy" means that a copy of the catalogue is alive while the entry is applied, as it is while a
 //! snapshot is written or a planner looks: the entry then copies the parts that it changes.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 #![allow(clippy::unwrap_used, reason = "a benchmark ends with what it did not expect")]
 
+use std::mem::swap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cairn_core::catalogue::{Catalogue, ListQuery};
+use cairn_core::catalogue::{Catalogue, ListQuery, stored};
 use cairn_types::command::{self, Accept, Body, Command, FEATURE_LEVEL, Reply, StageSegment};
 use cairn_types::form::Form;
 use cairn_types::ids::{
@@ -33,6 +35,9 @@ const RUN: Run = Run(1);
 const ATTEMPT: Attempt = Attempt(1);
 /// Segments of the Stage that is timed.
 const STAGED: u64 = 1_000;
+/// Parts of a large checkpoint, and the segments of each.
+const MANY_PARTS: u32 = 16_384;
+const PART_SEGMENTS: u64 = 6;
 /// Parts of the upload whose seals are timed.
 const PARTS: u32 = 20_000;
 
@@ -261,6 +266,7 @@ impl Bench {
         });
         row("list of 1,000 checkpoints", list);
         row("summary, for status and metrics", many(10, || self.catalogue.summary()));
+        self.measure_parts(checkpoints + 3, segments + 100 * STAGED, address(checkpoints + 3));
         let incarnation = self.catalogue.node(NodeId(1)).unwrap().incarnation;
         for (what, liveness) in [("down", Liveness::Down), ("up", Liveness::Up)] {
             let changes = vec![(NodeId(1), incarnation, liveness)];
@@ -280,9 +286,71 @@ impl Bench {
         row("SealPart, the first 100 of 20,000 parts", seals[..100].to_vec());
         row("SealPart, the last 100 of 20,000 parts", last);
 
+        self.measure_snapshot(checkpoints + 4, segments + 1_000 * STAGED);
+
         let accept = Accept { data_loss: true, fewer_hosts: true };
         let body = Body::RemoveNode(command::RemoveNode { node: NodeId(1), accept });
         row("RemoveNode, with a copy", self.beside_copies(vec![body]));
+        let body = || Body::VoidSlots(command::VoidSlots { node: NodeId(1) });
+        let bodies = (0..10).map(|_| body()).collect();
+        row("VoidSlots, 2,048 segments, with a copy", self.beside_copies(bodies));
+    }
+
+    /// A checkpoint of many parts, of which each has a few new segments.
+    fn measure_parts(&mut self, checkpoint: u64, first: u64, address: Address) {
+        let id = self.begin(checkpoint, MANY_PARTS);
+        let mut took = Duration::ZERO;
+        for part in 0..MANY_PARTS {
+            let first = first + u64::from(part) * PART_SEGMENTS;
+            let segments: Vec<u64> = (first..first + PART_SEGMENTS).collect();
+            self.stage(id, part, &segments);
+            let seal = self.seal_body(id, part, &segments);
+            took = timed(|| self.done(seal)).0;
+        }
+        let what = format!(
+            "a checkpoint of {} segments in {MANY_PARTS} parts",
+            u64::from(MANY_PARTS) * PART_SEGMENTS
+        );
+        row(&format!("commit of {what}"), vec![took]);
+        row(&format!("resolve of {what}"), many(20, || self.catalogue.resolve(&address).unwrap()));
+    }
+
+    /// A snapshot is written and read on a thread of its own, while entries are applied here.
+    fn measure_snapshot(&mut self, checkpoint: u64, first: u64) {
+        let upload = self.begin(checkpoint, 1);
+        let mut next = first;
+        let mut beside = |bench: &mut Self, what: &str, work: &dyn Fn() -> bool| {
+            let mut times = Vec::new();
+            while !work() || times.is_empty() {
+                let segments: Vec<u64> = (next..next + STAGED).collect();
+                next += STAGED;
+                let body = Self::stage_body(upload, 0, &segments);
+                times.push(timed(|| bench.done(body)).0);
+                // The log of a busy cluster brings no more.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            row(&format!("Stage of 1,000 new segments, while a snapshot is {what}"), times);
+        };
+
+        let copy = self.catalogue.clone();
+        let writing = std::thread::spawn(move || {
+            let (encode, bytes) = timed(|| stored::encode(&copy));
+            (encode, timed(|| drop(copy)).0, bytes)
+        });
+        beside(self, "written", &|| writing.is_finished());
+        let (encode, dropped, bytes) = writing.join().unwrap();
+        row(&format!("encode of a snapshot, {} bytes, beside apply", bytes.len()), vec![encode]);
+        row("drop of the copy it was made from, beside apply", vec![dropped]);
+
+        let reading = std::thread::spawn(move || {
+            let (decode, catalogue) = timed(|| stored::decode(&bytes, FEATURE_LEVEL).unwrap());
+            (decode, catalogue)
+        });
+        beside(self, "read", &|| reading.is_finished());
+        let (decode, mut other) = reading.join().unwrap();
+        row("decode of a snapshot, beside apply", vec![decode]);
+        row("swap of the catalogue for it", many(2, || swap(&mut self.catalogue, &mut other)));
+        row("drop of the other catalogue, beside apply", vec![timed(|| drop(other)).0]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which segment has a digest: an index that leaves the digests to the records.
 //!
-//! Digests spread evenly, so their first 16 bits name a short list, and the next 32 bits an entry of
-//! it, 12 bytes: 4 million segments are 61 a list. Digests that share all of these 48 bits stand
+//! Digests spread evenly, so their first 16 bits name a short list, and the next 32 bits an entry
+//! of it, 12 bytes: 4 million segments are 61 a list. Digests that share all of these 48 bits stand
 //! beside each other, and the records tell them apart. A copy shares the lists ([`crate::pages`]).
 //!
 //! ```text
