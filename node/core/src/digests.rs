@@ -20,8 +20,17 @@ pub(crate) struct DigestIndex {
 }
 
 /// Ascending.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct List(Vec<Entry>);
+
+impl Clone for List {
+    /// With room, as a list is copied to be added to.
+    fn clone(&self) -> Self {
+        let mut entries = Vec::with_capacity(self.0.len() + ROOM);
+        entries.extend_from_slice(&self.0);
+        Self(entries)
+    }
+}
 
 /// A part of the digest, and the two halves of the id, the high one first: in this form it takes
 /// 12 bytes.
