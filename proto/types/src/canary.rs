@@ -277,7 +277,7 @@ pub const CANARIES: [Canary; 58] = [
     },
     Canary {
         name: "keep_permit",
-        breaks: "an upload of a segment that is there already keeps its permit",
+        breaks: "an upload that is finished keeps its permit",
         caught_by: &["permits", "L2"],
     },
     Canary {

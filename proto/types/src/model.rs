@@ -451,8 +451,7 @@ impl DeletedFor {
     }
 
     pub fn from_number(number: u32) -> Option<Self> {
-        let all =
-            [Self::Asked, Self::Retention, Self::Replaced, Self::Expired, Self::RolledBack];
+        let all = [Self::Asked, Self::Retention, Self::Replaced, Self::Expired, Self::RolledBack];
         all.into_iter().find(|reason| reason.number() == number)
     }
 }
