@@ -25,8 +25,11 @@ pub async fn story(world: World) -> Told {
     };
     stage.until(waits_for_its_grace).await?;
     let (_, catalogue) = stage.cluster.newest();
-    let freed = catalogue.unreferenced().filter_map(|(_, id)| catalogue.segment(id));
-    let freed: Vec<_> = freed.map(|segment| segment.digest).collect();
+    let deleted = catalogue.checkpoints().filter(|it| it.state == CheckpointState::Deleted);
+    let segments = deleted.flat_map(|it| it.references()).filter_map(|id| catalogue.segment(id));
+    // What the other checkpoint has, too, stays.
+    let own = segments.filter(|it| it.references.iter().map(|(_, count)| count).sum::<u32>() == 1);
+    let freed: Vec<_> = own.map(|segment| segment.digest).collect();
     let reads = |stage: &Stage| -> u64 {
         let reads_on = |ledger: &dyn Ledger| freed.iter().map(|it| ledger.reads(*it)).sum::<u64>();
         stage.cluster.running().iter().map(|it| reads_on(&*it.shared.replicas.ledger)).sum()
