@@ -11,7 +11,7 @@ mod tensors;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cairn_types::ids::{Address, SegmentDigest, Selector};
+use cairn_types::ids::{Address, CheckpointId, SegmentDigest, Selector};
 use cairn_types::manifest::{FileEntry, Manifest};
 use cairn_types::model::CheckpointInfo;
 
@@ -114,6 +114,7 @@ impl Client {
 
 /// One checkpoint's files by name.
 struct Side<'a> {
+    id: CheckpointId,
     address: Address,
     quarantined: bool,
     files: BTreeMap<&'a [u8], (&'a Manifest, &'a FileEntry, u32)>,
@@ -130,6 +131,7 @@ impl<'a> Side<'a> {
             }
         }
         Self {
+            id: info.id,
             address: Address {
                 namespace: info.namespace.clone(),
                 selector: Selector::Step(info.step),

@@ -70,7 +70,12 @@ impl<'a> File<'a> {
     ) -> Result<Option<Self>, ClientError> {
         let Some((manifest, entry, part)) = side.files.get(name).copied() else { return Ok(None) };
         let reader = client.reader(&side.address, name).part(part).quarantined(side.quarantined);
-        Ok(Some(Self { file: reader.open().await?.file(), manifest, entry }))
+        let reader = reader.open().await?;
+        if reader.checkpoint().id != side.id {
+            // Its step was put again meanwhile.
+            return Err(ClientError::Deleted { address: side.address.to_string() });
+        }
+        Ok(Some(Self { file: reader.file(), manifest, entry }))
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, ClientError> {

@@ -421,13 +421,11 @@ impl Send {
     /// missing, that is said, also before the leader knows that its nodes are full.
     fn given_up(&mut self) -> ClientError {
         let (what, last) = (format!("storing segment {}", self.digest), self.why());
-        let mut missing = self
-            .slots
-            .iter()
-            .filter(|slot| slot.state == SlotState::Assigned && !self.stored.contains(&slot.node))
-            .filter_map(|slot| self.troubles.get(&slot.node))
-            .peekable();
-        let is_full = missing.peek().is_some() && missing.all(|trouble| trouble.full);
+        let is_missing =
+            |slot: &&Slot| slot.state == SlotState::Assigned && !self.stored.contains(&slot.node);
+        let mut missing = self.slots.iter().filter(is_missing).peekable();
+        let met_full = |slot: &Slot| self.troubles.get(&slot.node).is_some_and(|it| it.full);
+        let is_full = missing.peek().is_some() && missing.all(met_full);
         match self.refused.take() {
             Some(refused) if lacks_room(&refused) => refused,
             _ if is_full => ClientError::NoSpace { what, last },

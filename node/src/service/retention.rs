@@ -46,9 +46,13 @@ fn unknown_zone(unknown: UnknownTimeZone) -> Refusal {
 pub(super) fn policy(catalogue: &Catalogue, namespace: &Namespace) -> wire::ShowPolicyReply {
     let said = lineage(namespace).filter_map(|name| {
         let record = name.parse().ok().and_then(|name| catalogue.namespace(&name))?;
-        (!record.is_plain()).then(|| wire::NamespacePolicy {
+        let own = match name == namespace.as_str() {
+            true => record.own.clone(),
+            false => record.inherited(),
+        };
+        (own != OwnPolicy::default()).then(|| wire::NamespacePolicy {
             namespace: name.to_owned(),
-            own: Some(convert::own_policy_to_wire(&record.own)),
+            own: Some(convert::own_policy_to_wire(&own)),
         })
     });
     let record = catalogue.namespace(namespace);

@@ -192,12 +192,24 @@ pub struct NamespaceRecord {
     pub last_wall_ms: u64,
     /// A large run of retention that somebody agreed to.
     pub confirmed: Option<Confirmed>,
+    /// How often a person or job changed what retention looks at, but for refs and holds: labels,
+    /// quarantine, deletions by hand and their way back.
+    pub changes: u64,
+    /// `keep_last` was said with an upload: it is for this namespace and none below.
+    pub keep_last_alone: bool,
 }
 
 impl NamespaceRecord {
     /// Whether it says nothing of policy.
     pub fn is_plain(&self) -> bool {
         self.own == OwnPolicy::default()
+    }
+
+    /// What namespaces below go by, where they do not say it themselves.
+    pub fn inherited(&self) -> OwnPolicy {
+        let mut own = self.own.clone();
+        own.rules.keep_last = own.rules.keep_last.filter(|_| !self.keep_last_alone);
+        own
     }
 }
 

@@ -1,8 +1,6 @@
 //! `policy` and `retention` as a user meets them.
 
-use std::time::Duration;
-
-use cairn_tests::cluster::TestCluster;
+use cairn_tests::cluster::{DEADLINE, TestCluster};
 use cairn_tests::files;
 use cairn_tests::wait::until_true;
 
@@ -64,10 +62,10 @@ fn rules_are_tried_set_and_confirmed() {
     assert_eq!(shown["rules"]["keep_last"]["from"], "retention");
     assert_eq!(shown["rules"]["keep_every_steps"]["value"], 5);
     let waits = || {
-        let problems = cairn.run(["status", "--json"]).ok().json()["problems"].to_string();
+        let problems = cairn.run(["status", "--json"]).json()["problems"].to_string();
         problems.contains("retention/run: retention waits to delete 8 checkpoints")
     };
-    until_true("status says that it waits", Duration::from_secs(60), waits);
+    until_true("status says that it waits", DEADLINE, waits);
     cairn.run(["retention", "confirm", name, "--checkpoints", "7"]).fails(4, "8 checkpoints");
     cairn.run(["retention", "confirm", name, "--checkpoints", "8"]).ok();
     let steps = || {
@@ -75,7 +73,7 @@ fn rules_are_tried_set_and_confirmed() {
         let listed = listed["checkpoints"].as_array().cloned().unwrap_or_default();
         listed.iter().filter_map(|checkpoint| checkpoint["step"].as_u64()).collect::<Vec<_>>()
     };
-    until_true("the rules keep four", Duration::from_secs(60), || steps() == [5, 10, 11, 12]);
+    until_true("the rules keep four", DEADLINE, || steps() == [5, 10, 11, 12]);
     cairn.run(["retention", "confirm", name]).fails(4, "waits for no confirmation");
     let address = format!("{name}@9");
     let back = cairn.run(["undelete", &address, "--json"]).ok().json();

@@ -27,6 +27,7 @@ impl Apply for Annotate {
         catalogue.change_checkpoint(self.checkpoint, |record| {
             (record.labels, record.metrics) = (labels, metrics);
         });
+        catalogue.note_change(self.checkpoint);
         Ok(Reply::Done)
     }
 }

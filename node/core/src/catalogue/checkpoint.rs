@@ -152,7 +152,10 @@ impl Checkpoint {
             {
                 false
             }
-            CheckpointState::Deleted => self.reference_count() > 0 || self.is_over(clock_ms),
+            CheckpointState::Deleted => {
+                let is_hastened = self.now && !self.dropped.is_empty();
+                self.reference_count() > 0 || is_hastened || self.is_over(clock_ms)
+            }
         }
     }
 

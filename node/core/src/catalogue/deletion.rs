@@ -79,9 +79,13 @@ impl Catalogue {
             DeleteReason::Asked => DeletedFor::Asked,
             DeleteReason::Retention => DeletedFor::Retention,
         };
-        if reason == DeleteReason::Retention && record.state == CheckpointState::Committed {
+        if record.state == CheckpointState::Committed {
             let namespace = record.namespace.clone();
-            self.use_confirmation(&namespace);
+            match reason {
+                DeleteReason::Retention => self.use_confirmation(&namespace),
+                // Another one may be the newest of its day now.
+                DeleteReason::Asked => self.note_change(id),
+            }
         }
         self.mark_deleted(entry, id, deleted_for, by);
         if now {
@@ -110,9 +114,10 @@ impl Catalogue {
         if let Some(by) = other {
             return Err(Refusal::StepTaken { checkpoint: id, by });
         }
-        // Retention would let it go again at once.
-        let is_held = record.deleted_for == Some(DeletedFor::Retention);
+        // Retention could let it go again at once.
+        let is_held = !self.full_policy(&record.namespace).retention.rules.is_empty();
         drop(of_step);
+        let label_max_ms = self.label_max_ms(record);
         if is_held {
             self.check_room_for_hold(id)?;
         }
@@ -120,7 +125,11 @@ impl Catalogue {
             record.state = CheckpointState::Committed;
             (record.deleted_at_ms, record.deleted_for) = (None, None);
             (record.deleted_by, record.deleted_wall_ms) = (String::new(), 0);
+            // Labels may have been taken back meanwhile (C5).
+            record.commit.iter_mut().for_each(|it| it.wall_ms = it.wall_ms.min(label_max_ms));
+            record.began.wall_ms = record.began.wall_ms.min(label_max_ms);
         });
+        self.note_change(id);
         if is_held {
             self.add_hold(
                 entry,
@@ -133,6 +142,18 @@ impl Catalogue {
             )?;
         }
         Ok(Reply::Done)
+    }
+
+    /// No commit of a namespace is labelled later than a newer one.
+    fn label_max_ms(&self, record: &Checkpoint) -> u64 {
+        let names = self.index.namespaces.get(&record.namespace);
+        let index = record.commit.map_or(0, |commit| commit.index);
+        let newer = names.and_then(|names| {
+            names.commits.range((Bound::Excluded(index), Bound::Unbounded)).next()
+        });
+        let newer = newer.and_then(|(_, id)| self.checkpoints.get(id));
+        let newest = self.namespaces.get(&record.namespace).map_or(0, |it| it.last_wall_ms);
+        newer.and_then(|record| record.commit).map_or(newest, |commit| commit.wall_ms)
     }
 
     /// Whether a committed checkpoint is one of the `count` newest of its namespace, or newer: by

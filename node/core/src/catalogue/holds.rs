@@ -75,7 +75,7 @@ impl Catalogue {
 
     /// Refuses where [`Catalogue::add_hold`] could find no room.
     pub(super) fn check_room_for_hold(&self, id: CheckpointId) -> Result<(), Refusal> {
-        let most = self.holds_of(id).count();
+        let most = self.active_holds(id).count();
         if most >= HOLDS_MAX || self.holds.len() >= HOLDS_TOTAL_MAX {
             return Err(malformed(format!("no room for a hold on checkpoint {id}")));
         }

@@ -85,6 +85,7 @@ impl Catalogue {
         record.began.wall_ms = record.began.wall_ms.min(to_ms);
         let namespace = record.namespace.clone();
         *self.retention_inputs.or_default(namespace) += 1;
+        self.note_change(id);
         true
     }
 

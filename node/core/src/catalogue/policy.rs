@@ -45,7 +45,11 @@ impl Catalogue {
         // What is named must fit; what is not named follows.
         effective_policy(&self.policy_above(namespace).below(&own).policy, change)?;
         own.merge(&OwnPolicy { rules: change.clone(), retention: retention.clone() });
+        let is_said_anew = change.keep_last.is_some() || own.rules.keep_last.is_none();
         self.say_policy(entry, namespace, own);
+        if is_said_anew && let Some(record) = self.namespaces.get_mut(namespace) {
+            record.keep_last_alone = false;
+        }
         self.forget_namespace(namespace);
         Ok(Reply::Done)
     }
@@ -67,7 +71,7 @@ impl Catalogue {
     fn policy_above(&self, namespace: &Namespace) -> FullPolicy {
         let above = lineage(namespace).filter(|name| *name != namespace.as_str());
         let records = above.filter_map(|name| self.namespaces.get(name));
-        records.fold(FullPolicy::default(), |policy, record| policy.below(&record.own))
+        records.fold(FullPolicy::default(), |policy, record| policy.below(&record.inherited()))
     }
 
     pub fn policy_version(&self, namespace: &Namespace) -> u64 {
@@ -108,8 +112,14 @@ impl Catalogue {
         }
         let known = self.namespaces.get(namespace);
         let mut own = known.map(|record| record.own.clone()).unwrap_or_default();
+        // What the namespace was told for all below it stays so.
+        let is_said =
+            own.rules.keep_last == keep_last && known.is_some_and(|record| !record.keep_last_alone);
         own.rules.keep_last = keep_last;
         self.say_policy(entry, namespace, own);
+        if let Some(record) = self.namespaces.get_mut(namespace) {
+            record.keep_last_alone = !is_said;
+        }
     }
 
     /// Drops the record of a namespace that has no checkpoint and says nothing of policy: names can

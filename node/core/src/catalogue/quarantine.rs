@@ -33,6 +33,7 @@ impl Apply for SetQuarantine {
             wall_ms: entry.wall_ms,
         });
         catalogue.change_checkpoint(self.checkpoint, |record| record.quarantine = quarantine);
+        catalogue.note_change(self.checkpoint);
         Ok(Reply::Done)
     }
 }
@@ -79,6 +80,7 @@ impl Catalogue {
                 self.abort_for_rollback(entry, *id, &rollback.by);
             }
         }
+        self.note_change(rollback.checkpoint);
         let (quarantined, aborted) = (good.len() as u64, open.len() as u64);
         Ok(Reply::RolledBack { quarantined, aborted })
     }

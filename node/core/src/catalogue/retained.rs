@@ -181,6 +181,21 @@ impl Catalogue {
         self.retention_inputs.get(namespace).copied().unwrap_or(0)
     }
 
+    /// The version of everything that a deletion by retention goes by: the policy, and what people and
+    /// jobs said of checkpoints. It never falls, and a deletion that was evaluated before is refused.
+    pub fn retention_version(&self, namespace: &Namespace) -> u64 {
+        let record = self.namespaces.get(namespace);
+        record.map_or(0, |it| it.policy_version.saturating_add(it.changes))
+    }
+
+    /// Something was said of a checkpoint that may be a reason to keep it or another one.
+    pub(super) fn note_change(&mut self, id: CheckpointId) {
+        let namespace = self.checkpoints.get(&id).map(|record| record.namespace.clone());
+        if let Some(record) = namespace.and_then(|name| self.namespaces.get_mut(&name)) {
+            record.changes = record.changes.saturating_add(1);
+        }
+    }
+
     pub(super) fn touch_retention(&mut self, id: CheckpointId) {
         if let Some(record) = self.checkpoints.get(&id) {
             let namespace = record.namespace.clone();
@@ -195,7 +210,7 @@ impl Catalogue {
         policy_version: Option<u64>,
     ) -> Result<(), Refusal> {
         let rules = self.full_policy(&record.namespace).retention.rules;
-        let current = self.policy_version(&record.namespace);
+        let current = self.retention_version(&record.namespace);
         match policy_version {
             Some(got) if got != current => return Err(Refusal::PolicyChanged { got, current }),
             Some(_) => {}

@@ -96,7 +96,7 @@ pub(super) fn plan(
         evaluated.after = Some(name.clone());
         commits += catalogue.commit_count(name);
         let run = evaluate(catalogue, name, seen, room, evaluated);
-        bodies.extend(deletions(catalogue, run));
+        bodies.extend(deletions(catalogue, name, run));
     }
     bodies
 }
@@ -139,7 +139,12 @@ fn evaluate(
     run
 }
 
-fn deletions(catalogue: &Catalogue, run: RetentionRun) -> impl Iterator<Item = Body> {
+fn deletions(
+    catalogue: &Catalogue,
+    name: &Namespace,
+    run: RetentionRun,
+) -> impl Iterator<Item = Body> + use<> {
+    let version = catalogue.retention_version(name);
     let is_versioned = catalogue.cluster().feature_level >= VERSIONED_LEVEL;
     run.deletes.into_iter().map(move |checkpoint| {
         Body::Delete(command::Delete {
@@ -147,7 +152,7 @@ fn deletions(catalogue: &Catalogue, run: RetentionRun) -> impl Iterator<Item = B
             reason: DeleteReason::Retention,
             now: false,
             force: false,
-            policy_version: is_versioned.then_some(run.policy_version),
+            policy_version: is_versioned.then_some(version),
             by: String::new(),
         })
     })

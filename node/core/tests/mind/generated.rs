@@ -96,7 +96,7 @@ impl Generator {
             78..82 => {
                 let checkpoint = self.checkpoint(catalogue);
                 let record = catalogue.checkpoint(checkpoint);
-                let version = record.map(|it| catalogue.policy_version(&it.namespace));
+                let version = record.map(|it| catalogue.retention_version(&it.namespace));
                 let policy_version = version.filter(|_| !self.chance.once_in(4));
                 let is_retention = self.chance.once_in(2);
                 let asked = DeleteReason::Asked;

@@ -1,7 +1,7 @@
 //! The trash: what is deleted keeps its references for the grace, and comes back whole (D7).
 
 use cairn_types::command::{self, Body, DeleteReason, Refusal};
-use cairn_types::ids::CheckpointId;
+use cairn_types::ids::{CheckpointId, Namespace};
 use cairn_types::limits::UNDELETED_KEPT_MS;
 use cairn_types::model::{CheckpointState, DeletedFor, PolicyChange, SlotState};
 
@@ -126,23 +126,102 @@ fn what_retention_let_go_is_on_hold_once_it_is_undeleted() {
     let ids: Vec<_> = (1..=2).map(|step| world.put(step, &["x"], &[1, 2])).collect();
     let change = PolicyChange { keep_last: Some(1), ..PolicyChange::default() };
     world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
-    let policy_version = Some(world.catalogue.policy_version(&namespace()));
-    let retire = |checkpoint| {
-        Body::Delete(command::Delete {
-            checkpoint,
-            reason: DeleteReason::Retention,
-            now: false,
-            force: false,
-            policy_version,
-            by: String::new(),
-        })
-    };
-    world.done(retire(ids[0]));
+    let version = |world: &World| world.catalogue.retention_version(&namespace());
+    let before = version(&world);
+    world.done(retire(ids[0], before));
     world.done(undelete(ids[0]));
-    let refusal = world.refused(retire(ids[0]));
+    let (got, current) = (before, version(&world));
+    let refusal = world.refused(retire(ids[0], before));
+    assert_eq!(refusal, Refusal::PolicyChanged { got, current }, "evaluated before it came back");
+    let refusal = world.refused(retire(ids[0], current));
     assert!(refusal.to_string().contains("undeleted by ann"), "{refusal}");
     world.pass(UNDELETED_KEPT_MS);
-    world.done(retire(ids[0]));
+    world.done(retire(ids[0], current));
+}
+
+/// A deletion by retention that was evaluated at this version.
+fn retire(checkpoint: CheckpointId, version: u64) -> Body {
+    Body::Delete(command::Delete {
+        checkpoint,
+        reason: DeleteReason::Retention,
+        now: false,
+        force: false,
+        policy_version: Some(version),
+        by: String::new(),
+    })
+}
+
+#[test]
+fn retention_that_was_evaluated_before_a_change_deletes_nothing() {
+    let mut world = World::new(&["a", "b"]);
+    let ids: Vec<_> = (1..=4).map(|step| world.put(step, &["x"], &[1, 2])).collect();
+    let change = PolicyChange { keep_last: Some(1), ..PolicyChange::default() };
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
+    let annotate = Body::Annotate(command::Annotate {
+        checkpoint: ids[0],
+        labels: [("keep".to_owned(), "yes".to_owned())].into(),
+        metrics: Default::default(),
+        remove: Vec::new(),
+    });
+    let quarantine = |lift| {
+        Body::SetQuarantine(command::SetQuarantine {
+            checkpoint: ids[1],
+            reason: "nan".to_owned(),
+            by: "ann".to_owned(),
+            lift,
+        })
+    };
+    let delete = Body::Delete(command::Delete {
+        checkpoint: ids[2],
+        reason: DeleteReason::Asked,
+        now: false,
+        force: false,
+        policy_version: None,
+        by: String::new(),
+    });
+    for said in [annotate, quarantine(false), quarantine(true), delete] {
+        let got = world.catalogue.retention_version(&namespace());
+        world.done(said.clone());
+        let current = world.catalogue.retention_version(&namespace());
+        let refusal = world.refused(retire(ids[0], got));
+        assert_eq!(refusal, Refusal::PolicyChanged { got, current }, "{said:?}");
+    }
+    let current = world.catalogue.retention_version(&namespace());
+    world.done(retire(ids[0], current));
+}
+
+#[test]
+fn what_comes_back_is_labelled_no_later_than_what_is_newer() {
+    let mut world = World::new(&["a", "b"]);
+    let first = world.put(1, &["x"], &[1, 2]);
+    let label = |world: &World, id| world.catalogue.checkpoint(id).unwrap().commit.unwrap().wall_ms;
+    let wrong_ms = label(&world, first);
+    world.put(2, &["x"], &[1, 2]);
+    world.delete(first, false);
+    let to_ms = wrong_ms - 1;
+    let (namespace, after) = (namespace(), 0);
+    world.apply(Body::RepairTime(command::RepairTime { namespace, to_ms, after }));
+    world.done(undelete(first));
+    assert_eq!(label(&world, first), to_ms);
+}
+
+#[test]
+fn keep_last_of_an_upload_is_for_its_namespace_alone() {
+    let mut world = World::new(&["a", "b"]);
+    world.put(1, &["x"], &[1, 2]);
+    let below: Namespace = format!("{}/below", namespace()).parse().unwrap();
+    let keeps = |world: &World, name: &Namespace| world.catalogue.policy(name).keep_last;
+    let mut body = begin_body(2, 21, 1, false);
+    if let Body::Begin(begin) = &mut body {
+        begin.change.keep_last = Some(3);
+    }
+    let id = begun(world.done(body)).checkpoint;
+    world.stage((id, 21), 0, &["x"], &[1, 2]);
+    world.seal((id, 21), 0, &["x"]);
+    assert_eq!((keeps(&world, &namespace()), keeps(&world, &below)), (Some(3), None));
+    let change = PolicyChange { keep_last: Some(3), ..PolicyChange::default() };
+    world.done(Body::SetPolicy(command::SetPolicy::new(namespace(), change)));
+    assert_eq!(keeps(&world, &below), Some(3), "said for all below");
 }
 
 #[test]

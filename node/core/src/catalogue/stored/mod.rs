@@ -35,7 +35,7 @@ pub use loader::{LoadError, Loader};
 use loader::{is_minted, policy_is_sound};
 
 /// Raised when a reader of the version before would misread a snapshot.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 
 /// Longest record, bytes: a checkpoint of 65,536 parts with inline manifests of 4 KiB and 4
 /// million segments has some 280 MiB.
@@ -48,6 +48,8 @@ const GATHER_BYTES: usize = 64 << 10;
 pub enum SnapshotError {
     #[error("read snapshot: {0}")]
     Io(#[from] io::Error),
+    #[error("snapshot of version {0} is of an older build, which this one cannot read")]
+    Past(u32),
     #[error("snapshot of version {version} and feature level {feature_level} is too new")]
     Future { version: u32, feature_level: u32 },
     #[error("snapshot ends early, in or after record {0}")]
@@ -173,7 +175,10 @@ pub fn read(input: &mut dyn Read, level: u32) -> Result<Catalogue, SnapshotError
         return Err(reader.malformed("no head"));
     };
     let (version, feature_level) = (head.version, head.feature_level);
-    if version != SNAPSHOT_VERSION || feature_level > level {
+    if version < SNAPSHOT_VERSION {
+        return Err(SnapshotError::Past(version));
+    }
+    if version > SNAPSHOT_VERSION || feature_level > level {
         return Err(SnapshotError::Future { version, feature_level });
     }
     let cluster = cluster::from_wire(head).map_err(|source| reader.value(source))?;

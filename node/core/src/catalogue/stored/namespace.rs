@@ -4,13 +4,12 @@ use std::io;
 
 use cairn_types::convert::{
     ConvertError, confirmed_from_wire, confirmed_to_wire, own_policy_from_wire, own_policy_to_wire,
-    policy_from_wire,
 };
 use cairn_types::ids::Namespace;
-use cairn_types::model::{NamespaceRecord, OwnPolicy, Policy, PolicyChange};
+use cairn_types::model::NamespaceRecord;
 use cairn_types::wire;
 
-use super::{LoadError, Loader, Put, Stored, StoredError, policy_is_sound};
+use super::{LoadError, Loader, Put, Stored, StoredError};
 use crate::catalogue::Catalogue;
 
 pub(super) struct Namespaces;
@@ -46,45 +45,26 @@ impl Loader {
 fn to_wire(name: &Namespace, record: &NamespaceRecord) -> wire::SnapshotNamespace {
     wire::SnapshotNamespace {
         name: name.to_string(),
-        policy: None,
         policy_version: record.policy_version,
         last_wall_ms: record.last_wall_ms,
         own: Some(own_policy_to_wire(&record.own)),
         confirmed: record.confirmed.as_ref().map(confirmed_to_wire),
+        changes: record.changes,
+        keep_last_alone: record.keep_last_alone,
     }
 }
 
 fn from_wire(
     record: wire::SnapshotNamespace,
 ) -> Result<(Namespace, NamespaceRecord), ConvertError> {
-    let own = match (record.own, record.policy) {
-        (Some(own), _) => own_policy_from_wire(own)?,
-        (None, Some(policy)) => said_by_older(&policy_from_wire(&policy)?)?,
-        (None, None) => return Err(ConvertError::Missing { field: "policy" }),
-    };
+    let own = record.own.ok_or(ConvertError::Missing { field: "policy" })?;
     let namespace = NamespaceRecord {
-        own,
+        own: own_policy_from_wire(own)?,
         policy_version: record.policy_version,
         last_wall_ms: record.last_wall_ms,
         confirmed: record.confirmed.map(confirmed_from_wire),
+        changes: record.changes,
+        keep_last_alone: record.keep_last_alone,
     };
     Ok((record.name.parse()?, namespace))
-}
-
-/// A build without inheritance stored all rules of a namespace. Those that are not the default ones
-/// were said.
-fn said_by_older(policy: &Policy) -> Result<OwnPolicy, ConvertError> {
-    if !policy_is_sound(policy) {
-        return Err(ConvertError::Value { field: "policy", got: policy.replicas.into() });
-    }
-    let default = Policy::default();
-    let said = |value: u32, default: u32| (value != default).then_some(value);
-    let rules = PolicyChange {
-        replicas: said(policy.replicas, default.replicas),
-        write_quorum: said(policy.write_quorum, default.write_quorum),
-        min_racks: said(policy.min_racks, default.min_racks),
-        isolation: (policy.isolation != default.isolation).then_some(policy.isolation),
-        keep_last: policy.keep_last,
-    };
-    Ok(OwnPolicy { rules, ..OwnPolicy::default() })
 }

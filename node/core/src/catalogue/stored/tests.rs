@@ -249,7 +249,7 @@ fn a_snapshot_of_a_higher_level_alone_is_refused() {
     let error = decode(&encode(&made), level).unwrap_err();
     let future = level + 1;
     assert!(
-        matches!(error, SnapshotError::Future { version: 1, feature_level } if feature_level == future),
+        matches!(error, SnapshotError::Future { version: SNAPSHOT_VERSION, feature_level } if feature_level == future),
         "{error}"
     );
     assert!(decode(&encode(&made), level + 1).is_ok());

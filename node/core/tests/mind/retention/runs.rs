@@ -220,7 +220,7 @@ fn the_newest_good_one_stays_whatever_a_leader_says() {
     let (mut world, ids) = world_of_days(3);
     let every_steps = Some(100);
     world.done(says("run1", None, RetentionChange { every_steps, ..RetentionChange::default() }));
-    let policy_version = Some(world.catalogue.policy_version(&namespace()));
+    let policy_version = Some(world.catalogue.retention_version(&namespace()));
     let retire = |checkpoint| {
         let reason = DeleteReason::Retention;
         let (now, force) = (false, false);
