@@ -44,8 +44,8 @@ fn of_client(error: &ClientError) -> Option<&'static str> {
         }
         ClientError::NoSuchFile { .. } => "`cairn show` lists a checkpoint's files",
         ClientError::NoSuchRecord { .. } => {
-            "`cairn ls --open` lists committed checkpoints and open uploads; a deleted one is \
-             remembered until its grace is over"
+            "`cairn ls --open` lists committed checkpoints and open uploads, `cairn ls --deleted` \
+             those that can be undeleted"
         }
         ClientError::PartWithoutAttempt => {
             "all parts pass the same --attempt, a number that rises with each restart"
@@ -87,7 +87,9 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
             "`cairn ls --deleted` lists what can be undeleted: not what was deleted with --now, and \
              nothing after the grace"
         }
-        Refusal::StepTaken { .. } => "`cairn rm` deletes the newer one, if it is not needed",
+        Refusal::StepTaken { .. } => {
+            "`cairn rm --now` deletes the newer one for good, if it is not needed"
+        }
         Refusal::PolicyChanged { .. } => {
             "the policy has changed: look at `cairn retention plan` again"
         }

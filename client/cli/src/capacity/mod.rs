@@ -22,6 +22,9 @@ pub const SEGMENT_BYTES: f64 = (32u64 << 20) as f64;
 /// Segments that a client sends at once.
 pub const SEGMENTS_IN_FLIGHT: f64 = 32.0;
 
+/// Nodes of one cluster, far beyond what is supported.
+pub const NODES_MAX: u32 = 4_096;
+
 /// What the user says of checkpoints and machines.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inputs {
@@ -71,6 +74,8 @@ pub enum InputError {
     NoShare { name: &'static str, got: f64 },
     #[error("replicas: {replicas} replicas need as many nodes, got {nodes}")]
     FewNodes { replicas: u32, nodes: u32 },
+    #[error("nodes: a cluster has {NODES_MAX} at most, got {nodes}")]
+    ManyNodes { nodes: u32 },
     #[error("racks: expected 1 to {nodes}, one node or more in each, got {racks}")]
     Racks { racks: u32, nodes: u32 },
     #[error("write quorum: expected 1 to {replicas}, got {got}")]
@@ -111,6 +116,9 @@ impl Inputs {
             return Err(InputError::NoShare { name, got });
         }
         let Self { nodes, racks, replicas, write_quorum, min_racks, .. } = *self;
+        if nodes > NODES_MAX {
+            return Err(InputError::ManyNodes { nodes });
+        }
         if replicas > nodes {
             return Err(InputError::FewNodes { replicas, nodes });
         }

@@ -43,11 +43,11 @@ pub struct KeepArgs {
     /// Keep the N with the best values of a metric, such as loss:min:3; may be repeated, and replaces
     /// the metrics set before
     #[arg(long, value_name = "METRIC:min|max:N", value_parser = best)]
-    keep_best: Vec<BestRule>,
+    keep_best: Vec<Listed<BestRule>>,
     /// Keep what has a label, such as milestone or stage=sft; may be repeated, and replaces the labels
     /// set before
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = label)]
-    keep_label: Vec<LabelRule>,
+    keep_label: Vec<Listed<LabelRule>>,
     /// Keep what is in quarantine for so long, if there is any rule [default: 14d]
     #[arg(long, value_name = "TIME")]
     keep_quarantined: Option<humantime::Duration>,
@@ -62,8 +62,21 @@ pub struct KeepArgs {
     keep_all: bool,
 }
 
+/// One rule of a list, or its end: `0`.
+#[derive(Debug, Clone)]
+struct Listed<T>(Option<T>);
+
+impl<T: Clone> Listed<T> {
+    fn rules(listed: &[Self]) -> Vec<T> {
+        listed.iter().filter_map(|Self(rule)| rule.clone()).collect()
+    }
+}
+
 /// The metric may have colons in its name.
-fn best(text: &str) -> Result<BestRule, String> {
+fn best(text: &str) -> Result<Listed<BestRule>, String> {
+    if text == "0" {
+        return Ok(Listed(None));
+    }
     let malformed = || "expected METRIC:min:N or METRIC:max:N, such as loss:min:3".to_owned();
     let (rest, count) = text.rsplit_once(':').ok_or_else(malformed)?;
     let (metric, extreme) = rest.rsplit_once(':').ok_or_else(malformed)?;
@@ -76,17 +89,20 @@ fn best(text: &str) -> Result<BestRule, String> {
     if metric.is_empty() {
         return Err(malformed());
     }
-    Ok(BestRule { metric: metric.to_owned(), extreme, count })
+    Ok(Listed(Some(BestRule { metric: metric.to_owned(), extreme, count })))
 }
 
-fn label(text: &str) -> Result<LabelRule, String> {
+fn label(text: &str) -> Result<Listed<LabelRule>, String> {
+    if text == "0" {
+        return Ok(Listed(None));
+    }
     let (key, value) = match text.split_once('=') {
         Some((key, value)) => (key, Some(value.to_owned())),
         None => (text, None),
     };
     match key.is_empty() {
         true => Err("expected KEY or KEY=VALUE, such as stage=sft".to_owned()),
-        false => Ok(LabelRule { key: key.to_owned(), value }),
+        false => Ok(Listed(Some(LabelRule { key: key.to_owned(), value }))),
     }
 }
 
@@ -105,8 +121,8 @@ impl KeepArgs {
             yearly: off(self.keep_yearly),
             within_ms: zero.or(ms(&self.keep_within)),
             every_steps: zero.or(self.keep_every_steps),
-            best: list(self.keep_best.is_empty()).then(|| self.keep_best.clone()),
-            labels: list(self.keep_label.is_empty()).then(|| self.keep_label.clone()),
+            best: list(self.keep_best.is_empty()).then(|| Listed::rules(&self.keep_best)),
+            labels: list(self.keep_label.is_empty()).then(|| Listed::rules(&self.keep_label)),
             time_zone: self.time_zone.clone(),
             quarantined_ms: ms(&self.keep_quarantined),
         };
@@ -206,8 +222,8 @@ mod tests {
     #[test]
     fn a_best_rule_is_a_metric_a_side_and_a_count() {
         let rule = best("eval/loss:nll:min:3").unwrap();
-        assert_eq!(rule.to_string(), "eval/loss:nll:min:3");
-        assert_eq!(rule.metric, "eval/loss:nll");
+        assert_eq!(rule.0.as_ref().unwrap().to_string(), "eval/loss:nll:min:3");
+        assert_eq!(rule.0.unwrap().metric, "eval/loss:nll");
         for bad in ["loss", "loss:3", "loss:least:3", "loss:min:0", ":min:1", "loss:min:"] {
             assert!(best(bad).unwrap_err().contains("loss:min:3"), "{bad}");
         }
@@ -215,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_label_rule_may_have_a_value() {
-        assert_eq!(label("stage=a=b").unwrap().value.as_deref(), Some("a=b"));
-        assert_eq!(label("milestone").unwrap().value, None);
+        assert_eq!(label("stage=a=b").unwrap().0.unwrap().value.as_deref(), Some("a=b"));
+        assert_eq!(label("milestone").unwrap().0.unwrap().value, None);
         assert!(label("=x").is_err());
     }
 
@@ -231,5 +247,26 @@ mod tests {
             name.starts_with("keep-") && name != "keep-quarantined"
         };
         assert!(PolicyField::ALL.iter().filter(is_rule).all(|field| own.says(*field)));
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        keep: KeepArgs,
+    }
+
+    #[test]
+    fn zero_ends_the_rules_of_a_list() {
+        let retention = |flags: &[&str]| {
+            let line = <Line as clap::Parser>::try_parse_from(["line"].iter().chain(flags));
+            line.map_err(|error| error.to_string()).unwrap().keep.policy().unwrap().retention
+        };
+        let ended = retention(&["--keep-label", "0", "--keep-best", "0"]);
+        assert_eq!((ended.labels, ended.best), (Some(vec![]), Some(vec![])));
+        let said = retention(&["--keep-label", "stage=0"]);
+        let rule = LabelRule { key: "stage".to_owned(), value: Some("0".to_owned()) };
+        assert_eq!((said.labels, said.best), (Some(vec![rule]), None));
+        let all = retention(&["--keep-all"]);
+        assert_eq!((all.labels, all.best), (Some(vec![]), Some(vec![])));
     }
 }

@@ -150,6 +150,10 @@ fn rate(text: &str) -> Result<f64, String> {
         Some(bits) => (format!("{bits}B"), 8.0),
         None => (name.to_owned(), 1.0),
     };
+    // Without a unit it would be bytes a second, which nobody means.
+    if number.ends_with(|end: char| end.is_ascii_digit()) {
+        return Err(format!("{}: a unit is missing", wrong()));
+    }
     let bytes: ByteSize = number.parse().map_err(|_| wrong())?;
     Ok(bytes.as_u64() as f64 / per_byte)
 }
@@ -299,9 +303,11 @@ impl Plan {
             return None;
         }
         let (_, largest) = inputs.rack_sizes();
-        let node = most_on(inputs, inputs.nodes - 1);
+        // A small rack may be full before the others.
+        let on = |nodes: u32| most_on(inputs, nodes).min(self.space.checkpoints);
+        let node = on(inputs.nodes - 1);
         let rack = match largest {
-            2.. => format!(", {} after a rack", most_on(inputs, inputs.nodes - largest)),
+            2.. => format!(", {} after a rack", on(inputs.nodes - largest)),
             _ => String::new(),
         };
         Some(format!("              {node} fit with all replicas after a node is lost{rack}"))
@@ -382,6 +388,7 @@ mod tests {
         assert_eq!(rate("2GB"), Ok(2e9));
         assert_eq!(rate("1GiB/s"), Ok((1u64 << 30) as f64));
         assert!(rate("fast").is_err());
+        assert!(rate("100").is_err());
         assert!(rate("").is_err());
     }
 
