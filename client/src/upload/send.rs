@@ -423,9 +423,10 @@ impl Send {
         let (what, last) = (format!("storing segment {}", self.digest), self.why());
         let is_missing =
             |slot: &&Slot| slot.state == SlotState::Assigned && !self.stored.contains(&slot.node);
-        let mut missing = self.slots.iter().filter(is_missing).peekable();
-        let met_full = |slot: &Slot| self.troubles.get(&slot.node).is_some_and(|it| it.full);
-        let is_full = missing.peek().is_some() && missing.all(met_full);
+        // A node that is avoided because of other segments was not asked for this one.
+        let missing = self.slots.iter().filter(is_missing);
+        let mut troubles = missing.filter_map(|slot| self.troubles.get(&slot.node)).peekable();
+        let is_full = troubles.peek().is_some() && troubles.all(|trouble| trouble.full);
         match self.refused.take() {
             Some(refused) if lacks_room(&refused) => refused,
             _ if is_full => ClientError::NoSpace { what, last },
