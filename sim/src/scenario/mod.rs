@@ -158,7 +158,6 @@ const SELDOM: &[(&str, &str)] = &[
     ("mix", "wire.replaced_targets"),
     ("mix", "wire.reports_stale_incarnation"),
     ("mix", "wire.reports_void_epoch"),
-    ("mix", "wire.snapshot_streams_resumed"),
     ("mix", "wire.snapshots_in_pieces"),
     ("mix", "wire.snapshots_installed"),
 ];
