@@ -85,6 +85,7 @@ pub fn papers(identity: &Identity, nonces: &[Nonce]) -> wire::HelloRequest {
         node: identity.node.map_or(0, |node| node.0),
         cookie: identity.cookie.0.to_be_bytes().to_vec().into(),
         nonces: nonces.iter().map(|nonce| nonce.0.to_be_bytes().to_vec().into()).collect(),
+        incarnation: identity.registered_incarnation.0,
     }
 }
 

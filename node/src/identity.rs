@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
-use cairn_types::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce};
+use cairn_types::ids::{ClusterId, Cookie, Incarnation, Lineage, NodeId, Nonce};
 
 use crate::disk::{DIRECT_ALIGN, Disk, DiskFile, Open};
 
@@ -21,6 +21,8 @@ const MAGIC: [u8; 8] = *b"CAIRN ID";
 const SLOT_VERSION: u32 = 1;
 const SLOT_BYTES: usize = 1024;
 const CRC_AT: usize = SLOT_BYTES - 4;
+/// Where the incarnation of the last registration stands.
+const INCARNATION_AT: usize = CRC_AT - 8;
 /// The slots stand a page apart: a torn page or sector takes one of them at most.
 const SLOT_STRIDE: u64 = DIRECT_ALIGN as u64;
 const FILE_BYTES: u64 = 2 * SLOT_STRIDE;
@@ -42,7 +44,8 @@ pub const PENDING_NONCES_MAX: usize = 31;
 
 // The longest names and all nonces fit.
 const _: () = assert!(
-    NAMES_AT + 3 + 2 * NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 1 + 16 * PENDING_NONCES_MAX <= CRC_AT
+    NAMES_AT + 3 + 2 * NAME_BYTES_MAX + ADDRESS_BYTES_MAX + 1 + 16 * PENDING_NONCES_MAX
+        <= INCARNATION_AT
 );
 
 /// What a node knows about itself before it has read anything else.
@@ -55,6 +58,8 @@ pub struct Identity {
     pub cookie: Cookie,
     /// Nonce of the last registration known to be applied.
     pub registered_nonce: Option<Nonce>,
+    /// Of that registration; zero where a build wrote the file that did not keep it.
+    pub registered_incarnation: Incarnation,
     /// Nonces of registrations that were sent since and may have been applied, oldest first.
     pub pending_nonces: Vec<Nonce>,
     /// Version of the data directory's layout.
@@ -258,6 +263,8 @@ impl Slot {
         for nonce in pending {
             put(&nonce.0.to_le_bytes());
         }
+        let incarnation = identity.registered_incarnation.0.to_le_bytes();
+        bytes[INCARNATION_AT..CRC_AT].copy_from_slice(&incarnation);
         let crc = crc32fast::hash(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -270,7 +277,7 @@ impl Slot {
         if bytes[..8] != MAGIC {
             return Err(SlotError::Magic);
         }
-        let mut fields = Fields { rest: &bytes[8..CRC_AT] };
+        let mut fields = Fields { rest: &bytes[8..INCARNATION_AT] };
         if crc32fast::hash(&bytes[..CRC_AT]).to_le_bytes() != bytes[CRC_AT..] {
             return Err(SlotError::Checksum);
         }
@@ -292,12 +299,14 @@ impl Slot {
         let pending_nonces = (0..pending)
             .map(|_| fields.take().map(|bytes| Nonce(u128::from_le_bytes(bytes))))
             .collect::<Result<_, _>>()?;
+        let mut incarnation = Fields { rest: &bytes[INCARNATION_AT..CRC_AT] };
         let identity = Identity {
             cluster,
             lineage,
             node: (has & HAS_NODE != 0).then_some(node),
             cookie,
             registered_nonce: (has & HAS_REGISTERED != 0).then_some(registered),
+            registered_incarnation: Incarnation(u64::from_le_bytes(incarnation.take()?)),
             pending_nonces,
             data_format,
             host,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cairn_host::envelope::Identity as CallIdentity;
 use cairn_host::seam::{Env, Lane};
+use cairn_proto::wire::HelloRequest;
 use cairn_types::ids::{NodeId, Nonce, check_host_port, check_label};
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
@@ -32,8 +33,8 @@ use crate::origin::{self, Fresh, Identified};
 use crate::peers::{self, Peers};
 use crate::process::Usage;
 use crate::raft::{
-    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, NodeAddresses, Promise,
-    RaftTimings,
+    Consensus, ConsensusConfig, Engine, Hooks, Identity as RaftIdentity, NodeAddresses, Papers,
+    Promise, RaftTimings,
 };
 use crate::service;
 use crate::shared::{Calls, Ending, Member, Replicas, Shared, ThisNode};
@@ -160,7 +161,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &peers, &fatal, &ending),
+        hooks(&state, &peers, &fatal, &ending, papers.clone()),
     )
     .await
     .map_err(|error| match error.is_final() {
@@ -247,6 +248,7 @@ fn hooks(
     peers: &Arc<Peers>,
     fatal: &FatalHook,
     ending: &Arc<Ending>,
+    papers: HelloRequest,
 ) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
     let told = Arc::clone(ending);
@@ -255,6 +257,11 @@ fn hooks(
     hooks.admit = Arc::new(move |sender, nonce, votes| {
         standing::admit_raft(&known.read().catalogue, NodeId(sender), nonce, votes)
     });
+    let known = Arc::clone(state);
+    let refusal = move |papers: &HelloRequest, votes: bool| {
+        standing::hello_refusal(&known.read().catalogue, papers, false, votes)
+    };
+    hooks.papers = Papers::new(papers, Arc::new(refusal));
     let (known, peers) = (Arc::clone(state), Arc::clone(peers));
     hooks.resolve = Arc::new(move |node| {
         let known = known.read();

@@ -45,6 +45,10 @@ pub fn of_heartbeat(
 }
 
 /// Why the directory that says hello must not come back, as far as this node has applied.
+///
+/// A nonce that is not the registered one proves nothing to a node that is behind. A `fresh` view is
+/// not; and a directory that knows of an earlier registration only, and has sent none since that
+/// became this one, is older than it by any view (decision 0018).
 pub fn hello_refusal(
     catalogue: &Catalogue,
     request: &HelloRequest,
@@ -67,7 +71,9 @@ pub fn hello_refusal(
     }
     let nonce = record.nonce.0.to_be_bytes();
     let known = request.nonces.iter().any(|said| *said == nonce.as_slice());
-    if fresh && record.incarnation != Incarnation(0) && !known {
+    let said = Incarnation(request.incarnation);
+    let is_earlier = said != Incarnation(0) && said < record.incarnation;
+    if (fresh || is_earlier) && record.incarnation != Incarnation(0) && !known {
         return Some(format!("the data directory of node {node} is older than its registration"));
     }
     None
@@ -112,5 +118,89 @@ pub fn why_stop(
             Some(format!("another process has registered as node {node}"))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_types::command::{self, Body, Command, FEATURE_LEVEL, Reply};
+    use cairn_types::ids::{ClusterId, Cookie, RequestId};
+    use cairn_types::model::{NewNode, Settings};
+
+    use super::*;
+
+    fn new_node() -> NewNode {
+        NewNode {
+            cookie: Cookie(5),
+            host: "host1".into(),
+            rack: "rack1".into(),
+            address: "host1:7000".into(),
+            capacity_bytes: 1 << 40,
+            feature_level: FEATURE_LEVEL,
+            replaces: None,
+        }
+    }
+
+    fn register(previous: &[u128], nonce: u128) -> Body {
+        let NewNode { cookie, host, rack, address, capacity_bytes, feature_level, .. } = new_node();
+        let previous = previous.iter().copied().map(Nonce).collect();
+        let (node, nonce) = (NodeId(1), Nonce(nonce));
+        Body::Register(command::Register {
+            node,
+            cookie,
+            previous,
+            nonce,
+            host,
+            rack,
+            address,
+            capacity_bytes,
+            feature_level,
+        })
+    }
+
+    /// Node 1 registered as process 10, then as process 11.
+    fn catalogue() -> (Catalogue, Incarnation) {
+        let mut catalogue = Catalogue::default();
+        let settings = Settings::default();
+        let init = command::InitCluster { cluster: ClusterId(7), settings, node: new_node() };
+        let bodies = [Body::InitCluster(init), register(&[], 10), register(&[10], 11)];
+        let mut reply = Reply::Done;
+        for (index, body) in (1..).zip(bodies) {
+            let request = RequestId(u128::from(index));
+            reply = catalogue.apply(index, &Command { request, clock_ms: index, wall_ms: 0, body });
+        }
+        let Reply::Registered { incarnation } = reply else { panic!("{reply:?}") };
+        (catalogue, incarnation)
+    }
+
+    fn is_refused(nonces: &[u128], incarnation: Incarnation, fresh: bool) -> bool {
+        let papers = HelloRequest {
+            node: 1,
+            cookie: Cookie(5).0.to_be_bytes().to_vec().into(),
+            nonces: nonces.iter().map(|nonce| nonce.to_be_bytes().to_vec().into()).collect(),
+            incarnation: incarnation.0,
+            ..HelloRequest::default()
+        };
+        hello_refusal(&catalogue().0, &papers, fresh, true).is_some()
+    }
+
+    #[test]
+    fn a_directory_older_than_its_registration_is_refused_by_any_view() {
+        let (_, last) = catalogue();
+        let earlier = Incarnation(last.0 - 1);
+        for fresh in [false, true] {
+            assert!(is_refused(&[10, 12], earlier, fresh), "fresh: {fresh}");
+            assert!(!is_refused(&[10, 11, 12], earlier, fresh), "its answer was lost");
+            assert!(!is_refused(&[11, 12], last, fresh));
+        }
+    }
+
+    #[test]
+    fn only_a_fresh_view_refuses_what_may_be_later_than_what_it_knows() {
+        let (_, last) = catalogue();
+        for said in [Incarnation(0), Incarnation(last.0 + 1)] {
+            assert!(!is_refused(&[12, 13], said, false));
+            assert!(is_refused(&[12, 13], said, true));
+        }
     }
 }

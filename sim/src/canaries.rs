@@ -128,6 +128,8 @@ fn play_of(canary: &Canary) -> Play {
         | "retention_ignores_holds"
         | "confirmation_ignored"
         | "trash_drops_references" => scenario::find("rules_and_trash"),
+        // The mix starts old disks in healthy clusters only.
+        "old_directory_votes" => scenario::find("cold_start_on_an_old_directory"),
         "remove_before_the_vote" => scenario::find("removed_voter_of_two"),
         _ => None,
     };

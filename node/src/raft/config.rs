@@ -8,6 +8,7 @@ use cairn_types::limits::COMMAND_BYTES_MAX;
 
 use super::log::file::LogError;
 use super::peers::network::{NodeAddresses, Resolve};
+use super::peers::papers::Papers;
 use super::peers::promises::Promise;
 use super::peers::service::{Admit, Identity};
 use super::snapshot::files::SnapshotError;
@@ -107,6 +108,7 @@ pub struct Hooks {
     pub told_to_stop: FatalHook,
     pub admit: Admit,
     pub resolve: Resolve,
+    pub papers: Papers,
 }
 
 impl Hooks {
@@ -118,6 +120,7 @@ impl Hooks {
             told_to_stop,
             admit: Arc::new(|_, _, _| Ok(())),
             resolve: Arc::new(|_| NodeAddresses::default()),
+            papers: Papers::none(),
         }
     }
 }

@@ -125,7 +125,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             let service = RaftService::new(
                 raft.clone(),
                 identity,
-                hooks.admit,
+                (hooks.admit, hooks.papers),
                 (flushed.clone(), promises.clone(), pace.clone()),
                 (arrivals, refusals.clone()),
                 own_rounds.clone(),

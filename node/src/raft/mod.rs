@@ -36,6 +36,7 @@ pub use leadership::{Contact, Leadership, LeadershipWatch};
 pub use log::file::{LogError, LogSummary, inspect as inspect_log};
 pub use machine::{CatalogueMachine, Check, Decode, Encode};
 pub use peers::network::{NodeAddresses, Resolve};
+pub use peers::papers::Papers;
 pub use peers::promises::Promise;
 pub use peers::refusals::RefusalCounts;
 pub use peers::service::{Admit, Identity, RaftService};

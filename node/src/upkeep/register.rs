@@ -60,6 +60,7 @@ pub async fn run(
     // Only now: a directory that says it was registered must have a log that knows of a vote.
     let settle = update(&calls.this, identity, move |known| {
         known.registered_nonce = Some(nonce);
+        known.registered_incarnation = incarnation;
         known.pending_nonces.clear();
     });
     fatal_on_error(ending, settle.await)?;

@@ -2,7 +2,7 @@
 
 use cairn_node::disk::Open;
 use cairn_node::identity::{IDENTITY_FILE, Identity, IdentityError, IdentityFile};
-use cairn_types::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce};
+use cairn_types::ids::{ClusterId, Cookie, Incarnation, Lineage, NodeId, Nonce};
 
 use super::memory::MemoryDisk;
 use super::*;
@@ -24,6 +24,7 @@ fn registered() -> Identity {
     Identity {
         node: Some(NodeId(0)),
         registered_nonce: Some(Nonce(9)),
+        registered_incarnation: Incarnation(7),
         pending_nonces: vec![Nonce(10), Nonce(11)],
         ..identity()
     }

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 58] = [
+pub const CANARIES: [Canary; 59] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -73,6 +73,11 @@ pub const CANARIES: [Canary; 58] = [
         name: "vote_not_durable",
         breaks: "a vote is given before it is durable",
         caught_by: &["D2"],
+    },
+    Canary {
+        name: "old_directory_votes",
+        breaks: "a vote counts though its directory is older than its registration",
+        caught_by: &["D2", "L2"],
     },
     Canary {
         name: "append_not_durable",

@@ -50,6 +50,7 @@ impl Stranger {
             vote: self.vote(u64::MAX, false),
             last_log_id: Some(last),
             leadership_transfer: true,
+            papers: None,
         };
         self.client.vote(request).await.map(drop)
     }

@@ -8,11 +8,13 @@
 //! | [`plausible`] | what can be true of what they say |
 //! | [`refusals`] | how often it could not |
 //! | [`promises`] | what each member has said that it holds durable (decision 0005) |
+//! | [`papers`] | whether a member's directory may have a vote (decision 0018) |
 //! | [`pace`] | measured round trips, and the time limits that follow from them |
 
 pub(in crate::raft) mod call_error;
 pub(in crate::raft) mod network;
 pub(in crate::raft) mod pace;
+pub(in crate::raft) mod papers;
 pub(in crate::raft) mod plausible;
 pub(in crate::raft) mod promises;
 pub(in crate::raft) mod refusals;

@@ -32,6 +32,7 @@ use crate::raft::config::Hooks;
 use crate::raft::log::store::FlushedWatch;
 use crate::raft::peers::call_error::{CallError, is_implausible};
 use crate::raft::peers::pace::Pace;
+use crate::raft::peers::papers::Papers;
 use crate::raft::peers::plausible::{self, Implausible};
 use crate::raft::peers::promises::{Matched, Promise, Promises};
 use crate::raft::peers::refusals::Refusals;
@@ -80,6 +81,7 @@ pub struct Network {
     identity: Identity,
     resolve: Resolve,
     told_to_stop: FatalHook,
+    papers: Papers,
     flushed: FlushedWatch,
     promises: Promises,
     pub(in crate::raft) refusals: Refusals,
@@ -117,6 +119,7 @@ impl Network {
             identity,
             resolve: hooks.resolve.clone(),
             told_to_stop: hooks.told_to_stop.clone(),
+            papers: hooks.papers.clone(),
             flushed,
             promises,
             refusals,
@@ -304,6 +307,7 @@ impl Link {
             vote: Some(codec::vote_to_wire(vote)),
             last_log_id: codec::opt_log_id_to_wire(last_log_id),
             leadership_transfer,
+            papers: Some(self.network.papers.own()),
         };
         let ask = |mut client: RaftClient<Transport>| async move {
             if pre { client.pre_vote(request).await } else { client.vote(request).await }
@@ -313,6 +317,8 @@ impl Link {
         let reply = self.call(timeout, ask).await?;
         self.believe(reply.promise, reply.vote)?;
         self.network.promises.answered(self.target, before, reply.promise)?;
+        // It is a voter, or it would not have been asked.
+        self.network.papers.check(self.target, reply.papers, true)?;
         // A vote waits for the disk too: its time says little of the network, but a new leader
         // knows the clocks of those that elected it by this.
         self.network.pace.measured(self.target, asked.elapsed(), reply.wall_ms);

@@ -84,6 +84,8 @@ pub enum Behind {
         "node {node} has acknowledged the log to entry {index}; an older process of it answers"
     )]
     Acknowledged { node: u64, index: u64 },
+    #[error("{0}")]
+    Directory(String),
 }
 
 /// The greatest promise heard from each member: a handful of bytes a node.

@@ -25,6 +25,7 @@ use crate::raft::group::may_vote;
 use crate::raft::log::store::FlushedWatch;
 use crate::raft::machine::{CatalogueMachine, Check, StateMachine};
 use crate::raft::peers::pace::Pace;
+use crate::raft::peers::papers::Papers;
 use crate::raft::peers::plausible::{self, Implausible};
 use crate::raft::peers::promises::{Promise, Promises};
 use crate::raft::peers::refusals::Refusals;
@@ -76,6 +77,7 @@ struct Inner<Rt: AsyncRuntime, M: CatalogueMachine> {
     raft: RaftOf<Rt, M>,
     identity: Identity,
     admit: Admit,
+    papers: Papers,
     flushed: FlushedWatch,
     promises: Promises,
     pace: Pace,
@@ -108,7 +110,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftService<Rt, M> {
     pub(in crate::raft) fn new(
         raft: RaftOf<Rt, M>,
         identity: Identity,
-        admit: Admit,
+        (admit, papers): (Admit, Papers),
         (flushed, promises, pace): (FlushedWatch, Promises, Pace),
         (arrivals, refusals): (Arrivals<M>, Refusals),
         reads: Arc<ReadRounds>,
@@ -118,6 +120,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftService<Rt, M> {
             raft,
             identity,
             admit,
+            papers,
             flushed,
             promises,
             pace,
@@ -254,6 +257,9 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         let last_log_id = request.last_log_id.map(codec::log_id_from_wire);
         let checked = plausible::candidate(sender.own_term, sender.node, &vote, last_log_id);
         self.believe(sender, "vote", checked)?;
+        let votes = may_vote(&self.raft.metrics().borrow_watched(), sender.node);
+        let papers = self.papers.check(sender.node, request.papers, votes);
+        papers.map_err(|error| refuse(Reason::StaleIdentity, error.to_string()))?;
         let mut ask = VoteRequest::<TypeConfig<Rt>>::new(vote, last_log_id);
         ask.leadership_transfer = request.leadership_transfer;
         let answer = if pre { self.raft.pre_vote(ask).await } else { self.raft.vote(ask).await };
@@ -267,6 +273,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
             last_log_id: codec::opt_log_id_to_wire(last_log_id.as_ref()),
             promise: self.promise(),
             wall_ms: self.pace.wall_ms(),
+            papers: Some(self.papers.own()),
         })
     }
 

@@ -51,6 +51,7 @@ impl Stranger {
             vote: Some(wire::RaftVote { term, node: self.of, committed: false }),
             last_log_id: last,
             leadership_transfer: true,
+            papers: None,
         };
         self.client.vote(request).await.map(drop)
     }

@@ -18,6 +18,7 @@ stories! {
     bit_rot_under_repair "a copy rots while its segment is being repaired: the repair takes another one",
     bootstrap_left_in "the first node starts on an empty disk with --bootstrap, and makes no second cluster",
     cannot_store "a node is up and cannot write segments: what it was to copy is copied elsewhere",
+    cold_start_on_an_old_directory "all nodes start at once, one on an old copy of its disk: its vote elects nobody",
     copied_directory "a second process starts on a copy of a node's directory, and is refused",
     cut_off_tail "a leader that was cut off drops entries nobody else has, and they do not come back",
     deleted_under_a_reader "a checkpoint is deleted while a client reads it, who is told so at once",
