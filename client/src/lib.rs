@@ -134,7 +134,7 @@ pub use status::{
     ClusterStatus, NamespaceAhead, NodeInfo, NodeState, NodeStatus, NodeTrouble, RetentionWaiting,
     Voter,
 };
-pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Wait};
+pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
 
 // Other crates of Cairn that show in the interface, so that a program needs this one only.
 pub use bytes::Bytes;

@@ -14,6 +14,7 @@ mod encode;
 mod manifest;
 mod pipeline;
 mod progress;
+mod rate;
 mod send;
 mod writer;
 
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
 pub use self::progress::Progress;
+pub use self::rate::Rate;
 pub use self::writer::FileWriter;
 
 use self::manifest::Described;
@@ -85,6 +87,8 @@ pub struct PutOptions {
     /// Only cuts, hashes and looks up what would be sent.
     pub dry_run: bool,
     pub progress: Arc<Progress>,
+    /// Limits the bytes that are sent; several puts may share it.
+    pub rate: Option<Arc<Rate>>,
 }
 
 impl PutOptions {
@@ -104,6 +108,7 @@ impl PutOptions {
             allow_empty: false,
             dry_run: false,
             progress: Arc::default(),
+            rate: None,
         }
     }
 
@@ -227,7 +232,8 @@ impl Put {
     fn pipeline(&self, begun: &Begun) -> Pipeline {
         let run = Run(self.client.env.random_u64());
         let progress = self.options.progress.clone();
-        let upload = Upload::new(&self.client, begun, self.options.part, run, progress);
+        let upload = Upload::new(&self.client, begun, self.options.part, run, progress)
+            .with_rate(self.options.rate.clone());
         Pipeline::new(Arc::new(upload), self.feed.clone())
     }
 

@@ -28,6 +28,7 @@ use tonic::Status;
 
 use super::encode::encode;
 use super::progress::Progress;
+use super::rate::Rate;
 use super::unexpected;
 use crate::cluster::{Client, with_identity};
 use crate::error::ClientError;
@@ -61,6 +62,7 @@ pub(super) struct Upload {
     pub client: Client,
     pub run: Run,
     pub progress: Arc<Progress>,
+    rate: Option<Arc<Rate>>,
     begun: Begun,
     part: u32,
     /// Whether any Stage has succeeded yet.
@@ -99,6 +101,7 @@ impl Upload {
             client: client.clone(),
             run,
             progress,
+            rate: None,
             begun: begun.clone(),
             part,
             staged: AtomicBool::new(false),
@@ -106,6 +109,11 @@ impl Upload {
             sends: Arc::new(Semaphore::new(client.options.sends_parallel())),
             lag: Arc::new(Semaphore::new(client.options.lag_kib() as usize)),
         }
+    }
+
+    /// Limits what is sent.
+    pub fn with_rate(self, rate: Option<Arc<Rate>>) -> Self {
+        Self { rate, ..self }
     }
 
     /// Registers segments in the forms in which they would be sent; the answers are in the same
@@ -178,6 +186,10 @@ impl Upload {
         say: oneshot::Sender<Result<(), ClientError>>,
     ) {
         let Ok(sending) = self.sends.clone().acquire_owned().await else { return };
+        let turn = match &self.rate {
+            Some(rate) => rate.turn().await,
+            None => None,
+        };
         let (len, counted) = (outgoing.bytes.len() as u64, outgoing.counted);
         let encoded = encode(self.client.env(), outgoing.form, &outgoing.bytes).await;
         let mut send = Send::new(self.clone(), outgoing, encoded);
@@ -188,7 +200,7 @@ impl Upload {
         let failed = result.is_err();
         let _ = say.send(result);
         let Send { mut running, budget, .. } = send;
-        drop((budget, sending));
+        drop((budget, sending, turn));
         if failed || running.is_empty() {
             return;
         }
@@ -246,7 +258,8 @@ impl Upload {
                 stored_lens: encoded.blocks.lens_to_wire(),
             };
             let pulled = Arc::new(AtomicU64::new(0));
-            let messages = messages(head, &encoded, pulled.clone(), self.progress.clone());
+            let (progress, rate) = (self.progress.clone(), self.rate.clone());
+            let messages = messages(head, &encoded, pulled.clone(), progress, rate);
             let call = stub.put(with_identity(messages, &identity));
             let status = match while_moving(call, &pulled, stall).await {
                 Some(Ok(_)) => return (node, Ok(())),
@@ -491,20 +504,27 @@ fn lacks_room(error: &ClientError) -> bool {
     }
 }
 
-/// The head, then the stored blocks; counts what the transport takes.
+/// The head, then the stored blocks, as fast as the rate allows; counts what the transport takes.
 fn messages(
     head: wire::PutHead,
     encoded: &Encoded,
     pulled: Arc<AtomicU64>,
     progress: Arc<Progress>,
+    rate: Option<Arc<Rate>>,
 ) -> impl futures::Stream<Item = wire::PutRequest> + std::marker::Send + 'static + use<> {
     let head = wire::PutRequest { message: Some(wire::put_request::Message::Head(head)) };
-    let chunks = encoded.bytes.clone().into_iter().map(move |chunk| {
-        pulled.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        progress.note_on_wire(chunk.len() as u64);
-        wire::PutRequest { message: Some(wire::put_request::Message::Chunk(chunk)) }
+    let chunks = stream::iter(encoded.bytes.clone()).then(move |chunk| {
+        let (pulled, progress, rate) = (pulled.clone(), progress.clone(), rate.clone());
+        async move {
+            if let Some(rate) = rate {
+                rate.take(chunk.len() as u64).await;
+            }
+            pulled.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            progress.note_on_wire(chunk.len() as u64);
+            wire::PutRequest { message: Some(wire::put_request::Message::Chunk(chunk)) }
+        }
     });
-    stream::iter(std::iter::once(head).chain(chunks))
+    stream::iter([head]).chain(chunks)
 }
 
 /// Waits for a call as long as its bytes move; `None` after `stall` without any.

@@ -1,11 +1,13 @@
 //! Uploads: what is sent, what is not, and what is waited for.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_client::{
-    ClientError, FileRange, GetOptions, MemorySink, MemorySource, PutOutcome, SinkError, Wait,
+    ClientError, FileRange, GetOptions, MemorySink, MemorySource, PutOptions, PutOutcome, Rate,
+    SinkError, Wait,
 };
 use cairn_types::command::{self, Body, Refusal, Reply, StageSegment};
 use cairn_types::form::Form;
@@ -104,6 +106,32 @@ async fn a_second_put_sends_nothing_and_a_third_says_so() {
     options.dry_run = true;
     let report = client.put(source(), options).await.unwrap();
     assert_eq!((report.bytes_sent, report.outcome), (0, PutOutcome::DryRun));
+}
+
+#[tokio::test(start_paused = true)]
+async fn puts_that_share_a_rate_keep_to_it_together() {
+    let fake = Fake::start(&RACKS);
+    let client = fake.client();
+    let started = Instant::now();
+    client.put(source(), put_options(1)).await.unwrap();
+    let unlimited = started.elapsed();
+    assert!(unlimited < Duration::from_secs(3), "{unlimited:?}");
+    let rate = Rate::new(NonZeroU64::new(10 << 20));
+    let put = |step, seed| {
+        let files = BTreeMap::from([(b"f".to_vec(), noise(20 << 20, seed))]);
+        let source = Arc::new(MemorySource::new(files).unwrap());
+        client.put(source, PutOptions { rate: Some(rate.clone()), ..put_options(step) })
+    };
+    let started = Instant::now();
+    let (one, two) = tokio::join!(put(2, 11), put(3, 12));
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    // Two replicas at least of 40 MiB, but for what may go at once.
+    let took = started.elapsed();
+    assert!(took >= Duration::from_secs(7), "{took:?}");
+    rate.set(None);
+    let started = Instant::now();
+    put(4, 13).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
