@@ -142,7 +142,7 @@ pub use bytes::Bytes;
 pub mod stream {
     pub use futures::stream::{BoxStream, Stream, StreamExt, TryStreamExt};
 }
-pub use cairn_host::seam::Env;
+pub use cairn_host::seam::{Env, Lane};
 pub use cairn_host::tls::{ClusterKey, KeyError};
 pub use cairn_types::command::Refusal;
 pub use cairn_types::ids::{

@@ -5,6 +5,7 @@
 //! | [`model`] | a real model survives its leader, and costs nothing to store twice |
 //! | [`kills`] | leader, follower and client die with bytes in flight, and nothing is lost |
 //! | [`bad_endpoints`], [`bad_identity`], [`bad_files`], [`bad_disk`] | bad input ends in clear errors |
+//! | [`agent`] | each finished checkpoint is stored once, however often the agent is killed |
 //! | [`reading`], [`writing`], [`operating`], [`secured`] | what each verb promises |
 //! | [`browsers`] | web pages reach no cluster without a key |
 //! | [`hostile`] | Raft calls of a stranger end no node |
@@ -26,6 +27,7 @@
     reason = "drives real processes from outside; nothing here runs in the simulator"
 )]
 
+mod agent;
 mod bad_disk;
 mod bad_endpoints;
 mod bad_files;

@@ -8,14 +8,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Arrows between crates, build and test dependencies included. A new one is a decision.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("cairn-types", &[]),
     ("cairn-host", &["cairn-types"]),
     ("cairn-core", &["cairn-types"]),
     ("cairn-proto", &["cairn-types"]),
     ("cairn-node", &["cairn-core", "cairn-host", "cairn-proto", "cairn-types"]),
     ("cairn-client", &["cairn-host", "cairn-proto", "cairn-types"]),
-    ("cairn-cli", &["cairn-client", "cairn-host", "cairn-node", "cairn-types"]),
+    ("cairn-agent", &["cairn-client"]),
+    ("cairn-cli", &["cairn-agent", "cairn-client", "cairn-host", "cairn-node", "cairn-types"]),
     (
         "cairn-sim",
         &["cairn-client", "cairn-core", "cairn-host", "cairn-node", "cairn-proto", "cairn-types"],

@@ -1,5 +1,6 @@
 //! One file per verb: its arguments, its run, its printing.
 
+pub mod agent;
 pub mod annotate;
 pub mod bench;
 mod clock;
@@ -95,6 +96,8 @@ verbs! {
     Status(status::StatusArgs),
     /// Repair the time labels of a namespace
     Namespace(namespace::NamespaceArgs),
+    /// Store checkpoints that a program writes, and files at set times: a daemon
+    Agent(agent::AgentArgs),
     /// Run or manage nodes
     Node(node::NodeArgs),
     /// Make a cluster key, or print the certificate authority derived from it

@@ -1,0 +1,104 @@
+//! What the agent remembers from one process to the next: which checkpoints are stored, and which
+//! scheduled runs are done.
+//!
+//! Losing it loses no data: what is stored says so in its labels, and the agent asks the cluster
+//! before it puts anything.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::listing::Fingerprint;
+
+/// Of the file; a newer one is refused.
+pub const FORM: u32 = 1;
+/// Records of one job that are kept once their files are gone from the local disk.
+pub const RECORDS_MAX: usize = 1_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    pub form: u32,
+    pub jobs: BTreeMap<String, JobJournal>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { form: FORM, jobs: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobJournal {
+    /// By step.
+    pub stored: BTreeMap<u64, Record>,
+    /// The time of the last run that is over, or of the job's first look at the clock.
+    pub done_ms: Option<u64>,
+}
+
+/// A checkpoint that is committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Of the file or directory; empty for a scheduled run.
+    pub name: String,
+    /// The listing that was put; none for a scheduled run.
+    pub fingerprint: Option<Fingerprint>,
+    /// The checkpoint's id in the cluster.
+    pub id: u64,
+    pub stored_ms: u64,
+    pub bytes: u64,
+    /// Of the entry itself when it was put: a cheap sign that nothing has changed.
+    pub stamp: Option<Stamp>,
+}
+
+/// Size and time of a file or directory, without what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stamp {
+    pub len: u64,
+    pub mtime_ns: i64,
+    pub inode: u64,
+}
+
+impl JobJournal {
+    /// Forgets the oldest records beyond [`RECORDS_MAX`] of what is no longer on the local disk.
+    pub fn trim(&mut self, is_local: impl Fn(u64) -> bool) {
+        let gone: Vec<u64> = self.stored.keys().copied().filter(|step| !is_local(*step)).collect();
+        for step in gone.iter().take(gone.len().saturating_sub(RECORDS_MAX)) {
+            self.stored.remove(step);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let stamp = Some(Stamp { len: 1, mtime_ns: -2, inode: 3 });
+        let fingerprint = Some(Fingerprint::of([]));
+        Record { name: "n".to_owned(), fingerprint, id: 1, stored_ms: 2, bytes: 3, stamp }
+    }
+
+    #[test]
+    fn a_journal_is_what_it_was_after_its_file() {
+        let stored = BTreeMap::from([(7, record()), (9, Record { fingerprint: None, ..record() })]);
+        let job = JobJournal { stored, done_ms: Some(5) };
+        let journal =
+            Journal { jobs: BTreeMap::from([("j".to_owned(), job)]), ..Journal::default() };
+        let text = serde_json::to_string(&journal).unwrap();
+        assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), journal);
+    }
+
+    #[test]
+    fn records_of_files_that_are_there_are_never_forgotten() {
+        let stored = (0..3_000).map(|step| (step, record())).collect();
+        let mut job = JobJournal { stored, done_ms: None };
+        job.trim(|step| step < 500);
+        assert_eq!(job.stored.len(), 500 + RECORDS_MAX);
+        assert!((0..500).all(|step| job.stored.contains_key(&step)));
+        assert!(job.stored.contains_key(&2_999) && !job.stored.contains_key(&600));
+    }
+}

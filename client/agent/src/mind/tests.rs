@@ -1,0 +1,380 @@
+//! Tables and properties of the mind: no disk, no clock, no cluster.
+
+use std::path::Path;
+
+use cairn_client::source::SourceEntry;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::config::Config;
+use crate::listing::Seen;
+
+fn config(job: &str) -> Config {
+    let text = format!("state = 's'\npoll = '1s'\n{job}");
+    Config::parse(Path::new("/etc/agent.toml"), &text).unwrap()
+}
+
+const WATCH: &str =
+    "[[job]]\nname = 'j'\nnamespace = 'n'\nwatch = 'w'\nlayout = 'x{step}'\nquiet = '10s'\n";
+
+fn mind(job: &str) -> Mind {
+    let config = config(job);
+    Mind::new(&config.jobs, Journal::default(), config.puts_parallel)
+}
+
+fn now(seconds: u64) -> Now {
+    Now { wall_ms: 1_800_000_000_000 + seconds * 1000, elapsed: Duration::from_secs(seconds) }
+}
+
+fn fingerprint(version: i64) -> Fingerprint {
+    let name = b"f".to_vec();
+    Fingerprint::of([&SourceEntry { name, mode: 0, mtime_ns: version, len: 1 }])
+}
+
+fn seen(step: u64, version: i64) -> Seen {
+    let fingerprint = fingerprint(version);
+    let look = Look::Listed { fingerprint, files: 1, bytes: 1, lacks: None };
+    Seen { name: format!("x{step}"), step, look }
+}
+
+fn scan(seen: Vec<Seen>) -> Result<Scan, String> {
+    Ok(Scan { seen, pointed: None })
+}
+
+fn event(step: u64, outcome: Outcome) -> Event {
+    Event { job: 0, step: Step(step), outcome }
+}
+
+fn stored(id: u64) -> Outcome {
+    Outcome::Stored { id: CheckpointId(id), bytes: 1, stamp: None }
+}
+
+fn steps(actions: &[Action]) -> Vec<(&'static str, u64)> {
+    let step = |action: &Action| match action {
+        Action::Put(task) => ("put", task.step.0),
+        Action::Remove(task) => ("remove", task.step.0),
+    };
+    actions.iter().map(step).collect()
+}
+
+#[test]
+fn finished_checkpoints_are_put_one_after_another_in_the_order_of_their_steps() {
+    let mut mind = mind(WATCH);
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(3, 1), seen(1, 1), seen(2, 1)]), now(at));
+        let actions = mind.next(now(at), true);
+        assert_eq!(steps(&actions), if at == 0 { vec![] } else { vec![("put", 1)] });
+    }
+    assert!(mind.next(now(11), true).is_empty(), "one at a time");
+    assert!(mind.heard(event(1, stored(5)), now(12)));
+    assert_eq!(steps(&mind.next(now(12), true)), [("put", 2)]);
+    mind.heard(event(2, Outcome::Failed { why: "x".to_owned() }), now(13));
+    assert_eq!(steps(&mind.next(now(13), true)), [("put", 3)], "2 has its pause");
+    mind.heard(event(3, stored(6)), now(14));
+    assert!(mind.next(now(14), true).is_empty());
+    assert_eq!(steps(&mind.next(now(30), true)), [("put", 2)]);
+    mind.heard(event(2, stored(7)), now(31));
+    assert!(mind.next(now(1000), true).is_empty(), "each once");
+}
+
+#[test]
+fn files_that_change_during_a_put_are_not_taken_for_stored() {
+    let mut mind = mind(WATCH);
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1)]), now(at));
+    }
+    assert_eq!(steps(&mind.next(now(10), true)), [("put", 1)]);
+    // The put had read all of version 1 when version 2 was seen.
+    mind.look(0, scan(vec![seen(1, 2)]), now(11));
+    mind.heard(event(1, stored(5)), now(12));
+    let record = &mind.journal().jobs["j"].stored[&1];
+    assert_eq!(record.fingerprint, Some(fingerprint(1)), "what was put, not what is there");
+    mind.look(0, scan(vec![seen(1, 2)]), now(22));
+    assert_eq!(steps(&mind.next(now(22), true)), [("put", 1)], "the cluster decides on version 2");
+    mind.heard(event(1, Outcome::Refused { why: "step exists".to_owned() }), now(23));
+    assert!(mind.next(now(10_000), true).is_empty(), "refused for these files");
+    assert_eq!(mind.report(now(23))[0].checkpoints[0].state, State::Refused);
+    for at in [20_000, 20_010] {
+        mind.look(0, scan(vec![seen(1, 3)]), now(at));
+    }
+    assert_eq!(steps(&mind.next(now(20_010), true)), [("put", 1)]);
+}
+
+#[test]
+fn a_put_of_files_that_changed_waits_for_their_quiet_time_again() {
+    let mut mind = mind(WATCH);
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1)]), now(at));
+    }
+    mind.next(now(10), true);
+    mind.heard(event(1, Outcome::Changed { why: "f changed".to_owned() }), now(11));
+    assert!(mind.next(now(11), true).is_empty());
+    // The same listing as before: its quiet time begins again all the same.
+    mind.look(0, scan(vec![seen(1, 1)]), now(12));
+    assert!(mind.next(now(20), true).is_empty());
+    mind.look(0, scan(vec![seen(1, 1)]), now(22));
+    assert_eq!(steps(&mind.next(now(22), true)), [("put", 1)]);
+}
+
+#[test]
+fn tries_have_growing_pauses_and_after_the_last_a_long_one() {
+    let mut mind = mind(&format!("{WATCH}tries = 3\n"));
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1)]), now(at));
+    }
+    let mut at = 10;
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        let began = at;
+        while mind.next(now(at), true).is_empty() {
+            at += 1;
+        }
+        pauses.push(at - began);
+        mind.heard(event(1, Outcome::Failed { why: "x".to_owned() }), now(at));
+    }
+    assert_eq!(pauses[0], 0);
+    assert!((3..8).contains(&pauses[1]) && (7..14).contains(&pauses[2]), "{pauses:?}");
+    assert!(pauses[3] > 2_600, "{pauses:?}");
+}
+
+#[test]
+fn what_is_written_down_is_not_put_again_by_the_next_process() {
+    let mut first = mind(WATCH);
+    for at in [0, 10] {
+        first.look(0, scan(vec![seen(1, 1)]), now(at));
+    }
+    first.next(now(10), true);
+    first.heard(event(1, stored(5)), now(11));
+    let config = config(WATCH);
+    let mut second = Mind::new(&config.jobs, first.journal(), 2);
+    for at in [0, 10, 20] {
+        second.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
+    }
+    assert_eq!(steps(&second.next(now(20), true)), [("put", 2)]);
+}
+
+#[test]
+fn local_copies_go_once_newer_ones_are_stored_and_the_journal_is_written() {
+    let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
+    let all = || scan(vec![seen(1, 1), seen(2, 1), seen(3, 1)]);
+    for at in [0, 10] {
+        mind.look(0, all(), now(at));
+    }
+    for step in 1..=2 {
+        assert_eq!(steps(&mind.next(now(10), true)), [("put", step)]);
+        mind.heard(event(step, stored(step)), now(11));
+    }
+    assert_eq!(steps(&mind.next(now(11), false)), [("put", 3)], "the journal is not written");
+    let actions = mind.next(now(12), true);
+    assert_eq!(steps(&actions), [("remove", 1)], "3 is not stored: 2 is the newest that is");
+    assert!(mind.next(now(13), true).is_empty());
+    mind.heard(event(1, Outcome::Kept { why: "1 of 2 replicas".to_owned() }), now(13));
+    assert!(mind.next(now(14), true).is_empty());
+    assert_eq!(steps(&mind.next(now(80), true)), [("remove", 1)], "tried again later");
+    // Its files changed: it is not what is stored.
+    mind.heard(event(1, Outcome::Kept { why: "changed".to_owned() }), now(81));
+    mind.look(0, scan(vec![seen(1, 9), seen(2, 1), seen(3, 1)]), now(82));
+    assert!(mind.next(now(200), true).is_empty());
+}
+
+#[test]
+fn settled_ones_are_neither_listed_nor_put_and_may_go() {
+    let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
+    let stamp = Stamp { len: 1, mtime_ns: 2, inode: 3 };
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
+    }
+    for step in 1..=2 {
+        mind.next(now(10), false);
+        let outcome = Outcome::Stored { id: CheckpointId(1), bytes: 1, stamp: Some(stamp) };
+        mind.heard(event(step, outcome), now(11));
+    }
+    assert_eq!(mind.settled(0).get("x1"), Some(&stamp));
+    let settled = |step| Seen { name: format!("x{step}"), step, look: Look::Settled };
+    mind.look(0, scan(vec![settled(1), settled(2)]), now(12));
+    assert_eq!(steps(&mind.next(now(12), true)), [("remove", 1)]);
+}
+
+#[test]
+fn a_second_name_of_a_step_is_left_out_and_said() {
+    let mut mind = mind(WATCH);
+    let other = Seen { name: "x01".to_owned(), ..seen(1, 2) };
+    for at in [0, 10] {
+        mind.look(0, scan(vec![other.clone(), seen(1, 1)]), now(at));
+    }
+    let actions = mind.next(now(10), true);
+    assert!(
+        matches!(&actions[..], [Action::Put(task)] if task.found.as_ref().unwrap().name == "x01")
+    );
+    let trouble = mind.report(now(10))[0].trouble.clone().unwrap();
+    assert!(trouble.contains("x1 is left out"), "{trouble}");
+}
+
+#[test]
+fn windows_hold_puts_back() {
+    // 1,800,000,000 s is 08:00 UTC.
+    let mut mind = mind(&format!("{WATCH}windows = ['22:00-06:00']\n"));
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1)]), now(at));
+        assert!(mind.next(now(at), true).is_empty());
+    }
+    assert_eq!(steps(&mind.next(now(15 * 3600), true)), [("put", 1)]);
+}
+
+#[test]
+fn all_jobs_together_keep_to_the_bound_and_none_is_forgotten() {
+    let job = |n| {
+        format!(
+            "[[job]]\nname = 'j{n}'\nnamespace = 'n{n}'\nwatch = 'w{n}'\nlayout = 'x{{step}}'\nquiet = '1s'\n"
+        )
+    };
+    let config = config(&format!("puts_parallel = 2\n{}", (0..5).map(job).collect::<String>()));
+    let mut mind = Mind::new(&config.jobs, Journal::default(), config.puts_parallel);
+    let (mut done, mut at) = (0, 0);
+    let mut running: Vec<(usize, Step)> = Vec::new();
+    while done < 50 {
+        at += 1;
+        assert!(at < 10_000, "only {done} were put");
+        for index in 0..5 {
+            mind.look(index, scan((1..=10).map(|step| seen(step, 1)).collect()), now(at));
+        }
+        for action in mind.next(now(at), true) {
+            let Action::Put(task) = action else { panic!("nothing is to be removed") };
+            running.push((task.job, task.step));
+        }
+        assert!(running.len() <= 2, "{running:?}");
+        if let Some((job, step)) = running.pop() {
+            mind.heard(Event { job, step, outcome: stored(1) }, now(at));
+            done += 1;
+        }
+    }
+}
+
+#[test]
+fn a_scheduled_run_is_tried_again_until_it_is_done_and_then_not_again() {
+    let schedule = "[[job]]\nname = 'j'\nnamespace = 'n'\npaths = ['p']\nevery = '1h'\ntries = 3\n";
+    let mut mind = mind(schedule);
+    assert!(mind.begin(now(0)));
+    assert!(!mind.begin(now(0)));
+    assert!(mind.next(now(10), true).is_empty(), "nothing was missed before the first start");
+    let next = mind.next(now(3600), true);
+    let [Action::Put(task)] = &next[..] else { panic!("{next:?}") };
+    assert_eq!(task.step, Step(step_of(task.due_ms.unwrap())));
+    assert!(mind.next(now(3600), true).is_empty());
+    mind.heard(event(task.step.0, Outcome::Failed { why: "x".to_owned() }), now(3601));
+    assert!(mind.next(now(3602), true).is_empty());
+    let again = mind.next(now(3620), true);
+    assert_eq!(again, next, "the same run under the same step");
+    assert!(mind.heard(event(task.step.0, stored(3)), now(3621)));
+    assert!(mind.next(now(3700), true).is_empty());
+    assert_eq!(mind.journal().jobs["j"].done_ms, task.due_ms);
+}
+
+/// A model of a training run, its cluster and an agent that is killed at any moment: whatever
+/// happens in which order, each finished checkpoint is stored once and in one version, and none is
+/// removed before it is stored.
+#[test]
+fn any_order_of_writes_looks_results_and_kills_stores_each_version_once() {
+    for seed in 0..300 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let config = config(&format!("{WATCH}keep_local = 2\n"));
+        let mut journal = Journal::default();
+        let mut disk: BTreeMap<u64, (i64, bool)> = BTreeMap::new();
+        let mut cluster: BTreeMap<u64, i64> = BTreeMap::new();
+        let (mut at, mut last) = (0, 0);
+        for life in 0..6 {
+            let mut mind = Mind::new(&config.jobs, journal.clone(), 2);
+            let mut flying: Vec<Action> = Vec::new();
+            let born = at;
+            for _ in 0..random.random_range(5..120) {
+                at += random.random_range(0..8);
+                let now = Now { elapsed: Duration::from_secs(at - born), ..now(at) };
+                match random.random_range(0..5) {
+                    // Training writes: a new step, more of the newest, or its end.
+                    0 if last < 20 && disk.get(&last).is_none_or(|it| it.1) => {
+                        last += 1;
+                        disk.insert(last, (1, false));
+                    }
+                    0 => {
+                        if let Some(it) = disk.get_mut(&last) {
+                            (it.0, it.1) = (it.0 + i64::from(!it.1), it.1 || random.random());
+                        }
+                    }
+                    1 | 2 => {
+                        let look = |(step, (version, ended)): (&u64, &(i64, bool))| {
+                            let mut seen = seen(*step, *version);
+                            if let (false, Look::Listed { lacks, .. }) = (*ended, &mut seen.look) {
+                                *lacks = Some("MARKER".to_owned());
+                            }
+                            seen
+                        };
+                        mind.look(0, scan(disk.iter().map(look).collect()), now);
+                    }
+                    3 => flying.extend(mind.next(now, true)),
+                    _ if flying.is_empty() => {}
+                    _ => {
+                        let outcome = match flying.swap_remove(random.random_range(0..flying.len()))
+                        {
+                            Action::Put(task) => {
+                                let found = task.found.unwrap();
+                                let (version, ended) = disk[&task.step.0];
+                                assert!(ended, "seed {seed}: step {} is half written", task.step);
+                                assert_eq!(found.fingerprint, fingerprint(version));
+                                match random.random_range(0..4) {
+                                    0 => (task.step, Outcome::Failed { why: "x".to_owned() }),
+                                    _ => {
+                                        // A second one is told apart by its label.
+                                        let before = cluster.insert(task.step.0, version);
+                                        assert!(before.is_none_or(|it| it == version));
+                                        (task.step, stored(task.step.0))
+                                    }
+                                }
+                            }
+                            Action::Remove(task) => {
+                                let step = task.step.0;
+                                assert!(cluster.contains_key(&step), "seed {seed}: {step} is lost");
+                                disk.remove(&step);
+                                (task.step, Outcome::Removed)
+                            }
+                        };
+                        // The answer is lost where the agent is killed before it is heard.
+                        if random.random_range(0..10) > 0 {
+                            mind.heard(Event { job: 0, step: outcome.0, outcome: outcome.1 }, now);
+                            journal = mind.journal();
+                        } else {
+                            break;
+                        }
+                    }
+                }
+            }
+            assert!(life < 6);
+        }
+        // A last life without trouble stores the rest.
+        let mut mind = Mind::new(&config.jobs, journal, 2);
+        if let Some(it) = disk.get_mut(&last) {
+            it.1 = true;
+        }
+        for second in 0..200 {
+            let now = Now { elapsed: Duration::from_secs(second * 5), ..now(at + second * 5) };
+            let all = disk.iter().map(|(step, (version, _))| seen(*step, *version)).collect();
+            mind.look(0, scan(all), now);
+            for action in mind.next(now, true) {
+                let (step, outcome) = match action {
+                    Action::Put(task) => {
+                        cluster.insert(task.step.0, disk[&task.step.0].0);
+                        (task.step, stored(task.step.0))
+                    }
+                    Action::Remove(task) => {
+                        disk.remove(&task.step.0);
+                        (task.step, Outcome::Removed)
+                    }
+                };
+                mind.heard(Event { job: 0, step, outcome }, now);
+            }
+        }
+        let steps: Vec<u64> = cluster.keys().copied().collect();
+        assert_eq!(steps, (1..=last).collect::<Vec<_>>(), "seed {seed}");
+        assert!(disk.len() <= 2, "seed {seed}: {disk:?}");
+    }
+}

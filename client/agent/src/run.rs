@@ -1,0 +1,294 @@
+//! The loop: looks at directories, asks the mind, starts what it says, hears how that ended.
+//!
+//! Each look at a directory and each action is a task of its own, so that a file system that does
+//! not answer holds up its own job only.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use cairn_client::{Client, Lane, Progress, Rate, Step};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{Config, Job, Kind};
+use crate::listing::Scan;
+use crate::metrics::{self, Shared};
+use crate::mind::{Action, Event, Mind, Now, Outcome};
+use crate::put::{self, Means};
+use crate::state_dir::{self, StateDir, StateError};
+use crate::status::{AgentStatus, FORM, Upload};
+use crate::{removal, scan};
+
+/// Messages of tasks that wait for the loop; a task whose message finds no room waits.
+const MESSAGES_MAX: usize = 256;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("listen on {address} for metrics: {error}")]
+    Listen { address: SocketAddr, error: std::io::Error },
+}
+
+enum Message {
+    Scanned { job: usize, scan: Result<Scan, String> },
+    Ended(Event),
+}
+
+/// Runs the agent until `stop`. What it was doing then is gone on with at the next start.
+pub async fn run(
+    client: Client,
+    config: Config,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let state = StateDir::open(&config.state)?;
+    let journal = state.journal()?;
+    let gathered = Shared::default();
+    let mut tasks = Vec::new();
+    if let Some(address) = config.metrics_listen {
+        let listener = metrics::listen(address).await;
+        let listener = listener.map_err(|error| AgentError::Listen { address, error })?;
+        let serve = metrics::serve(listener, gathered.clone());
+        tasks.push(client.env().spawn("agent metrics", serve));
+    }
+    let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
+    let means = Means {
+        client: client.clone(),
+        rate: Rate::new(None),
+        name: format!("agent, process {}", std::process::id()),
+    };
+    let mut agent = Agent {
+        mind: Mind::new(&config.jobs, journal, config.puts_parallel),
+        scanning: vec![false; config.jobs.len()],
+        running: BTreeMap::new(),
+        journal_trouble: None,
+        started: Instant::now(),
+        started_ms: client.env().wall_ms(),
+        means,
+        config,
+        state,
+        gathered,
+        messages,
+        tasks,
+    };
+    agent.begin();
+    let mut stop = std::pin::pin!(stop);
+    let mut poll_at = Instant::now();
+    loop {
+        if Instant::now() >= poll_at {
+            agent.poll();
+            poll_at = Instant::now() + agent.config.poll;
+        }
+        agent.step();
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(message) = inbox.recv() => {
+                agent.take(message);
+                // All that is there, so that the journal is written once for it.
+                while let Ok(message) = inbox.try_recv() {
+                    agent.take(message);
+                }
+                agent.write_journal_if_changed();
+            }
+            () = sleep_until(poll_at) => {}
+        }
+    }
+    agent.end();
+    Ok(())
+}
+
+struct Agent {
+    config: Config,
+    means: Means,
+    mind: Mind,
+    state: StateDir,
+    gathered: Shared,
+    messages: mpsc::Sender<Message>,
+    /// Per job: whether a look at its directory is under way.
+    scanning: Vec<bool>,
+    running: BTreeMap<(usize, Step), Arc<Progress>>,
+    /// Why the journal on disk is not the mind's; `None` if it is.
+    journal_trouble: Option<String>,
+    tasks: Vec<JoinHandle<()>>,
+    started: Instant,
+    started_ms: u64,
+}
+
+impl Agent {
+    fn now(&self) -> Now {
+        Now { wall_ms: self.means.client.env().wall_ms(), elapsed: self.started.elapsed() }
+    }
+
+    fn begin(&mut self) {
+        tracing::info!(jobs = self.config.jobs.len(), "agent starts");
+        let now = self.now();
+        if self.mind.begin(now) {
+            self.write_journal();
+        }
+    }
+
+    /// Starts a look at each directory that none is under way at.
+    fn poll(&mut self) {
+        self.tasks.retain(|task| !task.is_finished());
+        for index in 0..self.config.jobs.len() {
+            let job = self.config.jobs[index].clone();
+            let Kind::Watch(watch) = &job.kind else { continue };
+            if std::mem::replace(&mut self.scanning[index], true) {
+                continue;
+            }
+            let (watch, settled) = (watch.clone(), self.mind.settled(index));
+            // The first look finishes removals that the last process began.
+            let is_first = self.gathered.lock().status.is_none();
+            let work = move || {
+                if is_first {
+                    removal::recover(&watch.directory);
+                }
+                scan::scan(&job, &watch, &settled)
+            };
+            let (env, messages) = (self.means.client.env().clone(), self.messages.clone());
+            let task = async move {
+                let scan = env.blocking(Lane::Client, work).await;
+                let _ = messages.send(Message::Scanned { job: index, scan }).await;
+            };
+            self.tasks.push(self.means.client.env().spawn("agent scan", task));
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        let now = self.now();
+        match message {
+            Message::Scanned { job, scan } => {
+                self.scanning[job] = false;
+                if let Err(why) = &scan {
+                    tracing::warn!(
+                        job = self.config.jobs[job].name,
+                        why,
+                        "the directory is not read"
+                    );
+                }
+                self.mind.look(job, scan, now);
+            }
+            Message::Ended(event) => {
+                self.running.remove(&(event.job, event.step));
+                let job = &self.config.jobs[event.job];
+                self.gathered.lock().note(&job.name, &event.outcome);
+                log(job, &event);
+                if self.mind.heard(event, now) {
+                    self.journal_trouble.get_or_insert_with(|| "not written yet".to_owned());
+                }
+            }
+        }
+    }
+
+    fn write_journal_if_changed(&mut self) {
+        if self.journal_trouble.is_some() {
+            self.write_journal();
+        }
+    }
+
+    fn write_journal(&mut self) {
+        self.journal_trouble = match self.state.write_journal(&self.mind.journal()) {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(%error, "the journal is not written: no local file is removed");
+                Some(error.to_string())
+            }
+        };
+    }
+
+    /// Starts what the mind wants now.
+    fn step(&mut self) {
+        let now = self.now();
+        self.means.rate.set(self.config.bytes_per_second(now.wall_ms));
+        self.write_journal_if_changed();
+        let actions = self.mind.next(now, self.journal_trouble.is_none());
+        for action in actions {
+            self.start(action);
+        }
+        self.write_status(now);
+    }
+
+    fn start(&mut self, action: Action) {
+        let (means, messages) = (self.means.clone(), self.messages.clone());
+        let env = self.means.client.env().clone();
+        let task = match action {
+            Action::Put(task) => {
+                let (index, step) = (task.job, task.step);
+                let job = self.config.jobs[index].clone();
+                let progress = Arc::<Progress>::default();
+                self.running.insert((index, step), progress.clone());
+                tracing::info!(job = job.name, %step, "put begins");
+                env.spawn("agent put", async move {
+                    let outcome = put::put(&means, &job, &task, progress).await;
+                    let event = Event { job: index, step, outcome };
+                    let _ = messages.send(Message::Ended(event)).await;
+                })
+            }
+            Action::Remove(task) => {
+                let (index, step) = (task.job, task.step);
+                let job = self.config.jobs[index].clone();
+                env.spawn("agent remove", async move {
+                    let outcome = put::remove(&means, &job, &task).await;
+                    let event = Event { job: index, step, outcome };
+                    let _ = messages.send(Message::Ended(event)).await;
+                })
+            }
+        };
+        self.tasks.push(task);
+    }
+
+    fn write_status(&mut self, now: Now) {
+        let upload = |((job, step), progress): (&(usize, Step), &Arc<Progress>)| Upload {
+            job: self.config.jobs[*job].name.clone(),
+            step: step.0,
+            bytes: progress.bytes_total.load(Ordering::Relaxed),
+            bytes_done: progress.bytes_acked.load(Ordering::Relaxed)
+                + progress.bytes_kept.load(Ordering::Relaxed),
+        };
+        let status = AgentStatus {
+            form: FORM,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            started_ms: self.started_ms,
+            written_ms: now.wall_ms,
+            rate: self.means.rate.bytes_per_second().map(u64::from),
+            journal_trouble: self.journal_trouble.clone(),
+            uploads: self.running.iter().map(upload).collect(),
+            jobs: self.mind.report(now),
+        };
+        let text = serde_json::to_vec_pretty(&status).unwrap_or_default();
+        if let Err(error) = self.state.write_status(&text) {
+            tracing::warn!(%error, "the status is not written");
+        }
+        let mut gathered = self.gathered.lock();
+        gathered.status = Some(status);
+        if let Some(path) = &self.config.metrics_file
+            && let Err(error) = state_dir::replace(path, gathered.text().as_bytes(), false)
+        {
+            tracing::warn!(%error, "the metrics file is not written");
+        }
+    }
+
+    fn end(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        tracing::info!("agent stops");
+    }
+}
+
+fn log(job: &Job, event: &Event) {
+    let (job, step) = (&job.name, event.step);
+    match &event.outcome {
+        Outcome::Stored { bytes, .. } => tracing::info!(job, %step, bytes, "stored"),
+        Outcome::Changed { why } => tracing::info!(job, %step, why, "changed while it was put"),
+        Outcome::Failed { why } => tracing::warn!(job, %step, why, "put failed"),
+        Outcome::Refused { why } => tracing::error!(job, %step, why, "put refused"),
+        Outcome::Removed => tracing::info!(job, %step, "removed from the local disk"),
+        Outcome::Kept { why } => tracing::info!(job, %step, why, "not removed from the local disk"),
+    }
+}

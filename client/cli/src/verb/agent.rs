@@ -1,0 +1,312 @@
+//! `cairn agent`
+
+use std::path::{Path, PathBuf};
+
+use cairn_agent::config::{Config, Kind};
+use cairn_agent::mind::{CheckpointReport, JobReport, State};
+use cairn_agent::status::Upload;
+use cairn_agent::{AgentError, AgentStatus, read_status};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::foreign;
+use crate::output::{bytes, plural, table, wall_time};
+use crate::session::{Session, stop_signal};
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// TOML file with the jobs; deploy/cairn-agent.toml explains every key
+    #[arg(long, global = true, env = "CAIRN_AGENT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<AgentVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum AgentVerb {
+    /// Check a configuration file, and say what each job would do
+    Check {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show what the agent of this configuration does; exit code 8 if a person should look
+    Status,
+}
+
+pub fn run(session: &Session, args: AgentArgs) -> Outcome {
+    let wanted = || {
+        Failure::usage("missing required option --config")
+            .with_hint("`cairn agent --config FILE` runs the jobs of the file")
+    };
+    match args.verb {
+        None => serve(session, &args.config.ok_or_else(wanted)?),
+        Some(AgentVerb::Check { file }) => check(session, &file),
+        Some(AgentVerb::Status) => status(session, &args.config.ok_or_else(wanted)?),
+    }
+}
+
+fn read(file: &Path) -> Result<Config, Failure> {
+    Config::read(file).map_err(Failure::usage)
+}
+
+fn serve(session: &Session, file: &Path) -> Outcome {
+    session.log_by_default("info");
+    let config = read(file)?;
+    let runtime = session.runtime()?;
+    let served = runtime.block_on(async {
+        let client = session.client()?;
+        let stop = stop_signal()?;
+        Ok::<_, Failure>(cairn_agent::run(client, config, stop).await)
+    })?;
+    // A file system that does not answer must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(3));
+    served.map(|()| Exit::Ok).map_err(failure)
+}
+
+fn failure(error: AgentError) -> Failure {
+    use cairn_agent::StateError;
+    let hint = match &error {
+        AgentError::State(StateError::InUse { .. }) => {
+            "one agent runs per state directory; `cairn agent status` shows what it does"
+        }
+        AgentError::State(StateError::Damaged { .. }) => {
+            "move the file away: the agent asks the cluster what is stored already"
+        }
+        AgentError::State(StateError::Newer { .. }) => "use the newer version of cairn",
+        AgentError::State(StateError::Io { .. }) => "the agent's user must be able to write there",
+        AgentError::Listen { .. } => "another process may be using the port",
+    };
+    let exit = match &error {
+        AgentError::State(StateError::InUse { .. }) => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error).with_hint(hint)
+}
+
+/// `agent check`.
+#[derive(Serialize)]
+struct CheckDocument {
+    jobs: Vec<CheckRecord>,
+}
+
+#[derive(Serialize)]
+struct CheckRecord {
+    job: String,
+    namespace: String,
+    /// `watch` or `schedule`.
+    kind: &'static str,
+    /// What it stores.
+    paths: Vec<String>,
+    /// Those of them that are not there.
+    missing: Vec<String>,
+}
+
+fn check(session: &Session, file: &Path) -> Outcome {
+    let config = read(file)?;
+    let record = |job: &std::sync::Arc<cairn_agent::config::Job>| {
+        let (kind, paths) = match &job.kind {
+            Kind::Watch(watch) => ("watch", vec![watch.directory.clone()]),
+            Kind::Schedule(scheduled) => ("schedule", scheduled.paths.clone()),
+        };
+        let shown = |path: &PathBuf| path.display().to_string();
+        CheckRecord {
+            job: job.name.clone(),
+            namespace: job.namespace.to_string(),
+            kind,
+            missing: paths.iter().filter(|path| !path.exists()).map(shown).collect(),
+            paths: paths.iter().map(shown).collect(),
+        }
+    };
+    let document = CheckDocument { jobs: config.jobs.iter().map(record).collect() };
+    session.output.result(&document, || check_text(&document))?;
+    Ok(Exit::Ok)
+}
+
+fn check_text(document: &CheckDocument) -> String {
+    let mut text = String::new();
+    for job in &document.jobs {
+        let what = if job.kind == "watch" { "watches" } else { "stores" };
+        let paths = job.paths.join(", ");
+        text.push_str(&format!("{}: {what} {paths} as {}\n", job.job, job.namespace));
+        for path in &job.missing {
+            text.push_str(&format!("  note: {path} does not exist now\n"));
+        }
+    }
+    text.push_str(&format!("{} good\n", plural(document.jobs.len() as u64, "job")));
+    text
+}
+
+/// `agent status`.
+#[derive(Serialize)]
+pub(super) struct StatusDocument<'a> {
+    /// Whether the agent of this configuration runs now.
+    running: bool,
+    version: &'a str,
+    process: u32,
+    started_ms: u64,
+    /// When the agent said this.
+    written_ms: u64,
+    /// Bytes a second that uploads may send now; null without a limit.
+    rate: Option<u64>,
+    /// Why the journal could not be written.
+    journal_trouble: Option<&'a str>,
+    uploads: Vec<UploadRecord<'a>>,
+    jobs: Vec<JobRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct UploadRecord<'a> {
+    job: &'a str,
+    step: u64,
+    bytes: u64,
+    bytes_done: u64,
+}
+
+#[derive(Serialize)]
+struct JobRecord<'a> {
+    job: &'a str,
+    namespace: &'a str,
+    kind: &'a str,
+    stored: u64,
+    last_stored_step: Option<u64>,
+    last_stored_ms: Option<u64>,
+    due: u64,
+    waiting: u64,
+    failed: u64,
+    refused: u64,
+    next_ms: Option<u64>,
+    window_open: bool,
+    trouble: Option<&'a str>,
+    checkpoints: Vec<CheckpointRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct CheckpointRecord<'a> {
+    name: &'a str,
+    step: u64,
+    state: &'static str,
+    bytes: u64,
+    why: Option<&'a str>,
+    retry_seconds: Option<u64>,
+}
+
+fn status(session: &Session, file: &Path) -> Outcome {
+    let config = read(file)?;
+    let (status, is_running) = read_status(&config.state).map_err(|error| {
+        let hint = "has the agent of this configuration run yet?";
+        Failure::new(Exit::NotFound, error).with_hint(hint)
+    })?;
+    let document = document(&status, is_running);
+    session.output.result(&document, || text(&status, is_running))?;
+    Ok(if is_running && !status.is_troubled() { Exit::Ok } else { Exit::BelowPolicy })
+}
+
+pub(super) fn document(status: &AgentStatus, running: bool) -> StatusDocument<'_> {
+    StatusDocument {
+        running,
+        version: &status.version,
+        process: status.process,
+        started_ms: status.started_ms,
+        written_ms: status.written_ms,
+        rate: status.rate,
+        journal_trouble: status.journal_trouble.as_deref(),
+        uploads: status.uploads.iter().map(upload_record).collect(),
+        jobs: status.jobs.iter().map(job_record).collect(),
+    }
+}
+
+fn upload_record(upload: &Upload) -> UploadRecord<'_> {
+    let Upload { job, step, bytes, bytes_done } = upload;
+    UploadRecord { job, step: *step, bytes: *bytes, bytes_done: *bytes_done }
+}
+
+fn checkpoint_record(it: &CheckpointReport) -> CheckpointRecord<'_> {
+    CheckpointRecord {
+        name: &it.name,
+        step: it.step,
+        state: it.state.word(),
+        bytes: it.bytes,
+        why: it.why.as_deref(),
+        retry_seconds: it.retry_seconds,
+    }
+}
+
+fn job_record(job: &JobReport) -> JobRecord<'_> {
+    JobRecord {
+        job: &job.job,
+        namespace: &job.namespace,
+        kind: &job.kind,
+        stored: job.stored,
+        last_stored_step: job.last_stored_step,
+        last_stored_ms: job.last_stored_ms,
+        due: job.due,
+        waiting: job.waiting,
+        failed: job.failed,
+        refused: job.refused,
+        next_ms: job.next_ms,
+        window_open: job.window_open,
+        trouble: job.trouble.as_deref(),
+        checkpoints: job.checkpoints.iter().map(checkpoint_record).collect(),
+    }
+}
+
+pub(super) fn text(status: &AgentStatus, is_running: bool) -> String {
+    let mut text = match is_running {
+        true => format!("agent runs, process {}\n", status.process),
+        false => format!("agent does not run; last seen {}\n", wall_time(status.written_ms)),
+    };
+    if let Some(rate) = status.rate {
+        text.push_str(&format!("uploads are limited to {} a second\n", bytes(rate)));
+    }
+    if let Some(why) = &status.journal_trouble {
+        text.push_str(&format!("the journal is not written: {}\n", foreign::text(why)));
+    }
+    let mut rows = vec![
+        ["JOB", "STORED", "LAST", "DUE", "WAITING", "FAILED", "NEXT"].map(str::to_owned).to_vec(),
+    ];
+    for job in &status.jobs {
+        rows.push(vec![
+            job.job.clone(),
+            job.stored.to_string(),
+            job.last_stored_step.map_or("-".to_owned(), |step| step.to_string()),
+            job.due.to_string(),
+            job.waiting.to_string(),
+            (job.failed + job.refused).to_string(),
+            job.next_ms.map_or("-".to_owned(), wall_time),
+        ]);
+    }
+    text.push_str(&table(&rows));
+    for job in &status.jobs {
+        text.push_str(&words(job));
+    }
+    for upload in &status.uploads {
+        let (done, all) = (bytes(upload.bytes_done), bytes(upload.bytes));
+        text.push_str(&format!("{}: step {}: {done} of {all}\n", upload.job, upload.step));
+    }
+    text
+}
+
+/// What is to be said of a job beside its row.
+fn words(job: &JobReport) -> String {
+    let mut text = String::new();
+    if let Some(why) = &job.trouble {
+        text.push_str(&format!("{}: {}\n", job.job, foreign::text(why)));
+    }
+    if !job.window_open && job.due > 0 {
+        text.push_str(&format!("{}: waits for its window\n", job.job));
+    }
+    let is_said = |it: &&CheckpointReport| match it.state {
+        State::Failed | State::Refused | State::Waiting => it.why.is_some(),
+        _ => false,
+    };
+    for it in job.checkpoints.iter().filter(is_said) {
+        let (step, word) = (it.step, it.state.word());
+        let why = foreign::text(it.why.as_deref().unwrap_or_default());
+        text.push_str(&format!("{}: step {step} is {word}: {why}\n", job.job));
+        if let Some(seconds) = it.retry_seconds {
+            text.push_str(&format!("  next try in {seconds} s\n"));
+        }
+    }
+    text
+}
