@@ -22,7 +22,8 @@ pub(crate) fn resolved(asked: &Address, info: &CheckpointInfo) -> Checked {
             Selector::CommittedBy(wall_ms) => {
                 info.commit.is_some_and(|commit| commit.wall_ms <= *wall_ms)
             }
-            Selector::Latest | Selector::Before(_) | Selector::Ref(_) => true,
+            Selector::BestBy(metric, _) => info.metrics.contains_key(metric),
+            Selector::Best | Selector::Latest | Selector::Before(_) | Selector::Ref(_) => true,
         };
     if !is_asked {
         return Err(format!("{got} where {asked} was asked for"));

@@ -211,6 +211,9 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         Refusal::Protected { .. } => "move the refs and release the holds, or delete it with force",
         Refusal::RefMoved { .. } => "list the refs to see where it points, and its generation",
         Refusal::NoSuchRef { .. } => "list the refs of the namespace",
+        Refusal::NoBestMetric { .. } => {
+            "name a metric and whether small or large values are good, such as best:loss:min"
+        }
         Refusal::NoSuchHold { .. } => "list the holds and their owners",
         Refusal::Quarantined { .. } => {
             "take it out of quarantine, or ask for it although it is there; a higher attempt may \

@@ -89,7 +89,7 @@ fn kind_of_refusal(refusal: &Refusal) -> ErrorKind {
         | Refusal::NoSuchHold { .. }
         | Refusal::UnknownNode(_)
         | Refusal::NodeRemoved(_) => ErrorKind::NotFound,
-        Refusal::Malformed(_) => ErrorKind::Invalid,
+        Refusal::Malformed(_) | Refusal::NoBestMetric { .. } => ErrorKind::Invalid,
         Refusal::NotEnoughHosts { shortage, .. } | Refusal::NotEnoughRacks { shortage, .. }
             if shortage.down() > 0 =>
         {

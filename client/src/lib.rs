@@ -155,4 +155,6 @@ pub use cairn_types::model::{
     Policy, PolicyChange, Settings,
 };
 pub use cairn_types::policy::{FullPolicy, PolicyField};
-pub use cairn_types::retention::{BestRule, Extreme, LabelRule, Retention, RetentionChange, Rules};
+pub use cairn_types::retention::{
+    BestMetric, BestRule, Extreme, LabelRule, Retention, RetentionChange, Rules,
+};

@@ -117,8 +117,9 @@ fn play(name: &str, seeds: u64, all_seeds: bool) -> anyhow::Result<Found> {
 /// defect only shows in smaller ones.
 fn play_of(canary: &Canary) -> Play {
     let story = match canary.name {
-        // What a client asks for seldom, just after a rollback met its upload.
-        "rollback_leaves_uploads" | "rolled_back_begins_again" => {
+        // What a client asks for seldom, just after a rollback met its upload, or put what has the best
+        // metric into quarantine.
+        "rollback_leaves_uploads" | "rolled_back_begins_again" | "best_in_quarantine" => {
             scenario::find("marked_checkpoints")
         }
         // Cut off by a successor that has fewer entries: rare in the mix.

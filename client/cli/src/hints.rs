@@ -117,6 +117,13 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
         Refusal::Protected { .. } => {
             "`cairn hold rm` and `cairn ref rm` end the protection; `cairn rm --force` deletes it anyway"
         }
+        Refusal::NoBestMetric { namespace, metric } => {
+            let metric = if metric.is_empty() { "loss" } else { metric };
+            return Some(format!(
+                "name the side, such as {namespace}@best:{metric}:min, or set it once with \
+                 `cairn policy set {namespace} --best {metric}:min`"
+            ));
+        }
         Refusal::RefMoved { .. } => "`cairn ref ls` shows each ref and its generation",
         Refusal::NoSuchRef { .. } => "`cairn ref ls` lists the refs of a namespace",
         Refusal::NoSuchHold { .. } => "`cairn hold ls` lists holds and their owners",

@@ -261,7 +261,7 @@ pub fn client_failure(error: ClientError) -> Failure {
         ClientError::NoSuchFile { .. }
         | ClientError::NoSuchRecord { .. }
         | ClientError::Deleted { .. } => Exit::NotFound,
-        ClientError::Refused(Refusal::Malformed(_)) => Exit::Usage,
+        ClientError::Refused(Refusal::Malformed(_) | Refusal::NoBestMetric { .. }) => Exit::Usage,
         ClientError::Source(SourceError::Empty) | ClientError::PartWithoutAttempt => Exit::Usage,
         ClientError::UploadOver { .. } | ClientError::NoSpace { .. } => Exit::Refused,
         ClientError::Refused(_) => Exit::Refused,

@@ -277,6 +277,9 @@ impl wire::catalogue_server::Catalogue for Service {
         self.linearizable(request.deadline_ms).await?;
         let member = &self.shared.member;
         let small = member.read(|catalogue| {
+            if address.selector.walks() {
+                return Ok(None);
+            }
             let record = catalogue.resolve_record(&address)?;
             let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX
                 && record.parts.len() <= RESOLVED_PARTS_MAX;

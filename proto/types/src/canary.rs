@@ -186,6 +186,11 @@ pub const CANARIES: [Canary; 59] = [
         caught_by: &["C5", "C1"],
     },
     Canary {
+        name: "best_in_quarantine",
+        breaks: "best names a checkpoint that is in quarantine",
+        caught_by: &["C5"],
+    },
+    Canary {
         name: "ref_moves_blindly",
         breaks: "a ref moves though its generation is not the expected one",
         caught_by: &["C5"],

@@ -4,6 +4,9 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::limits::LABEL_BYTES_MAX;
+use crate::retention::Extreme;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -204,6 +207,20 @@ pub enum Selector {
     Ref(RefName),
     /// The newest committed by then; wall-clock milliseconds since the Unix epoch.
     CommittedBy(u64),
+    /// The good commit with the best value of the policy's metric; of equal ones the newest.
+    Best,
+    /// The same of this metric. Without a side, the policy's.
+    BestBy(String, Option<Extreme>),
+}
+
+impl Selector {
+    /// Whether finding it takes a walk over the commits of the namespace.
+    pub fn walks(&self) -> bool {
+        match self {
+            Self::Step(_) | Self::Latest | Self::Before(_) | Self::Ref(_) => false,
+            Self::CommittedBy(_) | Self::Best | Self::BestBy(..) => true,
+        }
+    }
 }
 
 impl fmt::Display for Selector {
@@ -214,6 +231,9 @@ impl fmt::Display for Selector {
             Self::Before(count) => write!(f, "latest~{count}"),
             Self::Ref(name) => name.fmt(f),
             Self::CommittedBy(ms) => write!(f, "time:{ms}"),
+            Self::Best => f.write_str("best"),
+            Self::BestBy(metric, None) => write!(f, "best:{metric}"),
+            Self::BestBy(metric, Some(side)) => write!(f, "best:{metric}:{side}"),
         }
     }
 }
@@ -221,7 +241,8 @@ impl fmt::Display for Selector {
 impl FromStr for Selector {
     type Err = NameError;
 
-    /// `1000`, `latest`, `latest~N`, `time:MILLISECONDS`, or a [`RefName`].
+    /// `1000`, `latest`, `latest~N`, `time:MILLISECONDS`, `best`, `best:METRIC`, `best:METRIC:min`,
+    /// `best:METRIC:max`, or a [`RefName`]. A metric may have colons in its name.
     fn from_str(text: &str) -> Result<Self, NameError> {
         let bad = || NameError::Selector(clipped(text));
         if text == "latest" {
@@ -235,6 +256,20 @@ impl FromStr for Selector {
         }
         if let Some(ms) = text.strip_prefix("time:") {
             return ms.parse().map(Self::CommittedBy).map_err(|_| bad());
+        }
+        if text == "best" {
+            return Ok(Self::Best);
+        }
+        if let Some(named) = text.strip_prefix("best:") {
+            let (metric, side) = match named.rsplit_once(':') {
+                Some((metric, "min")) => (metric, Some(Extreme::Min)),
+                Some((metric, "max")) => (metric, Some(Extreme::Max)),
+                _ => (named, None),
+            };
+            let is_name = !metric.is_empty()
+                && metric.len() <= LABEL_BYTES_MAX
+                && !metric.contains(char::is_control);
+            return is_name.then(|| Self::BestBy(metric.to_owned(), side)).ok_or_else(bad);
         }
         if text.bytes().next().is_some_and(|b| b.is_ascii_digit()) {
             return text.parse().map(|s| Self::Step(Step(s))).map_err(|_| bad());
@@ -299,7 +334,7 @@ impl FromStr for Address {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
         let (namespace, selector) =
-            text.rsplit_once('@').ok_or_else(|| NameError::Address(clipped(text)))?;
+            text.split_once('@').ok_or_else(|| NameError::Address(clipped(text)))?;
         Ok(Self { namespace: namespace.parse()?, selector: selector.parse()? })
     }
 }
@@ -312,7 +347,7 @@ pub enum NameError {
     )]
     Namespace(String),
     #[error(
-        "malformed selector {0:?}: expected a step, latest, latest~N, time:MILLISECONDS or a ref name"
+        "malformed selector {0:?}: expected a step, latest, latest~N, best, best:METRIC, time:MILLISECONDS or a ref name"
     )]
     Selector(String),
     #[error(
@@ -378,9 +413,17 @@ mod tests {
 
     #[test]
     fn addresses_read_back_what_they_print() {
-        for text in
-            ["run1@1000", "a/b.c/d_e@latest", "x@production", "x@latest~3", "x@time:1700000000000"]
-        {
+        for text in [
+            "run1@1000",
+            "a/b.c/d_e@latest",
+            "x@production",
+            "x@latest~3",
+            "x@time:1700000000000",
+            "x@best",
+            "x@best:loss",
+            "x@best:eval/loss:nll:max",
+            "x@best:recall@5:max",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -424,7 +467,9 @@ mod tests {
             ("a@", "selector"),
             ("a@1x", "selector"),
             ("a@-3", "selector"),
-            ("a@best", "selector"),
+            ("a@best:", "selector"),
+            ("a@best::min", "selector"),
+            ("a@best~1", "selector"),
             ("a@latest~", "selector"),
             ("a@latest~10001", "selector"),
             ("a@99999999999999999999999", "selector"),

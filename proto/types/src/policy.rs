@@ -144,6 +144,7 @@ fields! {
     KeepLabel 14 "keep-label" retention labels,
     TimeZone 15 "time-zone" retention time_zone,
     KeepQuarantined 16 "keep-quarantined" retention quarantined_ms,
+    Best 17 "best" retention best_metric,
 }
 
 #[cfg(test)]
@@ -201,6 +202,7 @@ mod tests {
                 labels: Some(vec![]),
                 time_zone: Some("UTC".to_owned()),
                 quarantined_ms: Some(1),
+                best_metric: Some(crate::retention::BestMetric::none()),
             },
         };
         let mut own = OwnPolicy::default();

@@ -41,12 +41,14 @@ pub struct Retention {
     pub time_zone: String,
     /// A checkpoint in quarantine is let go after this long, if there are rules at all.
     pub quarantined_ms: u64,
+    /// What `best` looks at. It keeps nothing.
+    pub best: Option<BestMetric>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         let time_zone = "UTC".to_owned();
-        Self { rules: Rules::default(), time_zone, quarantined_ms: QUARANTINED_MS }
+        Self { rules: Rules::default(), time_zone, quarantined_ms: QUARANTINED_MS, best: None }
     }
 }
 
@@ -55,6 +57,24 @@ impl Default for Retention {
 pub enum Extreme {
     Min,
     Max,
+}
+
+/// The metric by which one checkpoint of a namespace is the best.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BestMetric {
+    pub metric: String,
+    pub extreme: Extreme,
+}
+
+impl BestMetric {
+    /// As a namespace says that it has none, whatever those above it say.
+    pub fn none() -> Self {
+        Self { metric: String::new(), extreme: Extreme::Min }
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.metric.is_empty()
+    }
 }
 
 /// Keeps the `count` checkpoints with the best values of a metric.
@@ -78,6 +98,12 @@ impl fmt::Display for Extreme {
             Self::Min => "min",
             Self::Max => "max",
         })
+    }
+}
+
+impl fmt::Display for BestMetric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.metric, self.extreme)
     }
 }
 
@@ -112,6 +138,7 @@ pub struct RetentionChange {
     pub time_zone: Option<String>,
     /// Zero lets them go at once.
     pub quarantined_ms: Option<u64>,
+    pub best_metric: Option<BestMetric>,
 }
 
 impl RetentionChange {
@@ -137,7 +164,8 @@ impl RetentionChange {
         if names.clone().any(String::is_empty) {
             return Some("a rule of a metric or label without a name".to_owned());
         }
-        let mut words = names.chain(values);
+        let best_metric = self.best_metric.iter().map(|best| &best.metric);
+        let mut words = names.chain(values).chain(best_metric);
         if words.any(|word| word.len() > LABEL_BYTES_MAX || word.contains(char::is_control)) {
             let limit = format!("of at most {LABEL_BYTES_MAX} bytes without control characters");
             return Some(format!("metrics and labels of rules have names and values {limit}"));
@@ -179,6 +207,9 @@ impl RetentionChange {
             base.time_zone.clone_from(zone);
         }
         base.quarantined_ms = self.quarantined_ms.unwrap_or(base.quarantined_ms);
+        if let Some(best) = &self.best_metric {
+            base.best = (!best.is_none()).then(|| best.clone());
+        }
     }
 }
 

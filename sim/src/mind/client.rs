@@ -130,8 +130,11 @@ impl Mind {
             if now_ms >= asked.since_ms + PATIENCE_MS {
                 (asked.since_ms, asked.tries) = (now_ms, asked.tries + 1);
                 let from = Sender::Client(at, asked.tag);
-                let letter =
-                    Mail::Propose { from, request: asked.request, body: asked.body.clone() };
+                let letter = Mail::Propose {
+                    from,
+                    request: asked.request,
+                    body: Box::new(asked.body.clone()),
+                };
                 let tries = asked.tries;
                 self.send(letter);
                 self.count("requests.retried");
@@ -176,13 +179,13 @@ impl Mind {
         let since_ms = self.now_ms;
         self.clients[at].asked =
             Some(Asked { tag, request, body: body.clone(), since_ms, tries: 0 });
-        self.send(Mail::Propose { from: Sender::Client(at, tag), request, body });
+        self.send(Mail::Propose { from: Sender::Client(at, tag), request, body: Box::new(body) });
     }
 
     /// A request of long ago arrives once more.
     fn send_old(&mut self, at: usize) {
         if let Some((request, body)) = self.chance.pick(&self.clients[at].old).cloned() {
-            self.send(Mail::Propose { from: Sender::Nobody, request, body });
+            self.send(Mail::Propose { from: Sender::Nobody, request, body: Box::new(body) });
             self.count("requests.stale");
         }
     }

@@ -135,7 +135,7 @@ impl Mind {
         if let Some(node) = left.next_back() {
             let request = RequestId(u128::from(self.mint()) << 8);
             let body = Body::RemoveNode(command::RemoveNode { node, accept: Accept::default() });
-            self.send(Mail::Propose { from: Sender::Nobody, request, body });
+            self.send(Mail::Propose { from: Sender::Nobody, request, body: Box::new(body) });
         }
     }
 

@@ -121,7 +121,7 @@ enum Sender {
 
 #[derive(Debug, Clone)]
 enum Mail {
-    Propose { from: Sender, request: RequestId, body: Body },
+    Propose { from: Sender, request: RequestId, body: Box<Body> },
     Answer { to: Sender, reply: Reply },
     Bytes { seat: usize, client: usize, segment: SegmentId, digest: SegmentDigest, epoch: Epoch },
     Stored { client: usize, node: NodeId, digest: SegmentDigest },
@@ -270,7 +270,7 @@ impl Mind {
 
     fn deliver(&mut self, letter: Mail) -> Kept {
         match letter {
-            Mail::Propose { from, request, body } => self.propose(from, request, body),
+            Mail::Propose { from, request, body } => self.propose(from, request, *body),
             Mail::Answer { to: Sender::Client(client, tag), reply } => {
                 self.answer_client(client, tag, reply);
             }

@@ -200,7 +200,7 @@ impl Mind {
         let tag = self.mint();
         let from = Sender::Seat(at, self.seats[at].life, tag);
         self.seats[at].asked = Some((tag, self.now_ms, asked));
-        self.send(Mail::Propose { from, request: RequestId(0), body });
+        self.send(Mail::Propose { from, request: RequestId(0), body: Box::new(body) });
     }
 
     fn come_into_service(&mut self, at: usize, node: NodeId) {

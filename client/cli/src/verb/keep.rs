@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cairn_client::{FullPolicy, PolicyField};
 use cairn_types::model::{OwnPolicy, PolicyChange};
-use cairn_types::retention::{BestRule, Extreme, LabelRule, RetentionChange};
+use cairn_types::retention::{BestMetric, BestRule, Extreme, LabelRule, RetentionChange};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -72,6 +72,26 @@ impl<T: Clone> Listed<T> {
     }
 }
 
+/// `METRIC:min` or `METRIC:max`; `0` ends it. The metric may have colons in its name.
+pub fn best_metric(text: &str) -> Result<BestMetric, String> {
+    if text == "0" {
+        return Ok(BestMetric::none());
+    }
+    let malformed = || "expected METRIC:min or METRIC:max, such as loss:min, or 0".to_owned();
+    let (metric, extreme) = text.rsplit_once(':').ok_or_else(malformed)?;
+    let extreme = extreme_named(extreme).ok_or_else(malformed)?;
+    let best = BestMetric { metric: metric.to_owned(), extreme };
+    if best.is_none() { Err(malformed()) } else { Ok(best) }
+}
+
+fn extreme_named(text: &str) -> Option<Extreme> {
+    match text {
+        "min" => Some(Extreme::Min),
+        "max" => Some(Extreme::Max),
+        _ => None,
+    }
+}
+
 /// The metric may have colons in its name.
 fn best(text: &str) -> Result<Listed<BestRule>, String> {
     if text == "0" {
@@ -80,11 +100,7 @@ fn best(text: &str) -> Result<Listed<BestRule>, String> {
     let malformed = || "expected METRIC:min:N or METRIC:max:N, such as loss:min:3".to_owned();
     let (rest, count) = text.rsplit_once(':').ok_or_else(malformed)?;
     let (metric, extreme) = rest.rsplit_once(':').ok_or_else(malformed)?;
-    let extreme = match extreme {
-        "min" => Extreme::Min,
-        "max" => Extreme::Max,
-        _ => return Err(malformed()),
-    };
+    let extreme = extreme_named(extreme).ok_or_else(malformed)?;
     let count = count.parse().ok().filter(|count| *count > 0).ok_or_else(malformed)?;
     if metric.is_empty() {
         return Err(malformed());
@@ -125,6 +141,7 @@ impl KeepArgs {
             labels: list(self.keep_label.is_empty()).then(|| Listed::rules(&self.keep_label)),
             time_zone: self.time_zone.clone(),
             quarantined_ms: ms(&self.keep_quarantined),
+            best_metric: None,
         };
         if let Some(problem) = retention.problem() {
             return Err(Failure::usage(problem));
@@ -162,6 +179,7 @@ pub fn said(full: &FullPolicy) -> OwnPolicy {
             labels: (!rules.labels.is_empty()).then(|| rules.labels.clone()),
             time_zone: Some(retention.time_zone.clone()),
             quarantined_ms: Some(retention.quarantined_ms),
+            best_metric: retention.best.clone(),
         },
     }
 }
@@ -191,6 +209,7 @@ pub fn json(own: &OwnPolicy, field: PolicyField) -> Value {
         }
         PolicyField::TimeZone => json!(retention.time_zone),
         PolicyField::KeepQuarantined => json!(retention.quarantined_ms),
+        PolicyField::Best => json!(retention.best_metric.as_ref().map(ToString::to_string)),
     }
 }
 
@@ -226,6 +245,15 @@ mod tests {
         assert_eq!(rule.0.unwrap().metric, "eval/loss:nll");
         for bad in ["loss", "loss:3", "loss:least:3", "loss:min:0", ":min:1", "loss:min:"] {
             assert!(best(bad).unwrap_err().contains("loss:min:3"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_best_metric_is_a_name_and_a_side() {
+        assert_eq!(best_metric("eval/loss:nll:min").unwrap().to_string(), "eval/loss:nll:min");
+        assert!(best_metric("0").unwrap().is_none());
+        for bad in ["loss", "loss:least", ":min", "", "loss:min:3"] {
+            assert!(best_metric(bad).unwrap_err().contains("loss:min"), "{bad}");
         }
     }
 

@@ -3,12 +3,13 @@
 use cairn_client::{Client, ClientError, PolicyEdit, PolicyField, ShownPolicy};
 use cairn_types::ids::Namespace;
 use cairn_types::model::{OwnPolicy, PolicyChange};
+use cairn_types::retention::{BestMetric, RetentionChange};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::keep::{self, KeepArgs};
 use super::put::IsolationRule;
-use crate::exit::{Exit, Outcome};
+use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plural, table};
 use crate::session::Session;
 
@@ -46,6 +47,9 @@ struct SetArgs {
     /// With too few racks, refuse a write (hard) or accept it with fewer racks (soft) [default: hard]
     #[arg(long, value_name = "RULE")]
     isolation: Option<IsolationRule>,
+    /// What the selector `best` looks at, such as loss:min; 0: nothing
+    #[arg(long, value_name = "METRIC:min|max", value_parser = keep::best_metric)]
+    best: Option<BestMetric>,
     #[command(flatten)]
     keep: KeepArgs,
 }
@@ -87,6 +91,10 @@ pub fn run(session: &Session, args: PolicyArgs) -> Outcome {
         }
         PolicyVerb::Set(args) => {
             let own = args.keep.policy()?;
+            let retention = RetentionChange { best_metric: args.best, ..own.retention };
+            if let Some(problem) = retention.problem() {
+                return Err(Failure::usage(problem));
+            }
             let edit = PolicyEdit {
                 change: PolicyChange {
                     replicas: args.replicas,
@@ -95,7 +103,7 @@ pub fn run(session: &Session, args: PolicyArgs) -> Outcome {
                     isolation: args.isolation.map(IsolationRule::isolation),
                     ..own.rules
                 },
-                retention: own.retention,
+                retention,
                 unset: Vec::new(),
             };
             (

@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use cairn_client::{
-    BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange, KeptReason,
-    LabelRule, ListedHold, LocatedSegment, Namespace, NodeInfo, OwnPolicy, PlannedCheckpoint,
-    RefList, RetentionPlan, Shown, ShownPolicy, TensorChange,
+    BestMetric, BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange,
+    KeptReason, LabelRule, ListedHold, LocatedSegment, Namespace, NodeInfo, OwnPolicy,
+    PlannedCheckpoint, RefList, RetentionPlan, Shown, ShownPolicy, TensorChange,
 };
 use cairn_types::ids::{
     Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
@@ -335,6 +335,8 @@ fn a_policy_is_shown_as_written_down() {
     own.retention.time_zone = Some("Europe/Berlin".to_owned());
     let rule = |extreme, count| BestRule { metric: "loss".to_owned(), extreme, count };
     own.retention.best = Some(vec![rule(Extreme::Min, 3)]);
+    let extreme = Extreme::Max;
+    own.retention.best_metric = Some(BestMetric { metric: "acc".to_owned(), extreme });
     own.retention.labels = Some(vec![LabelRule { key: "milestone".to_owned(), value: None }]);
     let mut shown = ShownPolicy::default();
     shown.said = vec![("llama".parse().expect("a name"), top), (name.clone(), own)];

@@ -20,6 +20,7 @@ use cairn_types::model::{
     CheckpointInfo, CheckpointState, Cluster, DeletedFor, Deletion, Durability, NamespaceRecord,
     Node, SealedPart, Segment,
 };
+use cairn_types::retention::{BestMetric, Extreme};
 
 /// Which checkpoints to list: ordered by (namespace, step, id).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -217,6 +218,8 @@ impl Catalogue {
     }
 
     /// As [`Catalogue::resolve`], without computing its durability.
+    ///
+    /// The best one, and one by time, take a walk over the namespace's good commits.
     pub fn resolve_record(&self, address: &Address) -> Result<&Arc<Checkpoint>, Refusal> {
         let mut commits = self.commits(&address.namespace);
         let mut good = self.good_commits(&address.namespace);
@@ -231,6 +234,18 @@ impl Catalogue {
             Selector::CommittedBy(wall_ms) => {
                 good.find(|record| record.commit.is_some_and(|commit| commit.wall_ms <= *wall_ms))
             }
+            Selector::Best => {
+                let best = self.best_metric(&address.namespace, None)?;
+                self.best_commit(&address.namespace, &best)
+            }
+            Selector::BestBy(metric, Some(extreme)) => {
+                let best = BestMetric { metric: metric.clone(), extreme: *extreme };
+                self.best_commit(&address.namespace, &best)
+            }
+            Selector::BestBy(metric, None) => {
+                let best = self.best_metric(&address.namespace, Some(metric))?;
+                self.best_commit(&address.namespace, &best)
+            }
             Selector::Ref(name) => self
                 .ref_target(&address.namespace, name)
                 .and_then(|id| self.checkpoints.get(&id))
@@ -240,6 +255,37 @@ impl Catalogue {
             namespace: address.namespace.to_string(),
             selector: address.selector.to_string(),
         })
+    }
+
+    /// What the namespace's policy says is best; of this metric, if one is named.
+    fn best_metric(
+        &self,
+        namespace: &Namespace,
+        metric: Option<&str>,
+    ) -> Result<BestMetric, Refusal> {
+        let best = self.full_policy(namespace).retention.best;
+        let best = best.filter(|best| metric.is_none_or(|metric| best.metric == metric));
+        best.ok_or_else(|| Refusal::NoBestMetric {
+            namespace: namespace.to_string(),
+            metric: metric.unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// The good commit with the best value; of equal ones the newest. Without the metric a checkpoint
+    /// takes no part.
+    fn best_commit(&self, namespace: &Namespace, best: &BestMetric) -> Option<&Arc<Checkpoint>> {
+        let in_quarantine = canary!("best_in_quarantine");
+        let commits = self.commits(namespace);
+        let good = commits.filter(|record| in_quarantine || record.quarantine.is_none());
+        let value = |record: &Checkpoint| record.metrics.get(&best.metric).map(|it| it.value());
+        let measured = good.filter_map(|record| Some((value(record)?, record)));
+        // Metrics are finite. Of two the first, which is the newer, stays unless the other is better.
+        let better = |one: f64, other: f64| match best.extreme {
+            Extreme::Min => other < one,
+            Extreme::Max => other > one,
+        };
+        let found = measured.reduce(|one, other| if better(one.0, other.0) { other } else { one });
+        found.map(|(_, record)| record)
     }
 
     /// At most `limit` committed (and, if asked for, open) checkpoints. How safe each is, is a

@@ -3,8 +3,9 @@
 use cairn_core::catalogue::Catalogue;
 use cairn_types::command::{self, Body, DeleteReason, Refusal, Reply};
 use cairn_types::ids::{Attempt, CheckpointId, Step};
-use cairn_types::limits::{HOLDS_MAX, REF_HISTORY_MAX, REFS_MAX};
-use cairn_types::model::{CheckpointState, PolicyChange};
+use cairn_types::limits::{HOLDS_MAX, LABEL_BYTES_MAX, REF_HISTORY_MAX, REFS_MAX};
+use cairn_types::model::{CheckpointState, Metric, PolicyChange};
+use cairn_types::retention::{BestMetric, Extreme};
 
 use crate::chance::Chance;
 use crate::world::{RUN, World, begin_body, namespace, seal_body, stage_body};
@@ -242,6 +243,67 @@ fn latest_and_times_pass_over_what_is_in_quarantine() {
     world.done(quarantine(ids[2], true));
     assert_eq!(world.resolve("run1@latest"), Ok(ids[2]));
     assert!(matches!(world.refused(quarantine(ids[2], true)), Refusal::Malformed(_)), "not in it");
+}
+
+fn annotate(checkpoint: CheckpointId, metric: &str, value: f64) -> Body {
+    let metrics = [(metric.to_owned(), Metric::new(value).unwrap())].into();
+    let (labels, remove) = Default::default();
+    Body::Annotate(command::Annotate { checkpoint, labels, metrics, remove })
+}
+
+fn best(name: &str, metric: &str) -> Body {
+    let best_metric = Some(BestMetric { metric: metric.to_owned(), extreme: Extreme::Min });
+    let mut set = command::SetPolicy::new(name.parse().unwrap(), PolicyChange::default());
+    set.retention.best_metric = best_metric;
+    Body::SetPolicy(set)
+}
+
+#[test]
+fn best_is_the_good_commit_with_the_best_value_and_of_equal_ones_the_newest() {
+    let (mut world, ids) = world_of(5);
+    for (id, loss) in [(0, 2.0), (1, -0.0), (2, 0.0), (4, 5.0)] {
+        world.done(annotate(ids[id], "loss", loss));
+    }
+    world.done(annotate(ids[3], "acc", 0.5));
+    assert_eq!(world.resolve("run1@best:loss:min"), Ok(ids[2]), "the newer of two equal ones");
+    assert_eq!(world.resolve("run1@best:loss:max"), Ok(ids[4]));
+    assert_eq!(world.resolve("run1@best:acc:min"), Ok(ids[3]), "the others have none");
+    world.done(quarantine(ids[2], false));
+    assert_eq!(world.resolve("run1@best:loss:min"), Ok(ids[1]));
+    world.delete(ids[1], false);
+    assert_eq!(world.resolve("run1@best:loss:min"), Ok(ids[0]));
+    let open = world.begin(9, 91, 1);
+    assert!(matches!(world.refused(annotate(open, "loss", -9.0)), Refusal::UnknownCheckpoint(_)));
+    let none = world.resolve("run1@best:f1:max").unwrap_err();
+    assert!(matches!(none, Refusal::NoSuchCheckpoint { .. }), "{none}");
+}
+
+#[test]
+fn what_is_best_is_inherited_and_can_be_ended() {
+    let (mut world, ids) = world_of(2);
+    let unsaid = |metric: &str| Refusal::NoBestMetric {
+        namespace: "run1".to_owned(),
+        metric: metric.to_owned(),
+    };
+    for (id, loss) in [(0, 1.0), (1, 2.0)] {
+        world.done(annotate(ids[id], "loss", loss));
+    }
+    assert_eq!(world.resolve("run1@best"), Err(unsaid("")));
+    assert_eq!(world.resolve("run1@best:loss"), Err(unsaid("loss")));
+    world.done(best("run1", "loss"));
+    assert_eq!(world.resolve("run1@best"), Ok(ids[0]));
+    assert_eq!(world.resolve("run1@best:loss"), Ok(ids[0]));
+    assert_eq!(world.resolve("run1@best:loss:max"), Ok(ids[1]), "what is named decides");
+    assert_eq!(world.resolve("run1@best:acc"), Err(unsaid("acc")));
+    let below = "run1/eval".parse().unwrap();
+    let of = |world: &World| world.catalogue.full_policy(&below).retention.best;
+    assert_eq!(of(&world).map(|it| it.to_string()).as_deref(), Some("loss:min"));
+    world.done(best("run1/eval", ""));
+    assert_eq!(of(&world), None);
+    world.done(best("run1/eval", "acc"));
+    assert_eq!(of(&world).map(|it| it.metric).as_deref(), Some("acc"));
+    let long = "m".repeat(LABEL_BYTES_MAX + 1);
+    assert!(matches!(world.refused(best("run1", &long)), Refusal::Malformed(_)));
 }
 
 #[test]

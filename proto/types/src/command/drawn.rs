@@ -10,7 +10,7 @@ use crate::ids::{Cookie, Epoch, Namespace, NodeId, SegmentDigest, SegmentId};
 use crate::model::{
     Durability, Isolation, ManifestPlace, Metric, NewNode, Policy, PolicyChange, Slot, SlotState,
 };
-use crate::retention::{BestRule, Extreme, LabelRule, RetentionChange};
+use crate::retention::{BestMetric, BestRule, Extreme, LabelRule, RetentionChange};
 
 /// A command drawn at random.
 pub(crate) trait Drawn {
@@ -107,6 +107,10 @@ impl Draw {
             labels: self.option(|draw| draw.list(label)),
             time_zone: self.option(|_| "Europe/Berlin".to_owned()),
             quarantined_ms: self.option(Self::u64),
+            best_metric: self.option(|draw| BestMetric {
+                metric: format!("m{}", draw.u64()),
+                extreme: if draw.bool() { Extreme::Min } else { Extreme::Max },
+            }),
         }
     }
 

@@ -166,6 +166,9 @@ pub enum Refusal {
     RefMoved { name: String, expected: u64, current: u64 },
     #[error("no ref {name} in {namespace}")]
     NoSuchRef { namespace: String, name: String },
+    /// Neither the selector nor the policy says what is best; with an empty metric, also not of what.
+    #[error("{}", no_best_text(namespace, metric))]
+    NoBestMetric { namespace: String, metric: String },
     #[error("no hold of {owner:?} on checkpoint {checkpoint}")]
     NoSuchHold { checkpoint: CheckpointId, owner: String },
     /// Removing the node would lose data.
@@ -199,6 +202,15 @@ fn plural(count: impl Into<u64>, noun: &str) -> String {
     match count.into() {
         1 => format!("1 {noun}"),
         count => format!("{count} {noun}s"),
+    }
+}
+
+fn no_best_text(namespace: &str, metric: &str) -> String {
+    match metric {
+        "" => format!("the policy of {namespace} names no metric for best"),
+        _ => format!(
+            "the policy of {namespace} does not say whether a small or a large {metric} is best"
+        ),
     }
 }
 

@@ -65,7 +65,8 @@ impl OnWire for SetPolicy {
 #[cfg(test)]
 impl Drawn for SetPolicy {
     fn drawn(draw: &mut Draw) -> Self {
-        let field = |draw: &mut Draw| PolicyField::ALL[draw.below(16) as usize];
+        let field =
+            |draw: &mut Draw| PolicyField::ALL[draw.below(PolicyField::ALL.len() as u32) as usize];
         Self {
             namespace: draw.namespace(),
             change: draw.change(),

@@ -99,6 +99,11 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
             message.second.clone_from(name);
             (Kind::NoSuchRef, vec![])
         }
+        Refusal::NoBestMetric { namespace, metric } => {
+            message.first.clone_from(namespace);
+            message.second.clone_from(metric);
+            (Kind::NoBestMetric, vec![])
+        }
         Refusal::NoSuchHold { checkpoint, owner } => {
             message.first.clone_from(owner);
             (Kind::NoSuchHold, vec![checkpoint.0])
@@ -248,6 +253,9 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
             current: numbers.at(1)?,
         },
         Kind::NoSuchRef => Refusal::NoSuchRef { namespace: message.first, name: message.second },
+        Kind::NoBestMetric => {
+            Refusal::NoBestMetric { namespace: message.first, metric: message.second }
+        }
         Kind::NoSuchHold => Refusal::NoSuchHold { checkpoint: checkpoint()?, owner: message.first },
         Kind::LastReplicas => Refusal::LastReplicas { node: node()?, segments: numbers.at(1)? },
         Kind::LastNode => Refusal::LastNode(node()?),

@@ -2,7 +2,7 @@
 
 use crate::limits::{BEST_RULES_MAX, LABEL_RULES_MAX};
 use crate::model::{Confirmed, OwnPolicy};
-use crate::retention::{BestRule, Extreme, LabelRule, RetentionChange};
+use crate::retention::{BestMetric, BestRule, Extreme, LabelRule, RetentionChange};
 use crate::wire;
 
 use super::{ConvertError, at_most, policy_change_from_wire, policy_change_to_wire};
@@ -33,6 +33,10 @@ pub fn retention_change_to_wire(change: &RetentionChange) -> wire::RetentionChan
             .map(|rules| wire::LabelRules { rules: rules.iter().map(label).collect() }),
         time_zone: change.time_zone.clone(),
         quarantined_ms: change.quarantined_ms,
+        best_metric: change.best_metric.as_ref().map(|best| wire::BestMetric {
+            metric: best.metric.clone(),
+            max: best.extreme == Extreme::Max,
+        }),
     }
 }
 
@@ -66,6 +70,10 @@ pub fn retention_change_from_wire(
         labels: message.labels.map(labels).transpose()?,
         time_zone: message.time_zone,
         quarantined_ms: message.quarantined_ms,
+        best_metric: message.best_metric.map(|best| BestMetric {
+            metric: best.metric,
+            extreme: if best.max { Extreme::Max } else { Extreme::Min },
+        }),
     })
 }
 

@@ -110,6 +110,7 @@ impl Draw {
                 current: self.u64(),
             },
             Refusal::NoSuchRef { namespace: format!("n{part}"), name: format!("name {part}") },
+            Refusal::NoBestMetric { namespace: format!("n{part}"), metric: format!("m{part}") },
             Refusal::NoSuchHold {
                 checkpoint: CheckpointId(self.u64()),
                 owner: format!("owner {part}"),

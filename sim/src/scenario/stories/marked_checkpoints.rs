@@ -5,6 +5,7 @@
 use cairn_types::command::Refusal;
 use cairn_types::ids::Selector;
 use cairn_types::model::PolicyChange;
+use cairn_types::retention::Extreme;
 
 use super::stage::{Stage, Told, finish};
 use crate::disk::Crash;
@@ -81,6 +82,10 @@ async fn rolled_back(stage: &mut Stage) -> Told {
     stage.policy = PolicyChange::default();
     stage.put(5).await?;
     stage.put(6).await?;
+    // The bad one has the better loss.
+    for (step, loss) in [(4, 2.0), (6, 1.0)] {
+        stage.annotate(step, "loss", loss).await?;
+    }
     stage.set_speed(2_000_000);
     let late = stage.begin_put_blocks(7, 48)?;
     stage.until_put(&late, 5).await?;
@@ -90,6 +95,11 @@ async fn rolled_back(stage: &mut Stage) -> Told {
         return Err(format!("{quarantined} in quarantine, {aborted} aborted"));
     }
     names_the_good_one(stage, 4).await?;
+    let best = Selector::BestBy("loss".to_owned(), Some(Extreme::Min));
+    let step = stage.resolved(best).await?;
+    if step != 4 {
+        stage.world.violation("C5", format!("the best is step {step}, which is in quarantine"));
+    }
     if stage.finish_put(late).await.is_ok() {
         stage.world.violation("C5", "an upload of a later step outlived the rollback");
     }

@@ -10,9 +10,10 @@ use cairn_client::ClientError;
 use cairn_types::command::{self, Body, Refusal, Reply};
 use cairn_types::ids::{Address, CheckpointId, RefName, Selector};
 use cairn_types::model::CheckpointInfo;
+use cairn_types::retention::Extreme;
 use tokio::time::Instant;
 
-use super::notes::{Found, seen};
+use super::notes::{Found, NOTE, seen};
 use super::writes::namespace;
 use super::{AGAINST, AGAINST_STEPS, Acting, is_missing};
 use crate::checkers::c1_history::{Asked, VersionId};
@@ -208,7 +209,34 @@ impl Acting {
         }
         let counter = if lift { "client.quarantines_lifted" } else { "client.quarantines" };
         trace::count(counter, 1);
+        if !lift {
+            self.resolve_best(&name).await?;
+        }
         self.look_elsewhere(&name, Asked::Latest).await
+    }
+
+    /// The best by the notes is nothing that was in quarantine before it was asked for.
+    async fn resolve_best(&self, name: &str) -> Result<(), String> {
+        self.note(format!("resolve the best of {name}"));
+        let began = Instant::now();
+        let selector = Selector::BestBy(NOTE.to_owned(), Some(Extreme::Max));
+        let address = Address { namespace: namespace(name)?, selector };
+        let info = match self.sdk.resolve(&address).await {
+            Ok(info) => info,
+            // None has a note.
+            Err(error) if is_missing(&error) => return Ok(()),
+            Err(error) => return Err(format!("resolve the best of {name}: {error}")),
+        };
+        trace::count("client.bests", 1);
+        let step = Asked::Step(info.step.0);
+        let judged = seen(&info)
+            .and_then(|seen| self.shared.history.lock().found(name, step, seen, began, None));
+        judged.unwrap_or_else(|broken| self.broken(broken));
+        if self.shared.marks.is_bad_since(info.id, began) {
+            let text = format!("the best of {name} is {}, which is in quarantine", info.id);
+            self.broken(("C5", text));
+        }
+        Ok(())
     }
 
     /// All of later steps is bad.

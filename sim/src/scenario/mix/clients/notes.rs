@@ -20,7 +20,7 @@ use crate::trace;
 use crate::world::{Seat, World};
 
 /// Label and metric of this name.
-const NOTE: &str = "note";
+pub(super) const NOTE: &str = "note";
 /// So many notes are taken off, and not put on.
 const TAKEN_OFF: f64 = 0.2;
 /// In a calm cluster the leader raises the level within this, at the usual pace.

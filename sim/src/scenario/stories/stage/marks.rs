@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cairn_client::{Client, ClientError};
+use cairn_client::{Annotation, Client, ClientError};
 use cairn_types::command;
 use cairn_types::ids::{Address, Attempt, RefName, Selector, Step};
+use cairn_types::model::Metric;
 use tokio::task::JoinHandle;
 
 use super::{Stage, Told, address, finish};
@@ -39,6 +40,15 @@ impl Stage {
             sdk.add_hold(&address, owner, "story", lasts).await.map(drop)
         })
         .await
+    }
+
+    pub async fn annotate(&self, step: u64, metric: &str, value: f64) -> Told {
+        let address = address(step)?;
+        let value = Metric::new(value).ok_or("a metric is finite")?;
+        let metrics = [(metric.to_owned(), value)].into();
+        let change = Annotation { metrics, ..Annotation::default() };
+        let annotate = |sdk: Client| async move { sdk.annotate(&address, change).await.map(drop) };
+        self.done("annotate", annotate).await
     }
 
     pub async fn release(&self, step: u64, owner: &'static str) -> Told {
