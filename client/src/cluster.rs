@@ -186,8 +186,7 @@ impl Client {
                 _ => Duration::ZERO,
             };
             let request = RequestId(self.env.random_u128());
-            let command =
-                convert::encode_command(&Command { request, clock_ms: 0, wall_ms: 0, body });
+            let command = convert::encode_command(&Command::new(request, 0, 0, body));
             let started = Instant::now();
             let mut pause = PLAN_PAUSE_MIN;
             loop {

@@ -202,6 +202,11 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         Refusal::NotEnoughRacks { .. } => {
             "start nodes in other racks, or allow fewer: soft isolation, or a lower rack minimum"
         }
+        Refusal::NotAllowed { .. } => "ask an operator for a token with that right and namespace",
+        Refusal::NotOwner { .. } => {
+            "use the token it was begun with, or wait until its lease is over; an operator may end it"
+        }
+        Refusal::BadToken(_) => "ask an operator for another token",
         Refusal::NotInTrash(_) => {
             "only what was committed, and whose grace runs after a deletion without now, comes back"
         }

@@ -97,7 +97,7 @@ mod tests {
 
     fn entry(body: impl Into<cairn_types::command::Body>) -> bytes::Bytes {
         let body = body.into();
-        convert::encode_command(&Command { request: RequestId(0), clock_ms: 0, wall_ms: 0, body })
+        convert::encode_command(&Command::new(RequestId(0), 0, 0, body))
     }
 
     #[test]

@@ -83,6 +83,17 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
             "parts are restored into one directory; put each below its own one with --prefix, \
              such as --prefix rank0"
         }
+        Refusal::NotAllowed { .. } => {
+            "`cairn token show` prints what a token may do; an operator makes others with `cairn token \
+             new`"
+        }
+        Refusal::NotOwner { .. } => {
+            "use the token it was begun with; an operator may end it with `cairn rm`"
+        }
+        Refusal::BadToken(_) => {
+            "an operator makes another one with `cairn token new`; give it with --token-file or \
+             CAIRN_TOKEN"
+        }
         Refusal::NotInTrash(_) => {
             "`cairn ls --deleted` lists what can be undeleted: not what was deleted with --now, and \
              nothing after the grace"

@@ -123,7 +123,7 @@ impl Bench {
 
     fn apply(&mut self, body: Body) -> Reply {
         self.index += 1;
-        let command = Command { request: RequestId(0), clock_ms: 1_000, wall_ms: self.index, body };
+        let command = Command::new(RequestId(0), 1_000, self.index, body);
         self.catalogue.apply(self.index, &command)
     }
 

@@ -11,9 +11,10 @@ use cairn_host::envelope::{Reason, not_leader, refuse};
 use cairn_host::seam::Lane;
 use cairn_proto::refused::{invalid, refusal_status};
 use cairn_types::canary;
-use cairn_types::command::{Body, Command, Refusal, Reply};
+use cairn_types::command::{Body, Command, Refusal, Reply, SUBJECT_LEVEL};
 use cairn_types::convert::{self, ConvertError};
 use cairn_types::ids::{NodeId, RequestId};
+use cairn_types::rights::Subject;
 use parking_lot::RwLock;
 use tonic::Status;
 
@@ -102,8 +103,18 @@ impl Member {
         })
     }
 
-    /// Proposes a command on this node; anything but the leader answers `NotLeader`.
+    /// Proposes a command of this node or of the leader; anything but the leader answers `NotLeader`.
     pub async fn propose(&self, request: RequestId, body: Body) -> Result<Arc<Reply>, Status> {
+        self.propose_for(Subject::None, request, body).await
+    }
+
+    /// Proposes a command on a subject's behalf.
+    pub async fn propose_for(
+        &self,
+        subject: Subject,
+        request: RequestId,
+        body: Body,
+    ) -> Result<Arc<Reply>, Status> {
         let Some(clock_ms) = self.leader_clock_ms() else {
             return Err(self.not_leader());
         };
@@ -113,7 +124,15 @@ impl Member {
         {
             return Ok(Arc::new(Reply::Refused(refusal)));
         }
-        let command = Command { request, clock_ms, wall_ms: self.label_ms(), body };
+        // Apply asks again; this keeps what it would refuse out of the log.
+        if let Err(refusal) = self.authorize(&subject, request, &body).await? {
+            return Ok(Arc::new(Reply::Refused(refusal)));
+        }
+        // An older build understands no subject, and its cluster has no tokens.
+        let level = self.read(|catalogue| catalogue.cluster().feature_level);
+        let subject = if level < SUBJECT_LEVEL { Subject::None } else { subject };
+        let wall_ms = self.label_ms();
+        let command = Command { request, clock_ms, wall_ms, subject, body };
         let encoded = convert::encode_command(&command);
         debug_assert_eq!(
             convert::decode_command(&encoded, self.this.config.feature_level).as_ref(),
@@ -121,6 +140,28 @@ impl Member {
             "command does not read back"
         );
         self.propose_encoded(encoded).await
+    }
+
+    /// Whether a subject may have a command done, by all that is committed. One whose reply is
+    /// remembered is answered with that, whatever was deleted or revoked since (C4).
+    pub async fn authorize(
+        &self,
+        subject: &Subject,
+        request: RequestId,
+        body: &Body,
+    ) -> Result<Result<(), Refusal>, Status> {
+        let ask = || {
+            let wall_ms = self.label_ms();
+            self.read(|catalogue| match catalogue.remembered_reply(request) {
+                Some(_) if request != RequestId(0) => Ok(()),
+                _ => catalogue.authorize(subject, body, wall_ms),
+            })
+        };
+        if subject.token().is_none() || ask().is_ok() {
+            return Ok(Ok(()));
+        }
+        self.read_index(self.this.call_deadline()).await?;
+        Ok(ask())
     }
 
     /// Whether the cluster is ready for a command, by all that is committed: a new leader may not

@@ -110,12 +110,7 @@ pub async fn report_to(
     request: RequestId,
     body: Body,
 ) -> Result<Reply, Status> {
-    let command = cairn_types::command::Command {
-        request,
-        clock_ms: 0,
-        wall_ms: calls.this.env.wall_ms(),
-        body,
-    };
+    let command = cairn_types::command::Command::new(request, 0, calls.this.env.wall_ms(), body);
     let message = wire::ExecuteRequest {
         command: convert::encode_command(&command),
         ..wire::ExecuteRequest::default()

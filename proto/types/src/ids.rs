@@ -95,6 +95,10 @@ pub struct Cookie(pub u128);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nonce(pub u128);
 
+/// Names a token, one attenuation of it, or the key of who issued it: the first half of a BLAKE3.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(pub u128);
+
 macro_rules! hex128 {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {
@@ -109,7 +113,16 @@ macro_rules! hex128 {
         }
     )*};
 }
-hex128!(ClusterId, RequestId, Cookie, Nonce);
+hex128!(ClusterId, RequestId, Cookie, Nonce, TokenId);
+
+impl FromStr for TokenId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+        id.map(Self).ok_or_else(|| NameError::Token(clipped(text)))
+    }
+}
 
 impl FromStr for ClusterId {
     type Err = NameError;
@@ -358,6 +371,8 @@ pub enum NameError {
     Address(String),
     #[error("malformed cluster id {0:?}: expected 32 hexadecimal digits")]
     Cluster(String),
+    #[error("malformed token id {0:?}: expected 32 hexadecimal digits")]
+    Token(String),
     #[error("malformed segment digest {0:?}: expected 64 hexadecimal digits")]
     Digest(String),
     #[error(

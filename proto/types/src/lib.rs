@@ -12,6 +12,7 @@
 //! | [`command`] | what Raft orders: commands, replies, refusals, feature levels |
 //! | [`policy`] | what a policy becomes by a change |
 //! | [`retention`] | rules that keep checkpoints |
+//! | [`rights`] | subjects, their rights, and the namespaces these hold in |
 //! | [`blocks`], [`set_digest()`] | verification of parts of a segment, and of a set of segments |
 //! | [`form`] | how a segment's bytes are stored: codecs, and the lengths of stored blocks |
 //! | [`id_set`] | a compact set of segment ids |
@@ -32,6 +33,7 @@ pub mod slots;
 pub mod command;
 pub mod policy;
 pub mod retention;
+pub mod rights;
 
 pub mod blocks;
 pub mod form;

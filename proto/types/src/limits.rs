@@ -110,6 +110,30 @@ pub fn manifest_inline_bytes_max(parts: u32) -> usize {
     MANIFEST_INLINE_BYTES_MAX.min(MANIFESTS_INLINE_BYTES_MAX / (parts as usize).max(1))
 }
 
+/// Bytes of a subject's name: a person, a job or a service.
+pub const SUBJECT_BYTES_MAX: usize = 64;
+/// Namespaces that one token is for: each is compared with that of every call.
+pub const TOKEN_NAMESPACES_MAX: usize = 16;
+/// Blocks of one token: what its issuer signed, and each narrowing by its holders. Each costs a
+/// signature to verify.
+pub const TOKEN_BLOCKS_MAX: usize = 8;
+/// A token travels in the headers of each call: 16 KiB is all that a server takes of them.
+pub const TOKEN_BYTES_MAX: usize = 6 << 10;
+/// Longest validity of a token. Revocations are kept as long.
+pub const TOKEN_VALID_MS_MAX: u64 = 400 * 86_400_000;
+/// Clocks of issuers, nodes and holders differ: a token is taken so long before it begins and after
+/// it ends.
+pub const TOKEN_SKEW_MS: u64 = 60_000;
+/// Issuers of one cluster: the operators' key, and a second one while they change it.
+pub const ISSUERS_MAX: usize = 16;
+/// Revoked tokens that have not expired; a cluster with more changes its issuer's key.
+pub const REVOKED_MAX: usize = 16_384;
+/// A revoked token's record outlives the token by so much: wall clocks are set back, too.
+pub const REVOKED_KEPT_MS: u64 = 86_400_000;
+/// A subject that may write and not delete names no attempt later than this beside the leader's
+/// wall clock, so that it fences nobody for longer.
+pub const ATTEMPT_AHEAD_MS: u64 = 3_600_000;
+
 /// Largest gRPC message, bytes: one 1 MiB block and its envelope, a full append batch.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// One forward step of the cluster clock at apply, milliseconds: one skewed leader cannot expire

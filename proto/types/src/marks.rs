@@ -25,6 +25,8 @@ pub struct RefMove {
     pub by: String,
     /// Wall-clock label, milliseconds since the Unix epoch.
     pub wall_ms: u64,
+    /// Whose token moved it; empty where none did.
+    pub subject: String,
 }
 
 /// A ref with its name, as a client lists it.

@@ -68,6 +68,8 @@ pub struct Cluster {
     pub next_segment: u64,
     pub next_checkpoint: u64,
     pub next_incarnation: u64,
+    /// Whether clients without a token have no rights.
+    pub tokens_required: bool,
 }
 
 /// Where a node stands in the operator's eyes.
@@ -421,6 +423,8 @@ pub struct Began {
     pub client: String,
     /// The job it is part of, as its launcher names it; empty if it did not say.
     pub job: String,
+    /// Whose token began it: the upload is that subject's. Empty where no token did.
+    pub subject: String,
 }
 
 /// Why a checkpoint was deleted.

@@ -124,7 +124,7 @@ impl Mind {
 
     fn enqueue(&mut self, from: Sender, request: RequestId, body: Body) {
         let (clock_ms, wall_ms) = (self.leader_clock_ms(), self.now_ms);
-        self.consensus.queue.push_back((from, Command { request, clock_ms, wall_ms, body }));
+        self.consensus.queue.push_back((from, Command::new(request, clock_ms, wall_ms, body)));
     }
 
     /// As a node's clock: the applied value plus the leader's own time.

@@ -44,7 +44,7 @@ fn broken_worlds_are_called_by_their_invariants() {
             cairn_types::model::PolicyChange { keep_last: Some(9), ..Default::default() },
         )),
         request: RequestId(0),
-        ..repeated
+        ..repeated.clone()
     };
     mind.seats[0].replica.catalogue.apply(u64::MAX >> 20, &changed);
     mind.consensus.log.push(repeated.clone());

@@ -133,7 +133,7 @@ mod tests {
     fn renewal(request: u128) -> Command {
         let uploads = vec![(CheckpointId(1), Attempt(2))];
         let body = Body::Renew(Renew { uploads });
-        Command { request: RequestId(request), clock_ms: 0, wall_ms: 0, body }
+        Command::new(RequestId(request), 0, 0, body)
     }
 
     #[test]

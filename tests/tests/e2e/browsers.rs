@@ -24,7 +24,7 @@ fn delete_the_first() -> Vec<u8> {
         by: String::new(),
     };
     let body = delete.into();
-    let command = Command { request: RequestId(7), clock_ms: 0, wall_ms: 0, body };
+    let command = Command::new(RequestId(7), 0, 0, body);
     let command = convert::encode_command(&command);
     // Uncompressed; a length; field 1 of ExecuteRequest.
     let length = u8::try_from(command.len()).unwrap();

@@ -153,6 +153,7 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
             wall_ms: WALL_MS - 60_000,
             client: "process 7 on gpu-001".to_owned(),
             job: "41".to_owned(),
+            subject: String::new(),
         },
         quarantine: None,
         refs: Vec::new(),
@@ -276,6 +277,7 @@ fn refs_holds_and_quarantine_are_shown_as_written_down() {
         checkpoint: id.map(CheckpointId),
         by: by.to_owned(),
         wall_ms: WALL_MS + generation * 1_000,
+        subject: String::new(),
     };
     let history = vec![
         moved(1, Some(10), "ana@gpu-001"),

@@ -29,7 +29,7 @@ pub struct Later {
     pub newest: Vec<Arc<Checkpoint>>,
 }
 
-impl Entry {
+impl Entry<'_> {
     /// The label of a commit made by this entry, which never goes back in a namespace.
     pub(super) fn wall_after(&self, last_wall_ms: u64) -> u64 {
         self.wall_ms.max(last_wall_ms)

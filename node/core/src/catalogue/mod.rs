@@ -13,10 +13,11 @@
 //!      DropReferences (given back)         ReleaseSlots, Reap      Released --> Removed
 //! ```
 //!
-//! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds` and
-//! the remembered replies. Everything in [`index`] is derived from these and rebuilt on load;
+//! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds`,
+//! `access` (tokens) and the remembered replies. Everything in [`index`] is derived from these and rebuilt on load;
 //! `retention_inputs` only says that something changed.
 
+mod access;
 mod annotate;
 mod checkpoint;
 mod deletion;
@@ -34,6 +35,7 @@ mod replies;
 mod reports;
 mod restore;
 mod retained;
+mod rights;
 mod seal;
 mod slots;
 mod stage;
@@ -53,7 +55,9 @@ use cairn_types::ids::{CheckpointId, Epoch, LINEAGE_SHIFT, Namespace, NodeId};
 use cairn_types::limits::CLOCK_STEP_MS_MAX;
 use cairn_types::marks::Hold;
 use cairn_types::model::{Cluster, NamespaceRecord, Node};
+use cairn_types::rights::Subject;
 
+pub use access::{Access, Issuer, Revoked};
 pub use checkpoint::{Checkpoint, Upload, UploadPart};
 pub use index::NodeSlots;
 pub use labels::Later;
@@ -81,6 +85,7 @@ pub struct Catalogue {
     /// By checkpoint and owner.
     holds: Map<(CheckpointId, String), Hold>,
     replies: Replies,
+    access: Access,
     index: Indexes,
     /// By namespace: a number that rises whenever retention could come to something else, on this
     /// copy only. Neither stored nor compared.
@@ -89,11 +94,13 @@ pub struct Catalogue {
 
 /// What an entry tells its handlers beside its body.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct Entry<'a> {
     index: u64,
     /// Of slots this entry assigns.
     epoch: Epoch,
     wall_ms: u64,
+    /// On whose behalf.
+    subject: &'a Subject,
 }
 
 impl Catalogue {
@@ -110,7 +117,8 @@ impl Catalogue {
             return reply.clone();
         }
         let epoch = Epoch(self.cluster.lineage.mint(index & ((1 << LINEAGE_SHIFT) - 1)));
-        let entry = Entry { index, epoch, wall_ms: command.wall_ms };
+        let Command { wall_ms, ref subject, .. } = *command;
+        let entry = Entry { index, epoch, wall_ms, subject };
         let reply = self.dispatch(entry, &command.body).unwrap_or_else(Reply::Refused);
         self.replies.remember(command.request, &reply);
         reply
@@ -122,8 +130,9 @@ impl Catalogue {
             _ if !self.is_initialized() => return Err(Refusal::NotInitialized),
             _ => self.admit(body)?,
         }
+        self.authorize(entry.subject, body, entry.wall_ms)?;
         macro_rules! apply {
-            ($catalogue:tt; $($module:ident $Name:ident $sender:ident $level:literal $words:literal,)*) => {
+            ($catalogue:tt; $($module:ident $Name:ident $sender:ident $need:ident $level:literal $words:literal,)*) => {
                 match body {
                     $(Body::$Name(command) => command.apply($catalogue, entry),)*
                 }

@@ -89,6 +89,7 @@ impl Catalogue {
             next_segment: 1,
             next_checkpoint: 1,
             next_incarnation: 1,
+            tokens_required: false,
         };
         Ok(Reply::NodeAllocated { node: self.add_node(node) })
     }

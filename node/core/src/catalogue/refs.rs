@@ -71,6 +71,7 @@ impl Catalogue {
             checkpoint: set.checkpoint,
             by: set.by.clone(),
             wall_ms: entry.wall_ms,
+            subject: entry.subject.name().to_owned(),
         };
         let surplus = (target.history.len() + 1).saturating_sub(REF_HISTORY_MAX);
         target.history.drain(..surplus);

@@ -312,7 +312,8 @@ fn begun(checkpoint: &Checkpoint) -> Begun {
 
 fn began(begin: &Begin, entry: Entry) -> Began {
     let (client, job) = (begin.client.clone(), begin.job.clone());
-    Began { index: entry.index, wall_ms: entry.wall_ms, client, job }
+    let subject = entry.subject.name().to_owned();
+    Began { index: entry.index, wall_ms: entry.wall_ms, client, job, subject }
 }
 
 /// Whether this may be the job that began an attempt: one that is not named may be any.

@@ -70,8 +70,7 @@ impl Generator {
             // A leader whose clock is wrong.
             wall_ms += self.chance.below(10_000);
         }
-        let command =
-            Command { request: RequestId(request), clock_ms: self.clock_ms, wall_ms, body };
+        let command = Command::new(RequestId(request), self.clock_ms, wall_ms, body);
         if self.sent.len() < 64 {
             self.sent.push(command.clone());
         } else {

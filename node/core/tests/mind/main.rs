@@ -14,6 +14,7 @@ mod repairing;
 mod restoring;
 mod retention;
 mod staging;
+mod subjects;
 mod trash;
 mod upgrading;
 mod uploading;

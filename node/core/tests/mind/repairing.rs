@@ -8,6 +8,7 @@ use cairn_core::work;
 use cairn_types::command::{self, Accept, Body, DeclineReason, Reply};
 use cairn_types::ids::{CheckpointId, NodeId, SegmentDigest, SegmentId};
 use cairn_types::model::{Admin, Liveness, PolicyChange, SlotState};
+use cairn_types::rights::Subject;
 
 use crate::generated;
 use crate::world::{LEN, World, namespace, new_node, node, registration, reported};
@@ -518,7 +519,14 @@ fn from_anywhere_every_referenced_segment_reaches_r_and_every_released_file_goes
     for seed in 0..40 {
         let (catalogue, index) = generated::catalogue(seed, 1_500);
         let (clock_ms, wall_ms) = (catalogue.cluster().clock_ms, 0);
-        let mut world = World { catalogue, index, clock_ms, wall_ms, nodes_move: false };
+        let mut world = World {
+            catalogue,
+            index,
+            clock_ms,
+            wall_ms,
+            nodes_move: false,
+            subject: Subject::None,
+        };
         let nodes = world.catalogue.nodes().filter(|node| node.admin == Admin::InService);
         let nodes: Vec<_> = nodes.cloned().collect();
         for record in &nodes {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cairn_core::catalogue::Catalogue;
 use cairn_core::invariants;
 use cairn_types::command::{
-    self, Begun, Body, Command, DeleteReason, FEATURE_LEVEL, Refusal, Reply, StageSegment,
+    self, Begun, Body, Command, DeleteReason, FEATURE_LEVEL, Refusal, Reply, Sender, StageSegment,
     StagedSegment,
 };
 use cairn_types::form::Form;
@@ -18,6 +18,7 @@ use cairn_types::limits::CLOCK_STEP_MS_MAX;
 use cairn_types::model::{
     Liveness, ManifestPlace, NewNode, PolicyChange, Segment, Settings, SlotState,
 };
+use cairn_types::rights::Subject;
 use cairn_types::set_digest;
 
 pub const RUN: Run = Run(1);
@@ -30,6 +31,8 @@ pub struct World {
     pub wall_ms: u64,
     /// Nodes come back on other hosts: two replicas may meet on one.
     pub nodes_move: bool,
+    /// On whose behalf commands are.
+    pub subject: Subject,
 }
 
 /// The digest of a segment called `name`.
@@ -88,6 +91,7 @@ impl World {
             clock_ms: 1_000,
             wall_ms: 50_000,
             nodes_move: false,
+            subject: Subject::None,
         };
         world.done(Body::InitCluster(command::InitCluster {
             cluster: ClusterId(77),
@@ -139,7 +143,13 @@ impl World {
 
     pub fn request_as_is(&mut self, request: RequestId, body: Body) -> Reply {
         self.index += 1;
-        let command = Command { request, clock_ms: self.clock_ms, wall_ms: self.wall_ms, body };
+        // Nodes and the leader speak for themselves.
+        let subject = match body.sender() {
+            Sender::Client | Sender::Operator => self.subject.clone(),
+            Sender::Node | Sender::Leader => Subject::None,
+        };
+        let command =
+            Command { subject, ..Command::new(request, self.clock_ms, self.wall_ms, body) };
         let before = self.catalogue.clone();
         let reply = self.catalogue.apply(self.index, &command);
         invariants::check(&self.catalogue).unwrap();

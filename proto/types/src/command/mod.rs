@@ -33,8 +33,11 @@ mod remove_node;
 mod removed;
 mod renew;
 mod repair_time;
+mod require_tokens;
+mod revoke_token;
 mod rollback;
 mod seal_part;
+mod set_issuer;
 mod set_liveness;
 mod set_policy;
 mod set_quarantine;
@@ -52,6 +55,7 @@ use prost::Message;
 use crate::convert::{ConvertError, all_known, at_most, id128_from_wire, id128_to_wire, required};
 use crate::ids::{Epoch, NodeId, RequestId, SegmentId};
 use crate::limits::{BATCH_SEGMENTS_MAX, COMMAND_BYTES_MAX};
+use crate::rights::{Need, Subject};
 use crate::wire;
 
 pub use refusal::{Obstacle, Refusal, Shortage};
@@ -59,48 +63,54 @@ pub use reply::{Begun, Reply, StagedSegment};
 
 /// The highest feature level this build understands. It rises with the first command, or field of
 /// a command, that an older build would not understand.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
+
+/// The feature level from which commands say on whose behalf they are.
+pub const SUBJECT_LEVEL: u32 = 3;
 
 /// Gives every command to the macro `$with`, behind what else it was given: module, name, sender,
-/// feature level, words for people.
+/// what a subject needs for it, feature level, words for people.
 #[macro_export]
 macro_rules! command_table {
     ($with:ident $($given:tt)*) => {
         $with! { $($given)*;
-            init_cluster InitCluster Leader 1 "make the cluster",
-            allocate_node AllocateNode Leader 1 "allocate node",
-            register Register Node 1 "register node",
-            inventory Inventory Node 1 "take inventory",
-            set_liveness SetLiveness Leader 1 "set liveness",
-            remove_node RemoveNode Operator 1 "remove node",
-            void_slots VoidSlots Leader 2 "void slots",
-            forget_nodes ForgetNodes Leader 1 "forget nodes",
-            raise_feature_level RaiseFeatureLevel Leader 1 "raise feature level",
-            set_policy SetPolicy Operator 1 "set policy",
-            confirm_retention ConfirmRetention Operator 2 "confirm retention",
-            repair_time RepairTime Operator 1 "repair time",
-            begin Begin Client 1 "begin upload",
-            stage Stage Client 1 "stage segments",
-            durable Durable Node 1 "report durable replicas",
-            lost Lost Node 1 "report lost replicas",
-            declined Declined Node 1 "decline replicas",
-            removed Removed Node 1 "report removed replicas",
-            seal_part SealPart Client 1 "seal part",
-            renew Renew Client 1 "renew lease",
-            leader_started LeaderStarted Leader 1 "start to lead",
-            expire_uploads ExpireUploads Leader 1 "expire uploads",
-            annotate Annotate Client 2 "annotate checkpoint",
-            set_ref SetRef Client 2 "set ref",
-            add_hold AddHold Client 2 "add hold",
-            release_hold ReleaseHold Client 2 "release hold",
-            set_quarantine SetQuarantine Client 2 "quarantine checkpoint",
-            rollback Rollback Client 2 "roll back",
-            delete Delete Client 1 "delete checkpoint",
-            undelete Undelete Client 2 "undelete checkpoint",
-            drop_references DropReferences Leader 1 "drop references",
-            reap Reap Leader 1 "reap segments",
-            assign_slots AssignSlots Leader 1 "assign slots",
-            release_slots ReleaseSlots Leader 1 "release slots",
+            init_cluster InitCluster Leader Node 1 "make the cluster",
+            allocate_node AllocateNode Leader Node 1 "allocate node",
+            register Register Node Node 1 "register node",
+            inventory Inventory Node Node 1 "take inventory",
+            set_liveness SetLiveness Leader Node 1 "set liveness",
+            remove_node RemoveNode Operator Operate 1 "remove node",
+            void_slots VoidSlots Leader Node 2 "void slots",
+            forget_nodes ForgetNodes Leader Node 1 "forget nodes",
+            raise_feature_level RaiseFeatureLevel Leader Node 1 "raise feature level",
+            set_policy SetPolicy Operator Operate 1 "set policy",
+            confirm_retention ConfirmRetention Operator Delete 2 "confirm retention",
+            repair_time RepairTime Operator Operate 1 "repair time",
+            begin Begin Client Write 1 "begin upload",
+            stage Stage Client Write 1 "stage segments",
+            durable Durable Node Node 1 "report durable replicas",
+            lost Lost Node Node 1 "report lost replicas",
+            declined Declined Node Node 1 "decline replicas",
+            removed Removed Node Node 1 "report removed replicas",
+            seal_part SealPart Client Write 1 "seal part",
+            renew Renew Client Write 1 "renew lease",
+            leader_started LeaderStarted Leader Node 1 "start to lead",
+            expire_uploads ExpireUploads Leader Node 1 "expire uploads",
+            annotate Annotate Client Write 2 "annotate checkpoint",
+            set_ref SetRef Client Write 2 "set ref",
+            add_hold AddHold Client Delete 2 "add hold",
+            release_hold ReleaseHold Client Delete 2 "release hold",
+            set_quarantine SetQuarantine Client Delete 2 "quarantine checkpoint",
+            rollback Rollback Client Delete 2 "roll back",
+            delete Delete Client Delete 1 "delete checkpoint",
+            undelete Undelete Client Delete 2 "undelete checkpoint",
+            drop_references DropReferences Leader Node 1 "drop references",
+            reap Reap Leader Node 1 "reap segments",
+            assign_slots AssignSlots Leader Node 1 "assign slots",
+            release_slots ReleaseSlots Leader Node 1 "release slots",
+            set_issuer SetIssuer Operator Operate 3 "set issuer of tokens",
+            revoke_token RevokeToken Operator Operate 3 "revoke token",
+            require_tokens RequireTokens Operator Operate 3 "require tokens",
         }
     };
 }
@@ -114,7 +124,24 @@ pub struct Command {
     pub clock_ms: u64,
     /// The leader's wall clock: a label only.
     pub wall_ms: u64,
+    /// On whose behalf it was proposed.
+    pub subject: Subject,
     pub body: Body,
+}
+
+impl Command {
+    /// One that nobody asked for, or whose subject the leader will add.
+    pub fn new(request: RequestId, clock_ms: u64, wall_ms: u64, body: Body) -> Self {
+        Self { request, clock_ms, wall_ms, subject: Subject::None, body }
+    }
+
+    /// The level a node must understand to apply it.
+    pub fn feature_level(&self) -> u32 {
+        match self.subject {
+            Subject::None => self.body.feature_level(),
+            _ => self.body.feature_level().max(SUBJECT_LEVEL),
+        }
+    }
 }
 
 /// Who may send a command.
@@ -144,7 +171,7 @@ pub(crate) trait OnWire: Sized {
 }
 
 macro_rules! define {
-    (; $($module:ident $Name:ident $sender:ident $level:literal $words:literal,)*) => {
+    (; $($module:ident $Name:ident $sender:ident $need:ident $level:literal $words:literal,)*) => {
         $(pub use $module::*;)*
 
         /// One of all commands.
@@ -163,6 +190,13 @@ macro_rules! define {
             pub fn sender(&self) -> Sender {
                 match self {
                     $(Self::$Name(_) => Sender::$sender,)*
+                }
+            }
+
+            /// What a subject needs for it; some need more for what they say.
+            pub fn need(&self) -> Need {
+                match self {
+                    $(Self::$Name(_) => Need::$need,)*
                 }
             }
 
@@ -235,23 +269,26 @@ fn command_to_wire(command: &Command) -> wire::Command {
         request: id128_to_wire(command.request.0),
         clock_ms: command.clock_ms,
         wall_ms: command.wall_ms,
-        feature_level: command.body.feature_level(),
+        feature_level: command.feature_level(),
+        subject: command.subject.to_wire(),
         body: Some(command.body.to_wire()),
     }
 }
 
 fn command_from_wire(command: wire::Command) -> Result<Command, ConvertError> {
     let body = Body::from_wire(required("command", command.body)?)?;
-    if command.feature_level != body.feature_level() {
-        let got = command.feature_level.into();
-        return Err(ConvertError::Value { field: "feature level", got });
-    }
-    Ok(Command {
+    let (got, clock_ms, wall_ms) = (command.feature_level, command.clock_ms, command.wall_ms);
+    let command = Command {
         request: RequestId(id128_from_wire("request id", &command.request)?),
-        clock_ms: command.clock_ms,
-        wall_ms: command.wall_ms,
+        clock_ms,
+        wall_ms,
+        subject: Subject::from_wire(command.subject)?,
         body,
-    })
+    };
+    match got == command.feature_level() {
+        true => Ok(command),
+        false => Err(ConvertError::Value { field: "feature level", got: got.into() }),
+    }
 }
 
 fn epochs_to_wire(pairs: &[(SegmentId, Epoch)]) -> Vec<wire::ReplicaEpoch> {

@@ -193,6 +193,15 @@ pub enum Refusal {
     /// A node's build is older than what the cluster has agreed to use.
     #[error("this build has feature level {got}, the cluster is at {current}")]
     OldBuild { got: u32, current: u32 },
+    /// The token does not give this right there.
+    #[error("{subject} may not {right} in {place}")]
+    NotAllowed { subject: String, right: String, place: String },
+    /// An upload or a ref is another subject's; `owner` is empty where it is nobody's token's.
+    #[error("{what} is {}", of_owner(owner))]
+    NotOwner { what: String, owner: String },
+    /// Another token is needed.
+    #[error("the token is not taken: {0}")]
+    BadToken(String),
     #[error("malformed command: {0}")]
     Malformed(String),
 }
@@ -211,6 +220,13 @@ fn no_best_text(namespace: &str, metric: &str) -> String {
         _ => format!(
             "the policy of {namespace} does not say whether a small or a large {metric} is best"
         ),
+    }
+}
+
+fn of_owner(owner: &str) -> String {
+    match owner {
+        "" => "an operator's".to_owned(),
+        owner => format!("{owner}'s"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Refs, holds and quarantine.
 
 use crate::ids::{CheckpointId, RefName};
-use crate::limits::{LABEL_BYTES_MAX, REASON_BYTES_MAX, REF_HISTORY_MAX};
+use crate::limits::{LABEL_BYTES_MAX, REASON_BYTES_MAX, REF_HISTORY_MAX, SUBJECT_BYTES_MAX};
 use crate::marks::{Hold, NamedRef, Quarantine, Ref, RefMove};
 use crate::wire;
 
@@ -13,6 +13,7 @@ pub fn ref_to_wire(name: &RefName, target: &Ref) -> wire::Ref {
         checkpoint: step.checkpoint.map(|id| id.0),
         by: step.by.clone(),
         wall_ms: step.wall_ms,
+        subject: step.subject.clone(),
     };
     wire::Ref { name: name.to_string(), history: target.history.iter().map(one).collect() }
 }
@@ -22,11 +23,13 @@ pub fn ref_from_wire(message: wire::Ref) -> Result<NamedRef, ConvertError> {
     at_most("moves of a ref", message.history.len(), REF_HISTORY_MAX)?;
     let one = |step: wire::RefMove| {
         at_most("client name", step.by.len(), LABEL_BYTES_MAX)?;
+        at_most("subject", step.subject.len(), SUBJECT_BYTES_MAX)?;
         Ok(RefMove {
             generation: step.generation,
             checkpoint: step.checkpoint.map(CheckpointId),
             by: step.by,
             wall_ms: step.wall_ms,
+            subject: step.subject,
         })
     };
     let history = message.history.into_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;

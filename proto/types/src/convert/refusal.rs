@@ -119,6 +119,21 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
         }
         Refusal::FeatureLevel { needed, current } => (Kind::FeatureLevel, pair(*needed, *current)),
         Refusal::OldBuild { got, current } => (Kind::OldBuild, pair(*got, *current)),
+        Refusal::NotAllowed { subject, right, place } => {
+            message.first.clone_from(subject);
+            message.second.clone_from(right);
+            message.third.clone_from(place);
+            (Kind::NotAllowed, vec![])
+        }
+        Refusal::NotOwner { what, owner } => {
+            message.first.clone_from(what);
+            message.second.clone_from(owner);
+            (Kind::NotOwner, vec![])
+        }
+        Refusal::BadToken(why) => {
+            message.first.clone_from(why);
+            (Kind::BadToken, vec![])
+        }
         Refusal::Malformed(text) => {
             message.first.clone_from(text);
             (Kind::Malformed, vec![])
@@ -167,6 +182,13 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
         Kind::NoSuchCheckpoint => {
             Refusal::NoSuchCheckpoint { namespace: message.first, selector: message.second }
         }
+        Kind::NotAllowed => Refusal::NotAllowed {
+            subject: message.first,
+            right: message.second,
+            place: message.third,
+        },
+        Kind::NotOwner => Refusal::NotOwner { what: message.first, owner: message.second },
+        Kind::BadToken => Refusal::BadToken(message.first),
         Kind::NotOpen => Refusal::NotOpen(checkpoint()?),
         Kind::StepExists => Refusal::StepExists {
             namespace: message.first.parse()?,

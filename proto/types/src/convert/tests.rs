@@ -8,16 +8,17 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::command::drawn::Draw;
 use crate::command::{
-    self, Accept, Begun, Body, Command, FEATURE_LEVEL, Obstacle, Refusal, Reply, Shortage,
+    self, Accept, Begun, Body, Command, FEATURE_LEVEL, Obstacle, Refusal, Reply, Sender, Shortage,
     StagedSegment, one_of_each,
 };
 use crate::form::Form;
-use crate::ids::{Attempt, CheckpointId, Incarnation, NodeId, RequestId, SegmentId, Step};
-use crate::limits::{BATCH_SEGMENTS_MAX, SEGMENT_BYTES_MAX};
+use crate::ids::{Attempt, CheckpointId, Incarnation, NodeId, RequestId, SegmentId, Step, TokenId};
+use crate::limits::{BATCH_SEGMENTS_MAX, SEGMENT_BYTES_MAX, SUBJECT_BYTES_MAX, TOKEN_BLOCKS_MAX};
 use crate::marks::{Hold, Quarantine};
 use crate::model::{
     Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, SealedPart,
 };
+use crate::rights::{Grant, Rights, Subject, TokenSubject};
 use crate::wire;
 
 impl Draw {
@@ -29,7 +30,34 @@ impl Draw {
 
     fn command_of(&mut self, body: Body) -> Command {
         let request = RequestId(self.u128());
-        Command { request, clock_ms: self.u64(), wall_ms: self.u64(), body }
+        let subject = match body.sender() {
+            Sender::Client | Sender::Operator => self.subject(),
+            Sender::Node | Sender::Leader => Subject::None,
+        };
+        Command { request, clock_ms: self.u64(), wall_ms: self.u64(), subject, body }
+    }
+
+    fn subject(&mut self) -> Subject {
+        match self.below(4) {
+            0 => Subject::None,
+            1 => Subject::Key,
+            2 => Subject::Local,
+            _ => self.token(),
+        }
+    }
+
+    fn token(&mut self) -> Subject {
+        let mut tokens = self.list(|draw| TokenId(draw.u128()));
+        tokens.push(TokenId(self.u128()));
+        Subject::Token(TokenSubject {
+            name: format!("subject{}", self.u64()),
+            issuer: TokenId(self.u128()),
+            tokens,
+            grant: Grant {
+                rights: Rights::from_wire(self.below(16)).unwrap(),
+                namespaces: self.list(Self::namespace),
+            },
+        })
     }
 
     /// One of each variant.
@@ -102,6 +130,13 @@ impl Draw {
             Refusal::KeptByPolicy { keep_last: want },
             Refusal::PolicyChanged { got: 7, current: u64::MAX },
             Refusal::NotInTrash(CheckpointId(7)),
+            Refusal::NotAllowed {
+                subject: format!("subject{part}"),
+                right: "write".into(),
+                place: format!("team/{part}"),
+            },
+            Refusal::NotOwner { what: format!("upload {part}"), owner: "ci".into() },
+            Refusal::BadToken(format!("token {part} is revoked")),
             Refusal::StepTaken { checkpoint: CheckpointId(7), by: CheckpointId(9) },
             Refusal::Protected { checkpoint: CheckpointId(self.u64()), by: format!("ref {part}") },
             Refusal::RefMoved {
@@ -196,6 +231,7 @@ impl Draw {
                 wall_ms: self.u64(),
                 client: format!("client {}", self.u32()),
                 job: format!("job {}", self.u32()),
+                subject: format!("subject{}", self.u32()),
             },
             quarantine: self.option(|draw| Quarantine {
                 reason: format!("reason {}", draw.u32()),
@@ -264,6 +300,7 @@ fn the_log_form_does_not_change() {
         request: RequestId(1),
         clock_ms: 2,
         wall_ms: 3,
+        subject: Subject::None,
         body: command::RemoveNode { node: NodeId(4), accept: Accept::default() }.into(),
     };
     assert_eq!(
@@ -279,7 +316,8 @@ fn read(message: &wire::Command) -> Result<Command, ConvertError> {
 
 #[test]
 fn a_command_from_the_future_is_told_from_a_malformed_one() {
-    let command = Command { body: command::LeaderStarted.into(), ..draw(4).command() };
+    let subject = Subject::None;
+    let command = Command { subject, body: command::LeaderStarted.into(), ..draw(4).command() };
     let bytes = encode_command(&command);
     let older = decode_command(&bytes, 0);
     assert_eq!(older, Err(ConvertError::FutureCommand { feature_level: 1 }));
@@ -316,7 +354,7 @@ fn a_command_says_the_level_it_needs() {
     let checkpoint = CheckpointId(1);
     let (labels, metrics, remove) = Default::default();
     let body = command::Annotate { checkpoint, labels, metrics, remove }.into();
-    let annotate = Command { body, ..draw(7).command() };
+    let annotate = Command { subject: Subject::None, body, ..draw(7).command() };
     let bytes = encode_command(&annotate);
     let older = decode_command(&bytes, 1);
     assert_eq!(older, Err(ConvertError::FutureCommand { feature_level: 2 }));
@@ -326,8 +364,45 @@ fn a_command_says_the_level_it_needs() {
     assert_eq!(error.to_string(), "feature level cannot be 1");
     // Every build understands that a level is raised.
     let body = command::RaiseFeatureLevel { level: 7 }.into();
-    let raise = Command { body, ..draw(8).command() };
+    let raise = Command { subject: Subject::None, body, ..draw(8).command() };
     assert_eq!(decode_command(&encode_command(&raise), 1), Ok(raise));
+}
+
+#[test]
+fn a_command_with_a_subject_needs_the_level_that_knows_subjects() {
+    let body: Body = command::RemoveNode { node: NodeId(4), accept: Accept::default() }.into();
+    for (subject, level) in [(Subject::None, 1), (Subject::Key, 3), (draw(9).token(), 3)] {
+        let command = Command { subject, ..Command::new(RequestId(1), 2, 3, body.clone()) };
+        let bytes = encode_command(&command);
+        let older = decode_command(&bytes, level - 1);
+        assert_eq!(older, Err(ConvertError::FutureCommand { feature_level: level }));
+        assert_eq!(decode_command(&bytes, level), Ok(command));
+    }
+}
+
+#[test]
+fn a_malformed_subject_is_refused() {
+    let message = wire::Command::decode(&encode_command(&draw(4).command())[..]).unwrap();
+    let token = draw(9).token().to_wire().unwrap();
+    let read = |subject: wire::Subject| {
+        let body = wire::command::Body::RequireTokens(wire::RequireTokens::default());
+        let (subject, body) = (Some(subject), Some(body));
+        read(&wire::Command { feature_level: 3, subject, body, ..message.clone() })
+    };
+    read(token.clone()).unwrap();
+    for subject in [
+        wire::Subject::default(),
+        wire::Subject { kind: 9, ..token.clone() },
+        wire::Subject { kind: wire::SubjectKind::Key.into(), ..token.clone() },
+        wire::Subject { name: "a b".into(), ..token.clone() },
+        wire::Subject { name: "a".repeat(SUBJECT_BYTES_MAX + 1), ..token.clone() },
+        wire::Subject { tokens: vec![], ..token.clone() },
+        wire::Subject { tokens: vec![id128_to_wire(1); TOKEN_BLOCKS_MAX + 1], ..token.clone() },
+        wire::Subject { rights: 16, ..token.clone() },
+        wire::Subject { namespaces: vec!["a//b".into()], ..token.clone() },
+    ] {
+        assert!(read(subject.clone()).is_err(), "{subject:?}");
+    }
 }
 
 #[test]
@@ -408,7 +483,7 @@ fn a_forced_deletion_needs_the_level_that_knows_force() {
             policy_version,
             by: String::new(),
         };
-        Command { body: delete.into(), ..draw(7).command() }
+        Command { subject: Subject::None, body: delete.into(), ..draw(7).command() }
     };
     let (plain, forced) = (encode_command(&delete(false)), encode_command(&delete(true)));
     assert_eq!(decode_command(&plain, 1), Ok(delete(false)));

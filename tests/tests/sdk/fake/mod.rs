@@ -94,7 +94,7 @@ pub struct Fake {
 impl State {
     pub fn apply(&mut self, request: RequestId, body: Body) -> Reply {
         self.index += 1;
-        let command = Command { request, clock_ms: self.index, wall_ms: self.index, body };
+        let command = Command::new(request, self.index, self.index, body);
         self.catalogue.apply(self.index, &command)
     }
 }

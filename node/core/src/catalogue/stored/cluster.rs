@@ -22,6 +22,7 @@ pub(super) fn to_wire(cluster: &Cluster) -> wire::SnapshotHead {
         next_segment: cluster.next_segment,
         next_checkpoint: cluster.next_checkpoint,
         next_incarnation: cluster.next_incarnation,
+        tokens_required: cluster.tokens_required,
     }
 }
 
@@ -40,5 +41,6 @@ pub(super) fn from_wire(head: wire::SnapshotHead) -> Result<Cluster, ConvertErro
         next_segment: head.next_segment,
         next_checkpoint: head.next_checkpoint,
         next_incarnation: head.next_incarnation,
+        tokens_required: head.tokens_required,
     })
 }

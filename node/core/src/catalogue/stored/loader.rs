@@ -5,6 +5,7 @@
 
 use cairn_types::ids::{
     CheckpointId, LINEAGE_SHIFT, Namespace, NodeId, RefName, RequestId, SegmentDigest, SegmentId,
+    TokenId,
 };
 use cairn_types::limits::REPLICAS_MAX;
 use cairn_types::model::{Cluster, Policy};
@@ -27,6 +28,10 @@ pub enum LoadError {
     Ref { namespace: Namespace, name: RefName },
     #[error("a hold on checkpoint {0} is there twice, or the checkpoint is not")]
     Hold(CheckpointId),
+    #[error("issuer {0} is there twice, or one too many")]
+    Issuer(String),
+    #[error("revoked token {0} is there twice, or one too many")]
+    Revoked(TokenId),
     #[error("segment {id}: {what}")]
     Segment { id: SegmentId, what: &'static str },
     #[error("segment digest {0} is there twice")]

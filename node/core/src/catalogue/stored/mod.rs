@@ -2,7 +2,7 @@
 //! lags behind the log.
 //!
 //! ```text
-//!   head  node*  namespace*  segment*  checkpoint*  ref*  hold*  reply*  tail
+//!   head  node*  namespace*  segment*  checkpoint*  ref*  hold*  issuer*  revoked*  reply*  tail
 //!   each: length as varint, SnapshotRecord          tail: record count, BLAKE3 of all before it
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! bytes. [`read`] trusts nothing: kinds must come in order, values are checked as those from the
 //! network are, references are counted anew by the loader, and the checksum must fit.
 
+mod access;
 mod checkpoint;
 mod cluster;
 mod hold;
@@ -132,6 +133,8 @@ stored! {
     Checkpoint checkpoint::Checkpoints,
     Ref named_ref::AllRefs,
     Hold hold::Holds,
+    Issuer access::Issuers,
+    Revoked access::RevokedTokens,
     Reply reply::Replies,
 }
 

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cairn_types::command::{
-    self, Begun, Body, Command, DeleteReason, FEATURE_LEVEL, Reply, StageSegment,
+    self, Begun, Body, Command, DeleteReason, FEATURE_LEVEL, Reply, SUBJECT_LEVEL, StageSegment,
 };
 use cairn_types::form::Form;
 use cairn_types::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Incarnation, NodeId, Nonce, RequestId, Run,
-    SegmentDigest, Step,
+    SegmentDigest, Step, TokenId,
 };
 use cairn_types::model::{ManifestPlace, NewNode, PolicyChange, Settings};
 use cairn_types::set_digest;
 
 use super::*;
+
+/// Of the nodes' build.
+const LEVEL: u32 = FEATURE_LEVEL;
 
 struct World {
     catalogue: Catalogue,
@@ -25,7 +28,7 @@ impl World {
     fn apply(&mut self, body: Body) -> Reply {
         self.index += 1;
         let request = RequestId(u128::from(self.index));
-        let command = Command { request, clock_ms: self.index * 10, wall_ms: 99, body };
+        let command = Command::new(request, self.index * 10, 99, body);
         let reply = self.catalogue.apply(self.index, &command);
         assert!(reply.refusal().is_none(), "{command:?}: {reply:?}");
         reply
@@ -38,7 +41,7 @@ impl World {
             rack: format!("rack{number}"),
             address: format!("host{number}:7100"),
             capacity_bytes: 1 << 40,
-            feature_level: 1,
+            feature_level: LEVEL,
             replaces: None,
         };
         if number == 1 {
@@ -62,7 +65,7 @@ impl World {
                 rack: new.rack.clone(),
                 address: new.address.clone(),
                 capacity_bytes: new.capacity_bytes,
-                feature_level: 1,
+                feature_level: LEVEL,
             })
         };
         self.apply(register(&[], number));
@@ -157,6 +160,15 @@ fn catalogue() -> Catalogue {
     world.stage(open, 0, &["d", "a"]);
     world.seal(open, 0, &["d", "a"]);
     world.stage(open, 2, &["e"]);
+    world.apply(Body::RaiseFeatureLevel(command::RaiseFeatureLevel { level: SUBJECT_LEVEL }));
+    for (name, key) in [("a", [7; 32]), ("b", [8; 32])] {
+        world.apply(Body::SetIssuer(command::SetIssuer { name: name.into(), key: Some(key) }));
+    }
+    for token in [3, 2] {
+        let (token, reason) = (TokenId(token), "lost".to_owned());
+        world.apply(Body::RevokeToken(command::RevokeToken { token, until_ms: 5, reason }));
+    }
+    world.apply(Body::RequireTokens(command::RequireTokens { required: true }));
     world.catalogue
 }
 
@@ -225,12 +237,13 @@ fn damage_under_a_right_checksum_never_passes_for_the_same_catalogue() {
 
 #[test]
 fn a_snapshot_from_the_future_says_so() {
+    const LATER: u32 = FEATURE_LEVEL + 1;
     let mut bytes = Vec::new();
-    let head = wire::SnapshotHead { version: 2, feature_level: 3, ..Default::default() };
+    let head = wire::SnapshotHead { version: 2, feature_level: LATER, ..Default::default() };
     let record = wire::SnapshotRecord { record: Some(Record::Head(head)) };
     bytes.extend(record.encode_length_delimited_to_vec());
     let error = decode(&bytes, FEATURE_LEVEL).unwrap_err();
-    assert!(matches!(error, SnapshotError::Future { version: 2, feature_level: 3 }), "{error}");
+    assert!(matches!(error, SnapshotError::Future { version: 2, feature_level: LATER }), "{error}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cairn_client::{Client, ClientError};
-use cairn_types::command::{Annotate, Body, FEATURE_LEVEL, Refusal};
+use cairn_types::command::{Annotate, Body, Refusal};
 use cairn_types::ids::Incarnation;
 use cairn_types::model::{Admin, CheckpointInfo, CheckpointState, Metric};
 use tokio::time::{Instant, sleep};
@@ -19,6 +19,8 @@ use crate::cluster::Cluster;
 use crate::trace;
 use crate::world::{Seat, World};
 
+/// The feature level from which there are notes.
+const NOTES_LEVEL: u32 = 2;
 /// Label and metric of this name.
 pub(super) const NOTE: &str = "note";
 /// So many notes are taken off, and not put on.
@@ -126,7 +128,7 @@ pub(super) async fn level_is_right(
     let Some(record) = records.find(|it| it.state == CheckpointState::Committed) else {
         return Ok(());
     };
-    let refused = cluster.lowest_feature_level() < FEATURE_LEVEL;
+    let refused = cluster.lowest_feature_level() < NOTES_LEVEL;
     let end = Instant::now() + shared.plan.paced(RAISED_LIMIT);
     let address = address(record.namespace.as_str(), Asked::Step(record.step.0))?;
     loop {
@@ -167,5 +169,5 @@ fn an_old_record(cluster: &Cluster) -> bool {
     let mut serving = catalogue
         .nodes()
         .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0));
-    serving.any(|node| node.feature_level < FEATURE_LEVEL)
+    serving.any(|node| node.feature_level < NOTES_LEVEL)
 }

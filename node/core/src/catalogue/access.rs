@@ -1,0 +1,152 @@
+//! Whose tokens are taken: issuers, revoked tokens, and whether there must be one (T1, decision 0018).
+//!
+//! A revoked token is remembered until it could not be used anyway. Until then a command on its behalf
+//! has no effect, whichever door took it: apply asks again.
+
+use std::sync::Arc;
+
+use cairn_types::command::{Refusal, Reply, RequireTokens, RevokeToken, SetIssuer};
+use cairn_types::ids::TokenId;
+use cairn_types::limits::{ISSUERS_MAX, REVOKED_KEPT_MS, REVOKED_MAX, TOKEN_VALID_MS_MAX};
+use cairn_types::rights::TokenSubject;
+
+use super::{Apply, Catalogue, Entry, check_text, malformed};
+use crate::persistent::Map;
+
+/// What the catalogue knows of tokens.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    pub(super) issuers: Arc<Vec<Issuer>>,
+    pub(super) revoked: Map<TokenId, Revoked>,
+}
+
+/// Somebody whose signature makes a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    pub name: String,
+    /// Ed25519.
+    pub key: [u8; 32],
+    /// Wall-clock label of when it was added.
+    pub wall_ms: u64,
+}
+
+impl Issuer {
+    pub fn id(&self) -> TokenId {
+        TokenId::of_key(&self.key)
+    }
+}
+
+/// A token that was ended before it expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// Wall clock of its expiry.
+    pub until_ms: u64,
+    pub reason: String,
+    /// Wall-clock label of the revocation, and whose token revoked it, if one did.
+    pub wall_ms: u64,
+    pub by: String,
+}
+
+impl Access {
+    /// By name.
+    pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.iter()
+    }
+
+    pub fn issuer(&self, id: TokenId) -> Option<&Issuer> {
+        self.issuers.iter().find(|issuer| issuer.id() == id)
+    }
+
+    /// By id, behind a place.
+    pub fn revoked_after(&self, after: TokenId) -> impl Iterator<Item = (&TokenId, &Revoked)> {
+        let from = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        self.revoked.range(from)
+    }
+
+    /// Refuses a token that is not good any more, whatever it was good for.
+    pub fn check(&self, token: &TokenSubject) -> Result<(), Refusal> {
+        if self.issuer(token.issuer).is_none() {
+            let text = format!("no issuer of this cluster has key {}", token.issuer);
+            return Err(Refusal::BadToken(text));
+        }
+        let revoked = token.tokens.iter().find(|id| self.revoked.contains_key(*id));
+        match revoked {
+            Some(id) => Err(Refusal::BadToken(format!("{id} is revoked"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Apply for SetIssuer {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        let Self { name, key } = self;
+        let issuers = &mut catalogue.access.issuers;
+        let at = issuers.binary_search_by(|issuer| issuer.name.cmp(name));
+        match (at, *key) {
+            (Ok(at), None) => {
+                Arc::make_mut(issuers).remove(at);
+            }
+            (Err(_), None) => return Err(malformed(format!("no issuer {name}"))),
+            (Ok(at), Some(key)) if issuers[at].key == key => {}
+            // Its tokens would end without a word.
+            (Ok(_), Some(_)) => {
+                return Err(malformed(format!("issuer {name} has another key: remove it first")));
+            }
+            (Err(_), Some(_)) if issuers.len() >= ISSUERS_MAX => {
+                return Err(malformed(format!("the cluster has {ISSUERS_MAX} issuers, the limit")));
+            }
+            (Err(_), Some(key)) if issuers.iter().any(|issuer| issuer.key == key) => {
+                return Err(malformed("another issuer has this key"));
+            }
+            (Err(at), Some(key)) => {
+                let issuer = Issuer { name: name.clone(), key, wall_ms: entry.wall_ms };
+                Arc::make_mut(issuers).insert(at, issuer);
+            }
+        }
+        Ok(Reply::Done)
+    }
+}
+
+impl Apply for RevokeToken {
+    fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
+        check_text("a reason", &self.reason)?;
+        let revoked = &mut catalogue.access.revoked;
+        let is_spent = |it: &Revoked| it.until_ms.saturating_add(REVOKED_KEPT_MS) < entry.wall_ms;
+        let spent: Vec<TokenId> =
+            revoked.iter().filter(|(_, it)| is_spent(it)).map(|(id, _)| *id).collect();
+        spent.iter().for_each(|id| drop(revoked.remove(id)));
+        if !revoked.contains_key(&self.token) && revoked.len() >= REVOKED_MAX {
+            return Err(malformed(format!(
+                "{REVOKED_MAX} tokens are revoked, the limit: set another issuer"
+            )));
+        }
+        let last_ms = entry.wall_ms.saturating_add(TOKEN_VALID_MS_MAX);
+        let until_ms = if self.until_ms == 0 { last_ms } else { self.until_ms.min(last_ms) };
+        // A second revocation does not shorten the first.
+        let before_ms = revoked.get(&self.token).map_or(0, |before| before.until_ms);
+        let record = Revoked {
+            until_ms: until_ms.max(before_ms),
+            reason: self.reason.clone(),
+            wall_ms: entry.wall_ms,
+            by: entry.subject.name().to_owned(),
+        };
+        revoked.insert(self.token, record);
+        Ok(Reply::Done)
+    }
+}
+
+impl Apply for RequireTokens {
+    fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
+        if self.required && catalogue.access.issuers.is_empty() {
+            return Err(malformed("nobody could have a token: no issuer is set"));
+        }
+        catalogue.cluster.tokens_required = self.required;
+        Ok(Reply::Done)
+    }
+}
+
+impl Catalogue {
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+}

@@ -1,0 +1,204 @@
+//! Whether a command may take effect on its subject's behalf (T1): asked at the door, so that no entry
+//! is written for nothing, and by apply, so that no door has to be believed.
+//!
+//! ```text
+//!   subject by token? --no--> may: a holder of the key, or a process of this machine
+//!        | yes
+//!   issuer still there, token not revoked --> namespace of what is touched --> Grant::allows
+//!        --> whose upload, whose ref, what the attempt fences
+//! ```
+//!
+//! What a subject may not know of at all is unknown to it: a checkpoint in a namespace where it has no
+//! right is refused like one that is not there.
+
+use cairn_types::command::{Annotate, Begin, Body, Delete, Refusal, SetRef};
+use cairn_types::ids::{Attempt, CheckpointId, Namespace};
+use cairn_types::limits::ATTEMPT_AHEAD_MS;
+use cairn_types::rights::{Need, Right, Subject, TokenSubject};
+
+use super::{Catalogue, Checkpoint};
+
+impl Catalogue {
+    /// Refuses what the subject may not do. `wall_ms`: the leader's wall clock, which bounds attempts.
+    pub fn authorize(&self, subject: &Subject, body: &Body, wall_ms: u64) -> Result<(), Refusal> {
+        let Some(token) = subject.token() else { return Ok(()) };
+        self.access.check(token)?;
+        match body {
+            Body::Begin(begin) => self.may_begin(token, begin, wall_ms),
+            Body::Stage(stage) => self.may_upload(token, stage.checkpoint),
+            Body::SealPart(seal) => self.may_upload(token, seal.checkpoint),
+            Body::Renew(renew) => {
+                let mut ids = renew.uploads.iter().map(|(id, _)| *id);
+                ids.try_for_each(|id| self.may_upload(token, id))
+            }
+            Body::Delete(delete) => self.may_delete(token, delete),
+            Body::SetRef(set) => self.may_set_ref(token, set),
+            Body::Annotate(annotate) => self.may_annotate(token, annotate),
+            Body::Undelete(it) => self.may_touch(token, body.need(), it.checkpoint),
+            Body::AddHold(it) => self.may_touch(token, body.need(), it.checkpoint),
+            Body::ReleaseHold(it) => self.may_touch(token, body.need(), it.checkpoint),
+            Body::SetQuarantine(it) => self.may_touch(token, body.need(), it.checkpoint),
+            Body::Rollback(it) => self.may_touch(token, body.need(), it.checkpoint),
+            Body::SetPolicy(it) => may_in(token, body.need(), &it.namespace),
+            Body::ConfirmRetention(it) => may_in(token, body.need(), &it.namespace),
+            Body::RepairTime(it) => may_in(token, body.need(), &it.namespace),
+            Body::RemoveNode(_)
+            | Body::SetIssuer(_)
+            | Body::RevokeToken(_)
+            | Body::RequireTokens(_) => may_everywhere(token, body.need()),
+            Body::InitCluster(_)
+            | Body::AllocateNode(_)
+            | Body::Register(_)
+            | Body::Inventory(_)
+            | Body::SetLiveness(_)
+            | Body::VoidSlots(_)
+            | Body::ForgetNodes(_)
+            | Body::RaiseFeatureLevel(_)
+            | Body::Durable(_)
+            | Body::Lost(_)
+            | Body::Declined(_)
+            | Body::Removed(_)
+            | Body::LeaderStarted(_)
+            | Body::ExpireUploads(_)
+            | Body::DropReferences(_)
+            | Body::Reap(_)
+            | Body::AssignSlots(_)
+            | Body::ReleaseSlots(_) => Err(not_allowed(token, body.words(), "this cluster")),
+        }
+    }
+
+    /// The checkpoint, if the subject may know that there is one.
+    pub fn known_to(&self, token: &TokenSubject, id: CheckpointId) -> Result<&Checkpoint, Refusal> {
+        let record = self.checkpoint(id).filter(|record| token.grant.knows(&record.namespace));
+        record.map(|record| &**record).ok_or(Refusal::UnknownCheckpoint(id))
+    }
+
+    fn may_touch(&self, token: &TokenSubject, need: Need, id: CheckpointId) -> Result<(), Refusal> {
+        may_in(token, need, &self.known_to(token, id)?.namespace)
+    }
+
+    /// Stage, SealPart and Renew: of one's own upload. What was committed meanwhile is answered as to
+    /// anyone who may write there.
+    fn may_upload(&self, token: &TokenSubject, id: CheckpointId) -> Result<(), Refusal> {
+        let record = self.known_to(token, id)?;
+        may_in(token, Need::Write, &record.namespace)?;
+        may_change(token, record)
+    }
+
+    fn may_begin(&self, token: &TokenSubject, begin: &Begin, wall_ms: u64) -> Result<(), Refusal> {
+        let namespace = &begin.namespace;
+        may_in(token, Need::Write, namespace)?;
+        if begin.replace || begin.change.keep_last.is_some() {
+            may_in(token, Need::Delete, namespace)?;
+        }
+        if let Some(Attempt(attempt)) = begin.attempt
+            && attempt > wall_ms.saturating_add(ATTEMPT_AHEAD_MS)
+            && !token.grant.allows(Right::Delete, namespace)
+        {
+            let what = format!("begin attempt {attempt} at {wall_ms} ms: too far ahead");
+            return Err(not_allowed(token, &what, namespace.as_str()));
+        }
+        for record in self.checkpoints_at(namespace, begin.step) {
+            // One in quarantine is replaced without being asked.
+            if record.is_committed() && record.quarantine.is_some() && !is_own(token, record) {
+                may_in(token, Need::Delete, namespace)?;
+            }
+            let Some(upload) = &record.open else { continue };
+            let is_over = self.cluster.clock_ms > upload.lease_until_ms
+                && begin.attempt.is_none_or(|attempt| attempt > record.attempt);
+            if !is_over {
+                may_change(token, record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn may_delete(&self, token: &TokenSubject, delete: &Delete) -> Result<(), Refusal> {
+        let record = self.known_to(token, delete.checkpoint)?;
+        match record.open {
+            // Giving up one's own upload destroys nothing that was promised.
+            Some(_) if is_own(token, record) => may_in(token, Need::Write, &record.namespace),
+            Some(_) => {
+                may_in(token, Need::Delete, &record.namespace)?;
+                may_change(token, record)
+            }
+            None => may_in(token, Need::Delete, &record.namespace),
+        }
+    }
+
+    /// A ref keeps its checkpoint from retention: who may not delete moves only what it set itself.
+    fn may_set_ref(&self, token: &TokenSubject, set: &SetRef) -> Result<(), Refusal> {
+        may_in(token, Need::Write, &set.namespace)?;
+        if let Some(id) = set.checkpoint {
+            self.known_to(token, id)?;
+        }
+        if token.grant.allows(Right::Delete, &set.namespace) {
+            return Ok(());
+        }
+        if set.checkpoint.is_none() {
+            return may_in(token, Need::Delete, &set.namespace);
+        }
+        let found = self.refs(&set.namespace).find(|(name, _)| **name == set.name);
+        let last = found.and_then(|(_, target)| target.history.last());
+        match last.filter(|last| last.subject != token.name) {
+            Some(last) => {
+                let (what, owner) = (format!("ref {}", set.name), last.subject.clone());
+                Err(Refusal::NotOwner { what, owner })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Labels decide what retention keeps: who may not delete adds to another's, and changes none.
+    fn may_annotate(&self, token: &TokenSubject, annotate: &Annotate) -> Result<(), Refusal> {
+        let record = self.known_to(token, annotate.checkpoint)?;
+        may_in(token, Need::Write, &record.namespace)?;
+        let changes_label = |(key, value): (&String, &String)| {
+            record.labels.get(key).is_some_and(|before| before != value)
+        };
+        let changes = !annotate.remove.is_empty()
+            || annotate.labels.iter().any(changes_label)
+            || annotate.metrics.iter().any(|(name, value)| {
+                record.metrics.get(name).is_some_and(|before| before != value)
+            });
+        match changes && !is_own(token, record) {
+            true => may_in(token, Need::Delete, &record.namespace),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether the subject's token began the upload, or one of the same name.
+fn is_own(token: &TokenSubject, record: &Checkpoint) -> bool {
+    record.began.subject == token.name
+}
+
+/// Refuses to change another subject's upload.
+fn may_change(token: &TokenSubject, record: &Checkpoint) -> Result<(), Refusal> {
+    if is_own(token, record) || token.grant.allows(Right::Operate, &record.namespace) {
+        return Ok(());
+    }
+    let what = format!("upload {}", record.id);
+    Err(Refusal::NotOwner { what, owner: record.began.subject.clone() })
+}
+
+fn may_in(token: &TokenSubject, need: Need, namespace: &Namespace) -> Result<(), Refusal> {
+    match need.right() {
+        Some(right) if token.grant.allows(right, namespace) => Ok(()),
+        Some(right) => Err(not_allowed(token, right.word(), namespace.as_str())),
+        None => Err(not_allowed(token, "speak for a node", namespace.as_str())),
+    }
+}
+
+fn may_everywhere(token: &TokenSubject, need: Need) -> Result<(), Refusal> {
+    match need.right() {
+        Some(right) if token.grant.allows_everywhere(right) => Ok(()),
+        Some(right) => Err(not_allowed(token, right.word(), "every namespace")),
+        None => Err(not_allowed(token, "speak for a node", "this cluster")),
+    }
+}
+
+fn not_allowed(token: &TokenSubject, right: &str, place: &str) -> Refusal {
+    let (subject, right, place) = (token.name.clone(), right.to_owned(), place.to_owned());
+    Refusal::NotAllowed { subject, right, place }
+}

@@ -1,0 +1,388 @@
+//! What a subject may have done: rights in namespaces, uploads and refs of others, tokens that are not
+//! good any more (T1).
+
+use std::collections::BTreeMap;
+
+use cairn_types::command::{self, Body, DeleteReason, Refusal};
+use cairn_types::ids::{Attempt, CheckpointId, Namespace, TokenId};
+use cairn_types::limits::{ATTEMPT_AHEAD_MS, REVOKED_KEPT_MS};
+use cairn_types::model::{CheckpointState, PolicyChange};
+use cairn_types::rights::{Grant, Right, Subject, TokenSubject};
+
+use crate::world::{RUN, World, begin_body, seal_body, stage_body};
+
+const KEY: [u8; 32] = [7; 32];
+
+fn world() -> World {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.done(Body::SetIssuer(command::SetIssuer { name: "ops".into(), key: Some(KEY) }));
+    world
+}
+
+fn subject(name: &str, token: u128, rights: &[Right], namespaces: &[&str]) -> Subject {
+    let namespaces = namespaces.iter().map(|name| name.parse().unwrap()).collect();
+    Subject::Token(TokenSubject {
+        name: name.into(),
+        issuer: TokenId::of_key(&KEY),
+        tokens: vec![TokenId(token)],
+        grant: Grant { rights: rights.iter().copied().collect(), namespaces },
+    })
+}
+
+impl World {
+    fn allowed(&self, subject: &Subject, body: &Body) -> Result<(), Refusal> {
+        self.catalogue.authorize(subject, body, self.wall_ms)
+    }
+
+    fn of(&mut self, subject: &Subject) -> &mut Self {
+        self.subject = subject.clone();
+        self
+    }
+}
+
+fn delete(checkpoint: CheckpointId) -> Body {
+    Body::Delete(command::Delete {
+        checkpoint,
+        reason: DeleteReason::Asked,
+        now: false,
+        force: false,
+        policy_version: None,
+        by: String::new(),
+    })
+}
+
+fn set_ref(name: &str, checkpoint: Option<CheckpointId>) -> Body {
+    let (namespace, name) = ("run1".parse().unwrap(), name.parse().unwrap());
+    Body::SetRef(command::SetRef { namespace, name, checkpoint, expect: None, by: String::new() })
+}
+
+/// Every command of clients and operators, about a committed checkpoint of `run1`, with the right that
+/// it needs, and whether that right must hold in every namespace.
+fn commands(checkpoint: CheckpointId) -> Vec<(Body, Right, bool)> {
+    let (by, reason) = (String::new(), String::new());
+    let namespace: Namespace = "run1".parse().unwrap();
+    let begin = |change: PolicyChange, replace: bool| {
+        let Body::Begin(begin) = begin_body(9, 1, 1, replace) else { unreachable!() };
+        Body::Begin(command::Begin { change, ..begin })
+    };
+    let keep_last = PolicyChange { keep_last: Some(1), ..PolicyChange::default() };
+    let token = TokenId(9);
+    vec![
+        (begin(PolicyChange::default(), false), Right::Write, false),
+        (begin(PolicyChange::default(), true), Right::Delete, false),
+        (begin(keep_last, false), Right::Delete, false),
+        (stage_body((checkpoint, 1), 0, RUN, &["x"], &[1, 2, 3]), Right::Write, false),
+        (seal_body((checkpoint, 1), 0, RUN, &["x"]), Right::Write, false),
+        (
+            Body::Renew(command::Renew { uploads: vec![(checkpoint, Attempt(1))] }),
+            Right::Write,
+            false,
+        ),
+        (
+            Body::Annotate(command::Annotate {
+                checkpoint,
+                labels: BTreeMap::from([("k".into(), "v".into())]),
+                metrics: BTreeMap::new(),
+                remove: vec![],
+            }),
+            Right::Write,
+            false,
+        ),
+        (set_ref("good", Some(checkpoint)), Right::Write, false),
+        (set_ref("good", None), Right::Delete, false),
+        (delete(checkpoint), Right::Delete, false),
+        (Body::Undelete(command::Undelete { checkpoint, by: by.clone() }), Right::Delete, false),
+        (
+            Body::AddHold(command::AddHold {
+                checkpoint,
+                owner: "me".into(),
+                reason: reason.clone(),
+                for_ms: None,
+            }),
+            Right::Delete,
+            false,
+        ),
+        (
+            Body::ReleaseHold(command::ReleaseHold { checkpoint, owner: "me".into() }),
+            Right::Delete,
+            false,
+        ),
+        (
+            Body::SetQuarantine(command::SetQuarantine {
+                checkpoint,
+                lift: false,
+                reason: reason.clone(),
+                by: by.clone(),
+            }),
+            Right::Delete,
+            false,
+        ),
+        (
+            Body::Rollback(command::Rollback { checkpoint, reason: reason.clone(), by }),
+            Right::Delete,
+            false,
+        ),
+        (
+            Body::ConfirmRetention(command::ConfirmRetention {
+                namespace: namespace.clone(),
+                policy_version: 0,
+                checkpoints: 1,
+            }),
+            Right::Delete,
+            false,
+        ),
+        (
+            Body::SetPolicy(command::SetPolicy::new(namespace.clone(), PolicyChange::default())),
+            Right::Operate,
+            false,
+        ),
+        (
+            Body::RepairTime(command::RepairTime { namespace, to_ms: 1, after: 0 }),
+            Right::Operate,
+            false,
+        ),
+        (
+            Body::RemoveNode(command::RemoveNode {
+                node: crate::world::node(1),
+                accept: Default::default(),
+            }),
+            Right::Operate,
+            true,
+        ),
+        (
+            Body::SetIssuer(command::SetIssuer { name: "x".into(), key: Some([1; 32]) }),
+            Right::Operate,
+            true,
+        ),
+        (
+            Body::RevokeToken(command::RevokeToken { token, until_ms: 0, reason }),
+            Right::Operate,
+            true,
+        ),
+        (Body::RequireTokens(command::RequireTokens { required: true }), Right::Operate, true),
+    ]
+}
+
+/// Commands whose table row says so much less than what they say needs that it is checked apart.
+fn needs_more(body: &Body, right: Right) -> bool {
+    let row = body.need().right().unwrap();
+    row != right && matches!(body, Body::Begin(_) | Body::SetRef(_))
+}
+
+#[test]
+fn every_command_wants_its_right_in_its_namespace() {
+    let mut world = world();
+    world.subject = subject("ci", 1, &[Right::Write], &["run1"]);
+    let checkpoint = world.put(1, &["x"], &[1, 2, 3]);
+    world.subject = Subject::None;
+    let mut senders = 0;
+    for (body, right, everywhere) in commands(checkpoint) {
+        senders += 1;
+        assert!(body.need().right() == Some(right) || needs_more(&body, right), "{body:?}");
+        for held in Right::ALL {
+            // A Begin that deletes also writes.
+            let held = match (held, &body) {
+                (Right::Delete, Body::Begin(_) | Body::SetRef(_)) => vec![Right::Write, held],
+                _ => vec![held],
+            };
+            for (namespaces, reaches) in [
+                (&[][..], true),
+                (&["run1"], !everywhere),
+                (&["run2"], false),
+                (&["run"], false),
+                (&["run1/below"], false),
+            ] {
+                let gives = held.contains(&right) || held.contains(&Right::Operate);
+                let ci = subject("ci", 1, &held, namespaces);
+                let allowed = world.allowed(&ci, &body);
+                assert_eq!(
+                    allowed.is_ok(),
+                    gives && reaches,
+                    "{held:?} in {namespaces:?}: {body:?}: {allowed:?}"
+                );
+            }
+        }
+        for all in [Subject::None, Subject::Key, Subject::Local] {
+            world.allowed(&all, &body).unwrap();
+        }
+    }
+    assert_eq!(senders, 22, "a command is missing above");
+}
+
+#[test]
+fn no_subject_speaks_for_a_node_or_the_leader() {
+    let world = world();
+    let operator = subject("root", 1, &Right::ALL, &[]);
+    for body in [
+        Body::LeaderStarted(command::LeaderStarted),
+        Body::Reap(command::Reap { segments: vec![] }),
+        Body::RaiseFeatureLevel(command::RaiseFeatureLevel { level: 9 }),
+        Body::ExpireUploads(command::ExpireUploads { checkpoints: vec![] }),
+    ] {
+        assert_eq!(body.need().right(), None);
+        let refusal = world.allowed(&operator, &body).unwrap_err();
+        assert!(matches!(refusal, Refusal::NotAllowed { .. }), "{refusal}");
+    }
+}
+
+#[test]
+fn apply_itself_refuses_what_a_door_let_through() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let mine = world.of(&ci).put(1, &["x"], &[1, 2, 3]);
+    let refused = world.refused(delete(mine));
+    assert_eq!(refused.to_string(), "ci may not delete in run1");
+    assert!(world.catalogue.checkpoint(mine).unwrap().is_committed());
+    let other = subject("other", 2, &[Right::Write, Right::Delete], &["run2"]);
+    let refused = world.of(&other).refused(delete(mine));
+    assert_eq!(
+        refused,
+        Refusal::UnknownCheckpoint(mine),
+        "it does not even learn that it is there"
+    );
+}
+
+#[test]
+fn an_upload_belongs_to_the_subject_that_began_it() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let thief = subject("thief", 2, &[Right::Write, Right::Delete], &["run1"]);
+    let operator = subject("root", 3, &[Right::Operate], &[]);
+    let upload = world.of(&ci).begin(1, 5, 1);
+    let renew = Body::Renew(command::Renew { uploads: vec![(upload, Attempt(5))] });
+    let theirs = [
+        stage_body((upload, 5), 0, RUN, &["x"], &[1, 2, 3]),
+        seal_body((upload, 5), 0, RUN, &["x"]),
+        renew,
+        delete(upload),
+        begin_body(1, 5, 1, false),
+        begin_body(1, 6, 1, false),
+    ];
+    for body in theirs {
+        let refusal = world.of(&thief).refused(body.clone());
+        assert!(matches!(&refusal, Refusal::NotOwner { owner, .. } if owner == "ci"), "{refusal}");
+        world.allowed(&operator, &body).unwrap();
+        world.allowed(&ci, &body).unwrap();
+    }
+    // Once its lease is over, a higher attempt may take the step; it does not join.
+    world.of(&Subject::None).pass_ms(700_000);
+    let joins = world.of(&thief).refused(begin_body(1, 5, 1, false));
+    assert!(matches!(joins, Refusal::NotOwner { .. }), "{joins}");
+    world.done(begin_body(1, 6, 1, false));
+    assert_eq!(world.catalogue.checkpoint(upload).unwrap().began.subject, "thief");
+    let fenced = world.of(&ci).refused(stage_body((upload, 5), 0, RUN, &["x"], &[1, 2, 3]));
+    assert!(matches!(fenced, Refusal::NotOwner { .. }), "{fenced}");
+    // What it gives up itself needs no right to delete.
+    let own = subject("thief", 2, &[Right::Write], &["run1"]);
+    world.of(&own).done(delete(upload));
+    assert_eq!(world.catalogue.checkpoint(upload).unwrap().state, CheckpointState::Deleted);
+}
+
+#[test]
+fn who_may_not_delete_fences_nobody_for_ever() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let last = world.wall_ms + ATTEMPT_AHEAD_MS;
+    let ahead = world.of(&ci).refused(begin_body(1, last + 1, 1, false));
+    assert!(ahead.to_string().contains("too far ahead"), "{ahead}");
+    world.done(begin_body(1, last, 1, false));
+    let delete = subject("ci", 1, &[Right::Write, Right::Delete], &["run1"]);
+    world.of(&delete).done(begin_body(1, 1 << 60, 1, false));
+}
+
+#[test]
+fn who_may_not_delete_moves_only_its_own_refs() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let other = subject("other", 2, &[Right::Write], &["run1"]);
+    let (one, two) = (world.put(1, &["x"], &[1, 2, 3]), world.put(2, &["y"], &[1, 2, 3]));
+    world.of(&ci).done(set_ref("good", Some(one)));
+    world.done(set_ref("good", Some(two)));
+    let refused = world.of(&other).refused(set_ref("good", Some(one)));
+    assert_eq!(refused.to_string(), "ref good is ci's");
+    world.of(&Subject::Key).done(set_ref("release", Some(one)));
+    let refused = world.of(&ci).refused(set_ref("release", Some(two)));
+    assert_eq!(refused.to_string(), "ref release is an operator's");
+    let refused = world.refused(set_ref("good", None));
+    assert_eq!(refused.to_string(), "ci may not delete in run1");
+}
+
+#[test]
+fn labels_of_others_are_added_to_and_not_changed() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let judge = subject("judge", 2, &[Right::Write], &["run1"]);
+    let checkpoint = world.of(&ci).put(1, &["x"], &[1, 2, 3]);
+    let label = |value: &str| {
+        let labels = BTreeMap::from([("keep".to_owned(), value.to_owned())]);
+        let (metrics, remove) = Default::default();
+        Body::Annotate(command::Annotate { checkpoint, labels, metrics, remove })
+    };
+    world.of(&judge).done(label("yes"));
+    world.done(label("yes"));
+    let refused = world.refused(label("no"));
+    assert_eq!(refused.to_string(), "judge may not delete in run1");
+    world.of(&ci).done(label("no"));
+}
+
+#[test]
+fn a_revoked_token_has_no_effect_nor_has_one_made_from_it() {
+    let mut world = world();
+    let Subject::Token(parent) = subject("ci", 1, &[Right::Write], &["run1"]) else { panic!() };
+    let child = TokenSubject { tokens: vec![TokenId(1), TokenId(5)], ..parent.clone() };
+    let (parent, child) = (Subject::Token(parent), Subject::Token(child));
+    let revoke = |token, until_ms| {
+        let (token, reason) = (TokenId(token), "lost".to_owned());
+        Body::RevokeToken(command::RevokeToken { token, until_ms, reason })
+    };
+    let begin = begin_body(1, 1, 1, false);
+    world.done(revoke(5, world.wall_ms + 10));
+    assert!(matches!(world.allowed(&child, &begin), Err(Refusal::BadToken(_))));
+    world.allowed(&parent, &begin).unwrap();
+    world.done(revoke(1, world.wall_ms + 10));
+    assert!(matches!(world.of(&parent).refused(begin), Refusal::BadToken(_)));
+    // It is forgotten once it could not be used anyway.
+    world.of(&Subject::None).wall_ms += REVOKED_KEPT_MS;
+    world.done(revoke(2, 0));
+    assert_eq!(world.catalogue.access().revoked_after(TokenId(0)).count(), 3);
+    world.wall_ms += 20;
+    world.done(revoke(3, 0));
+    let left = world.catalogue.access().revoked_after(TokenId(0));
+    assert_eq!(left.map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 3]);
+}
+
+#[test]
+fn an_issuer_that_goes_takes_its_tokens_along() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let begin = begin_body(1, 1, 1, false);
+    world.allowed(&ci, &begin).unwrap();
+    let set = |name: &str, key| Body::SetIssuer(command::SetIssuer { name: name.to_owned(), key });
+    world.done(set("ops", Some(KEY)));
+    for (name, key) in [("ops", Some([8; 32])), ("twin", Some(KEY)), ("nobody", None)] {
+        assert!(matches!(world.refused(set(name, key)), Refusal::Malformed(_)), "{name}");
+    }
+    world.done(Body::RequireTokens(command::RequireTokens { required: true }));
+    assert!(world.catalogue.cluster().tokens_required);
+    world.done(set("ops", None));
+    assert!(matches!(world.allowed(&ci, &begin), Err(Refusal::BadToken(_))));
+    let require = Body::RequireTokens(command::RequireTokens { required: true });
+    assert!(matches!(world.refused(require), Refusal::Malformed(_)), "nobody could have one");
+}
+
+#[test]
+fn a_step_of_others_in_quarantine_is_not_overwritten() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let checkpoint = world.put(1, &["x"], &[1, 2, 3]);
+    world.done(Body::SetQuarantine(command::SetQuarantine {
+        checkpoint,
+        lift: false,
+        reason: "NaN".into(),
+        by: String::new(),
+    }));
+    let again = begin_body(1, 99, 1, false);
+    let refused = world.of(&ci).refused(again.clone());
+    assert_eq!(refused.to_string(), "ci may not delete in run1");
+    world.of(&Subject::None).done(again);
+}
