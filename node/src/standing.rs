@@ -167,7 +167,9 @@ mod tests {
         let mut reply = Reply::Done;
         for (index, body) in (1..).zip(bodies) {
             let request = RequestId(u128::from(index));
-            reply = catalogue.apply(index, &Command { request, clock_ms: index, wall_ms: 0, body });
+            let command =
+                Command { request, clock_ms: index, wall_ms: 0, subject: Default::default(), body };
+            reply = catalogue.apply(index, &command);
         }
         let Reply::Registered { incarnation } = reply else { panic!("{reply:?}") };
         (catalogue, incarnation)
