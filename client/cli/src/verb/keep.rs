@@ -6,7 +6,7 @@ use cairn_client::{FullPolicy, PolicyField};
 use cairn_types::model::{OwnPolicy, PolicyChange};
 use cairn_types::retention::{BestMetric, BestRule, Extreme, LabelRule, RetentionChange};
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::exit::Failure;
 
@@ -184,49 +184,55 @@ pub fn said(full: &FullPolicy) -> OwnPolicy {
     }
 }
 
-/// The value of one rule; null where it is off. Times are in milliseconds.
-pub fn json(own: &OwnPolicy, field: PolicyField) -> Value {
+/// The value of one rule; null where it is off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum RuleValue {
+    Number(Option<u64>),
+    Milliseconds(Option<u64>),
+    Text(Option<String>),
+    Texts(Vec<String>),
+}
+
+pub fn value(own: &OwnPolicy, field: PolicyField) -> RuleValue {
     let OwnPolicy { rules, retention } = own;
-    let texts = |texts: Vec<String>| json!(texts);
+    let number = |count: Option<u32>| RuleValue::Number(count.map(Into::into));
     match field {
-        PolicyField::Replicas => json!(rules.replicas),
-        PolicyField::WriteQuorum => json!(rules.write_quorum),
-        PolicyField::MinRacks => json!(rules.min_racks),
-        PolicyField::Isolation => json!(rules.isolation.map(|rule| rule.to_string())),
-        PolicyField::KeepLast => json!(rules.keep_last),
-        PolicyField::KeepHourly => json!(retention.hourly),
-        PolicyField::KeepDaily => json!(retention.daily),
-        PolicyField::KeepWeekly => json!(retention.weekly),
-        PolicyField::KeepMonthly => json!(retention.monthly),
-        PolicyField::KeepYearly => json!(retention.yearly),
-        PolicyField::KeepWithin => json!(retention.within_ms),
-        PolicyField::KeepEverySteps => json!(retention.every_steps),
-        PolicyField::KeepBest => {
-            texts(retention.best.iter().flatten().map(ToString::to_string).collect())
+        PolicyField::Replicas => number(rules.replicas),
+        PolicyField::WriteQuorum => number(rules.write_quorum),
+        PolicyField::MinRacks => number(rules.min_racks),
+        PolicyField::Isolation => RuleValue::Text(rules.isolation.map(|rule| rule.to_string())),
+        PolicyField::KeepLast => number(rules.keep_last),
+        PolicyField::KeepHourly => number(retention.hourly),
+        PolicyField::KeepDaily => number(retention.daily),
+        PolicyField::KeepWeekly => number(retention.weekly),
+        PolicyField::KeepMonthly => number(retention.monthly),
+        PolicyField::KeepYearly => number(retention.yearly),
+        PolicyField::KeepWithin => RuleValue::Milliseconds(retention.within_ms),
+        PolicyField::KeepEverySteps => RuleValue::Number(retention.every_steps),
+        PolicyField::KeepBest => texts(retention.best.as_deref()),
+        PolicyField::KeepLabel => texts(retention.labels.as_deref()),
+        PolicyField::TimeZone => RuleValue::Text(retention.time_zone.clone()),
+        PolicyField::KeepQuarantined => RuleValue::Milliseconds(retention.quarantined_ms),
+        PolicyField::Best => {
+            RuleValue::Text(retention.best_metric.as_ref().map(ToString::to_string))
         }
-        PolicyField::KeepLabel => {
-            texts(retention.labels.iter().flatten().map(ToString::to_string).collect())
-        }
-        PolicyField::TimeZone => json!(retention.time_zone),
-        PolicyField::KeepQuarantined => json!(retention.quarantined_ms),
-        PolicyField::Best => json!(retention.best_metric.as_ref().map(ToString::to_string)),
     }
+}
+
+fn texts<T: ToString>(rules: Option<&[T]>) -> RuleValue {
+    RuleValue::Texts(rules.unwrap_or_default().iter().map(ToString::to_string).collect())
 }
 
 /// The same for people; `-` where it is off.
 pub fn text(own: &OwnPolicy, field: PolicyField) -> String {
-    match (field, json(own, field)) {
-        (PolicyField::KeepWithin | PolicyField::KeepQuarantined, Value::Number(ms)) => {
-            span(ms.as_u64().unwrap_or(0))
-        }
-        (_, Value::Null) => "-".to_owned(),
-        (_, Value::String(text)) => text,
-        (_, Value::Array(texts)) if texts.is_empty() => "-".to_owned(),
-        (_, Value::Array(texts)) => {
-            texts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-        }
-        (_, value) => value.to_string(),
-    }
+    let text = match value(own, field) {
+        RuleValue::Number(number) => number.map(|number| number.to_string()),
+        RuleValue::Milliseconds(ms) => ms.map(span),
+        RuleValue::Text(text) => text,
+        RuleValue::Texts(texts) => (!texts.is_empty()).then(|| texts.join(", ")),
+    };
+    text.unwrap_or_else(|| "-".to_owned())
 }
 
 /// `2days 12h`.

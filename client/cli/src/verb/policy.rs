@@ -1,13 +1,15 @@
 //! `cairn policy set`, `unset`, `show`
 
+use std::collections::BTreeMap;
+
 use cairn_client::{Client, ClientError, PolicyEdit, PolicyField, ShownPolicy};
 use cairn_types::ids::Namespace;
 use cairn_types::model::{OwnPolicy, PolicyChange};
 use cairn_types::retention::{BestMetric, RetentionChange};
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
-use super::keep::{self, KeepArgs};
+use super::keep::{self, KeepArgs, RuleValue};
 use super::put::IsolationRule;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plural, table};
@@ -141,20 +143,36 @@ fn in_force(shown: &ShownPolicy) -> OwnPolicy {
     keep::said(&full)
 }
 
-pub(super) fn document(namespace: &Namespace, shown: &ShownPolicy) -> Value {
+/// The rules of a namespace.
+#[derive(Serialize)]
+pub(super) struct PolicyDocument<'a> {
+    namespace: &'a str,
+    policy_version: u64,
+    confirmed: u64,
+    /// By name, with `_` for `-`.
+    rules: BTreeMap<String, ShownRule<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownRule<'a> {
+    value: RuleValue,
+    /// The namespace that says it; null: nobody does.
+    from: Option<&'a str>,
+}
+
+pub(super) fn document<'a>(namespace: &'a Namespace, shown: &'a ShownPolicy) -> PolicyDocument<'a> {
     let own = in_force(shown);
-    let mut rules = Map::new();
-    for field in PolicyField::ALL {
+    let rule = |field: &PolicyField| {
         let from = shown.from(*field).map(|name| name.as_str());
-        let value = keep::json(&own, *field);
-        rules.insert(field.name().replace('-', "_"), json!({ "value": value, "from": from }));
+        let rule = ShownRule { value: keep::value(&own, *field), from };
+        (field.name().replace('-', "_"), rule)
+    };
+    PolicyDocument {
+        namespace: namespace.as_str(),
+        policy_version: shown.policy_version,
+        confirmed: shown.confirmed,
+        rules: PolicyField::ALL.iter().map(rule).collect(),
     }
-    json!({
-        "namespace": namespace.as_str(),
-        "policy_version": shown.policy_version,
-        "confirmed": shown.confirmed,
-        "rules": rules,
-    })
 }
 
 pub(super) fn text(namespace: &Namespace, shown: &ShownPolicy) -> String {
@@ -198,7 +216,7 @@ mod tests {
         assert_eq!(line("keep-within").as_deref(), Some("2days a"));
         assert_eq!(line("replicas").as_deref(), Some("3 default"));
         assert_eq!(line("time-zone").as_deref(), Some("UTC default"));
-        let document = document(&name, &shown);
+        let document = serde_json::to_value(document(&name, &shown)).unwrap();
         assert_eq!(document["rules"]["keep_within"]["value"], 172_800_000);
         assert_eq!(document["rules"]["keep_last"]["from"], "a/b");
         assert_eq!(field("keep-weekly"), Ok(PolicyField::KeepWeekly));

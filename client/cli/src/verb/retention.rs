@@ -4,7 +4,7 @@ use cairn_client::{ClusterStatus, KeptReason, PlannedCheckpoint, RetentionPlan};
 use cairn_types::ids::Namespace;
 use cairn_types::model::OwnPolicy;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::keep::{KeepArgs, span};
 use crate::exit::{Exit, Failure, Outcome};
@@ -80,12 +80,12 @@ fn confirm(session: &Session, args: &ConfirmArgs) -> Outcome {
     })?;
     let plan = seen.unwrap_or_default();
     check(&plan, args)?;
-    let document = json!({
-        "namespace": name.as_str(),
-        "policy_version": plan.policy_version,
-        "confirmed": plan.let_go,
-        "bytes_freed": plan.bytes_freed,
-    });
+    let document = ConfirmedDocument {
+        namespace: name.as_str(),
+        policy_version: plan.policy_version,
+        confirmed: plan.let_go,
+        bytes_freed: plan.bytes_freed,
+    };
     session.output.result(&document, || {
         let checkpoints = plural(plan.let_go, "checkpoint");
         let size = bytes(plan.bytes_freed);
@@ -132,31 +132,76 @@ pub fn problems(status: &ClusterStatus) -> Vec<String> {
     problems
 }
 
-pub(super) fn document(name: &Namespace, plan: &RetentionPlan, is_what_if: bool) -> Value {
-    let reason = |reason: &KeptReason| json!({ "rule": reason.rule, "detail": reason.detail });
-    let one = |planned: &PlannedCheckpoint| {
-        json!({
-            "step": planned.step.0,
-            "id": planned.id.0,
-            "committed_ms": planned.commit_wall_ms,
-            "bytes": planned.bytes,
-            "kept": planned.is_kept(),
-            "reasons": planned.reasons.iter().map(reason).collect::<Vec<_>>(),
-            "bytes_freed": planned.frees,
-        })
+/// `retention confirm`.
+#[derive(Serialize)]
+struct ConfirmedDocument<'a> {
+    namespace: &'a str,
+    policy_version: u64,
+    confirmed: u64,
+    bytes_freed: u64,
+}
+
+/// `retention plan`.
+#[derive(Serialize)]
+pub(super) struct PlanDocument<'a> {
+    namespace: &'a str,
+    what_if: bool,
+    policy_version: u64,
+    at_ms: u64,
+    let_go: u64,
+    bytes_freed: u64,
+    large: bool,
+    confirmed: u64,
+    waits: bool,
+    checkpoints: Vec<PlannedRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct PlannedRecord<'a> {
+    step: u64,
+    id: u64,
+    committed_ms: u64,
+    bytes: u64,
+    kept: bool,
+    reasons: Vec<ReasonRecord<'a>>,
+    bytes_freed: u64,
+}
+
+/// A rule that keeps a checkpoint.
+#[derive(Serialize)]
+struct ReasonRecord<'a> {
+    rule: &'a str,
+    detail: &'a str,
+}
+
+pub(super) fn document<'a>(
+    name: &'a Namespace,
+    plan: &'a RetentionPlan,
+    what_if: bool,
+) -> PlanDocument<'a> {
+    let reason =
+        |reason: &'a KeptReason| ReasonRecord { rule: &reason.rule, detail: &reason.detail };
+    let one = |planned: &'a PlannedCheckpoint| PlannedRecord {
+        step: planned.step.0,
+        id: planned.id.0,
+        committed_ms: planned.commit_wall_ms,
+        bytes: planned.bytes,
+        kept: planned.is_kept(),
+        reasons: planned.reasons.iter().map(reason).collect(),
+        bytes_freed: planned.frees,
     };
-    json!({
-        "namespace": name.as_str(),
-        "what_if": is_what_if,
-        "policy_version": plan.policy_version,
-        "at_ms": plan.now_ms,
-        "let_go": plan.let_go,
-        "bytes_freed": plan.bytes_freed,
-        "large": plan.large,
-        "confirmed": plan.confirmed,
-        "waits": plan.waits(),
-        "checkpoints": plan.checkpoints.iter().map(one).collect::<Vec<_>>(),
-    })
+    PlanDocument {
+        namespace: name.as_str(),
+        what_if,
+        policy_version: plan.policy_version,
+        at_ms: plan.now_ms,
+        let_go: plan.let_go,
+        bytes_freed: plan.bytes_freed,
+        large: plan.large,
+        confirmed: plan.confirmed,
+        waits: plan.waits(),
+        checkpoints: plan.checkpoints.iter().map(one).collect(),
+    }
 }
 
 /// `daily 2026-11-30`.
