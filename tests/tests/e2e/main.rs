@@ -10,6 +10,7 @@
 //! | [`browsers`] | web pages reach no cluster without a key |
 //! | [`hostile`] | Raft calls of a stranger end no node |
 //! | [`dev`] | clusters for trying things touch no other cluster and leave nothing running |
+//! | [`ranks`] | sixteen processes put one checkpoint while some of them and the leader die |
 //! | [`restoring`] | a get beside other gets and deletions, and what it leaves in its directory |
 //! | [`membership`] | nodes removed, replaced, stopped, started by mistake; two clusters |
 //! | [`limits`] | what hung disks, strangers and slow peers may cost a node |
@@ -45,6 +46,7 @@ mod operating;
 mod output;
 mod planning;
 mod quarantine;
+mod ranks;
 mod reading;
 mod readme;
 mod restoring;
