@@ -4,10 +4,11 @@
 use cairn_proto::wire;
 use cairn_types::ids::{Address, Namespace, Selector};
 use cairn_types::limits::{NODES_MAX, REFS_MAX, SEGMENT_BYTES_MAX};
+use cairn_types::listing::ListPlace;
 use cairn_types::marks::NamedRef;
 use cairn_types::model::{CheckpointInfo, CheckpointState};
 
-use crate::catalogue::{Beside, ListPlace};
+use crate::listing::{ListOptions, ListPage};
 use crate::marks::ListedHold;
 
 /// What is wrong with an answer.
@@ -38,33 +39,36 @@ pub(crate) fn resolved(asked: &Address, info: &CheckpointInfo) -> Checked {
     Ok(())
 }
 
-/// A page of a listing: below the prefix, in order, after the place, of the states asked for.
+/// A page of a listing: below the prefix, in order, after the place, and as the filter asks. The next
+/// page is behind all of it.
 pub(crate) fn listed(
-    prefix: Option<&Namespace>,
-    beside: Beside,
+    ListOptions { prefix, filter }: &ListOptions,
     after: Option<&ListPlace>,
     limit: u32,
-    page: &[CheckpointInfo],
+    page: &ListPage,
 ) -> Checked {
-    if limit != 0 && page.len() > limit as usize {
-        return Err(format!("{} checkpoints: limit {limit}", page.len()));
+    let found = &page.checkpoints;
+    if limit != 0 && found.len() > limit as usize {
+        return Err(format!("{} checkpoints: limit {limit}", found.len()));
     }
     let mut last = after.cloned();
-    for info in page {
+    for info in found {
         let place = (info.namespace.clone(), info.step, info.id);
-        let is_asked = match info.state {
-            CheckpointState::Committed => true,
-            CheckpointState::Open => beside.open,
-            CheckpointState::Deleted => beside.deleted,
-        };
-        let is_below = prefix.is_none_or(|prefix| is_below(prefix, &info.namespace));
+        let is_asked = filter.admits_info(info);
+        let is_below = prefix.as_ref().is_none_or(|prefix| is_below(prefix, &info.namespace));
         if !is_asked || !is_below || last.is_some_and(|last| place <= last) {
             let (namespace, step, id) = place;
             return Err(format!("{namespace}@{step} ({id}) was not asked for"));
         }
         last = Some(place);
     }
-    Ok(())
+    // A page that does not go on would be asked for again and again.
+    match &page.next {
+        Some(next) if Some(next) == after || last.is_some_and(|last| *next < last) => {
+            Err(format!("the next page begins behind {}@{} again", next.0, next.1))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_below(prefix: &Namespace, namespace: &Namespace) -> bool {
@@ -117,6 +121,7 @@ pub(crate) fn located(segment: &wire::Located) -> Checked {
 #[cfg(test)]
 mod tests {
     use cairn_types::ids::{CheckpointId, Step};
+    use cairn_types::listing::{ListFilter, ListedStates};
     use cairn_types::marks::Hold;
     use cairn_types::model::Commit;
 
@@ -161,22 +166,33 @@ mod tests {
     #[test]
     fn a_page_is_below_its_prefix_in_order_and_of_the_states_asked_for() {
         let run: Namespace = "team/run".parse().unwrap();
-        let only = Beside { open: false, deleted: false };
+        let options = |open| {
+            let states = ListedStates { open, ..ListedStates::default() };
+            ListOptions { prefix: Some(run.clone()), filter: ListFilter::of(states) }
+        };
+        let (only, with_open) = (options(false), options(true));
         let page = [info("team/run", 1, 4), info("team/run", 1, 9), info("team/run/a", 1, 2)];
         let after = (run.clone(), Step(1), CheckpointId(3));
-        let listed = |page: &[CheckpointInfo], beside, limit| {
-            super::listed(Some(&run), beside, Some(&after), limit, page)
+        let listed_to = |page: &[CheckpointInfo], options, limit, next| {
+            let page = ListPage { checkpoints: page.to_vec(), next };
+            super::listed(options, Some(&after), limit, &page)
         };
-        assert_eq!(listed(&page, only, 3), Ok(()));
-        assert!(listed(&page, only, 2).is_err(), "more than asked for");
-        assert!(listed(&[info("team/run2", 1, 4)], only, 9).is_err());
-        assert!(listed(&[info("team", 1, 4)], only, 9).is_err());
-        assert!(listed(&[info("team/run", 1, 3)], only, 9).is_err(), "the place itself");
-        assert!(listed(&[page[1].clone(), page[0].clone()], only, 9).is_err(), "out of order");
+        let listed =
+            |page: &[CheckpointInfo], options, limit| listed_to(page, options, limit, None);
+        assert_eq!(listed(&page, &only, 3), Ok(()));
+        assert!(listed(&page, &only, 2).is_err(), "more than asked for");
+        assert!(listed(&[info("team/run2", 1, 4)], &only, 9).is_err());
+        assert!(listed(&[info("team", 1, 4)], &only, 9).is_err());
+        assert!(listed(&[info("team/run", 1, 3)], &only, 9).is_err(), "the place itself");
+        assert!(listed(&[page[1].clone(), page[0].clone()], &only, 9).is_err(), "out of order");
+        assert!(listed_to(&[], &only, 9, Some(after.clone())).is_err(), "no step forward");
+        let behind = (run.clone(), Step(1), CheckpointId(8));
+        assert_eq!(listed_to(&[], &only, 9, Some(behind.clone())), Ok(()));
+        assert!(listed_to(&page[..2], &only, 9, Some(behind)).is_err(), "a step back");
         let mut open = info("team/run", 2, 4);
         open.state = CheckpointState::Open;
-        assert!(listed(&[open.clone()], only, 9).is_err());
-        assert_eq!(listed(&[open], Beside { open: true, deleted: false }, 9), Ok(()));
+        assert!(listed(&[open.clone()], &only, 9).is_err());
+        assert_eq!(listed(&[open], &with_open, 9), Ok(()));
     }
 
     #[test]

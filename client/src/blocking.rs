@@ -36,6 +36,7 @@ use tokio::runtime::{Handle, Runtime};
 use crate::builder::{ClientBuilder, SetupError};
 use crate::download::{FileReader, GetOptions, GetReport};
 use crate::error::ClientError;
+use crate::listing::ListOptions;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::upload::{FileWriter, PutOptions, PutReport};
@@ -97,6 +98,11 @@ impl Client {
     /// See [`crate::Client::list`].
     pub fn list(&self, prefix: Option<&Namespace>, open: bool) -> List {
         List { stream: self.client.list(prefix, open), threads: self.threads.clone() }
+    }
+
+    /// See [`crate::Client::list_by`].
+    pub fn list_by(&self, options: ListOptions) -> List {
+        List { stream: self.client.list_by(options), threads: self.threads.clone() }
     }
 
     /// See [`crate::Client::delete`].

@@ -8,11 +8,10 @@ use cairn_host::envelope::Reason;
 use cairn_proto::wire;
 use cairn_types::command::{self, Accept, Body, Refusal};
 use cairn_types::convert;
-use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, SegmentId, Step};
+use cairn_types::ids::{Address, Namespace, NodeId, SegmentDigest, SegmentId};
 use cairn_types::limits::BATCH_SEGMENTS_MAX;
 use cairn_types::manifest::Manifest;
 use cairn_types::model::{CheckpointInfo, Policy, PolicyChange, Slot, SlotState};
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::time::timeout;
 use tonic::{Response, Status};
 
@@ -20,9 +19,6 @@ use crate::answers;
 use crate::cluster::{Answer, Client, with_identity};
 use crate::error::ClientError;
 use crate::status::{ClusterStatus, NodeInfo, NodeStatus};
-
-/// Checkpoints of one `List` page.
-const LIST_PAGE: u32 = 500;
 
 /// Voters that one node is believed to name.
 const VOTERS_NAMED_MAX: usize = 16;
@@ -51,16 +47,6 @@ impl LocatedSegment {
         self.id.is_some() && self.slots.iter().filter(counts).count() >= quorum as usize
     }
 }
-
-/// What a page lists beside committed checkpoints.
-#[derive(Clone, Copy)]
-pub(crate) struct Beside {
-    pub open: bool,
-    pub deleted: bool,
-}
-
-/// A place in a listing: the last checkpoint of a page.
-pub type ListPlace = (Namespace, Step, CheckpointId);
 
 /// What a node's removal would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,104 +97,6 @@ impl Client {
             answers::resolved(address, &info).map_err(malformed)?;
             Ok(info)
         })
-    }
-
-    /// One page of checkpoints below `prefix` (`None` for all) in (namespace, step) order, and
-    /// whether there are more; `open` lists uploads too.
-    pub fn list_page<'a>(
-        &'a self,
-        prefix: Option<&'a Namespace>,
-        open: bool,
-        after: Option<&'a ListPlace>,
-        limit: u32,
-    ) -> Answer<'a, (Vec<CheckpointInfo>, bool)> {
-        self.page(prefix, Beside { open, deleted: false }, after, limit)
-    }
-
-    pub(crate) fn page<'a>(
-        &'a self,
-        prefix: Option<&'a Namespace>,
-        beside: Beside,
-        after: Option<&'a ListPlace>,
-        limit: u32,
-    ) -> Answer<'a, (Vec<CheckpointInfo>, bool)> {
-        Box::pin(async move {
-            let (namespace, step, id) = match after {
-                Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
-                None => (String::new(), 0, 0),
-            };
-            let message = wire::ListRequest {
-                prefix: prefix.map(ToString::to_string).unwrap_or_default(),
-                open: beside.open,
-                deleted: beside.deleted,
-                deadline_ms: 0,
-                after_namespace: namespace,
-                after_step: step,
-                after_id: id,
-                limit,
-            };
-            let reply = self
-                .read("list checkpoints", |mut stub, identity, deadline_ms| {
-                    let message = wire::ListRequest { deadline_ms, ..message.clone() };
-                    let request = with_identity(message, &identity);
-                    Box::pin(async move { stub.list(request).await })
-                })
-                .await?;
-            let infos = reply.checkpoints.into_iter().map(convert::info_from_wire);
-            let infos: Vec<_> = infos
-                .collect::<Result<_, _>>()
-                .map_err(|error| malformed("list checkpoints", error.to_string()))?;
-            answers::listed(prefix, beside, after, limit, &infos)
-                .map_err(|problem| malformed("list checkpoints", problem))?;
-            Ok((infos, reply.more))
-        })
-    }
-
-    /// All checkpoints below `prefix` (`None` for all), ascending by (namespace, step); `open` lists
-    /// uploads too. Nothing is asked before the stream is polled, and a page of 500 only once the
-    /// one before is taken: a checkpoint committed meanwhile may be in it. An error ends the stream.
-    pub fn list(
-        &self,
-        prefix: Option<&Namespace>,
-        open: bool,
-    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
-        self.listing(prefix, Beside { open, deleted: false })
-    }
-
-    /// [`Client::list`] with deleted checkpoints, too, as long as their records are kept; what can
-    /// still be undeleted says so.
-    pub fn list_with_deleted(
-        &self,
-        prefix: Option<&Namespace>,
-        open: bool,
-    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
-        self.listing(prefix, Beside { open, deleted: true })
-    }
-
-    fn listing(
-        &self,
-        prefix: Option<&Namespace>,
-        beside: Beside,
-    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
-        let (client, prefix) = (self.clone(), prefix.cloned());
-        // The state is the place behind which the next page begins; `None` at the end.
-        let pages = stream::try_unfold(Some(None), move |after: Option<Option<ListPlace>>| {
-            let (client, prefix) = (client.clone(), prefix.clone());
-            async move {
-                let Some(after) = after else { return Ok(None) };
-                let page = client.page(prefix.as_ref(), beside, after.as_ref(), LIST_PAGE);
-                let (page, more) = page.await?;
-                // A page without entries that claims more would go on for ever.
-                let last = page.last().filter(|_| more);
-                let next = last.map(|info| Some((info.namespace.clone(), info.step, info.id)));
-                if next.is_some() && next.as_ref() == Some(&after) {
-                    let problem = "a page ends where it began".to_owned();
-                    return Err(malformed("list checkpoints", problem));
-                }
-                Ok(Some((stream::iter(page.into_iter().map(Ok)), next)))
-            }
-        });
-        pages.try_flatten().boxed()
     }
 
     /// Where segments are, in the order asked.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use cairn_types::command::{self, Body, DeleteReason, Refusal};
 use cairn_types::ids::{Address, CheckpointId, Namespace, Selector, Step};
+use cairn_types::listing::{ListFilter, ListedStates};
 use cairn_types::model::{CheckpointInfo, CheckpointState};
 
-use crate::catalogue::Beside;
 use crate::cluster::Client;
 use crate::error::ClientError;
+use crate::listing::ListOptions;
 
 /// Records of a step that one page lists: more than a step has, unless it is put and deleted in a
 /// loop.
@@ -158,9 +159,9 @@ impl Client {
         namespace: &Namespace,
         step: Step,
     ) -> Result<Vec<CheckpointInfo>, ClientError> {
-        let mut found =
-            self.records(namespace, step, Beside { open: false, deleted: true }).await?;
-        found.retain(|info| info.state == CheckpointState::Deleted);
+        let found = self
+            .records(namespace, step, ListedStates { deleted: true, ..ListedStates::NONE })
+            .await?;
         match found.is_empty() {
             true => Err(no_record(namespace, step, "deleted checkpoint whose grace runs")),
             false => Ok(found),
@@ -191,8 +192,8 @@ impl Client {
         namespace: &Namespace,
         step: Step,
     ) -> Result<Option<CheckpointInfo>, ClientError> {
-        let found = self.records(namespace, step, Beside { open: true, deleted: false }).await?;
-        Ok(found.into_iter().find(|info| info.state == CheckpointState::Open))
+        let states = ListedStates { open: true, ..ListedStates::NONE };
+        Ok(self.records(namespace, step, states).await?.into_iter().next())
     }
 
     /// The records of a step, by id.
@@ -200,25 +201,20 @@ impl Client {
         &self,
         namespace: &Namespace,
         step: Step,
-        beside: Beside,
+        states: ListedStates,
     ) -> Result<Vec<CheckpointInfo>, ClientError> {
+        let filter = ListFilter::of(states);
+        let options = ListOptions { filter, ..ListOptions::below(namespace.clone()) };
         let mut found: Vec<CheckpointInfo> = Vec::new();
-        let mut after = CheckpointId(0);
+        let mut after = (namespace.clone(), step, CheckpointId(0));
         loop {
-            let place = (namespace.clone(), step, after);
-            let (page, more) =
-                self.page(Some(namespace), beside, Some(&place), STEP_RECORDS).await?;
-            let listed = page.len();
+            let page = self.list_page(&options, Some(&after), STEP_RECORDS).await?;
             let is_of_step =
                 |info: &CheckpointInfo| info.namespace == *namespace && info.step == step;
-            let of_step: Vec<_> = page.into_iter().filter(is_of_step).collect();
-            let goes_on = more && of_step.len() == listed;
-            // Ids rise: a page without a higher one would go on for ever.
-            let last = of_step.last().map(|info| info.id).filter(|last| goes_on && *last > after);
-            found.extend(of_step);
-            match last {
-                Some(last) => after = last,
-                None => return Ok(found),
+            found.extend(page.checkpoints.into_iter().filter(is_of_step));
+            match page.next {
+                Some(next) if next.0 == *namespace && next.1 == step => after = next,
+                _ => return Ok(found),
             }
         }
     }

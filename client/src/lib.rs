@@ -69,6 +69,7 @@
 //! | `deletion` | deleting checkpoints, aborting uploads, ending a grace early |
 //! | `annotate` | labels and metrics known after the commit |
 //! | `answers` | whether an answer is to its question |
+//! | `listing` | listing checkpoints, a page at a time |
 //! | `labels` | taking back time labels that a wrong clock made |
 //! | `marks` | refs, holds, quarantine of checkpoints, rollback |
 //! | `retention` | policies, where each rule comes from, plans of retention |
@@ -96,6 +97,7 @@ mod endpoints;
 pub mod error;
 mod kind;
 mod labels;
+mod listing;
 pub mod local_sink;
 pub mod local_source;
 mod marks;
@@ -122,6 +124,7 @@ pub use download::{
 pub use error::ClientError;
 pub use kind::ErrorKind;
 pub use labels::TimeRepairPlan;
+pub use listing::{ListOptions, ListPage};
 pub use local_sink::LocalSink;
 pub use local_source::{Exclude, Links, LocalSource, ScanOptions};
 pub use marks::{ListedHold, RefList, RollbackReport};
@@ -149,6 +152,7 @@ pub use cairn_types::ids::{
     Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId,
     SegmentDigest, Selector, Step,
 };
+pub use cairn_types::listing::{ListFilter, ListPlace, ListedStates};
 pub use cairn_types::model::OwnPolicy;
 pub use cairn_types::model::{
     CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, Durability, Isolation, Metric,

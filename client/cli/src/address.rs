@@ -36,9 +36,25 @@ is the newest; one without the metric takes no part (`cairn annotate` adds a met
 
 /// Reads an address; ages count from this machine's clock.
 pub fn parse(text: &str) -> Result<Address, Failure> {
+    parse_at(text, now_ms())
+}
+
+/// Reads a moment as it stands behind `time:`; ages count from this machine's clock. Milliseconds since
+/// the Unix epoch.
+pub fn moment_ms(text: &str) -> Result<u64, Failure> {
+    time_ms(text, now_ms()).ok_or_else(|| malformed_time(text))
+}
+
+fn malformed_time(text: &str) -> Failure {
+    let wanted = "expected an age, a date, a date and time, or milliseconds";
+    Failure::usage(format!("malformed time {text:?}: {wanted}"))
+        .with_hint("`cairn help selectors` lists the selectors")
+}
+
+fn now_ms() -> u64 {
     #[allow(clippy::disallowed_methods, reason = "an age is what this machine's user means by it")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    parse_at(text, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn parse_at(text: &str, now_ms: u64) -> Result<Address, Failure> {
@@ -49,11 +65,7 @@ fn parse_at(text: &str, now_ms: u64) -> Result<Address, Failure> {
         return text.parse().map_err(|error| malformed(&error));
     };
     let namespace = namespace.parse().map_err(|error| malformed(&error))?;
-    let wall_ms = time_ms(time, now_ms).ok_or_else(|| {
-        malformed(&format!(
-            "malformed time {time:?}: expected an age, a date, a date and time, or milliseconds"
-        ))
-    })?;
+    let wall_ms = time_ms(time, now_ms).ok_or_else(|| malformed_time(time))?;
     Ok(Address { namespace, selector: Selector::CommittedBy(wall_ms) })
 }
 

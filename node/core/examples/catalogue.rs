@@ -261,7 +261,7 @@ impl Bench {
         row(&format!("resolve of a checkpoint of {} segments", large.len()), resolve);
         let list = many(10, || {
             let query = ListQuery { limit: 1_000, ..ListQuery::default() };
-            let page = self.catalogue.list(&query);
+            let page = self.catalogue.list(&query).records;
             page.iter().map(|record| self.catalogue.listed(record)).collect::<Vec<_>>()
         });
         row("list of 1,000 checkpoints", list);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::catalogue::{Catalogue, Checkpoint, ListQuery};
+use cairn_core::catalogue::{Catalogue, Checkpoint, ListPage, ListQuery};
 use cairn_core::placement::{self, Loads};
 use cairn_host::envelope::{Reason, refuse};
 use cairn_proto::wire;
@@ -12,7 +12,7 @@ use cairn_types::canary;
 use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
 use cairn_types::convert;
 use cairn_types::ids::{
-    Address, CheckpointId, Incarnation, Namespace, NodeId, RequestId, SegmentDigest, Step,
+    Address, CheckpointId, Incarnation, Namespace, NodeId, RequestId, SegmentDigest,
 };
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX};
 use cairn_types::model::{Admin, Liveness};
@@ -306,24 +306,24 @@ impl wire::catalogue_server::Catalogue for Service {
         request: Request<wire::ListRequest>,
     ) -> Result<Response<wire::ListReply>, Status> {
         let request = request.into_inner();
-        let parse_namespace = |text: &str| -> Result<Option<Namespace>, Status> {
-            if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
-        };
+        let invalid = |error: convert::ConvertError| Status::invalid_argument(error.to_string());
         let limit = if request.limit == 0 { LIST_MAX } else { request.limit.min(LIST_MAX) };
         let query = ListQuery {
+            filter: convert::list_filter_from_wire(&request).map_err(invalid)?,
             prefix: request.prefix,
-            include_open: request.open,
-            include_deleted: request.deleted,
-            after: parse_namespace(&request.after_namespace)?
-                .map(|name| (name, Step(request.after_step), CheckpointId(request.after_id))),
-            // One more than asked for tells whether there are more.
-            limit: limit as usize + 1,
+            after: convert::list_place_from_wire(
+                &request.after_namespace,
+                request.after_step,
+                request.after_id,
+            )
+            .map_err(invalid)?,
+            limit: limit as usize,
         };
         if !canary!("list_of_this_node") {
             self.linearizable(request.deadline_ms).await?;
         }
         // A page may be of a thousand large checkpoints: neither under the lock nor on an async thread.
-        let walk = move |catalogue: &Catalogue| listed(catalogue, &query, limit as usize);
+        let walk = move |catalogue: &Catalogue| listed(catalogue, &query);
         Ok(Response::new(self.shared.member.walk(walk).await))
     }
 
@@ -416,16 +416,18 @@ impl wire::catalogue_server::Catalogue for Service {
     }
 }
 
-/// One page; the query asks for one entry more than the page has.
-fn listed(catalogue: &Catalogue, query: &ListQuery, limit: usize) -> wire::ListReply {
-    let mut found = catalogue.list(query);
-    let more = found.len() > limit;
-    found.truncate(limit);
+fn listed(catalogue: &Catalogue, query: &ListQuery) -> wire::ListReply {
+    let ListPage { records, next } = catalogue.list(query);
     let entry = |record: &Arc<Checkpoint>| {
         // A listing is about checkpoints; `Resolve` gives the parts of one.
         convert::info_to_wire(&catalogue.listed(record))
     };
-    wire::ListReply { checkpoints: found.iter().map(entry).collect(), more }
+    let checkpoints = records.iter().map(entry).collect();
+    let (next_namespace, next_step, next_id) = match next {
+        Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
+        None => (String::new(), 0, 0),
+    };
+    wire::ListReply { checkpoints, next_namespace, next_step, next_id }
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Status>

@@ -11,6 +11,7 @@
 //! | [`marks`] | refs, holds, quarantine |
 //! | [`command`] | what Raft orders: commands, replies, refusals, feature levels |
 //! | [`policy`] | what a policy becomes by a change |
+//! | [`listing`] | which checkpoints a listing shows |
 //! | [`retention`] | rules that keep checkpoints |
 //! | [`rights`] | subjects, their rights, and the namespaces these hold in |
 //! | [`blocks`], [`set_digest()`] | verification of parts of a segment, and of a set of segments |
@@ -31,6 +32,7 @@ pub mod model;
 pub mod slots;
 
 pub mod command;
+pub mod listing;
 pub mod policy;
 pub mod retention;
 pub mod rights;

@@ -65,6 +65,8 @@ pub const REF_HISTORY_MAX: usize = 32;
 pub const HOLDS_MAX: usize = 16;
 /// Holds of the cluster.
 pub const HOLDS_TOTAL_MAX: usize = 65_536;
+/// Records that one `List` page looks at, whether it lists them or not: some milliseconds.
+pub const LIST_RECORDS_MAX: usize = 16_384;
 /// Holds of one `ListHolds` page.
 pub const HOLDS_PAGE_MAX: usize = 1000;
 /// Bytes of a reason that a person gives.

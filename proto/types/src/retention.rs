@@ -1,6 +1,7 @@
 //! Rules of retention: which checkpoints of a namespace are kept. Plain data; what they keep is
 //! decided in `cairn_core::retention`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::limits::{BEST_RULES_MAX, LABEL_BYTES_MAX, LABEL_RULES_MAX, TIME_ZONE_BYTES_MAX};
@@ -110,6 +111,13 @@ impl fmt::Display for BestMetric {
 impl fmt::Display for BestRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.metric, self.extreme, self.count)
+    }
+}
+
+impl LabelRule {
+    pub fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
+        let value = labels.get(&self.key);
+        value.is_some_and(|value| self.value.as_ref().is_none_or(|wanted| wanted == value))
     }
 }
 

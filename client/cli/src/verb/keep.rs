@@ -109,16 +109,20 @@ fn best(text: &str) -> Result<Listed<BestRule>, String> {
 }
 
 fn label(text: &str) -> Result<Listed<LabelRule>, String> {
-    if text == "0" {
-        return Ok(Listed(None));
+    match text {
+        "0" => Ok(Listed(None)),
+        _ => label_rule(text).map(|rule| Listed(Some(rule))),
     }
+}
+
+pub fn label_rule(text: &str) -> Result<LabelRule, String> {
     let (key, value) = match text.split_once('=') {
         Some((key, value)) => (key, Some(value.to_owned())),
         None => (text, None),
     };
     match key.is_empty() {
         true => Err("expected KEY or KEY=VALUE, such as stage=sft".to_owned()),
-        false => Ok(Listed(Some(LabelRule { key: key.to_owned(), value }))),
+        false => Ok(LabelRule { key: key.to_owned(), value }),
     }
 }
 

@@ -1,15 +1,20 @@
 //! `cairn ls`
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use cairn_client::stream::TryStreamExt;
-use cairn_types::ids::Namespace;
+use cairn_client::{
+    CheckpointId, Client, ClientError, LabelRule, ListFilter, ListOptions, ListPlace, ListedStates,
+    Namespace, Step,
+};
 use cairn_types::model::{CheckpointInfo, CheckpointState, DeletedFor, Deletion};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::clock;
 use super::hold::HoldRecord;
+use super::{clock, keep};
+use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{bytes, table, wall_time};
 use crate::session::Session;
@@ -22,26 +27,145 @@ pub struct LsArgs {
     /// Show uploads in progress too
     #[arg(long)]
     open: bool,
+    /// Show only checkpoints in this state; may be repeated [default: committed]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', conflicts_with_all = ["open", "deleted"])]
+    state: Vec<StateName>,
+    /// Show only what has this label, such as eval or eval=done; may be repeated: all of them
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = keep::label_rule)]
+    label: Vec<LabelRule>,
+    /// Show only what was committed at this time or before, and is still there: an age or a time, such
+    /// as 2h or 2026-11-28T18:00+01:00 (`cairn help selectors`)
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<String>,
+    /// Order: by namespace and step; newest commit first; or largest first
+    #[arg(long, value_name = "ORDER", default_value = "step")]
+    sort: Order,
+    /// Show at most N
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Go on behind the last checkpoint of an earlier `ls --limit`, as that printed it
+    #[arg(long, value_name = "CURSOR", value_parser = cursor)]
+    after: Option<ListPlace>,
     /// Show deleted checkpoints too, as long as their grace runs: who deleted them and why, and how long
     /// `cairn undelete` can bring them back
     #[arg(long)]
     deleted: bool,
 }
 
+/// As `--state` and `--json` name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StateName {
+    Committed,
+    /// Committed, and in quarantine
+    Quarantined,
+    Open,
+    Deleted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Order {
+    Step,
+    Time,
+    Size,
+}
+
+/// `llama/pretrain@1000:17`: a checkpoint's namespace, step and id.
+fn cursor(text: &str) -> Result<ListPlace, String> {
+    let place = || {
+        let (namespace, rest) = text.split_once('@')?;
+        let (step, id) = rest.split_once(':')?;
+        let (step, id) = (step.parse().ok()?, id.parse().ok()?);
+        Some((namespace.parse::<Namespace>().ok()?, Step(step), CheckpointId(id)))
+    };
+    place().ok_or_else(|| "expected NAMESPACE@STEP:ID, as `ls --limit` printed it".to_owned())
+}
+
+fn cursor_text((namespace, step, id): &ListPlace) -> String {
+    format!("{namespace}@{step}:{id}")
+}
+
+impl LsArgs {
+    fn options(&self) -> Result<ListOptions, Failure> {
+        let prefix = self.prefix.as_deref().map(str::parse).transpose().map_err(Failure::usage)?;
+        let as_of_ms = self.as_of.as_deref().map(address::moment_ms).transpose()?;
+        let mut states = ListedStates::NONE;
+        for state in &self.state {
+            match state {
+                StateName::Committed => states.committed = true,
+                StateName::Quarantined => states.quarantined = true,
+                StateName::Open => states.open = true,
+                StateName::Deleted => states.deleted = true,
+            }
+        }
+        if self.state.is_empty() {
+            let (open, deleted) = (self.open, self.deleted);
+            states = ListedStates { open, deleted, ..ListedStates::COMMITTED };
+        }
+        let labels = self.label.clone();
+        Ok(ListOptions { prefix, filter: ListFilter { states, as_of_ms, labels } })
+    }
+}
+
 pub fn run(session: &Session, args: LsArgs) -> Outcome {
-    let prefix: Option<Namespace> =
-        args.prefix.as_deref().map(str::parse).transpose().map_err(Failure::usage)?;
-    let found: Vec<CheckpointInfo> = session.with_client(async |client| match args.deleted {
-        false => client.list(prefix.as_ref(), args.open).try_collect().await,
-        true => client.list_with_deleted(prefix.as_ref(), args.open).try_collect().await,
+    let options = args.options()?;
+    if args.after.is_some() && args.sort != Order::Step {
+        let text = "--after goes on in the order of steps only, not with --sort time or size";
+        return Err(Failure::usage(text));
+    }
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let (found, next) = session.with_client(async |client| match args.sort {
+        Order::Step => in_order(client, &options, args.after.clone(), limit).await,
+        order => {
+            let found = client.list_by(options.clone()).try_collect().await?;
+            Ok((sorted(found, order, limit), None))
+        }
     })?;
-    session.output.result(&listing(&found), || {
+    session.output.result(&listing(&found, next.as_ref()), || {
         if found.is_empty() { String::new() } else { checkpoint_table(&found) }
     })?;
     if found.is_empty() {
         session.output.say("no checkpoints");
     }
+    if let Some(next) = &next {
+        session.output.say(format!("there may be more: --after {}", cursor_text(next)));
+    }
     Ok(Exit::Ok)
+}
+
+/// The largest page that is asked for at once.
+const PAGE_MAX: usize = 500;
+
+/// At most `limit` checkpoints behind a place, and where the rest begins, if there may be more.
+async fn in_order(
+    client: &Client,
+    options: &ListOptions,
+    mut after: Option<ListPlace>,
+    limit: usize,
+) -> Result<(Vec<CheckpointInfo>, Option<ListPlace>), ClientError> {
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let page = PAGE_MAX.min(limit - found.len()) as u32;
+        let page = client.list_page(options, after.as_ref(), page).await?;
+        found.extend(page.checkpoints);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    Ok((found, after))
+}
+
+/// Equal ones stay in the order of steps.
+fn sorted(mut found: Vec<CheckpointInfo>, order: Order, limit: usize) -> Vec<CheckpointInfo> {
+    // An upload has no commit, and is newer than all that have one.
+    let time = |info: &CheckpointInfo| info.commit.map_or(u64::MAX, |commit| commit.wall_ms);
+    match order {
+        Order::Step => {}
+        Order::Time => found.sort_by_key(|info| Reverse(time(info))),
+        Order::Size => found.sort_by_key(|info| Reverse(info.bytes)),
+    }
+    found.truncate(limit);
+    found
 }
 
 pub fn state(info: &CheckpointInfo) -> &'static str {
@@ -123,6 +247,10 @@ pub struct CheckpointRecord<'a> {
     /// Stored for it, each segment counted once.
     segments: u64,
     segment_bytes: u64,
+    /// Of these: what no other committed checkpoint had at its commit; null while it is open.
+    new_bytes: Option<u64>,
+    /// Of these: the rest, which it shared.
+    shared_bytes: Option<u64>,
     labels: &'a BTreeMap<String, String>,
     metrics: BTreeMap<&'a str, f64>,
     /// R of its policy.
@@ -179,6 +307,8 @@ impl<'a> CheckpointRecord<'a> {
             bytes: info.bytes,
             segments: info.segments,
             segment_bytes: info.segment_bytes,
+            new_bytes: new_bytes(info),
+            shared_bytes: shared_bytes(info),
             labels: &info.labels,
             metrics: info.metrics.iter().map(|(name, it)| (&**name, it.value())).collect(),
             replicas_wanted: info.durability.replicas_wanted,
@@ -207,22 +337,36 @@ impl<'a> CheckpointRecord<'a> {
 #[derive(Serialize)]
 pub(super) struct LsDocument<'a> {
     checkpoints: Vec<CheckpointRecord<'a>>,
+    /// Null at the end, or what `--after` takes to go on.
+    next: Option<String>,
 }
 
-pub(super) fn listing(found: &[CheckpointInfo]) -> LsDocument<'_> {
-    LsDocument { checkpoints: found.iter().map(CheckpointRecord::new).collect() }
+pub(super) fn listing<'a>(found: &'a [CheckpointInfo], next: Option<&ListPlace>) -> LsDocument<'a> {
+    let checkpoints = found.iter().map(CheckpointRecord::new).collect();
+    LsDocument { checkpoints, next: next.map(cursor_text) }
+}
+
+/// What a commit added to the cluster; an upload has not added all of it yet.
+pub fn new_bytes(info: &CheckpointInfo) -> Option<u64> {
+    info.commit.map(|_| info.new_bytes)
+}
+
+pub fn shared_bytes(info: &CheckpointInfo) -> Option<u64> {
+    info.commit.map(|_| info.segment_bytes.saturating_sub(info.new_bytes))
 }
 
 pub(super) fn checkpoint_table(found: &[CheckpointInfo]) -> String {
-    let heads = ["CHECKPOINT", "STATE", "COMMITTED", "FILES", "SIZE", "REPLICAS"];
+    let heads = ["CHECKPOINT", "STATE", "COMMITTED", "SIZE", "NEW", "SHARED", "REPLICAS"];
+    let known = |count: Option<u64>| count.map_or("-".to_owned(), bytes);
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for info in found {
         rows.push(vec![
             format!("{}@{}", info.namespace, info.step),
             shown_state(info).to_owned(),
             info.commit.map_or("-".to_owned(), |commit| wall_time(commit.wall_ms)),
-            info.files.to_string(),
             bytes(info.bytes),
+            known(new_bytes(info)),
+            known(shared_bytes(info)),
             match info.state {
                 CheckpointState::Open => progress(info),
                 CheckpointState::Deleted => info.deletion.as_ref().map_or("-".to_owned(), trashed),
@@ -231,4 +375,18 @@ pub(super) fn checkpoint_table(found: &[CheckpointInfo]) -> String {
         ]);
     }
     table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_printed() {
+        let place = ("llama/pretrain".parse().unwrap(), Step(1000), CheckpointId(17));
+        assert_eq!(cursor(&cursor_text(&place)), Ok(place));
+        for bad in ["", "llama", "llama@1000", "llama@1000:", "@1:2", "llama@x:2"] {
+            assert!(cursor(bad).unwrap_err().contains("--limit"), "{bad}");
+        }
+    }
 }

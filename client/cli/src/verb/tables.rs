@@ -137,6 +137,7 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
         files: 5,
         segments: 4,
         segment_bytes: 47 * MIB,
+        new_bytes: 12 * MIB,
         durability: Durability {
             replicas_wanted: 3,
             replicas_min: 2,
@@ -256,9 +257,9 @@ fn listings_are_shown_as_written_down() {
     let mut found =
         vec![info(1_000, CheckpointState::Committed), info(20_000_000, CheckpointState::Committed)];
     found[1].durability = Durability { replicas_min: 3, racks_min: 1, ..found[1].durability };
-    checked("ls", &ls::checkpoint_table(&found), &ls::listing(&found));
+    checked("ls", &ls::checkpoint_table(&found), &ls::listing(&found, None));
     found.push(info(30_000_000, CheckpointState::Open));
-    checked("ls-open", &ls::checkpoint_table(&found), &ls::listing(&found));
+    checked("ls-open", &ls::checkpoint_table(&found), &ls::listing(&found, None));
 }
 
 #[test]
@@ -322,7 +323,7 @@ fn the_trash_is_shown_as_written_down() {
         restorable_ms: 0,
     });
     let found = [info(1_000, CheckpointState::Deleted), gone];
-    checked("ls-deleted", &ls::checkpoint_table(&found), &ls::listing(&found));
+    checked("ls-deleted", &ls::checkpoint_table(&found), &ls::listing(&found, None));
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub struct Checkpoint {
     pub files: u64,
     /// Raw bytes of `segments` at the commit.
     pub segment_bytes: u64,
+    /// Of these: what no other checkpoint had committed, also none in the trash.
+    pub new_bytes: u64,
     /// Cluster time of the deletion.
     pub deleted_at_ms: Option<u64>,
     pub deleted_for: Option<DeletedFor>,

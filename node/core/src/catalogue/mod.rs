@@ -62,7 +62,7 @@ pub use checkpoint::{Checkpoint, Upload, UploadPart};
 pub use index::NodeSlots;
 pub use labels::Later;
 pub use policy::Quorum;
-pub use read::ListQuery;
+pub use read::{ListPage, ListQuery};
 pub use refs::Refs;
 pub use restore::NoSlot;
 pub use retained::{RetentionPlan, RetentionRun};

@@ -15,7 +15,8 @@ use cairn_types::ids::{
     Address, CheckpointId, Cookie, Namespace, NodeId, Nonce, RequestId, SegmentDigest, SegmentId,
     Selector, Step,
 };
-use cairn_types::limits::MISSING_PARTS_MAX;
+use cairn_types::limits::{LIST_RECORDS_MAX, MISSING_PARTS_MAX};
+use cairn_types::listing::{ListFilter, ListPlace};
 use cairn_types::model::{
     CheckpointInfo, CheckpointState, Cluster, DeletedFor, Deletion, Durability, NamespaceRecord,
     Node, SealedPart, Segment,
@@ -27,13 +28,18 @@ use cairn_types::retention::{BestMetric, Extreme};
 pub struct ListQuery {
     /// This namespace and those below it; empty for all.
     pub prefix: String,
-    /// Open uploads too.
-    pub include_open: bool,
-    /// Deleted ones too, as long as their grace runs.
-    pub include_deleted: bool,
+    pub filter: ListFilter,
     /// Continue after this one.
-    pub after: Option<(Namespace, Step, CheckpointId)>,
+    pub after: Option<ListPlace>,
     pub limit: usize,
+}
+
+/// What was found by looking at no more than `LIST_RECORDS_MAX` records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListPage {
+    pub records: Vec<Arc<Checkpoint>>,
+    /// The last record that was looked at, if there are more behind it.
+    pub next: Option<ListPlace>,
 }
 
 /// Names from `first` on, before `end` if there is one.
@@ -288,27 +294,33 @@ impl Catalogue {
         found.map(|(_, record)| record)
     }
 
-    /// At most `limit` committed (and, if asked for, open) checkpoints. How safe each is, is a
-    /// second question: [`Catalogue::listed`].
-    pub fn list(&self, query: &ListQuery) -> Vec<Arc<Checkpoint>> {
+    /// At most `limit` checkpoints. How safe each is, is a second question: [`Catalogue::listed`].
+    pub fn list(&self, query: &ListQuery) -> ListPage {
         let after = query.after.as_ref();
-        self.namespaces_below(&query.prefix, after.map_or("", |(last, _, _)| last.as_str()))
+        let mut page = ListPage::default();
+        let mut last: Option<&Arc<Checkpoint>> = None;
+        let places = self
+            .namespaces_below(&query.prefix, after.map_or("", |(last, _, _)| last.as_str()))
             .flat_map(|(name, names)| {
                 let from = match after {
                     Some((last, step, id)) if last == name => Bound::Excluded((*step, *id)),
                     _ => Bound::Unbounded,
                 };
                 names.steps.range((from, Bound::Unbounded))
-            })
-            .filter_map(|((_, id), ())| self.checkpoints.get(id))
-            .filter(|record| match record.state {
-                CheckpointState::Committed => true,
-                CheckpointState::Open => query.include_open,
-                CheckpointState::Deleted => query.include_deleted,
-            })
-            .take(query.limit)
-            .cloned()
-            .collect()
+            });
+        let records = places.filter_map(|((_, id), ())| self.checkpoints.get(id));
+        for (looked_at, record) in records.enumerate() {
+            if page.records.len() == query.limit || looked_at == LIST_RECORDS_MAX {
+                page.next = last.map(|last| (last.namespace.clone(), last.step, last.id));
+                break;
+            }
+            let Checkpoint { state, quarantine, commit, labels, .. } = &**record;
+            if query.filter.admits(*state, quarantine.is_some(), *commit, labels) {
+                page.records.push(Arc::clone(record));
+            }
+            last = Some(record);
+        }
+        page
     }
 
     /// Namespaces from the name `from` on: all, or `prefix` itself and what is below it.
@@ -370,6 +382,7 @@ impl Catalogue {
             files,
             segments: if open { record.loose.len() } else { record.segments.len() },
             segment_bytes: if open { staged.bytes } else { record.segment_bytes },
+            new_bytes: record.new_bytes,
             durability,
             parts: Arc::default(),
             parts_wanted: record.parts_wanted,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::kinds::{Kind, Use};
 use super::uploads::{check_part, union};
 use super::{Apply, Catalogue, Checkpoint, Entry, Upload, check_batch, malformed};
 use crate::segment_set::SegmentSet;
@@ -239,6 +240,9 @@ impl Catalogue {
         let (keep_last, by) = (upload.keep_last, record.began.client.clone());
         let kinds = self.index.kinds.of(all.iter(), all.len());
         let segment_bytes = kinds.iter().map(|(_, totals)| totals.bytes).sum();
+        let is_new = |kind: &Kind| kind.used != Use::Committed;
+        let new = kinds.iter().filter(|(kind, _)| is_new(kind));
+        let new_bytes = new.map(|(_, totals)| totals.bytes).sum();
         let namespace = record.namespace.clone();
         let replaced = self.replaced_by(record).map(|other| other.id);
         if let Some(replaced) = replaced {
@@ -257,7 +261,7 @@ impl Catalogue {
                 record.parts.iter().map(of).fold(0u64, u64::saturating_add)
             };
             (record.bytes, record.files) = (sum(|part| part.bytes), sum(|part| part.files));
-            record.segment_bytes = segment_bytes;
+            (record.segment_bytes, record.new_bytes) = (segment_bytes, new_bytes);
             record.segments = all.to_id_set();
             record.loose.subtract(all);
             // For a retry of this put to be compared with.

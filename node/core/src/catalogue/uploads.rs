@@ -163,6 +163,7 @@ impl Catalogue {
             bytes: 0,
             files: 0,
             segment_bytes: 0,
+            new_bytes: 0,
             deleted_at_ms: None,
             deleted_for: None,
             now: false,

@@ -176,11 +176,7 @@ impl<'a> Good<'a> {
             self.best(rule, &mut kept);
         }
         for rule in &rules.labels {
-            let has = |commit: &Commit| {
-                let value = commit.labels.get(&rule.key);
-                value.is_some_and(|value| rule.value.as_ref().is_none_or(|wanted| wanted == value))
-            };
-            let labelled = self.all().filter(|(_, commit)| has(commit));
+            let labelled = self.all().filter(|(_, commit)| rule.admits(commit.labels));
             kept.extend(labelled.map(|(at, _)| (at, Reason::Label(rule.clone()))));
         }
         Ok(kept)

@@ -60,6 +60,7 @@ pub fn info_to_wire(info: &CheckpointInfo) -> wire::CheckpointInfo {
         refs: info.refs.iter().map(ToString::to_string).collect(),
         holds: info.holds.iter().map(hold_to_wire).collect(),
         deletion: info.deletion.as_ref().map(deletion_to_wire),
+        new_bytes: info.new_bytes,
     }
 }
 
@@ -100,6 +101,7 @@ pub fn info_from_wire(info: wire::CheckpointInfo) -> Result<CheckpointInfo, Conv
         files: info.files,
         segments: info.segments,
         segment_bytes: info.segment_bytes,
+        new_bytes: info.new_bytes,
         durability: durability_from_wire(&required("durability", info.durability)?),
         parts_wanted: info.parts_wanted,
         parts_missing: info.parts_missing,

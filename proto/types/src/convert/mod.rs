@@ -7,6 +7,7 @@
 //! Conversions to the wire never fail; those from it end in a [`ConvertError`], never a panic.
 
 mod info;
+mod listing;
 mod marks;
 mod policy;
 mod refusal;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 pub use crate::command::{decode_command, encode_command};
 pub use info::{info_from_wire, info_to_wire};
 pub use info::{state_from_wire, state_to_wire};
+pub use listing::{list_filter_from_wire, list_place_from_wire, list_request};
 pub use marks::{
     hold_from_wire, hold_to_wire, quarantine_from_wire, quarantine_to_wire, ref_from_wire,
     ref_to_wire,

@@ -222,6 +222,7 @@ impl Draw {
             files: self.u64(),
             segments: self.u64(),
             segment_bytes: self.u64(),
+            new_bytes: self.u64(),
             durability: self.durability(),
             parts_wanted: self.u32(),
             parts_missing: self.u32(),

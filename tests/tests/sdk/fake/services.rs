@@ -188,19 +188,22 @@ impl wire::catalogue_server::Catalogue for Node {
             name => Some(name.parse().map_err(|_| Status::invalid_argument(name))?),
         };
         let query = ListQuery {
+            filter: convert::list_filter_from_wire(&request).map_err(invalid)?,
             prefix: request.prefix,
-            include_open: request.open,
-            include_deleted: request.deleted,
             after: after
                 .map(|name| (name, Step(request.after_step), CheckpointId(request.after_id))),
-            limit: LIST_PAGE + 1,
+            limit: LIST_PAGE,
         };
         let mut state = self.fake.state.lock();
         state.lists += 1;
-        let found = state.catalogue.list(&query);
-        let infos = found.iter().take(LIST_PAGE).map(|record| state.catalogue.info(record));
+        let page = state.catalogue.list(&query);
+        let infos = page.records.iter().map(|record| state.catalogue.info(record));
         let checkpoints = infos.map(|info| convert::info_to_wire(&info)).collect();
-        Ok(Response::new(wire::ListReply { checkpoints, more: found.len() > LIST_PAGE }))
+        let (next_namespace, next_step, next_id) = match page.next {
+            Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
+            None => (String::new(), 0, 0),
+        };
+        Ok(Response::new(wire::ListReply { checkpoints, next_namespace, next_step, next_id }))
     }
 
     async fn locate(

@@ -84,6 +84,7 @@ fn to_wire(record: &Checkpoint) -> wire::SnapshotCheckpoint {
         deleted_wall_ms: record.deleted_wall_ms,
         dropped: Some(set_to_wire(&record.dropped.to_id_set())),
         dropped_until_ms: record.dropped_until_ms,
+        new_bytes: record.new_bytes,
     }
 }
 
@@ -116,6 +117,7 @@ fn from_wire(record: wire::SnapshotCheckpoint) -> Result<Checkpoint, ConvertErro
         bytes: record.bytes,
         files: record.files,
         segment_bytes: record.segment_bytes,
+        new_bytes: record.new_bytes,
         deleted_at_ms: record.deleted_at_ms,
         deleted_for: match record.deleted_for {
             0 => None,
@@ -144,6 +146,8 @@ fn checkpoint_problem(record: &Checkpoint) -> Option<&'static str> {
         Some("is open but names segments")
     } else if committed && (record.commit.is_none() || record.parts.len() != parts_wanted) {
         Some("is committed without a commit or with parts missing")
+    } else if record.new_bytes > record.segment_bytes {
+        Some("has more new bytes than bytes")
     } else if record.deleted_for.is_some() != (record.state == CheckpointState::Deleted) {
         Some("is deleted without a reason, or has one without being deleted")
     } else if !record.dropped.is_empty() && record.state != CheckpointState::Deleted {
