@@ -145,7 +145,7 @@ fn a_page_looks_at_a_bounded_number_of_records() {
     // Without the checks that a world makes after each entry.
     for step in 1..=uploads {
         let body = begin_body(step, 1, 1, false);
-        let command = Command { request: RequestId(0), clock_ms: 0, wall_ms: 0, body };
+        let command = Command::new(RequestId(0), 0, 0, body);
         world.catalogue.apply(world.index + step, &command);
     }
     let (found, pages) = all(&world, &ListFilter::default(), 10);
