@@ -107,6 +107,17 @@ impl Client {
         let states = ListedStates { open, ..ListedStates::default() };
         self.list_by(ListOptions { prefix: prefix.cloned(), filter: ListFilter::of(states) })
     }
+
+    /// [`Client::list`] with deleted checkpoints, too, as long as their records are kept; what can
+    /// still be undeleted says so.
+    pub fn list_with_deleted(
+        &self,
+        prefix: Option<&Namespace>,
+        open: bool,
+    ) -> BoxStream<'static, Result<CheckpointInfo, ClientError>> {
+        let states = ListedStates { open, deleted: true, ..ListedStates::default() };
+        self.list_by(ListOptions { prefix: prefix.cloned(), filter: ListFilter::of(states) })
+    }
 }
 
 fn page(reply: wire::ListReply) -> Result<ListPage, convert::ConvertError> {
