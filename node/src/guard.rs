@@ -28,6 +28,8 @@ use tonic::metadata::MetadataMap;
 
 use crate::admission::{Lane, Lanes, Peer};
 use crate::browsers::{self, Local};
+use crate::caller::{Caller, Callers};
+use crate::doors::{self, Door};
 use crate::listener::PeerInfo;
 use crate::pace::Pace;
 
@@ -141,7 +143,7 @@ fn has_no_lists(path: &str) -> bool {
 #[derive(Clone)]
 pub struct Guard {
     own: Identity,
-    certificates: bool,
+    callers: Callers,
     local: Option<Local>,
     probes: Lane,
     control: Lane,
@@ -159,13 +161,12 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// `certificates`: every gRPC call must come over a connection with a client certificate.
     /// `local`: it has no key and serves its own machine only.
-    pub fn new(own: Identity, certificates: bool, local: Option<Local>, lanes: &Lanes) -> Self {
+    pub fn new(own: Identity, callers: Callers, local: Option<Local>, lanes: &Lanes) -> Self {
         let budget = || Arc::new(Semaphore::new(ARRIVING_BYTES_MAX / BUDGET_UNIT_BYTES));
         Self {
             own,
-            certificates,
+            callers,
             local,
             probes: lanes.open("probes", PROBES_MAX),
             control: lanes.open("calls", CONTROL_CALLS_MAX),
@@ -194,16 +195,19 @@ impl Guard {
         }
     }
 
-    /// Whether the caller may call at all.
-    fn identify(&self, request: &Request) -> Result<(), Status> {
-        let extensions = request.extensions();
-        if self.certificates && !cairn_host::tls::has_peer_certificate::<PeerInfo>(extensions) {
-            return Err(Status::unauthenticated(
-                "no client certificate: this cluster wants a cluster key",
-            ));
+    /// Who calls, and whether it may call at all.
+    fn identify(&self, request: &Request, kind: Kind) -> Result<Caller, Status> {
+        let (extensions, headers) = (request.extensions(), request.headers());
+        let caller = self.callers.establish(extensions, headers)?;
+        // Nobody learns what methods there are without a right to call one.
+        let door = doors::door(request.uri().path()).unwrap_or(Door::Known);
+        doors::admit(&caller, door, || self.callers.tokens_are_required())?;
+        let metadata = MetadataMap::from_headers(headers.clone());
+        Identity::read(&metadata)?.check(&self.own)?;
+        match kind {
+            Kind::Forwarded => self.callers.on_behalf(caller, headers),
+            _ => Ok(caller),
         }
-        let metadata = MetadataMap::from_headers(request.headers().clone());
-        Identity::read(&metadata)?.check(&self.own)
     }
 
     /// The same request with its whole body, and what that takes of the budget.
@@ -231,8 +235,10 @@ impl Guard {
     async fn serve(&self, request: Request, next: Next) -> Result<Response, Status> {
         let path = request.uri().path().to_owned();
         let kind = Kind::of(&path);
+        let mut request = request;
         if kind != Kind::Probe {
-            self.identify(&request)?;
+            let caller = self.identify(&request, kind)?;
+            request.extensions_mut().insert(caller);
         }
         let peer = Peer::of(request.extensions());
         let (mut request, _held) = match kind.bytes_max(&path) {
@@ -332,7 +338,10 @@ mod tests {
     use futures::StreamExt;
     use tower::ServiceExt;
 
+    use cairn_core::catalogue::Access;
+
     use super::*;
+    use crate::caller::View;
 
     fn router(guard: &Guard) -> Router {
         let echo = |body: Bytes| async move { body };
@@ -347,7 +356,9 @@ mod tests {
     }
 
     fn guard() -> Guard {
-        Guard::new(Identity::default(), false, None, &Lanes::default())
+        let view = || View { access: Access::default(), required: false, wall_ms: 0 };
+        let callers = Callers::new(false, view);
+        Guard::new(Identity::default(), callers, None, &Lanes::default())
     }
 
     async fn ask(guard: &Guard, path: &str, body: Body) -> (Option<String>, Bytes) {

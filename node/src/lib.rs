@@ -9,6 +9,7 @@
 //! | [`service`] | gRPC and HTTP services |
 //! | [`listener`] | connections: how many, from whom, how long without a request |
 //! | `browsers` | requests that only a web page sends |
+//! | [`caller`], [`doors`] | who calls; every way in, and what a caller needs for it |
 //! | [`guard`] | identity, certificates, whole requests and admission before every service |
 //! | [`admission`], [`pace`] | permits that no peer can have all; how slow a stream may be |
 //! | [`shared`] | what the parts of a node share, by what it is about |
@@ -28,11 +29,13 @@
 
 pub mod admission;
 mod browsers;
+pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod disk;
 pub mod door;
+pub mod doors;
 pub mod fatal;
 pub mod guard;
 pub mod health;

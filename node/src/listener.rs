@@ -153,6 +153,12 @@ impl PeerInfo {
         behind_tls.map(TlsConnectInfo::get_ref).or_else(|| extensions.get::<Self>())
     }
 
+    /// Of a connection from `address`, for tests of what asks for one.
+    #[cfg(test)]
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, asked: Arc::default() }
+    }
+
     /// It is not closed for want of a request any more.
     pub fn has_asked(&self) {
         self.asked.store(true, Ordering::Relaxed);

@@ -19,6 +19,7 @@ use parking_lot::RwLock;
 use tonic::service::Routes;
 
 use crate::browsers::Local;
+use crate::caller::{Callers, View};
 use crate::config::{NodeConfig, Origin, Timings};
 use crate::counters::Counters;
 use crate::disk::Disk;
@@ -193,7 +194,13 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     });
     let own = CallIdentity { cluster: Some(cluster), lineage: Some(lineage), node: Some(node) };
     let local = is_local.then(|| Local { advertised: host_of(&shared.this.config.address) });
-    let guard = Guard::new(own, certificates, local, &shared.lanes);
+    let asked = Arc::clone(&shared.member);
+    let callers = Callers::new(certificates, move || View {
+        access: asked.read(|catalogue| catalogue.access().clone()),
+        required: asked.read(|catalogue| catalogue.cluster().tokens_required),
+        wall_ms: asked.median_wall_ms(),
+    });
+    let guard = Guard::new(own, callers, local, &shared.lanes);
     let routes = service::routes(&shared, raft_routes, guard);
     let registration = Registration { identity: file, cookie: identity.cookie, previous, nonce };
     env.spawn(

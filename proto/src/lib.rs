@@ -7,6 +7,9 @@
 
 pub mod refused;
 
+/// The path of every method of every service, sorted.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 /// Generated from the services in `types/proto/cairn/v1/*.proto`.
 #[allow(
     clippy::all,

@@ -10,10 +10,12 @@ use cairn_types::command::{self, Body, Reply, Sender};
 use cairn_types::convert;
 use cairn_types::ids::{Incarnation, NodeId, RequestId, check_host_port};
 use cairn_types::model::{Admin, Liveness};
+use cairn_types::rights::Right;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{quarantine, ready};
+use crate::caller::Caller;
 use crate::shared::leader::Pulse;
 use crate::shared::{Calls, LeaderState, Shared};
 use crate::standing::{self, Standing};
@@ -153,15 +155,20 @@ impl wire::admin_server::Admin for Service {
 
     async fn node_status(
         &self,
-        _request: Request<wire::NodeStatusRequest>,
+        request: Request<wire::NodeStatusRequest>,
     ) -> Result<Response<wire::NodeStatusReply>, Status> {
-        Ok(Response::new(node_status(&self.shared).await))
+        let mut status = node_status(&self.shared).await;
+        if !Caller::of(&request).reads_everything() {
+            status = without_totals(status);
+        }
+        Ok(Response::new(status))
     }
 
     async fn list_quarantine(
         &self,
         request: Request<wire::ListQuarantineRequest>,
     ) -> Result<Response<wire::ListQuarantineReply>, Status> {
+        Caller::of(&request).check_everywhere(Right::Operate)?;
         quarantine::list(&self.shared.replicas, request.into_inner()).await.map(Response::new)
     }
 
@@ -169,6 +176,7 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::RestoreRequest>,
     ) -> Result<Response<wire::RestoreReply>, Status> {
+        Caller::of(&request).check_everywhere(Right::Operate)?;
         quarantine::restore(&self.shared.replicas, &self.shared.calls, request.into_inner())
             .await
             .map(Response::new)
@@ -239,6 +247,22 @@ fn hear_address(calls: &Calls, body: &Body) -> Option<NodeId> {
         None => {}
     }
     Some(*node)
+}
+
+/// For those who may not know how much others store.
+fn without_totals(status: wire::NodeStatusReply) -> wire::NodeStatusReply {
+    wire::NodeStatusReply {
+        segments_held: 0,
+        bytes_held: 0,
+        segments_received: 0,
+        bytes_received: 0,
+        bytes_served: 0,
+        segments_fetched: 0,
+        bytes_fetched: 0,
+        segments_quarantined: 0,
+        fetches_pending: 0,
+        ..status
+    }
 }
 
 pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {

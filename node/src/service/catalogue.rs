@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cairn_core::catalogue::{Catalogue, Checkpoint, ListPage, ListQuery};
 use cairn_core::placement::{self, Loads};
-use cairn_host::envelope::{Reason, refuse};
+use cairn_host::envelope::{Reason, about, refuse};
+use cairn_host::token::TOKEN_HEADER;
 use cairn_proto::wire;
 use cairn_types::canary;
 use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
@@ -15,15 +16,17 @@ use cairn_types::ids::{
     Address, CheckpointId, Incarnation, Namespace, NodeId, RequestId, SegmentDigest,
 };
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX};
-use cairn_types::model::{Admin, Liveness};
+use cairn_types::rights::Right;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::forward::Forwards;
 use super::seal::Seals;
-use super::{labels, marks, retention};
-use crate::shared::{LeaderState, Member, Shared};
+use super::{labels, marks, retention, shown, tokens};
+use crate::caller::Caller;
+use crate::doors::wants_token;
+use crate::shared::{LeaderState, Shared};
 use crate::upkeep::leaving;
 
 /// A read waits this long for a leader when the caller names no deadline, and never longer than
@@ -60,9 +63,13 @@ impl Service {
     }
 
     /// A client's command, on the leader.
-    async fn lead(&self, request: wire::ExecuteRequest) -> Result<wire::ExecuteReply, Status> {
+    async fn lead(
+        &self,
+        caller: &Caller,
+        request: wire::ExecuteRequest,
+    ) -> Result<wire::ExecuteReply, Status> {
         let wire::ExecuteRequest { command, wait_ms, exclude, .. } = request;
-        let command = self.shared.member.decode_command(&command)?;
+        let mut command = self.shared.member.decode_command(&command)?;
         if !matches!(command.body.sender(), Sender::Client | Sender::Operator) {
             return Err(Status::permission_denied("this command is the cluster's own"));
         }
@@ -72,10 +79,29 @@ impl Service {
         if !self.shared.member.consensus.is_leader() {
             return Err(self.shared.member.not_leader());
         }
+        // Whatever the command says of its subject: what the caller has proven counts.
+        command.subject = caller.subject();
+        self.may_lead(&command).await?;
         let (name, began) = (command.body.name(), Instant::now());
         let reply = self.lead_command(command, wait_ms, exclude).await;
         self.shared.waits.command(name, began);
         Ok(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&*reply?)) })
+    }
+
+    /// Refuses a command before any work is done for it. What is not a token's is a key holder's, who
+    /// manages tokens always and does all else only where none is required.
+    async fn may_lead(&self, command: &Command) -> Result<(), Status> {
+        let Command { subject, request, body, .. } = command;
+        let manages_tokens =
+            matches!(body, Body::SetIssuer(_) | Body::RevokeToken(_) | Body::RequireTokens(_));
+        let member = &self.shared.member;
+        if subject.token().is_none()
+            && !manages_tokens
+            && member.read(|catalogue| catalogue.cluster().tokens_required)
+        {
+            return Err(wants_token());
+        }
+        member.authorize(subject, *request, body).await?.map_err(|it| refusal_status(&it))
     }
 
     async fn lead_command(
@@ -84,9 +110,10 @@ impl Service {
         wait_ms: u64,
         exclude: Vec<u64>,
     ) -> Result<Arc<Reply>, Status> {
-        if let Body::RemoveNode(command::RemoveNode { node, accept }) = command.body {
+        if let Body::RemoveNode(remove) = command.body {
             let (member, leader) = (&self.shared.member, &self.shared.leader);
-            return leaving::remove(member, leader, command.request, node, accept).await;
+            let asked = (command.subject, command.request);
+            return leaving::remove(member, leader, asked, remove).await;
         }
         if let Err(refusal) = retention::check(&command.body) {
             return Ok(Arc::new(Reply::Refused(refusal)));
@@ -137,12 +164,20 @@ impl Service {
                     return Ok(Arc::new(Reply::Refused(refusal)));
                 }
             }
-            let reply = shared.member.propose(command.request, command.body.clone()).await?;
+            let Command { request, subject, body, .. } = command.clone();
+            let reply = shared.member.propose_for(subject, request, body).await?;
             if reply.refusal() != Some(&Refusal::BadTargets) {
                 return Ok(reply);
             }
         }
         Ok(Arc::new(Reply::Refused(Refusal::BadTargets)))
+    }
+
+    /// Waits until reads here are linearizable, and asks again whether the caller's token is good.
+    async fn linearizable_for(&self, caller: &Caller, deadline_ms: u64) -> Result<u64, Status> {
+        let index = self.linearizable(deadline_ms).await?;
+        self.shared.member.read(|catalogue| caller.check_current(catalogue))?;
+        Ok(index)
     }
 
     async fn linearizable(&self, deadline_ms: u64) -> Result<u64, Status> {
@@ -188,25 +223,30 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
+        let caller = Caller::of(&request);
+        let token = request.metadata().get(TOKEN_HEADER).cloned();
         let request = request.into_inner();
         if request.forward && !self.shared.member.consensus.is_leader() {
             let Shared { calls, counters, .. } = &*self.shared;
-            return self.forwards.execute(calls, counters, request).await.map(Response::new);
+            let forwarded = self.forwards.execute(calls, counters, token, request).await;
+            return forwarded.map(Response::new);
         }
-        self.lead(request).await.map(Response::new)
+        self.lead(&caller, request).await.map(Response::new)
     }
 
     async fn execute_forwarded(
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        self.lead(request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.lead(&caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn plan_removal(
         &self,
         request: Request<wire::PlanRemovalRequest>,
     ) -> Result<Response<wire::PlanRemovalReply>, Status> {
+        Caller::of(&request).check_everywhere(Right::Operate)?;
         let asked = request.into_inner();
         let accept =
             Accept { data_loss: asked.accept_data_loss, fewer_hosts: asked.accept_fewer_hosts };
@@ -218,8 +258,10 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::PlanTimeRepairRequest>,
     ) -> Result<Response<wire::PlanTimeRepairReply>, Status> {
+        let caller = Caller::of(&request);
         let wire::PlanTimeRepairRequest { namespace, to_ms } = request.into_inner();
         let namespace = parse(&namespace)?;
+        caller.check(Right::Operate, &namespace)?;
         labels::plan_repair(&self.shared.member, namespace, to_ms).await.map(Response::new)
     }
 
@@ -227,9 +269,11 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ShowPolicyRequest>,
     ) -> Result<Response<wire::ShowPolicyReply>, Status> {
+        let caller = Caller::of(&request);
         let wire::ShowPolicyRequest { namespace, deadline_ms } = request.into_inner();
         let namespace: Namespace = parse(&namespace)?;
-        self.linearizable(deadline_ms).await?;
+        caller.check(Right::Read, &namespace)?;
+        self.linearizable_for(&caller, deadline_ms).await?;
         Ok(Response::new(
             self.shared.member.read(|catalogue| retention::policy(catalogue, &namespace)),
         ))
@@ -239,10 +283,12 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::PlanRetentionRequest>,
     ) -> Result<Response<wire::PlanRetentionReply>, Status> {
+        let caller = Caller::of(&request);
         let wire::PlanRetentionRequest { namespace, what_if, before_commit } = request.into_inner();
         let what_if = convert::own_policy_from_wire(what_if.unwrap_or_default())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let namespace = parse(&namespace)?;
+        caller.check(Right::Read, &namespace)?;
         let planned = retention::plan(&self.shared.member, namespace, what_if, before_commit).await;
         planned.map(Response::new)
     }
@@ -251,9 +297,11 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ListRefsRequest>,
     ) -> Result<Response<wire::ListRefsReply>, Status> {
+        let caller = Caller::of(&request);
         let wire::ListRefsRequest { namespace, deadline_ms } = request.into_inner();
         let namespace: Namespace = parse(&namespace)?;
-        self.linearizable(deadline_ms).await?;
+        caller.check(Right::Read, &namespace)?;
+        self.linearizable_for(&caller, deadline_ms).await?;
         Ok(Response::new(self.shared.member.read(|catalogue| marks::refs(catalogue, &namespace))))
     }
 
@@ -261,10 +309,11 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ListHoldsRequest>,
     ) -> Result<Response<wire::ListHoldsReply>, Status> {
+        let caller = Caller::of(&request);
         let asked = request.into_inner();
-        self.linearizable(asked.deadline_ms).await?;
+        self.linearizable_for(&caller, asked.deadline_ms).await?;
         // All holds of a cluster may be many.
-        let walk = move |catalogue: &Catalogue| marks::holds(catalogue, &asked);
+        let walk = move |catalogue: &Catalogue| marks::holds(catalogue, &asked, &caller);
         Ok(Response::new(self.shared.member.walk(walk).await))
     }
 
@@ -272,15 +321,18 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ResolveRequest>,
     ) -> Result<Response<wire::ResolveReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let address: Address = parse(&request.address)?;
-        self.linearizable(request.deadline_ms).await?;
+        shown::check_known(&caller, &address.namespace)?;
+        self.linearizable_for(&caller, request.deadline_ms).await?;
         let member = &self.shared.member;
         let small = member.read(|catalogue| {
             if address.selector.walks() {
                 return Ok(None);
             }
             let record = catalogue.resolve_record(&address)?;
+            shown::check(&caller, record)?;
             let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX
                 && record.parts.len() <= RESOLVED_PARTS_MAX;
             Ok(is_small.then(|| convert::info_to_wire(&catalogue.info(record))))
@@ -296,7 +348,7 @@ impl wire::catalogue_server::Catalogue for Service {
                 found.map_err(|refusal| refusal_status(&refusal))?
             }
         };
-        let nodes = member.read(|catalogue| node_infos(member, &self.shared.leader, catalogue));
+        let nodes = shown::nodes(&self.shared, &caller);
         let checkpoint = Some(checkpoint);
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
     }
@@ -305,6 +357,7 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::ListRequest>,
     ) -> Result<Response<wire::ListReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let invalid = |error: convert::ConvertError| Status::invalid_argument(error.to_string());
         let limit = if request.limit == 0 { LIST_MAX } else { request.limit.min(LIST_MAX) };
@@ -318,9 +371,10 @@ impl wire::catalogue_server::Catalogue for Service {
             )
             .map_err(invalid)?,
             limit: limit as usize,
+            grant: caller.token().map(|token| token.grant.clone()),
         };
         if !canary!("list_of_this_node") {
-            self.linearizable(request.deadline_ms).await?;
+            self.linearizable_for(&caller, request.deadline_ms).await?;
         }
         // A page may be of a thousand large checkpoints: neither under the lock nor on an async thread.
         let walk = move |catalogue: &Catalogue| listed(catalogue, &query);
@@ -331,6 +385,8 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::LocateRequest>,
     ) -> Result<Response<wire::LocateReply>, Status> {
+        let caller = Caller::of(&request);
+        let about = about(request.metadata());
         let request = request.into_inner();
         if request.digests.len() > BATCH_SEGMENTS_MAX {
             return Err(Status::invalid_argument(format!(
@@ -348,9 +404,12 @@ impl wire::catalogue_server::Catalogue for Service {
             "" => None,
             name => Some(parse(name)?),
         };
-        self.linearizable(request.deadline_ms).await?;
+        if let Some(namespace) = &namespace {
+            shown::check_known(&caller, namespace)?;
+        }
+        self.linearizable_for(&caller, request.deadline_ms).await?;
         let reply = self.shared.member.read(|catalogue| wire::LocateReply {
-            segments: digests.iter().map(|digest| located(catalogue, *digest)).collect(),
+            segments: shown::located(catalogue, &caller, about, &digests),
             policy: namespace.map(|name| convert::policy_to_wire(&catalogue.policy(&name))),
         });
         Ok(Response::new(reply))
@@ -363,7 +422,16 @@ impl wire::catalogue_server::Catalogue for Service {
         if !self.shared.member.consensus.is_leader() {
             return Err(self.shared.member.not_leader());
         }
-        self.shared.leader.hastened.ask(CheckpointId(request.into_inner().checkpoint));
+        let caller = Caller::of(&request);
+        let checkpoint = CheckpointId(request.into_inner().checkpoint);
+        if let Some(token) = caller.token() {
+            let known = self
+                .shared
+                .member
+                .read(|catalogue| catalogue.known_to(token, checkpoint).map(|_| ()));
+            known.map_err(|refusal| refusal_status(&refusal))?;
+        }
+        self.shared.leader.hastened.ask(checkpoint);
         self.shared.leader.steward.ring();
         Ok(Response::new(wire::HastenReply {}))
     }
@@ -372,16 +440,27 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusReply>, Status> {
-        let index = self.linearizable(request.into_inner().deadline_ms).await?;
+        let caller = Caller::of(&request);
+        let index = self.linearizable_for(&caller, request.into_inner().deadline_ms).await?;
         let shared = &self.shared;
-        let summary = shared.summaries.at(&shared.member, index).await;
-        let (nodes, cluster) = shared.member.read(|catalogue| {
-            (node_infos(&shared.member, &shared.leader, catalogue), catalogue.cluster().clone())
-        });
+        let limited = !caller.reads_everything();
+        let mut summary = shared.summaries.at(&shared.member, index).await;
+        if limited {
+            summary = summary.without_totals();
+        }
+        let nodes = shown::nodes(&self.shared, &caller);
+        let cluster = shared.member.read(|catalogue| catalogue.cluster().clone());
         let (leader, leader_address) = shared.member.consensus.leader().unwrap_or_default();
-        let (namespaces_ahead, first_ahead) = labels::ahead(&shared.member, &summary);
-        let (namespaces_waiting, first_waiting) =
+        let (mut namespaces_ahead, mut first_ahead) = labels::ahead(&shared.member, &summary);
+        let (mut namespaces_waiting, mut first_waiting) =
             retention::waiting(&shared.member, &shared.leader);
+        if limited {
+            let is_shown = |name: &str| name.parse().is_ok_and(|name| caller.reads(&name));
+            first_ahead.retain(|it| is_shown(&it.namespace));
+            first_waiting.retain(|it| is_shown(&it.namespace));
+            (namespaces_ahead, namespaces_waiting) =
+                (first_ahead.len() as u64, first_waiting.len() as u64);
+        }
         Ok(Response::new(wire::StatusReply {
             // The catalogue has no id yet in the first moment of a cluster.
             cluster: shared.this.cluster.0.to_be_bytes().to_vec().into(),
@@ -412,7 +491,19 @@ impl wire::catalogue_server::Catalogue for Service {
             first_ahead,
             namespaces_waiting,
             first_waiting,
+            limited,
+            tokens_required: cluster.tokens_required,
         }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<wire::ListTokensRequest>,
+    ) -> Result<Response<wire::ListTokensReply>, Status> {
+        let caller = Caller::of(&request);
+        let wire::ListTokensRequest { deadline_ms, after } = request.into_inner();
+        self.linearizable_for(&caller, deadline_ms).await?;
+        self.shared.member.read(|catalogue| tokens::list(catalogue, &after)).map(Response::new)
     }
 }
 
@@ -440,59 +531,4 @@ where
 /// A read's refusal as a status that carries it whole.
 fn refusal_status(refusal: &Refusal) -> Status {
     cairn_proto::refused::refusal_status(refusal)
-}
-
-fn located(catalogue: &Catalogue, digest: SegmentDigest) -> wire::Located {
-    match catalogue.segment_by_digest(&digest) {
-        None => wire::Located::default(),
-        Some(segment) => wire::Located {
-            segment: segment.id.0,
-            len: segment.form.raw_len(),
-            // What a removed node has left is voided bit by bit, and read by nobody.
-            slots: segment
-                .live_slots()
-                .filter(|slot| {
-                    let node = catalogue.node(slot.node);
-                    node.is_some_and(|node| node.admin == Admin::InService)
-                })
-                .map(|slot| convert::slot_to_wire(&slot))
-                .collect(),
-        },
-    }
-}
-
-fn node_infos(member: &Member, leader: &LeaderState, catalogue: &Catalogue) -> Vec<wire::NodeInfo> {
-    let voters = member.consensus.voters();
-    let clocks = member.clocks_ahead_of_median_ms();
-    let info = |node: &cairn_types::model::Node| {
-        let id = node.id;
-        let tally = catalogue.node_tally(id);
-        let leads = member.consensus.is_leader();
-        let pulse = leader.heartbeats.of(id).filter(|_| leads);
-        let registered = (node.incarnation != Incarnation(0)).then_some(&*node.address);
-        let outside = leader.joining.why(id, registered).filter(|_| leads);
-        wire::NodeInfo {
-            id: id.0,
-            host: node.host.clone(),
-            rack: node.rack.clone(),
-            address: node.address.clone(),
-            up: node.liveness == Liveness::Up,
-            removed: node.admin == Admin::Removed,
-            inventoried: node.inventoried,
-            capacity_bytes: node.capacity_bytes,
-            incarnation: node.incarnation.0,
-            voter: voters.contains_key(&id.0),
-            replicas_durable: tally.durable,
-            replicas_assigned: tally.assigned,
-            replicas_released: tally.released,
-            bytes_durable: tally.bytes_live,
-            available_bytes: pulse.map(|pulse| pulse.available_bytes),
-            liveness_since_ms: node.liveness_since_ms,
-            trouble: pulse.map(|pulse| pulse.trouble),
-            feature_level: node.feature_level,
-            clock_ahead_ms: clocks.get(&id).copied(),
-            outside: outside.unwrap_or_default(),
-        }
-    };
-    catalogue.nodes().map(info).collect()
 }

@@ -7,12 +7,14 @@
 use std::time::Duration;
 
 use cairn_host::envelope::{Reason, refuse};
+use cairn_host::token::FORWARDED_TOKEN_HEADER;
 use cairn_proto::wire;
 use cairn_proto::wire::catalogue_client::CatalogueClient;
 use cairn_types::ids::NodeId;
 use cairn_types::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::Semaphore;
 use tonic::Status;
+use tonic::metadata::AsciiMetadataValue;
 
 use crate::counters::Counters;
 use crate::shared::Calls;
@@ -38,12 +40,14 @@ impl Default for Forwards {
 }
 
 impl Forwards {
-    /// Has the leader execute `request`; without a known leader, or where it changes meanwhile,
+    /// Has the leader execute `request`, on behalf of the client whose `token` it brought: the leader
+    /// verifies it as this node did, and believes no node; without a known leader, or where it changes meanwhile,
     /// the caller is told and tries again.
     pub async fn execute(
         &self,
         calls: &Calls,
         counters: &Counters,
+        token: Option<AsciiMetadataValue>,
         request: wire::ExecuteRequest,
     ) -> Result<wire::ExecuteReply, Status> {
         let Some((leader, registered)) = calls.member.consensus.leader() else {
@@ -62,7 +66,11 @@ impl Forwards {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let message = wire::ExecuteRequest { forward: false, ..request };
-        let call = client.execute_forwarded(calls.request(Some(NodeId(leader)), message));
+        let mut message = calls.request(Some(NodeId(leader)), message);
+        if let Some(token) = token {
+            message.metadata_mut().insert(FORWARDED_TOKEN_HEADER, token);
+        }
+        let call = client.execute_forwarded(message);
         let answer = tokio::select! {
             biased;
             answer = tokio::time::timeout(deadline, call) => answer,

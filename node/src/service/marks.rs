@@ -8,6 +8,8 @@ use cairn_types::convert;
 use cairn_types::ids::{CheckpointId, Namespace, Step};
 use cairn_types::limits::HOLDS_PAGE_MAX;
 
+use crate::caller::Caller;
+
 /// The refs of a namespace, and the steps of what they name or named.
 pub(super) fn refs(catalogue: &Catalogue, namespace: &Namespace) -> wire::ListRefsReply {
     let mut steps = BTreeMap::<CheckpointId, Step>::new();
@@ -25,7 +27,11 @@ pub(super) fn refs(catalogue: &Catalogue, namespace: &Namespace) -> wire::ListRe
 }
 
 /// One page of the holds on committed checkpoints that have not ended.
-pub(super) fn holds(catalogue: &Catalogue, asked: &wire::ListHoldsRequest) -> wire::ListHoldsReply {
+pub(super) fn holds(
+    catalogue: &Catalogue,
+    asked: &wire::ListHoldsRequest,
+    caller: &Caller,
+) -> wire::ListHoldsReply {
     let clock_ms = catalogue.cluster().clock_ms;
     let below = format!("{}/", asked.prefix);
     let is_wanted = |namespace: &str| {
@@ -36,7 +42,8 @@ pub(super) fn holds(catalogue: &Catalogue, asked: &wire::ListHoldsRequest) -> wi
     let active = found.filter(|(_, hold)| hold.is_active(clock_ms));
     let listed = active.filter_map(|(id, hold)| {
         let record = catalogue.checkpoint(id).filter(|record| record.is_committed())?;
-        is_wanted(record.namespace.as_str()).then(|| wire::ListedHold {
+        let is_shown = caller.reads(&record.namespace);
+        (is_shown && is_wanted(record.namespace.as_str())).then(|| wire::ListedHold {
             checkpoint: id.0,
             namespace: record.namespace.to_string(),
             step: record.step.0,

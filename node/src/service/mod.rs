@@ -8,6 +8,8 @@
 //! | `seal` | the leader's part of a seal: no commit that cannot be restored |
 //! | [`segments`] | segment bytes |
 //! | [`admin`] | joining, hello, reports, heartbeats, a node's own status |
+//! | `shown` | what a caller is shown of checkpoints, segments and nodes |
+//! | `tokens` | issuers of tokens, and tokens that were revoked |
 //! | `retention` | policies, plans of retention, runs of it that wait |
 //! | `quarantine` | an operator's look into quarantine, and the way back out of it |
 //! | `ready` | (nothing: whether this node serves, for those that say so) |
@@ -37,6 +39,8 @@ mod ready;
 mod retention;
 mod seal;
 pub mod segments;
+mod shown;
+mod tokens;
 
 /// Builds the router: `raft` holds the consensus service's routes.
 pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {

@@ -3,20 +3,21 @@
 //! A node takes bytes for a slot only once it has applied the slot's epoch, and answers a put
 //! only when the segment is durable; what it then holds it reports by itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_host::envelope::{Reason, refuse};
+use cairn_host::envelope::{Reason, about, refuse};
 use cairn_proto::wire;
 use cairn_types::blocks::{BlockTable, block_count};
 use cairn_types::canary;
 use cairn_types::convert;
 use cairn_types::form::{Form, FormError, StoredBlocks};
-use cairn_types::ids::{Epoch, LINEAGE_SHIFT, SegmentDigest, SegmentId};
+use cairn_types::ids::{CheckpointId, Epoch, LINEAGE_SHIFT, SegmentDigest, SegmentId};
 use cairn_types::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX};
+use cairn_types::rights::Right;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admission::{Lane, Lanes, Peer, Permit};
+use crate::caller::Caller;
 use crate::pace::Pace;
 use crate::reporter::Said;
 use crate::shared::Replicas;
@@ -64,6 +66,35 @@ impl Service {
         let uploads = lanes.open("uploads", UPLOADS_MAX);
         let arriving = lanes.open("uploads on their way in", ARRIVING_MAX);
         Self { replicas, waits, readers, uploads, arriving }
+    }
+
+    /// Refuses bytes to a subject that names no checkpoint which refers to them and which it may read,
+    /// or, to be sent, has begun. One that this node has not applied yet it may wait for.
+    async fn check_account(
+        &self,
+        caller: &Caller,
+        about: Option<CheckpointId>,
+        right: Right,
+        digest: SegmentDigest,
+    ) -> Result<(), Status> {
+        let Some(token) = caller.token() else { return Ok(()) };
+        let member = &self.replicas.member;
+        let is_shown = || {
+            member.read(|catalogue| {
+                let Some(segment) = catalogue.segment_by_digest(&digest) else { return false };
+                let wanted = BTreeSet::from([segment.id]);
+                !catalogue.on_account_of(token, about, right, &wanted).is_empty()
+            })
+        };
+        if is_shown() {
+            return Ok(());
+        }
+        member.read_index(SLOT_WAIT).await?;
+        match is_shown() {
+            true => Ok(()),
+            // As if it were not here: whether it is, is nothing that the caller may know.
+            false => Err(refuse(Reason::NotHeld, format!("segment {digest} is not held here"))),
+        }
     }
 
     /// Waits for the slot to be applied here and checks that it is current, and that the bytes come
@@ -118,6 +149,7 @@ impl wire::segments_server::Segments for Service {
         request: Request<Streaming<wire::PutRequest>>,
     ) -> Result<Response<wire::PutReply>, Status> {
         let peer = request.extensions().get::<Peer>().copied();
+        let (caller, about) = (Caller::of(&request), about(request.metadata()));
         let mut stream = request.into_inner();
         let arriving = self.arriving.take(peer)?;
         let head = next_message(&mut stream, &mut Pace::new(HEAD_WAIT)).await?;
@@ -137,6 +169,7 @@ impl wire::segments_server::Segments for Service {
         let blocks = replicas.store.codecs().blocks(head.codec, head.len, &head.stored_lens);
         let blocks = blocks.map_err(|error| refuse(Reason::Form, error.to_string()))?;
         self.check_slot(segment, digest, epoch, blocks.form()).await?;
+        self.check_account(&caller, about, Right::Write, digest).await?;
         let stored_len = u64::from(blocks.form().stored_len());
         let begun =
             replicas.store.begin(digest, blocks).await.map_err(|error| store_status(&error))?;
@@ -183,8 +216,10 @@ impl wire::segments_server::Segments for Service {
         request: Request<wire::GetRequest>,
     ) -> Result<Response<Self::GetStream>, Status> {
         let permit = self.readers.take(request.extensions().get::<Peer>().copied())?;
+        let (caller, about) = (Caller::of(&request), about(request.metadata()));
         let request = request.into_inner();
         let digest = digest(&request.digest)?;
+        self.check_account(&caller, about, Right::Read, digest).await?;
         let replicas = Arc::clone(&self.replicas);
         let (table, stored, salvage) = match replicas.store.read_table(digest).await {
             Ok(Footer { table, blocks }) => (table, Some(blocks), None),
@@ -242,7 +277,9 @@ impl wire::segments_server::Segments for Service {
         &self,
         request: Request<wire::SuspectRequest>,
     ) -> Result<Response<wire::SuspectReply>, Status> {
+        let (caller, about) = (Caller::of(&request), about(request.metadata()));
         let digest = digest(&request.into_inner().digest)?;
+        self.check_account(&caller, about, Right::Read, digest).await?;
         let checking = crate::upkeep::suspect::begin(&self.replicas, digest)
             .ok_or_else(|| refuse(Reason::Busy, "a check is under way"))?;
         let checked = checking.await.map_err(|_| Status::unavailable("the node stops"))?;

@@ -23,6 +23,7 @@ use cairn_types::command::{self, Accept, Body, Refusal, Reply};
 use cairn_types::convert;
 use cairn_types::ids::{NodeId, RequestId};
 use cairn_types::model::Admin;
+use cairn_types::rights::Subject;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -39,15 +40,15 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 pub async fn remove(
     member: &Member,
     leader: &LeaderState,
-    request: RequestId,
-    node: NodeId,
-    accept: Accept,
+    (subject, request): (Subject, RequestId),
+    remove: command::RemoveNode,
 ) -> Result<Arc<Reply>, Status> {
+    let command::RemoveNode { node, accept } = remove;
     // What an earlier leader has committed counts.
     member.read_index(member.this.call_deadline()).await?;
     let body = Body::RemoveNode(command::RemoveNode { node, accept });
     if is_removed(member, node) {
-        return member.propose(request, body).await;
+        return member.propose_for(subject, request, body).await;
     }
     let moved = match leave_soon(member, leader, node, accept).await {
         Err(refusal) => return Ok(Arc::new(Reply::Refused(refusal))),
@@ -55,7 +56,7 @@ pub async fn remove(
     };
     let reply = match moved {
         Ok(()) => {
-            let reply = member.propose(request, body).await;
+            let reply = member.propose_for(subject, request, body).await;
             leader.leaving.proposed(node, &reply);
             reply
         }

@@ -14,7 +14,7 @@ use tower::{ServiceExt, service_fn};
 
 use crate::envelope::{Reason, refuse};
 use crate::seam::{Dialer, Transport};
-use crate::tls::ClusterKey;
+use crate::tls::{ClusterKey, Trust};
 use crate::windows;
 
 /// For a TCP connection, and again for a TLS handshake: a node that takes longer is not worth
@@ -28,12 +28,17 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Dials `host:port` over TCP. Must be used within a tokio runtime.
 #[derive(Debug, Clone)]
 pub struct TcpDialer {
-    tls: Option<ClusterKey>,
+    tls: Option<Trust>,
 }
 
 impl TcpDialer {
     /// With a key every connection is mutual TLS, without one none is.
     pub fn new(tls: Option<ClusterKey>) -> Self {
+        Self { tls: tls.map(Trust::Key) }
+    }
+
+    /// With the authority alone connections are TLS, and this end is nobody.
+    pub fn trusting(tls: Option<Trust>) -> Self {
         Self { tls }
     }
 
@@ -52,9 +57,9 @@ impl TcpDialer {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        if let Some(key) = &self.tls {
+        if let Some(trust) = &self.tls {
             endpoint = endpoint
-                .tls_config(key.client_tls())
+                .tls_config(trust.client_tls())
                 .map_err(|error| Status::internal(format!("set up TLS: {}", chain(&error))))?;
         }
         Ok(endpoint.connect_lazy())

@@ -4,7 +4,7 @@
 //! call that means another (DESIGN section 6, Identity). A client that does not know them yet
 //! leaves them out and learns them from the response headers, which always carry them.
 
-use cairn_types::ids::{ClusterId, Lineage, NodeId};
+use cairn_types::ids::{CheckpointId, ClusterId, Lineage, NodeId};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -17,6 +17,8 @@ const TARGET: &str = "cairn-target";
 const PROTOCOL: &str = "cairn-protocol";
 const LEADER: &str = "cairn-leader";
 const REASON: &str = "cairn-reason";
+/// On account of which checkpoint a call asks for segments: a digest alone gives no right to them.
+pub const ABOUT_HEADER: &str = "cairn-about";
 
 /// Who is meant by a call, or who answers; fields that are not known are `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -205,6 +207,11 @@ pub fn not_leader(leader: Option<(NodeId, &str)>) -> Status {
 pub fn leader_of(status: &Status) -> Option<(NodeId, String)> {
     let (node, address) = get(status.metadata(), LEADER)?.split_once(' ')?;
     Some((NodeId(node.parse().ok()?), address.to_owned()))
+}
+
+/// The checkpoint that a call says it is about. What is malformed is about none.
+pub fn about(metadata: &MetadataMap) -> Option<CheckpointId> {
+    get(metadata, ABOUT_HEADER)?.parse().ok().map(CheckpointId)
 }
 
 fn put(metadata: &mut MetadataMap, name: &'static str, value: &str) {

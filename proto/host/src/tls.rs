@@ -54,6 +54,8 @@ const PKCS8_PREFIX: [u8; 16] =
 pub enum KeyError {
     #[error("read cluster key {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("the cluster's authority is not the PEM that `cairn key ca` prints")]
+    NoAuthority,
     #[error("the cluster key is {0}")]
     Malformed(&'static str),
     #[error("derive certificates from the cluster key: {0}")]
@@ -175,6 +177,63 @@ impl ClusterKey {
 
     pub(crate) fn identity(&self) -> Identity {
         Identity::from_pem(&self.leaf_pem, &self.leaf_key_pem)
+    }
+}
+
+/// The cluster's authority alone: whoever trusts it knows the cluster's nodes, and is nobody to them
+/// without a token.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    pem: String,
+}
+
+impl Authority {
+    /// Reads what `cairn key ca` prints.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let mut pem = String::new();
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(KEY_BYTES_MAX as u64 + 1).read_to_string(&mut pem));
+        read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+        Self::from_pem(pem)
+    }
+
+    pub fn from_pem(pem: impl Into<String>) -> Result<Self, KeyError> {
+        let pem = pem.into();
+        match pem.len() <= KEY_BYTES_MAX && pem.contains("-----BEGIN CERTIFICATE-----") {
+            true => Ok(Self { pem }),
+            false => Err(KeyError::NoAuthority),
+        }
+    }
+
+    /// Checks the node and presents nothing.
+    pub fn client_tls(&self) -> ClientTlsConfig {
+        ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.pem))
+            .domain_name(TLS_NAME)
+            .timeout(CONNECT_TIMEOUT)
+    }
+}
+
+/// By what a client knows the cluster's nodes.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// And they know it as one of their own.
+    Key(ClusterKey),
+    Authority(Authority),
+}
+
+impl Trust {
+    pub fn client_tls(&self) -> ClientTlsConfig {
+        match self {
+            Self::Key(key) => key.client_tls(),
+            Self::Authority(authority) => authority.client_tls(),
+        }
+    }
+}
+
+impl From<ClusterKey> for Trust {
+    fn from(key: ClusterKey) -> Self {
+        Self::Key(key)
     }
 }
 

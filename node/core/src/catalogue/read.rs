@@ -22,6 +22,7 @@ use cairn_types::model::{
     Node, SealedPart, Segment,
 };
 use cairn_types::retention::{BestMetric, Extreme};
+use cairn_types::rights::{Grant, Right};
 
 /// Which checkpoints to list: ordered by (namespace, step, id).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct ListQuery {
     /// Continue after this one.
     pub after: Option<ListPlace>,
     pub limit: usize,
+    /// Only what this grant gives to read.
+    pub grant: Option<Grant>,
 }
 
 /// What was found by looking at no more than `LIST_RECORDS_MAX` records.
@@ -299,8 +302,12 @@ impl Catalogue {
         let after = query.after.as_ref();
         let mut page = ListPage::default();
         let mut last: Option<&Arc<Checkpoint>> = None;
+        let is_shown = |namespace: &Namespace| {
+            query.grant.as_ref().is_none_or(|grant| grant.allows(Right::Read, namespace))
+        };
         let places = self
             .namespaces_below(&query.prefix, after.map_or("", |(last, _, _)| last.as_str()))
+            .filter(|(name, _)| is_shown(name))
             .flat_map(|(name, names)| {
                 let from = match after {
                     Some((last, step, id)) if last == name => Bound::Excluded((*step, *id)),

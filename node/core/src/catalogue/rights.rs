@@ -11,8 +11,10 @@
 //! What a subject may not know of at all is unknown to it: a checkpoint in a namespace where it has no
 //! right is refused like one that is not there.
 
+use std::collections::BTreeSet;
+
 use cairn_types::command::{Annotate, Begin, Body, Delete, Refusal, SetRef};
-use cairn_types::ids::{Attempt, CheckpointId, Namespace};
+use cairn_types::ids::{Attempt, CheckpointId, Namespace, SegmentId};
 use cairn_types::limits::ATTEMPT_AHEAD_MS;
 use cairn_types::rights::{Need, Right, Subject, TokenSubject};
 
@@ -71,6 +73,33 @@ impl Catalogue {
     pub fn known_to(&self, token: &TokenSubject, id: CheckpointId) -> Result<&Checkpoint, Refusal> {
         let record = self.checkpoint(id).filter(|record| token.grant.knows(&record.namespace));
         record.map(|record| &**record).ok_or(Refusal::UnknownCheckpoint(id))
+    }
+
+    /// Of `segments`, those that the subject may read (`Right::Read`) or send (`Right::Write`) on account
+    /// of the checkpoint `about`. A digest is no capability: who knows one has no right by that.
+    pub fn on_account_of(
+        &self,
+        token: &TokenSubject,
+        about: Option<CheckpointId>,
+        right: Right,
+        segments: &BTreeSet<SegmentId>,
+    ) -> BTreeSet<SegmentId> {
+        let record = about.and_then(|id| self.known_to(token, id).ok());
+        let allowed = record.filter(|record| {
+            let is_theirs = is_own(token, record);
+            let is_open_to = match right {
+                Right::Read => record.commit.is_some() || is_theirs,
+                _ => is_theirs,
+            };
+            is_open_to && token.grant.allows(right, &record.namespace)
+        });
+        let Some(record) = allowed else { return BTreeSet::new() };
+        let mut found: BTreeSet<SegmentId> =
+            segments.iter().copied().filter(|id| record.loose.contains(*id)).collect();
+        if found.len() < segments.len() {
+            found.extend(record.segments.iter().filter(|id| segments.contains(id)));
+        }
+        found
     }
 
     fn may_touch(&self, token: &TokenSubject, need: Need, id: CheckpointId) -> Result<(), Refusal> {

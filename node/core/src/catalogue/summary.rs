@@ -35,6 +35,17 @@ pub struct Summary {
     pub label_newest_ms: u64,
 }
 
+impl Summary {
+    /// Whether all is well, and not how much there is: for those who may not know what others store.
+    pub fn without_totals(&self) -> Self {
+        Self {
+            nodes_can_be_lost: self.nodes_can_be_lost,
+            racks_can_be_lost: self.racks_can_be_lost,
+            ..Self::default()
+        }
+    }
+}
+
 /// Replicas of one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NodeTally {

@@ -145,7 +145,8 @@ impl Seals {
         let hold_until = Instant::now() + hold;
         // What is over or sealed already is answered by apply alone.
         if !member.read(|catalogue| claim.is_open(catalogue)) {
-            return member.propose(command.request, command.body).await;
+            let Command { subject, request, body, .. } = command;
+            return member.propose_for(subject, request, body).await;
         }
         // Before the upload's turn: a manifest that comes in slowly holds up no other part.
         let bytes = manifests::len(member, &claim.sealed.manifest);
@@ -156,7 +157,8 @@ impl Seals {
         };
         for _ in 0..ROUNDS_MAX {
             if !member.read(|catalogue| claim.is_open(catalogue)) {
-                return member.propose(command.request, command.body).await;
+                let Command { subject, request, body, .. } = command;
+                return member.propose_for(subject, request, body).await;
             }
             let compared = self.upload(claim.checkpoint);
             let mut compared = timeout(TURN_MAX, compared.lock())
@@ -175,7 +177,8 @@ impl Seals {
             if let Body::SealPart(command::SealPart { compared, .. }) = &mut command.body {
                 *compared = look.sealed;
             }
-            let reply = member.propose(command.request, command.body.clone()).await?;
+            let Command { subject, request, body, .. } = command.clone();
+            let reply = member.propose_for(subject, request, body).await?;
             match reply.refusal() {
                 Some(Refusal::NotCompared { .. }) => continue,
                 None if matches!(*reply, Reply::Sealed { .. }) => {

@@ -131,6 +131,13 @@ impl wire::catalogue_server::Catalogue for Node {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn list_tokens(
+        &self,
+        _request: Request<wire::ListTokensRequest>,
+    ) -> Result<Response<wire::ListTokensReply>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn list_holds(
         &self,
         _request: Request<wire::ListHoldsRequest>,
@@ -193,6 +200,7 @@ impl wire::catalogue_server::Catalogue for Node {
             after: after
                 .map(|name| (name, Step(request.after_step), CheckpointId(request.after_id))),
             limit: LIST_PAGE,
+            grant: None,
         };
         let mut state = self.fake.state.lock();
         state.lists += 1;
