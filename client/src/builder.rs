@@ -6,14 +6,15 @@
 //! env (the simulator, tests) -------------+        `--> connect: and a node has answered
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::credentials::{Credentials, is_loopback};
 use cairn_host::dial::TcpDialer;
 use cairn_host::seam::Env;
-use cairn_host::tls::{ClusterKey, KeyError};
+use cairn_host::tls::{Authority, ClusterKey, KeyError, Trust};
+use cairn_host::token::{FileError, Token};
 use cairn_host::tokio_host::TokioHost;
 use cairn_types::ids::{ClusterId, check_host_port};
 use tokio::runtime::Handle;
@@ -40,6 +41,11 @@ pub enum SetupError {
     NoKey { endpoint: String },
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Anybody on the way could read it and use it.
+    #[error("{endpoint} is not loopback, no key is given, and a token is not sent in clear")]
+    TokenInClear { endpoint: String },
+    #[error(transparent)]
+    Token(#[from] FileError),
     /// An environment brings a dialer, which has a key or none.
     #[error("a key and an environment are given, and the environment's dialer has its own key")]
     KeyAndEnv,
@@ -56,6 +62,8 @@ impl SetupError {
             Self::NoEndpoints => "name at least one node of the cluster as HOST:PORT",
             Self::NoKey { .. } => "give the cluster's key file, or allow an insecure connection",
             Self::Key(_) => "use the key file that the nodes use",
+            Self::TokenInClear { .. } => "give the cluster's authority beside the token",
+            Self::Token(_) => "ask an operator for a token",
             Self::NoRuntime => "call it in an async fn of tokio, or use the blocking client",
             Self::Threads { .. } => "the process has reached its limit of threads",
             Self::Endpoint { .. } | Self::KeyAndEnv => return None,
@@ -68,12 +76,19 @@ impl SetupError {
 pub struct ClientBuilder {
     options: ClientOptions,
     key: Option<KeyFrom>,
+    token: Option<TokenFrom>,
     insecure: bool,
     env: Option<Env>,
 }
 
 enum KeyFrom {
-    Given(ClusterKey),
+    Given(Trust),
+    File(PathBuf),
+    Authority(PathBuf),
+}
+
+enum TokenFrom {
+    Given(Token),
     File(PathBuf),
 }
 
@@ -82,7 +97,13 @@ impl Client {
     /// loopback.
     pub fn builder() -> ClientBuilder {
         let none: [String; 0] = [];
-        ClientBuilder { options: ClientOptions::new(none), key: None, insecure: false, env: None }
+        ClientBuilder {
+            options: ClientOptions::new(none),
+            key: None,
+            token: None,
+            insecure: false,
+            env: None,
+        }
     }
 }
 
@@ -102,7 +123,33 @@ impl ClientBuilder {
 
     /// The cluster's key, read before; `None` takes back one given before.
     pub fn key(mut self, key: impl Into<Option<ClusterKey>>) -> Self {
-        self.key = key.into().map(KeyFrom::Given);
+        self.key = key.into().map(|key| KeyFrom::Given(key.into()));
+        self
+    }
+
+    /// A file with the authority of the cluster's certificates, as `cairn key ca` prints it: nodes are
+    /// known by it as by the key, and know this client by its token only.
+    pub fn authority_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key = Some(KeyFrom::Authority(path.into()));
+        self
+    }
+
+    /// The same, read before; `None` takes back one given before, and a key.
+    pub fn authority(mut self, authority: impl Into<Option<Authority>>) -> Self {
+        self.key = authority.into().map(|it| KeyFrom::Given(Trust::Authority(it)));
+        self
+    }
+
+    /// Who this client is and what it may do, as an operator's token says. It has no other rights then,
+    /// whatever key it holds. `None` takes back one given before.
+    pub fn token(mut self, token: impl Into<Option<Token>>) -> Self {
+        self.token = token.into().map(TokenFrom::Given);
+        self
+    }
+
+    /// A file with a token. It is read by [`Self::build`] or [`Self::connect`].
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(TokenFrom::File(path.into()));
         self
     }
 
@@ -180,7 +227,7 @@ impl ClientBuilder {
 
     /// Makes the client. Reads the key file, and contacts nothing.
     pub fn build(self) -> Result<Client, ClientError> {
-        let Self { mut options, key, insecure, env } = self;
+        let Self { mut options, key, token, insecure, env } = self;
         if options.endpoints.is_empty() {
             return Err(SetupError::NoEndpoints.into());
         }
@@ -188,25 +235,43 @@ impl ClientBuilder {
             *endpoint = with_port(endpoint)
                 .ok_or_else(|| SetupError::Endpoint { endpoint: endpoint.clone() })?;
         }
+        let token = match token {
+            None => None,
+            Some(TokenFrom::Given(token)) => Some(token),
+            Some(TokenFrom::File(path)) => Some(Token::load(&path).map_err(SetupError::Token)?),
+        };
+        let with_token = |client: Client, encrypted: bool| {
+            let token = token.as_ref().map(|token| Credentials::new(token, encrypted));
+            Client { token, ..client }
+        };
         if let Some(env) = env {
             return match key {
-                None => Ok(Client::new(env, options)),
+                None => Ok(with_token(Client::new(env, options), true)),
                 Some(_) => Err(SetupError::KeyAndEnv.into()),
             };
         }
         let key = match key {
             None => None,
             Some(KeyFrom::Given(key)) => Some(key),
-            Some(KeyFrom::File(path)) => Some(ClusterKey::load(&path).map_err(SetupError::Key)?),
+            Some(KeyFrom::File(path)) => {
+                Some(Trust::Key(ClusterKey::load(&path).map_err(SetupError::Key)?))
+            }
+            Some(KeyFrom::Authority(path)) => {
+                Some(Trust::Authority(Authority::load(&path).map_err(SetupError::Key)?))
+            }
         };
         let open = options.endpoints.iter().find(|endpoint| !is_loopback(endpoint));
         if let Some(endpoint) = open.filter(|_| key.is_none() && !insecure) {
             return Err(SetupError::NoKey { endpoint: endpoint.clone() }.into());
         }
+        if let Some(endpoint) = open.filter(|_| key.is_none() && token.is_some()) {
+            return Err(SetupError::TokenInClear { endpoint: endpoint.clone() }.into());
+        }
+        let encrypted = key.is_some();
         let handle = Handle::try_current().map_err(|_| SetupError::NoRuntime)?;
         let runtime = TokioHost::for_client(handle);
-        let env = Env { runtime, dialer: Arc::new(TcpDialer::new(key)) };
-        Ok(Client::new(env, options))
+        let env = Env { runtime, dialer: Arc::new(TcpDialer::trusting(key)) };
+        Ok(with_token(Client::new(env, options), encrypted))
     }
 
     /// Makes the client and waits until the cluster answers, at most for the deadline. Several
@@ -230,14 +295,6 @@ pub fn with_port(text: &str) -> Option<String> {
     let has_port = text.rsplit_once(']').map_or(text, |(_, rest)| rest).contains(':');
     let address = if has_port { text.to_owned() } else { format!("{text}:{DEFAULT_PORT}") };
     check_host_port(&address).is_ok().then_some(address)
-}
-
-fn is_loopback(endpoint: &str) -> bool {
-    if let Ok(address) = endpoint.parse::<SocketAddr>() {
-        return address.ip().is_loopback();
-    }
-    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -280,6 +337,28 @@ mod tests {
         assert!(error.to_string().contains("/does/not/exist"), "{error}");
         let error = refused(Client::builder().endpoints(["localhost"]));
         assert!(matches!(error, SetupError::NoRuntime), "{error}");
+    }
+
+    #[tokio::test]
+    async fn token_needs_a_key_or_the_authority_unless_all_is_loopback() {
+        let claims = cairn_host::token::Claims {
+            subject: "ci".into(),
+            grant: Default::default(),
+            issued_ms: 0,
+            expires_ms: 1,
+        };
+        let token = cairn_host::token::IssuerKey::generate().issue(&claims).unwrap();
+        let builder = |at: &str| Client::builder().endpoints([at]).token(token.clone());
+        assert!(builder("localhost").build().is_ok());
+        let error = refused(builder("node1").insecure());
+        assert!(matches!(error, SetupError::TokenInClear { .. }), "{error}");
+        let key = ClusterKey::from_text(&ClusterKey::generate()).unwrap();
+        let authority = Authority::from_pem(key.authority_pem()).unwrap();
+        assert!(builder("node1").authority(authority).build().is_ok());
+        assert!(builder("node1").key(key).build().is_ok());
+        let error = refused(Client::builder().endpoints(["localhost"]).token_file("/dev/null"));
+        assert!(error.to_string().contains("/dev/null"), "{error}");
+        assert!(Authority::from_pem("nothing").is_err());
     }
 
     #[tokio::test]

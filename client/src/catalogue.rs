@@ -283,7 +283,7 @@ impl Client {
             }
             digests.sort_unstable();
             digests.dedup();
-            let segments = self.locate(&digests).await?;
+            let segments = self.about(info.id).locate(&digests).await?;
             Ok(Shown { info, manifests, segments })
         })
     }

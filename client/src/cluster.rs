@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_host::credentials::{self, Credentials};
 use cairn_host::envelope::{Identity, Reason};
 use cairn_host::seam::{Env, Transport};
 use cairn_proto::wire;
@@ -62,6 +63,10 @@ pub struct Client {
     pub(crate) endpoints: Arc<Mutex<Endpoints>>,
     /// How fast nodes gave segments of late.
     pub(crate) paces: Arc<Mutex<Paces>>,
+    /// Who this client is, where a token says so.
+    pub(crate) token: Option<Credentials>,
+    /// On account of which checkpoint this handle asks for segments.
+    pub(crate) about: Option<CheckpointId>,
 }
 
 /// What answers have taught so far.
@@ -102,7 +107,15 @@ impl Client {
             known,
             endpoints: Arc::default(),
             paces: Arc::default(),
+            token: None,
+            about: None,
         }
+    }
+
+    /// The same client, asking for the segments of this checkpoint: a node gives a token's holder those
+    /// of what it may read.
+    pub(crate) fn about(&self, checkpoint: CheckpointId) -> Self {
+        Self { about: Some(checkpoint), ..self.clone() }
     }
 
     /// Asks every endpoint which cluster it belongs to; two of them are an error. A call goes to
@@ -388,7 +401,8 @@ impl Client {
     pub(crate) fn transport(&self, address: &str) -> Transport {
         let mut known = self.known.lock();
         let dial = || self.env.dialer.dial(address);
-        known.transports.entry(address.to_owned()).or_insert_with(dial).clone()
+        let transport = known.transports.entry(address.to_owned()).or_insert_with(dial).clone();
+        credentials::showing(transport, address, self.token.as_ref(), self.about)
     }
 
     /// All addresses worth trying: the endpoints given, then nodes learned.

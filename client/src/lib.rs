@@ -66,6 +66,7 @@
 //! | [`cluster`] | finding nodes and the leader, asking until there is an answer |
 //! | [`catalogue`] | what the catalogue knows, and commands that are not an upload |
 //! | [`status`] | the cluster and its nodes, as they describe themselves |
+//! | `tokens` | issuers of tokens, and tokens that were revoked |
 //! | `deletion` | deleting checkpoints, aborting uploads, ending a grace early |
 //! | `annotate` | labels and metrics known after the commit |
 //! | `answers` | whether an answer is to its question |
@@ -109,6 +110,7 @@ pub mod sink;
 pub mod source;
 pub mod status;
 mod task;
+mod tokens;
 mod tries;
 pub mod upload;
 
@@ -137,6 +139,7 @@ pub use status::{
     ClusterStatus, NamespaceAhead, NodeInfo, NodeState, NodeStatus, NodeTrouble, RetentionWaiting,
     Voter,
 };
+pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
 pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
 
 // Other crates of Cairn that show in the interface, so that a program needs this one only.
@@ -146,7 +149,8 @@ pub mod stream {
     pub use futures::stream::{BoxStream, Stream, StreamExt, TryStreamExt};
 }
 pub use cairn_host::seam::{Env, Lane};
-pub use cairn_host::tls::{ClusterKey, KeyError};
+pub use cairn_host::tls::{Authority, ClusterKey, KeyError};
+pub use cairn_host::token::{IssuerKey, Token};
 pub use cairn_types::command::Refusal;
 pub use cairn_types::ids::{
     Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId,

@@ -51,8 +51,9 @@ fn malformed_time(text: &str) -> Failure {
         .with_hint("`cairn help selectors` lists the selectors")
 }
 
-fn now_ms() -> u64 {
-    #[allow(clippy::disallowed_methods, reason = "an age is what this machine's user means by it")]
+/// This machine's wall clock, milliseconds since the Unix epoch.
+#[allow(clippy::disallowed_methods, reason = "a time is what this machine's user means by it")]
+pub fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

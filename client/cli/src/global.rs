@@ -26,6 +26,14 @@ pub struct Global {
     /// File with the cluster key; nodes and clients authenticate each other with it
     #[arg(long, global = true, env = "CAIRN_CLUSTER_KEY", value_name = "FILE")]
     pub cluster_key: Option<PathBuf>,
+    /// File with the authority of the cluster's certificates, as `cairn key ca` prints it: enough for
+    /// a client that has a token
+    #[arg(long, global = true, env = "CAIRN_CLUSTER_CA", value_name = "FILE")]
+    pub cluster_ca: Option<PathBuf>,
+    /// File with a token: who this client is and what it may do. Or the token in CAIRN_TOKEN, or what
+    /// the command in CAIRN_TOKEN_COMMAND prints
+    #[arg(long, global = true, env = "CAIRN_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Id of the cluster; nodes of another cluster are refused [default: the first cluster that
     /// answered with this key, stored in KEY.cluster]
     #[arg(long, global = true, env = "CAIRN_CLUSTER", value_name = "ID")]

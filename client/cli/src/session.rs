@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cairn_client::builder::with_port;
 use cairn_client::{Client, ClientBuilder, ClientError, SourceError};
-use cairn_host::tls::{ClusterKey, KeyError, is_open_to_others};
+use cairn_host::tls::{Authority, ClusterKey, KeyError};
 use cairn_types::command::Refusal;
 use cairn_types::ids::ClusterId;
 use tokio::runtime::Runtime;
@@ -22,6 +22,7 @@ use crate::hints;
 use crate::output::Output;
 use crate::pin;
 use crate::repeats::FewOf;
+use crate::secret_file::warn_if_open;
 
 pub struct Session {
     pub global: Global,
@@ -44,13 +45,15 @@ impl Session {
         let path = self.global.cluster_key.as_deref().filter(|path| !path.as_os_str().is_empty());
         let Some(path) = path else { return Ok(None) };
         let key = ClusterKey::load(path).map_err(key_failure)?;
-        if is_open_to_others(path) {
-            self.output.say(format!(
-                "warning: other users of this machine can read or change {}: run chmod 600 on it",
-                path.display()
-            ));
-        }
+        warn_if_open(&self.output, path);
         Ok(Some(key))
+    }
+
+    /// The cluster's authority that the flags name: who has a token needs no key.
+    fn authority(&self) -> Result<Option<Authority>, Failure> {
+        let path = self.global.cluster_ca.as_deref().filter(|path| !path.as_os_str().is_empty());
+        let authority = path.map(Authority::load).transpose();
+        authority.map_err(|error| Failure::usage(error).with_hint("`cairn key ca` prints it"))
     }
 
     /// The addresses that the flags name, with ports.
@@ -95,9 +98,14 @@ impl Session {
     }
 
     pub fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
-        let key = self.key()?;
+        let (key, authority, token) = (self.key()?, self.authority()?, self.token()?);
         let cluster = self.cluster(key.as_ref())?;
-        self.builder(endpoints, key).cluster(cluster).build().map_err(client_failure)
+        let builder = self.builder(endpoints, key.clone()).cluster(cluster).token(token);
+        let builder = match authority.filter(|_| key.is_none()) {
+            Some(authority) => builder.authority(authority),
+            None => builder,
+        };
+        builder.build().map_err(client_failure)
     }
 
     /// Begins a client that holds `key` and keeps to the deadline and the `--insecure` of the flags.

@@ -126,7 +126,7 @@ impl ReaderBuilder {
             return Err(missing(what));
         }
         let reader = Reader::new(client, &info);
-        Ok((Arc::new(OpenFile { client: client.clone(), reader, info, target }), start..end))
+        Ok((Arc::new(OpenFile { client: client.about(info.id), reader, info, target }), start..end))
     }
 }
 

@@ -211,12 +211,15 @@ impl Client {
                 return Err(ClientError::NoSuchFile { address, what });
             }
             let reader = Reader::new(self, info);
+            let client = self.about(info.id);
             // The futures are made outside the stream: a closure over borrowed parts inside it would
             // make this future one that cannot be spawned.
             let manifests: Vec<_> = (0..)
                 .zip(info.parts.iter())
                 .filter(|(part, _)| only.is_none_or(|only| only == *part))
-                .map(|(part, sealed)| self.manifest(reader.clone(), part, sealed.manifest.clone()))
+                .map(|(part, sealed)| {
+                    client.manifest(reader.clone(), part, sealed.manifest.clone())
+                })
                 .collect();
             stream::iter(manifests).buffered(MANIFESTS_PARALLEL).try_collect().await
         })

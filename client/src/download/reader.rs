@@ -85,7 +85,7 @@ struct Attempts {
 
 impl Reader {
     pub fn new(client: &Client, checkpoint: &CheckpointInfo) -> Arc<Self> {
-        Self::with(client, Some(Alive::of(checkpoint)))
+        Self::with(&client.about(checkpoint.id), Some(Alive::of(checkpoint)))
     }
 
     /// Of an upload's own segments, before its commit.

@@ -69,7 +69,7 @@ impl Get {
         let progress = options.progress.clone();
         progress.note_targets(&targets);
         Self {
-            client: client.clone(),
+            client: client.about(checkpoint.id),
             reader: Reader::new(client, checkpoint),
             sink,
             works: targets::segment_works(&targets),

@@ -66,7 +66,7 @@ impl Put {
         info: &CheckpointInfo,
         described: &Described,
     ) -> Result<Durability, ClientError> {
-        if self.lacking(described, info.policy.write_quorum).await? == 0 {
+        if self.lacking(info, described).await? == 0 {
             return Ok(info.durability);
         }
         let begun = Begun {
@@ -84,7 +84,7 @@ impl Put {
         pipeline.transfer(items, false).await?;
         let started = Instant::now();
         loop {
-            let lacking = self.lacking(described, info.policy.write_quorum).await?;
+            let lacking = self.lacking(info, described).await?;
             if lacking == 0 {
                 return Ok(self.client.resolve(&self.options.address()).await?.durability);
             }
@@ -96,10 +96,15 @@ impl Put {
         }
     }
 
-    /// How many of this part's segments have fewer than `quorum` replicas that count.
-    async fn lacking(&self, described: &Described, quorum: u32) -> Result<u64, ClientError> {
+    /// How many of this part's segments have fewer than a quorum of replicas that count.
+    async fn lacking(
+        &self,
+        info: &CheckpointInfo,
+        described: &Described,
+    ) -> Result<u64, ClientError> {
+        let quorum = info.policy.write_quorum;
         let digests: Vec<_> = described.set.keys().copied().collect();
-        let located = self.client.locate(&digests).await?;
+        let located = self.client.about(info.id).locate(&digests).await?;
         self.client.status().await?;
         let nodes = self.client.nodes();
         let lacks = |located: &&LocatedSegment| !located.has_counting(&nodes, quorum);

@@ -98,7 +98,7 @@ impl Upload {
         progress: Arc<Progress>,
     ) -> Self {
         Self {
-            client: client.clone(),
+            client: client.about(begun.checkpoint),
             run,
             progress,
             rate: None,

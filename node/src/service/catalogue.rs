@@ -12,9 +12,7 @@ use cairn_proto::wire;
 use cairn_types::canary;
 use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
 use cairn_types::convert;
-use cairn_types::ids::{
-    Address, CheckpointId, Incarnation, Namespace, NodeId, RequestId, SegmentDigest,
-};
+use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX};
 use cairn_types::rights::Right;
 use parking_lot::Mutex;

@@ -53,6 +53,7 @@ mod restoring;
 mod retention;
 mod runbook;
 mod secured;
+mod tokens;
 mod workspace;
 mod writing;
 

@@ -1,15 +1,14 @@
 //! `cairn key new|ca`
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use cairn_host::tls::ClusterKey;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::secret_file;
 use crate::session::Session;
 
 #[derive(Debug, Args)]
@@ -58,14 +57,11 @@ fn authority(session: &Session) -> Outcome {
 }
 
 fn new(session: &Session, file: &Path) -> Outcome {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut out = options.open(file).with_context(|| format!("create {}", file.display()))?;
-    writeln!(out, "{}", ClusterKey::generate()).context("write key")?;
-    out.sync_all().context("sync key")?;
+    secret_file::write(file, &ClusterKey::generate())?;
     session.output.result(&NewDocument { file: file.to_string_lossy() }, String::new)?;
-    session.output.say(format!("wrote {}: copy it to every node and client", file.display()));
+    session.output.say(format!(
+        "wrote {}: copy it to every node; clients need no more than a token and `cairn key ca`",
+        file.display()
+    ));
     Ok(Exit::Ok)
 }

@@ -33,6 +33,7 @@ pub mod status;
 mod survey;
 #[cfg(test)]
 mod tables;
+pub mod token;
 pub mod undelete;
 pub mod version;
 
@@ -102,6 +103,8 @@ verbs! {
     Node(node::NodeArgs),
     /// Make a cluster key, or print the certificate authority derived from it
     Key(key::KeyArgs),
+    /// Make, narrow, show and revoke tokens: who a client is, and what it may do where
+    Token(token::TokenArgs),
     /// Run a three-node cluster on this machine, in the foreground
     Dev(dev::DevArgs),
     /// Run a demo: put, kill the leader, restore, verify
