@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 
+use cairn_client::stream::TryStreamExt;
 use cairn_client::{Authority, Token};
 use cairn_host::credentials::{Credentials, showing};
 use cairn_host::dial::TcpDialer;
@@ -237,8 +238,9 @@ fn by_its_own_program(keyed: &Keyed) {
         execute(begin("team/run", step, false)).expect("what it may do it may do here too");
     }
     // Its uploads are in its name, whatever they said.
-    let open = cluster.run(cluster.client().list_page(None, true, None, 100)).expect("list");
-    let open: Vec<_> = open.0.into_iter().filter(|it| it.step.0 >= 50).collect();
+    let listed = cluster.client().list(None, true).try_collect::<Vec<_>>();
+    let mut open = cluster.run(listed).expect("list");
+    open.retain(|it| it.step.0 >= 50);
     assert_eq!(open.len(), 2);
     for upload in open {
         assert_eq!(upload.began.subject, "ci");

@@ -38,7 +38,7 @@ fn page(
 ) -> Vec<(Namespace, Step, CheckpointId)> {
     let prefix = prefix.to_owned();
     let filter = ListFilter::of(ListedStates { open: true, ..ListedStates::default() });
-    let page = world.catalogue.list(&ListQuery { prefix, filter, after, limit });
+    let page = world.catalogue.list(&ListQuery { prefix, filter, after, limit, grant: None });
     page.records.iter().map(|record| (record.namespace.clone(), record.step, record.id)).collect()
 }
 
