@@ -31,15 +31,28 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
 }
 
-#[test]
-fn crates_use_only_what_the_design_says() {
+/// Such as `x86_64-unknown-linux-gnu`.
+fn host() -> String {
+    let said = Command::new("rustc").arg("-vV").output().expect("run rustc");
+    let said = String::from_utf8(said.stdout).expect("text");
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.expect("rustc says its host").to_owned()
+}
+
+fn metadata(flags: &[&str]) -> Value {
     let metadata = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .args(flags)
         .current_dir(root())
         .output()
         .expect("run cargo metadata");
     assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
-    let metadata: Value = serde_json::from_slice(&metadata.stdout).expect("decode metadata");
+    serde_json::from_slice(&metadata.stdout).expect("decode metadata")
+}
+
+#[test]
+fn crates_use_only_what_the_design_says() {
+    let metadata = metadata(&["--no-deps"]);
     let packages = metadata["packages"].as_array().expect("packages");
     let names: BTreeSet<&str> = packages.iter().filter_map(|one| one["name"].as_str()).collect();
     let known: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
@@ -61,6 +74,46 @@ fn crates_use_only_what_the_design_says() {
                 .is_some_and(|id| id.contains("cairn-cli") || id.contains("client/cli")),
         "`cargo run` is not `cairn`: {default:?}"
     );
+}
+
+/// The licences that `deny.toml` allows.
+fn allowed_licences() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("deny.toml")).expect("read deny.toml");
+    let (_, list) = text.split_once("allow = [").expect("a list of licences");
+    let (list, _) = list.split_once(']').expect("the end of the list");
+    let names = list.split(',').map(|name| name.trim().trim_matches('"').to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Issue 15: what is built into the binary comes from one registry, under licences that were read.
+#[test]
+fn dependencies_have_licences_that_deny_toml_allows_and_one_source() {
+    // Only what this machine builds was downloaded.
+    let metadata = metadata(&["--filter-platform", &host()]);
+    let packages = metadata["packages"].as_array().expect("packages");
+    let allowed = allowed_licences();
+    let is_allowed = |licence: &str| {
+        spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).is_ok_and(|expression| {
+            expression.evaluate(|wanted| {
+                let name = wanted.license.id().map(|id| id.name);
+                wanted.addition.is_none() && name.is_some_and(|name| allowed.contains(name))
+            })
+        })
+    };
+    let mut sources = BTreeSet::new();
+    let mut refused = Vec::new();
+    for package in packages {
+        sources.extend(package["source"].as_str());
+        let licence = package["license"].as_str().unwrap_or("none");
+        if !is_allowed(licence) {
+            refused.push(format!("{} {}: {licence}", package["name"], package["version"]));
+        }
+    }
+    assert!(packages.len() > 100, "{} packages", packages.len());
+    assert!(refused.is_empty(), "licences that deny.toml does not allow: {refused:#?}");
+    assert!(sources.len() == 1, "more than one source: {sources:?}");
+    assert!(sources.iter().all(|source| source.starts_with("registry+")), "{sources:?}");
+    assert!(!is_allowed("GPL-3.0-only") && !is_allowed("MIT AND AGPL-3.0-only"));
 }
 
 /// Directories of one machine, and hosts that packages come from. Written in pieces, so that
