@@ -122,6 +122,10 @@ fn play_of(canary: &Canary) -> Play {
         "rollback_leaves_uploads" | "rolled_back_begins_again" | "best_in_quarantine" => {
             scenario::find("marked_checkpoints")
         }
+        // Clients of the mix have no tokens: every process is trusted there.
+        "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" => {
+            scenario::find("stolen_token")
+        }
         // Cut off by a successor that has fewer entries: rare in the mix.
         "truncation_stays" => scenario::find("cut_off_tail"),
         // Its rules keep the newest only, of few checkpoints, and it undeletes nothing.

@@ -19,7 +19,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use cairn_types::convert::{ConvertError, all_known};
-use cairn_types::ids::TokenId;
+use cairn_types::ids::{Namespace, TokenId};
 use cairn_types::limits::{
     TOKEN_BLOCKS_MAX, TOKEN_BYTES_MAX, TOKEN_NAMESPACES_MAX, TOKEN_SKEW_MS, TOKEN_VALID_MS_MAX,
 };
@@ -179,11 +179,21 @@ impl IssuerKey {
         self.0.public()
     }
 
+    /// Of a secret that the caller has drawn.
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        Self(Seed(seed))
+    }
+
     /// A new token.
     pub fn issue(&self, claims: &Claims) -> Result<Token, TokenError> {
+        self.issue_with(Seed::new().0, claims)
+    }
+
+    /// A new token whose secret the caller has drawn, as the simulator does.
+    pub fn issue_with(&self, seed: [u8; 32], claims: &Claims) -> Result<Token, TokenError> {
         let Claims { subject, grant, issued_ms, expires_ms } = claims;
         check_subject(subject)?;
-        let (next, mut payload) = (Seed::new(), grant_to_wire(grant, *expires_ms));
+        let (next, mut payload) = (Seed(seed), grant_to_wire(grant, *expires_ms));
         payload.issuer = id_to_wire(TokenId::of_key(&self.public()));
         payload.subject.clone_from(subject);
         payload.issued_ms = *issued_ms;
@@ -314,7 +324,18 @@ impl Token {
     pub fn attenuate(
         &self,
         rights: Option<Rights>,
-        namespaces: Option<Vec<cairn_types::ids::Namespace>>,
+        namespaces: Option<Vec<Namespace>>,
+        expires_ms: Option<u64>,
+    ) -> Result<Self, TokenError> {
+        self.attenuate_with(Seed::new().0, rights, namespaces, expires_ms)
+    }
+
+    /// The same with a secret that the caller has drawn, as the simulator does.
+    pub fn attenuate_with(
+        &self,
+        seed: [u8; 32],
+        rights: Option<Rights>,
+        namespaces: Option<Vec<Namespace>>,
         expires_ms: Option<u64>,
     ) -> Result<Self, TokenError> {
         let held = self.claims()?;
@@ -326,7 +347,7 @@ impl Token {
             namespaces: namespaces.unwrap_or(held.subject.grant.namespaces),
         };
         let (next, mut payload) =
-            (Seed::new(), grant_to_wire(&grant, expires_ms.unwrap_or(held.expires_ms)));
+            (Seed(seed), grant_to_wire(&grant, expires_ms.unwrap_or(held.expires_ms)));
         payload.next_key = Bytes::copy_from_slice(&next.public());
         let before = self.blocks.last().map(|block| block.signature.clone()).unwrap_or_default();
         let mut blocks = self.blocks.clone();

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 60] = [
+pub const CANARIES: [Canary; 63] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -319,6 +319,21 @@ pub const CANARIES: [Canary; 60] = [
         name: "trash_drops_references",
         breaks: "what is in the trash gives its references back at once",
         caught_by: &["D7"],
+    },
+    Canary {
+        name: "write_deletes",
+        breaks: "a token that may write deletes what is committed",
+        caught_by: &["T1"],
+    },
+    Canary {
+        name: "uploads_are_anyones",
+        breaks: "an upload is worked on by another subject than the one that began it",
+        caught_by: &["T1"],
+    },
+    Canary {
+        name: "revoked_is_taken",
+        breaks: "a token that was revoked is taken",
+        caught_by: &["T1"],
     },
 ];
 

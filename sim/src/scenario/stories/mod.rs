@@ -52,6 +52,7 @@ stories! {
     slow_disk_follower "one disk is a hundred times slower: no put waits for it",
     slow_manifest "the leader reads a manifest for longer than a caller waits: its part is sealed",
     slow_network "members are 200 ms apart: nobody stands for election, and puts commit",
+    stolen_token "a token that may write is stolen: it deletes nothing, takes over nothing, and ends when it is revoked",
     vanished_file "files of one segment vanish under two running nodes, and the third node dies",
     waited_for_replicas "a target dies while a client waits for all replicas: others are made at once",
     wiped_disk_rejoins "a node loses its disk and comes back as a new member",
