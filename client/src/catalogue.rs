@@ -122,14 +122,16 @@ impl Client {
                     answers::located(located)
                         .map_err(|problem| malformed("locate segments", problem))?;
                     let slots = located.slots.iter().map(convert::slot_from_wire);
-                    all.push(LocatedSegment {
-                        digest: *digest,
-                        id: (located.segment != 0).then_some(SegmentId(located.segment)),
-                        len: located.len,
-                        slots: slots
-                            .collect::<Result<_, _>>()
-                            .map_err(|error| malformed("locate segments", error.to_string()))?,
-                    });
+                    let mut slots = slots
+                        .collect::<Result<Vec<_>, _>>()
+                        .map_err(|error| malformed("locate segments", error.to_string()))?;
+                    if !self.lost.is_empty() {
+                        let nodes = self.nodes();
+                        let is_left = |node| nodes.get(&node).is_some_and(|it| !self.lost.has(it));
+                        slots.retain(|slot| is_left(slot.node));
+                    }
+                    let id = (located.segment != 0).then_some(SegmentId(located.segment));
+                    all.push(LocatedSegment { digest: *digest, id, len: located.len, slots });
                 }
             }
             Ok(all)

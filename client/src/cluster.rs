@@ -38,6 +38,7 @@ use crate::endpoints::Endpoints;
 use crate::error::ClientError;
 use crate::options::ClientOptions;
 use crate::status::NodeInfo;
+use crate::verify::Lost;
 
 /// First and longest pause before a plan that went stale is made again.
 const PLAN_PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -67,6 +68,8 @@ pub struct Client {
     pub(crate) token: Option<Credentials>,
     /// On account of which checkpoint this handle asks for segments.
     pub(crate) about: Option<CheckpointId>,
+    /// Nodes that nothing is read from.
+    pub(crate) lost: Arc<Lost>,
 }
 
 /// What answers have taught so far.
@@ -109,6 +112,7 @@ impl Client {
             paces: Arc::default(),
             token: None,
             about: None,
+            lost: Arc::default(),
         }
     }
 

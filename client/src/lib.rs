@@ -79,6 +79,7 @@
 //! | [`download`] | from a checkpoint to a [`sink`], verified |
 //! | [`source`], [`local_source`] | files to upload, in memory and on disk |
 //! | [`sink`], [`local_sink`] | where downloaded files go |
+//! | `verify` | each replica read again, a whole restore read; a cluster as if nodes were lost |
 //! | `caller_code` | panics in sources, sinks, filters and callbacks |
 //! | [`error`], `kind` | what can go wrong, with hints; what a caller can do about it |
 
@@ -113,6 +114,7 @@ mod task;
 mod tokens;
 mod tries;
 pub mod upload;
+mod verify;
 
 pub use annotate::Annotation;
 pub use builder::{ClientBuilder, SetupError};
@@ -141,6 +143,7 @@ pub use status::{
 };
 pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
 pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
+pub use verify::{BadReplica, Lost, LostFile, VerifyLevel, VerifyReport};
 
 // Other crates of Cairn that show in the interface, so that a program needs this one only.
 pub use bytes::Bytes;

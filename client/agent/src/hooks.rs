@@ -1,6 +1,7 @@
-//! Commands of the user, before and after a put. Each runs in a process group of its own, which is
+//! Commands of the user: before and after a put, and the check of a drill. Each runs in a process group of its own, which is
 //! killed as a whole once its time is over or the agent stops.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,13 +13,18 @@ use tokio::time::timeout;
 pub async fn run(
     command: &[String],
     variables: &[(&'static str, String)],
+    directory: Option<&Path>,
     limit: Duration,
 ) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let failed = |what: &str| format!("{program}: {what}");
     let output = std::io::stderr();
     let output = rustix::io::dup(&output).map_err(|error| failed(&error.to_string()))?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
+    let mut child = command
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
@@ -61,10 +67,10 @@ mod tests {
     async fn a_hook_has_its_variables_and_its_exit_code_counts() {
         let long = Duration::from_secs(60);
         let variables = [("CAIRN_AGENT_STEP", "7".to_owned())];
-        run(&shell("test \"$CAIRN_AGENT_STEP\" = 7"), &variables, long).await.unwrap();
-        let why = run(&shell("exit 3"), &[], long).await.unwrap_err();
+        run(&shell("test \"$CAIRN_AGENT_STEP\" = 7"), &variables, None, long).await.unwrap();
+        let why = run(&shell("exit 3"), &[], None, long).await.unwrap_err();
         assert!(why.contains('3'), "{why}");
-        let why = run(&["/does/not/exist".to_owned()], &[], long).await.unwrap_err();
+        let why = run(&["/does/not/exist".to_owned()], &[], None, long).await.unwrap_err();
         assert!(why.contains("/does/not/exist"), "{why}");
     }
 
@@ -78,7 +84,7 @@ mod tests {
         let mut pids = Vec::new();
         // A slow machine may not have come to the second line in time.
         while pids.len() < 2 {
-            let why = run(&shell(&script), &[], limit).await.unwrap_err();
+            let why = run(&shell(&script), &[], None, limit).await.unwrap_err();
             assert!(why.contains("not done after"), "{why}");
             let text = std::fs::read_to_string(&file).unwrap_or_default();
             pids = text.lines().filter_map(|line| line.parse::<i32>().ok()).collect();

@@ -31,7 +31,7 @@
 //! network file system.
 
 pub mod config;
-mod hooks;
+pub mod hooks;
 pub mod journal;
 pub mod layout;
 pub mod listing;

@@ -154,7 +154,7 @@ impl Put<'_> {
     async fn before(&self) -> Result<(), String> {
         let hooks = &self.job.hooks;
         match &hooks.before {
-            Some(command) => hooks::run(command, &self.variables(), hooks.timeout).await,
+            Some(command) => hooks::run(command, &self.variables(), None, hooks.timeout).await,
             None => Ok(()),
         }
     }
@@ -172,7 +172,7 @@ impl Put<'_> {
         let mut variables = self.variables();
         variables.push(("CAIRN_AGENT_OUTCOME", word.to_owned()));
         variables.push(("CAIRN_AGENT_ERROR", why.to_owned()));
-        if let Err(why) = hooks::run(command, &variables, hooks.timeout).await {
+        if let Err(why) = hooks::run(command, &variables, None, hooks.timeout).await {
             tracing::warn!(job = self.job.name, why, "the hook after a put failed");
         }
     }

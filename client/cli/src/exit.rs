@@ -26,9 +26,9 @@ Exit codes of every cairn verb:
        was moved, the checkpoint is in quarantine, or a ref or a hold keeps it
     5  no cluster answered in time, or its nodes were too busy: try again
     6  put: durable on W replicas, but not committed or not full within --wait-timeout
-    7  segment data is damaged, or no node can send it
-    8  status: data is below its policy, or there is no room; agent status: it does not
-       run, or a job has failed; a wait timed out
+    7  segment data is damaged, or no node can send it; verify: a replica was bad
+    8  status, verify: data is below its policy, or there is no room; a wait timed out;
+       agent status: the agent does not run, or a job has failed
   130  interrupted
 ";
 

@@ -127,7 +127,7 @@ impl GetProgress {
         self.watcher.tell(self);
     }
 
-    fn add(&self, counter: &AtomicU64, more: u64) {
+    pub(crate) fn add(&self, counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
         self.watcher.tell(self);
     }

@@ -11,6 +11,7 @@
 //! | [`hostile`] | Raft calls of a stranger end no node |
 //! | [`dev`] | clusters for trying things touch no other cluster and leave nothing running |
 //! | [`ranks`] | sixteen processes put one checkpoint while some of them and the leader die |
+//! | [`verifying`] | verification finds each planted flip; a drill says what would be lost |
 //! | [`restoring`] | a get beside other gets and deletions, and what it leaves in its directory |
 //! | [`membership`] | nodes removed, replaced, stopped, started by mistake; two clusters |
 //! | [`limits`] | what hung disks, strangers and slow peers may cost a node |
@@ -54,6 +55,7 @@ mod retention;
 mod runbook;
 mod secured;
 mod tokens;
+mod verifying;
 mod workspace;
 mod writing;
 

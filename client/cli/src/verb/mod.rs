@@ -8,6 +8,7 @@ pub mod completions;
 pub mod demo;
 pub mod dev;
 pub mod diff;
+pub mod drill;
 pub mod get;
 pub mod help;
 pub mod hold;
@@ -35,6 +36,7 @@ mod survey;
 mod tables;
 pub mod token;
 pub mod undelete;
+pub mod verify;
 pub mod version;
 
 use clap::Subcommand;
@@ -74,6 +76,10 @@ verbs! {
     Show(show::ShowArgs),
     /// Say what differs between two checkpoints: files, tensors, bytes
     Diff(diff::DiffArgs),
+    /// Read replicas again, or a whole checkpoint, and compare them with their digests
+    Verify(verify::VerifyArgs),
+    /// Restore as if nodes were lost, run a check in it, and measure how long that takes
+    Drill(drill::DrillArgs),
     /// Set or remove labels and metrics of a committed checkpoint
     Annotate(annotate::AnnotateArgs),
     /// Name checkpoints: `production`, `best-so-far`, moved by compare-and-swap
