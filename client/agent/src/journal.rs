@@ -35,6 +35,23 @@ pub struct JobJournal {
     pub stored: BTreeMap<u64, Record>,
     /// The time of the last run that is over, or of the job's first look at the clock.
     pub done_ms: Option<u64>,
+    /// What the last verification or drill found.
+    #[serde(default)]
+    pub found: Option<Finding>,
+}
+
+/// What a verification or a drill found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    pub at_ms: u64,
+    pub step: u64,
+    pub good: bool,
+    /// One line.
+    pub said: String,
+    /// Of a drill, in milliseconds: the time taken, and the age of the checkpoint.
+    pub rto_ms: Option<u64>,
+    pub rpo_ms: Option<u64>,
 }
 
 /// A checkpoint that is committed.
@@ -82,10 +99,15 @@ mod tests {
         Record { name: "n".to_owned(), fingerprint, id: 1, stored_ms: 2, bytes: 3, stamp }
     }
 
+    fn finding() -> Finding {
+        let said = "good".to_owned();
+        Finding { at_ms: 1, step: 2, good: true, said, rto_ms: Some(3), rpo_ms: None }
+    }
+
     #[test]
     fn a_journal_is_what_it_was_after_its_file() {
         let stored = BTreeMap::from([(7, record()), (9, Record { fingerprint: None, ..record() })]);
-        let job = JobJournal { stored, done_ms: Some(5) };
+        let job = JobJournal { stored, done_ms: Some(5), found: Some(finding()) };
         let journal =
             Journal { jobs: BTreeMap::from([("j".to_owned(), job)]), ..Journal::default() };
         let text = serde_json::to_string(&journal).unwrap();
@@ -95,7 +117,7 @@ mod tests {
     #[test]
     fn records_of_files_that_are_there_are_never_forgotten() {
         let stored = (0..3_000).map(|step| (step, record())).collect();
-        let mut job = JobJournal { stored, done_ms: None };
+        let mut job = JobJournal { stored, done_ms: None, found: None };
         job.trim(|step| step < 500);
         assert_eq!(job.stored.len(), 500 + RECORDS_MAX);
         assert!((0..500).all(|step| job.stored.contains_key(&step)));

@@ -24,6 +24,7 @@
 //! | `state_dir` | the lock, the journal's and the status's files |
 //! | `scan` | looks at watched directories |
 //! | `put`, `removal`, `hooks` | actions |
+//! | [`drill`], `scheduled` | restores as if nodes were lost; drills and verifications at set times |
 //! | [`status`], `metrics` | what people and their tools see |
 //! | [`run`] | the loop |
 //!
@@ -31,6 +32,7 @@
 //! network file system.
 
 pub mod config;
+pub mod drill;
 pub mod hooks;
 pub mod journal;
 pub mod layout;
@@ -42,6 +44,7 @@ mod removal;
 pub mod run;
 mod scan;
 pub mod schedule;
+mod scheduled;
 mod state_dir;
 pub mod status;
 pub mod window;

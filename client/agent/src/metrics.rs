@@ -54,7 +54,7 @@ impl Gathered {
             Outcome::Failed { .. } => counts.failed += 1,
             Outcome::Refused { .. } => counts.refused += 1,
             Outcome::Removed => counts.removed += 1,
-            Outcome::Kept { .. } => {}
+            Outcome::Found(_) | Outcome::Kept { .. } => {}
         }
     }
 
@@ -78,7 +78,7 @@ impl Gathered {
             cairn.register(name, help, family);
         }
         type Level = fn(&JobReport) -> u64;
-        let gauges: [(&str, &str, Level); 6] = [
+        let gauges: [(&str, &str, Level); 10] = [
             ("checkpoints_due", "finished and not stored", |it| it.due),
             ("checkpoints_waiting", "not finished", |it| it.waiting),
             ("checkpoints_failed", "waiting for their next try", |it| it.failed),
@@ -88,6 +88,18 @@ impl Gathered {
             }),
             ("last_stored_seconds", "time of the newest stored checkpoint", |it| {
                 it.last_stored_ms.unwrap_or(0) / 1000
+            }),
+            ("found_bad", "1 if the last verification or drill was not good", |it| {
+                it.found.as_ref().is_some_and(|found| !found.good).into()
+            }),
+            ("found_seconds", "time of the last verification or drill", |it| {
+                it.found.as_ref().map_or(0, |found| found.at_ms / 1000)
+            }),
+            ("drill_rto_ms", "time that the last drill took", |it| {
+                it.found.as_ref().and_then(|found| found.rto_ms).unwrap_or(0)
+            }),
+            ("drill_rpo_ms", "age of the checkpoint of the last drill", |it| {
+                it.found.as_ref().and_then(|found| found.rpo_ms).unwrap_or(0)
             }),
         ];
         let jobs = self.status.iter().flat_map(|status| &status.jobs);

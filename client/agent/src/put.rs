@@ -9,7 +9,7 @@ use cairn_client::{
     PutOptions, Rate, Refusal, Selector, SourceError, Step, Wait,
 };
 
-use crate::config::{Job, Kind};
+use crate::config::{Job, Kind, Scheduled, Work};
 use crate::hooks;
 use crate::journal::Stamp;
 use crate::listing::Fingerprint;
@@ -47,7 +47,7 @@ pub async fn put(
 ) -> Outcome {
     let paths = match (&job.kind, &task.found) {
         (Kind::Watch(watch), Some(found)) => vec![watch.directory.join(&found.name)],
-        (Kind::Schedule(scheduled), None) => scheduled.paths.clone(),
+        (Kind::Schedule(Scheduled { work: Work::Store { paths }, .. }), None) => paths.clone(),
         // The mind makes no others.
         _ => return Outcome::Failed { why: "the task is of another kind of job".to_owned() },
     };
@@ -167,7 +167,7 @@ impl Put<'_> {
             Outcome::Changed { why } => ("changed", why.as_str()),
             Outcome::Refused { why } => ("refused", why.as_str()),
             Outcome::Failed { why } => ("failed", why.as_str()),
-            Outcome::Removed | Outcome::Kept { .. } => return,
+            Outcome::Found(_) | Outcome::Removed | Outcome::Kept { .. } => return,
         };
         let mut variables = self.variables();
         variables.push(("CAIRN_AGENT_OUTCOME", word.to_owned()));

@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::{Config, Job, Kind};
+use crate::config::{Config, Job, Kind, Scheduled, Work};
 use crate::listing::Scan;
 use crate::metrics::{self, Shared};
 use crate::mind::{Action, Event, Mind, Now, Outcome};
 use crate::put::{self, Means};
 use crate::state_dir::{self, StateDir, StateError};
 use crate::status::{AgentStatus, FORM, Upload};
-use crate::{removal, scan};
+use crate::{removal, scan, scheduled};
 
 /// Messages of tasks that wait for the loop; a task whose message finds no room waits.
 const MESSAGES_MAX: usize = 256;
@@ -221,9 +221,17 @@ impl Agent {
                 let job = self.config.jobs[index].clone();
                 let progress = Arc::<Progress>::default();
                 self.running.insert((index, step), progress.clone());
-                tracing::info!(job = job.name, %step, "put begins");
+                tracing::info!(job = job.name, kind = job.kind.word(), %step, "work begins");
                 env.spawn("agent put", async move {
-                    let outcome = put::put(&means, &job, &task, progress).await;
+                    let outcome = match &job.kind {
+                        Kind::Schedule(Scheduled { work: Work::Verify { level }, .. }) => {
+                            scheduled::verify(&means, &job, *level, progress).await
+                        }
+                        Kind::Schedule(Scheduled {
+                            work: Work::Drill { plan, scratch }, ..
+                        }) => scheduled::drill(&means, plan, scratch).await,
+                        _ => put::put(&means, &job, &task, progress).await,
+                    };
                     let event = Event { job: index, step, outcome };
                     let _ = messages.send(Message::Ended(event)).await;
                 })
@@ -288,6 +296,8 @@ fn log(job: &Job, event: &Event) {
         Outcome::Changed { why } => tracing::info!(job, %step, why, "changed while it was put"),
         Outcome::Failed { why } => tracing::warn!(job, %step, why, "put failed"),
         Outcome::Refused { why } => tracing::error!(job, %step, why, "put refused"),
+        Outcome::Found(found) if found.good => tracing::info!(job, said = found.said, "good"),
+        Outcome::Found(found) => tracing::error!(job, said = found.said, "not good"),
         Outcome::Removed => tracing::info!(job, %step, "removed from the local disk"),
         Outcome::Kept { why } => tracing::info!(job, %step, why, "not removed from the local disk"),
     }

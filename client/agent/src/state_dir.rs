@@ -127,7 +127,7 @@ mod tests {
     use crate::journal::JobJournal;
 
     fn journal() -> Journal {
-        let job = JobJournal { stored: BTreeMap::new(), done_ms: Some(7) };
+        let job = JobJournal { done_ms: Some(7), ..JobJournal::default() };
         Journal { jobs: BTreeMap::from([("j".to_owned(), job)]), ..Journal::default() }
     }
 

@@ -39,7 +39,10 @@ pub struct Upload {
 impl AgentStatus {
     /// Whether a person should look.
     pub fn is_troubled(&self) -> bool {
-        let job = |job: &JobReport| job.failed + job.refused > 0 || job.trouble.is_some();
+        let job = |job: &JobReport| {
+            let is_bad = job.found.as_ref().is_some_and(|found| !found.good);
+            job.failed + job.refused > 0 || job.trouble.is_some() || is_bad
+        };
         self.journal_trouble.is_some() || self.jobs.iter().any(job)
     }
 }

@@ -44,6 +44,9 @@ const REPLICA_DEADLINE: Duration = Duration::from_secs(60);
 /// Pause before a node that has too much to do is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
+/// The last millisecond that has four digits for its year.
+const WALL_MS_MAX: u64 = 253_402_300_799_999;
+
 /// How much is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum VerifyLevel {
@@ -87,6 +90,24 @@ impl VerifyReport {
             && self.bad.is_empty()
             && self.unverified.is_empty()
             && self.lost.is_empty()
+    }
+
+    /// The result as a label: one for each level, with its time.
+    pub fn label(&self, wall_ms: u64) -> (String, String) {
+        let level = match self.level {
+            VerifyLevel::Metadata => "metadata",
+            VerifyLevel::Replicas => "replicas",
+            VerifyLevel::Restore => "restore",
+        };
+        let result = match (self.is_damaged(), self.is_good(), self.unverified.is_empty()) {
+            (true, ..) => "damaged",
+            (_, true, _) => "good",
+            (_, _, false) => "incomplete",
+            _ => "below policy",
+        };
+        let at = std::time::UNIX_EPOCH + Duration::from_millis(wall_ms.min(WALL_MS_MAX));
+        let at = humantime::format_rfc3339_seconds(at);
+        (format!("cairn.verified.{level}"), format!("{result} {at}"))
     }
 
     /// Bytes of the checkpoint are bad or lost somewhere.

@@ -359,6 +359,46 @@ fn agent_removes_nothing_that_is_not_what_the_cluster_has() {
 }
 
 #[test]
+fn agent_verifies_and_drills_at_set_times() {
+    let cluster = TestCluster::shared(program());
+    let root = cluster.scratch_directory("checked");
+    let source = root.join("source");
+    fs::create_dir_all(&source).unwrap();
+    fs::write(source.join("f"), random_bytes(100_000, 1)).unwrap();
+    cluster.cairn().run(args(&[&"put", &source, &"checked@3", &"--wait", &"full"])).ok();
+    let job = |name: &str, keys: &str| {
+        format!("[[job]]\nname = '{name}'\nnamespace = 'checked'\nevery = '1s'\n{keys}\n")
+    };
+    let jobs = [
+        job("verify", "verify = 'replicas'"),
+        job(
+            "drill",
+            "drill = 'scratch'\nlose = ['rack=rack1']\ncheck = ['/usr/bin/test', '-s', 'f']",
+        ),
+        job("failing", "drill = 'scratch2'\ncheck = ['/bin/false']"),
+    ];
+    let config = write_config(&root, &jobs.concat());
+    let agent = cluster.cairn().start(args(&[&"agent", &"--config", &config]));
+    until("each job has a result", DEADLINE, || {
+        let jobs = said(&root)["jobs"].clone();
+        let good = |index: usize| jobs[index]["found"]["good"].as_bool();
+        match (good(0), good(1), good(2)) {
+            (Some(true), Some(true), Some(false)) => Ok(()),
+            _ => Err(jobs.to_string()),
+        }
+    });
+    agent.terminate();
+    agent.finish().ok();
+    assert!(said(&root)["jobs"][1]["found"]["rto_ms"].as_u64().is_some());
+    assert!(!root.join("scratch/cairn-drill").exists());
+    let status = cluster.cairn().run(args(&[&"agent", &"status", &"--config", &config])).ends(8);
+    assert!(status.text().contains("the check failed"), "{}", status.text());
+    let labels = &records(&cluster, &"checked".parse().unwrap())[0].labels;
+    assert!(labels["cairn.verified.replicas"].starts_with("good "), "{labels:?}");
+    assert!(labels.contains_key("cairn.drill"), "{labels:?}");
+}
+
+#[test]
 fn agent_says_what_is_wrong_with_a_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let cairn = cairn_tests::command::Cairn::new(program());

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use cairn_client::{Isolation, Links, PolicyChange, Rate};
+use cairn_client::{Address, Isolation, Links, PolicyChange, Rate, Selector, VerifyLevel};
 use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 
-use super::{Bandwidth, Config, Hooks, JOBS_MAX, Job, Kind, PUTS_PARALLEL_MAX, Scheduled, Watch};
+use super::{
+    Bandwidth, Config, Hooks, JOBS_MAX, Job, Kind, PUTS_PARALLEL_MAX, Scheduled, Watch, Work,
+};
+use crate::drill::{self, DrillPlan};
 use crate::layout::Layout;
 use crate::schedule::{Missed, Rhythm, Schedule};
 use crate::window::Windows;
@@ -73,6 +76,12 @@ struct JobFile {
     every: Option<String>,
     jitter: Option<String>,
     missed: Option<MissedFile>,
+    verify: Option<LevelFile>,
+    // Where a drill restores.
+    drill: Option<PathBuf>,
+    #[serde(default)]
+    lose: Vec<String>,
+    check: Option<Vec<String>>,
     // Of both.
     time_zone: Option<String>,
     #[serde(default)]
@@ -100,6 +109,14 @@ struct JobFile {
 enum MissedFile {
     Run,
     Skip,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LevelFile {
+    Metadata,
+    Replicas,
+    Restore,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -263,6 +280,8 @@ impl JobFile {
             ("every", self.every.is_some()),
             ("jitter", self.jitter.is_some()),
             ("missed", self.missed.is_some()),
+            ("verify", self.verify.is_some()),
+            ("drill", self.drill.is_some()),
         ];
         if let Some((key, _)) = of_schedules.iter().find(|(_, is_given)| *is_given) {
             return problem(at(key), "a job that watches a directory has no schedule");
@@ -315,9 +334,6 @@ impl JobFile {
             }
             _ => return problem(place, "expected one of `watch`, `cron` and `every`"),
         };
-        if self.paths.is_empty() {
-            return problem(at("paths"), "missing: which files and directories to store");
-        }
         let jitter = time(&at("jitter"), self.jitter.as_deref(), Duration::ZERO)?;
         let schedule = Schedule {
             rhythm,
@@ -327,8 +343,44 @@ impl JobFile {
             },
             jitter_ms: u64::try_from(jitter.as_millis()).unwrap_or(u64::MAX),
         };
-        let paths = self.paths.iter().map(|path| base.join(path)).collect();
-        Ok(Kind::Schedule(Scheduled { paths, schedule }))
+        Ok(Kind::Schedule(Scheduled { work: self.work(base, place)?, schedule }))
+    }
+
+    fn work(&self, base: &Path, place: &str) -> Checked<Work> {
+        let at = |key: &str| format!("{place}, {key}");
+        if self.drill.is_none() && (!self.lose.is_empty() || self.check.is_some()) {
+            return problem(place, "only a drill has `lose` and `check`");
+        }
+        if self.check.as_ref().is_some_and(Vec::is_empty) {
+            return problem(at("check"), "expected a program and its arguments");
+        }
+        match (self.paths.is_empty(), self.verify, &self.drill) {
+            (false, None, None) => {
+                let paths = self.paths.iter().map(|path| base.join(path)).collect();
+                Ok(Work::Store { paths })
+            }
+            (true, Some(level), None) => Ok(Work::Verify {
+                level: match level {
+                    LevelFile::Metadata => VerifyLevel::Metadata,
+                    LevelFile::Replicas => VerifyLevel::Replicas,
+                    LevelFile::Restore => VerifyLevel::Restore,
+                },
+            }),
+            (true, None, Some(scratch)) => {
+                let namespace = parsed(&at("namespace"), &self.namespace)?;
+                let lost = drill::lost(&self.lose).or_else(|error| problem(at("lose"), error))?;
+                let limit = self.hook_timeout.as_deref();
+                let plan = DrillPlan {
+                    address: Address { namespace, selector: Selector::Latest },
+                    words: self.lose.clone(),
+                    lost,
+                    check: self.check.clone(),
+                    check_timeout: time(&at("hook_timeout"), limit, Duration::from_secs(300))?,
+                };
+                Ok(Work::Drill { plan: Box::new(plan), scratch: base.join(scratch) })
+            }
+            _ => problem(place, "a schedule has one of `paths`, `verify` and `drill`"),
+        }
     }
 }
 

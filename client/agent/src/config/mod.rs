@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_client::{Links, Namespace, PolicyChange};
+use cairn_client::{Links, Namespace, PolicyChange, VerifyLevel};
 use globset::GlobMatcher;
 
+use crate::drill::DrillPlan;
 use crate::layout::Layout;
 use crate::schedule::Schedule;
 use crate::window::Windows;
@@ -80,11 +81,21 @@ pub struct Watch {
     pub keep_local: Option<u32>,
 }
 
-/// Files that are stored at set times.
+/// What is done at set times.
 #[derive(Debug, Clone)]
 pub struct Scheduled {
-    pub paths: Vec<PathBuf>,
+    pub work: Work,
     pub schedule: Schedule,
+}
+
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// Stores files.
+    Store { paths: Vec<PathBuf> },
+    /// Verifies the newest good checkpoint of the namespace.
+    Verify { level: VerifyLevel },
+    /// Restores the newest good checkpoint as if nodes were lost. `scratch` is made below it.
+    Drill { plan: Box<DrillPlan>, scratch: PathBuf },
 }
 
 /// Commands before and after each put.
@@ -132,6 +143,18 @@ impl Config {
     }
 }
 
+impl Kind {
+    /// `watch`, `schedule`, `verify` or `drill`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Watch(_) => "watch",
+            Self::Schedule(Scheduled { work: Work::Store { .. }, .. }) => "schedule",
+            Self::Schedule(Scheduled { work: Work::Verify { .. }, .. }) => "verify",
+            Self::Schedule(Scheduled { work: Work::Drill { .. }, .. }) => "drill",
+        }
+    }
+}
+
 impl Job {
     /// Whether a file or directory is left out, by its name below the checkpoint.
     pub fn excludes(&self, name: &[u8]) -> bool {
@@ -170,7 +193,7 @@ mod tests {
     fn the_sample_configuration_is_good() {
         let text = include_str!("../../../../deploy/cairn-agent.toml");
         let config = parse(text).unwrap();
-        assert_eq!(config.jobs.len(), 2);
+        assert_eq!(config.jobs.len(), 4);
         // And so are the keys that it only names: each takes its place, or is new.
         let is_key = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
         let mut count = 0;
@@ -191,6 +214,8 @@ mod tests {
         let at = |hour: u64| config.bytes_per_second(hour * 3_600_000).map(u64::from);
         assert_eq!((at(7), at(8), at(20)), (Some(1 << 30), Some(100 << 20), Some(1 << 30)));
     }
+
+    const DRILL: &str = "drill = '/tmp'\nevery = '1h'";
 
     #[test]
     fn mistakes_are_named_with_their_place() {
@@ -219,6 +244,19 @@ mod tests {
             (format!("state = 's'\n{schedule}"), "expected one of `watch`, `cron` and `every`"),
             (format!("state = 's'\n{schedule}cron = '61 * * * *'\n"), "malformed cron expression"),
             (format!("state = 's'\n{schedule}every = '1ms'\n"), "the shortest interval"),
+            (
+                format!("state = 's'\n{schedule}every = '1h'\nverify = 'all'\n"),
+                "unknown variant `all`",
+            ),
+            (
+                format!("state = 's'\n{schedule}every = '1h'\nverify = 'replicas'\n"),
+                "one of `paths`",
+            ),
+            (format!("state = 's'\n{schedule}every = '1h'\nlose = ['rack=a']\n"), "only a drill"),
+            (
+                format!("state = 's'\n{}lose = ['a']\n", schedule.replace("paths = ['/p']", DRILL)),
+                "expected rack=NAME",
+            ),
             (format!("state = 's'\n{schedule}every = '1h'\nquiet = '1s'\n"), "only a job with"),
             (
                 format!("state = 's'\n[[bandwidth]]\nrate = '1kB'\n{WATCH}"),

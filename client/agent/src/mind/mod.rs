@@ -33,7 +33,7 @@ pub use self::report::{CheckpointReport, JobReport, State};
 use self::prune::Local;
 use self::ripe::{Memory, Rule, Verdict};
 use crate::config::{Job, Kind, Watch};
-use crate::journal::{JobJournal, Journal, Record, Stamp};
+use crate::journal::{Finding, JobJournal, Journal, Record, Stamp};
 use crate::listing::{Fingerprint, Look, Scan};
 use crate::schedule::Decision;
 use crate::zone::step_of;
@@ -105,6 +105,8 @@ pub enum Outcome {
     Refused {
         why: String,
     },
+    /// Of a verification or a drill, good or bad.
+    Found(Finding),
     Removed,
     /// It stays on the local disk for now.
     Kept {
@@ -455,6 +457,8 @@ impl JobMind {
                 return false;
             }
             Outcome::Kept { why } => Phase::Kept { until: now.elapsed + KEPT_PAUSE, why },
+            // Of schedules only.
+            Outcome::Found(_) => Phase::Idle,
         };
         false
     }
@@ -469,6 +473,12 @@ impl JobMind {
                 self.journal.stored.insert(step, record);
                 self.journal.done_ms = Some(due);
                 self.journal.trim(|_| false);
+                (self.run, self.run_tries) = (Phase::Idle, 0);
+                true
+            }
+            Outcome::Found(found) => {
+                self.journal.found = Some(found);
+                self.journal.done_ms = Some(due);
                 (self.run, self.run_tries) = (Phase::Idle, 0);
                 true
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ripe::Verdict;
 use super::{Candidate, JobMind, Mind, Now, Phase};
-use crate::config::Kind;
+use crate::journal::Finding;
 use crate::schedule::Decision;
 
 /// Checkpoints of one job that a report names: the newest ones.
@@ -17,7 +17,7 @@ const NAMED_MAX: usize = 50;
 pub struct JobReport {
     pub job: String,
     pub namespace: String,
-    /// `watch` or `schedule`.
+    /// `watch`, `schedule`, `verify` or `drill`.
     pub kind: String,
     /// Checkpoints that it has stored, as far as it remembers.
     pub stored: u64,
@@ -35,6 +35,8 @@ pub struct JobReport {
     pub window_open: bool,
     /// Why its directory cannot be read.
     pub trouble: Option<String>,
+    /// What the last verification or drill found.
+    pub found: Option<Finding>,
     /// The newest ones on the local disk, or the run of a schedule that is not over.
     pub checkpoints: Vec<CheckpointReport>,
 }
@@ -97,10 +99,7 @@ impl JobMind {
         let mut report = JobReport {
             job: self.job.name.clone(),
             namespace: self.job.namespace.to_string(),
-            kind: match self.job.kind {
-                Kind::Watch(_) => "watch".to_owned(),
-                Kind::Schedule(_) => "schedule".to_owned(),
-            },
+            kind: self.job.kind.word().to_owned(),
             stored: self.journal.stored.len() as u64,
             last_stored_step: last.map(|(step, _)| *step),
             last_stored_ms: last.map(|(_, record)| record.stored_ms),
@@ -111,6 +110,7 @@ impl JobMind {
             next_ms: self.next_ms(),
             window_open: self.job.windows.are_open(now.wall_ms),
             trouble: self.trouble.clone().or_else(|| self.double()),
+            found: self.journal.found.clone(),
             checkpoints: Vec::new(),
         };
         let rest = checkpoints.len().saturating_sub(NAMED_MAX);

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cairn_agent::config::{Config, Kind};
+use cairn_agent::config::{Config, Kind, Work};
+use cairn_agent::journal::Finding;
 use cairn_agent::mind::{CheckpointReport, JobReport, State};
 use cairn_agent::status::Upload;
 use cairn_agent::{AgentError, AgentStatus, read_status};
@@ -94,7 +95,7 @@ struct CheckDocument {
 struct CheckRecord {
     job: String,
     namespace: String,
-    /// `watch` or `schedule`.
+    /// `watch`, `schedule`, `verify` or `drill`.
     kind: &'static str,
     /// What it stores.
     paths: Vec<String>,
@@ -105,15 +106,19 @@ struct CheckRecord {
 fn check(session: &Session, file: &Path) -> Outcome {
     let config = read(file)?;
     let record = |job: &std::sync::Arc<cairn_agent::config::Job>| {
-        let (kind, paths) = match &job.kind {
-            Kind::Watch(watch) => ("watch", vec![watch.directory.clone()]),
-            Kind::Schedule(scheduled) => ("schedule", scheduled.paths.clone()),
+        let paths = match &job.kind {
+            Kind::Watch(watch) => vec![watch.directory.clone()],
+            Kind::Schedule(scheduled) => match &scheduled.work {
+                Work::Store { paths } => paths.clone(),
+                Work::Drill { scratch, .. } => vec![scratch.clone()],
+                Work::Verify { .. } => Vec::new(),
+            },
         };
         let shown = |path: &PathBuf| path.display().to_string();
         CheckRecord {
             job: job.name.clone(),
             namespace: job.namespace.to_string(),
-            kind,
+            kind: job.kind.word(),
             missing: paths.iter().filter(|path| !path.exists()).map(shown).collect(),
             paths: paths.iter().map(shown).collect(),
         }
@@ -126,9 +131,14 @@ fn check(session: &Session, file: &Path) -> Outcome {
 fn check_text(document: &CheckDocument) -> String {
     let mut text = String::new();
     for job in &document.jobs {
-        let what = if job.kind == "watch" { "watches" } else { "stores" };
-        let paths = job.paths.join(", ");
-        text.push_str(&format!("{}: {what} {paths} as {}\n", job.job, job.namespace));
+        let (paths, namespace) = (job.paths.join(", "), &job.namespace);
+        let does = match job.kind {
+            "watch" => format!("watches {paths}, stores as {namespace}"),
+            "verify" => format!("verifies the newest of {namespace}"),
+            "drill" => format!("restores the newest of {namespace} into {paths}"),
+            _ => format!("stores {paths} as {namespace}"),
+        };
+        text.push_str(&format!("{}: {does}\n", job.job));
         for path in &job.missing {
             text.push_str(&format!("  note: {path} does not exist now\n"));
         }
@@ -178,7 +188,19 @@ struct JobRecord<'a> {
     next_ms: Option<u64>,
     window_open: bool,
     trouble: Option<&'a str>,
+    found: Option<FindingRecord<'a>>,
     checkpoints: Vec<CheckpointRecord<'a>>,
+}
+
+/// What the last verification or drill found.
+#[derive(Serialize)]
+struct FindingRecord<'a> {
+    at_ms: u64,
+    step: u64,
+    good: bool,
+    said: &'a str,
+    rto_ms: Option<u64>,
+    rpo_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -232,6 +254,12 @@ fn checkpoint_record(it: &CheckpointReport) -> CheckpointRecord<'_> {
     }
 }
 
+fn finding_record(found: &Finding) -> FindingRecord<'_> {
+    let Finding { at_ms, step, good, said, rto_ms, rpo_ms } = found;
+    let (at_ms, step, good) = (*at_ms, *step, *good);
+    FindingRecord { at_ms, step, good, said, rto_ms: *rto_ms, rpo_ms: *rpo_ms }
+}
+
 fn job_record(job: &JobReport) -> JobRecord<'_> {
     JobRecord {
         job: &job.job,
@@ -247,6 +275,7 @@ fn job_record(job: &JobReport) -> JobRecord<'_> {
         next_ms: job.next_ms,
         window_open: job.window_open,
         trouble: job.trouble.as_deref(),
+        found: job.found.as_ref().map(finding_record),
         checkpoints: job.checkpoints.iter().map(checkpoint_record).collect(),
     }
 }
@@ -292,6 +321,12 @@ fn words(job: &JobReport) -> String {
     let mut text = String::new();
     if let Some(why) = &job.trouble {
         text.push_str(&format!("{}: {}\n", job.job, foreign::text(why)));
+    }
+    if let Some(found) = &job.found {
+        let (word, at) = (if found.good { "good" } else { "NOT GOOD" }, wall_time(found.at_ms));
+        let (step, said) = (found.step, foreign::text(&found.said));
+        text.push_str(&format!("{}: {} of step {step}, {at}: {word}\n", job.job, job.kind));
+        text.push_str(&format!("  {said}\n"));
     }
     if !job.window_open && job.due > 0 {
         text.push_str(&format!("{}: waits for its window\n", job.job));

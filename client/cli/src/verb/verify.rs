@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::exit::{Exit, Outcome};
-use crate::output::{bytes, plural, wall_time};
+use crate::output::{bytes, plural};
 use crate::progress::{LOOK_PERIOD, Progress};
 use crate::session::Session;
 use crate::{address, foreign};
@@ -97,34 +97,12 @@ fn exit(report: &VerifyReport) -> Exit {
     }
 }
 
-/// Writes the result into a label of the checkpoint: one for each level, with its time.
+/// Writes the result into a label of the checkpoint.
 async fn record(client: &Client, report: &VerifyReport) -> Result<(), ClientError> {
-    let result = match exit(report) {
-        Exit::Ok => "good",
-        Exit::Damaged => "damaged",
-        Exit::Unreachable => "incomplete",
-        _ => "below policy",
-    };
-    let at = wall_time(client.env().wall_ms());
-    set_label(
-        client,
-        report,
-        format!("cairn.verified.{}", word(report.level)),
-        format!("{result} {at}"),
-    )
-    .await
-}
-
-async fn set_label(
-    client: &Client,
-    report: &VerifyReport,
-    name: String,
-    value: String,
-) -> Result<(), ClientError> {
     let info = &report.checkpoint;
     let address =
         Address { namespace: info.namespace.clone(), selector: Selector::Step(info.step) };
-    let labels = BTreeMap::from([(name, value)]);
+    let labels = BTreeMap::from([report.label(client.env().wall_ms())]);
     client.annotate(&address, Annotation { labels, ..Annotation::default() }).await.map(drop)
 }
 
