@@ -1,9 +1,9 @@
-//! The ballast: a file inside the reserve that gives the log room when the disk is full to the
-//! last byte, so that deletions can still be agreed on.
+//! The ballast: a file inside the reserve. It gives the log room when the disk is full to the last
+//! byte, so that deletions can still be agreed on.
 //!
-//! The store makes it when it opens. The log gives it up before a commit for which too little
-//! room is left, not after one that failed: redb takes no more commits after an error of the
-//! disk. It is made again by the next process that finds room.
+//! The store makes the ballast when it opens. The log releases the ballast before a commit for
+//! which too little room is left. A release after a failed commit would be too late: redb takes no
+//! more commits after a disk error. The next process that finds room makes the ballast again.
 //!
 //! All functions block.
 
@@ -17,14 +17,15 @@ const BALLAST_TMP: &str = "ballast.tmp";
 /// Room for about a hundred thousand log entries of a deletion, or some minutes of a busy log.
 pub const BALLAST_BYTES: u64 = 16 << 20;
 const PIECE_BYTES: usize = 1 << 20;
-/// The ballast is made only while this much is left: far enough from where it is released that
-/// one start does not undo what the last process needed.
+/// The ballast is made only while at least this much is available. This is far above the point of
+/// release, so that a start does not take back the space that the last process needed.
 const MAKE_BYTES_MIN: u64 = 4 * BALLAST_BYTES;
-/// The log gives the ballast up below this, beside what the commit itself may take.
+/// The log releases the ballast when less than this is available, in addition to the commit's own
+/// bytes.
 pub const RELEASE_BYTES_BELOW: u64 = 8 << 20;
 
-/// Makes the ballast if there is room for it, on the disk and within a reserve of `reserve`
-/// bytes. That there is none in the end is not an error: the node does no worse than before.
+/// Makes the ballast if there is room for it, on the disk and within a reserve of `reserve` bytes.
+/// A lack of room is not an error: the node then runs without a ballast, as before.
 pub fn make_ballast_if_room(disk: &dyn Disk, reserve: u64) -> io::Result<()> {
     if reserve < BALLAST_BYTES || disk.space()?.available < MAKE_BYTES_MIN {
         return Ok(());
@@ -38,8 +39,8 @@ pub fn make_ballast_if_room(disk: &dyn Disk, reserve: u64) -> io::Result<()> {
     }
 }
 
-/// Releases the ballast if less than a commit of `bytes` bytes needs is left. Where even that
-/// needs room that is not there, the commit decides.
+/// Releases the ballast if less space is left than a commit of `bytes` bytes needs. If the space is
+/// too small even after that, the commit itself fails.
 pub fn release_ballast_if_short(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     // A copy-on-write tree writes more than it is given.
     let needed = RELEASE_BYTES_BELOW.saturating_add(bytes.saturating_mul(2));
@@ -56,8 +57,8 @@ pub fn release_ballast_if_short(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the ballast where it is missing or short. Its bytes do not compress, so that any file
-/// system really sets the space aside. Fails on a full disk, which then is no worse than before.
+/// Makes the ballast if it is missing or short. Its bytes do not compress, so that any file system
+/// really sets the space aside. On a full disk it fails and leaves the disk as it was.
 pub fn make_ballast(disk: &dyn Disk) -> io::Result<()> {
     if is_there(disk)? {
         return Ok(());
@@ -65,8 +66,7 @@ pub fn make_ballast(disk: &dyn Disk) -> io::Result<()> {
     remove_if_there(disk, BALLAST_TMP)?;
     let written = write(disk);
     if written.is_err() {
-        // Half a ballast would take space that nobody releases. What went wrong first is what the
-        // caller must hear.
+        // Half a ballast would take space that nothing releases. The caller gets the first error.
         let _ = remove_if_there(disk, BALLAST_TMP);
     }
     written
@@ -89,7 +89,8 @@ fn write(disk: &dyn Disk) -> io::Result<()> {
     let file = disk.open(BALLAST_TMP, Open::Create)?;
     let mut noise = blake3::Hasher::new().update(b"cairn ballast").finalize_xof();
     let mut piece = vec![0; PIECE_BYTES];
-    // One piece again and again: far apart enough for any compressing file system.
+    // The same piece is written again and again. The copies are too far apart for a compressing
+    // file system to notice.
     noise.fill(&mut piece);
     for offset in (0..BALLAST_BYTES).step_by(PIECE_BYTES) {
         file.write_at(offset, &piece)?;

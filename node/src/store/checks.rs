@@ -1,4 +1,4 @@
-//! Checks of suspected segments under way, so that a hundred failing reads start one.
+//! Checks of suspected segments in progress, so that a hundred failing reads start one check.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub const CHECKS_MAX: usize = 16;
 #[derive(Default)]
 pub(super) struct Checks(Mutex<BTreeSet<SegmentDigest>>);
 
-/// The one check of a digest; over when dropped.
+/// The one check of a digest. The check ends when this is dropped.
 pub struct Checking {
     checks: Arc<Checks>,
     digest: SegmentDigest,

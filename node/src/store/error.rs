@@ -21,16 +21,17 @@ pub enum StoreError {
     /// The sender's bytes are not in the form it named; nothing became visible.
     #[error(transparent)]
     Form(#[from] FormError),
-    /// Stored bytes.
+    /// Both lengths are in stored bytes.
     #[error("segment {digest} has {want} bytes, received {got}")]
     WrongLength { digest: SegmentDigest, want: u64, got: u64 },
-    /// The caller's condition did not hold when the file was about to become visible; it is gone.
+    /// The caller's condition was false just before the file was to become visible. The file is
+    /// removed.
     #[error("segment {0} is not wanted here any more")]
     NotWanted(SegmentDigest),
-    /// Data is refused below the reserve, so that log and deletions go on.
+    /// Data is refused below the reserve, so that the log and deletions continue to work.
     #[error("no space for {needed} bytes: {available} available above a reserve of {reserve}")]
     NoSpace { needed: u64, available: u64, reserve: u64 },
-    /// The file system can make no more files, whatever space it has.
+    /// The file system can make no more files, even if it has free space.
     #[error("no inodes left for segment files on the file system of the data directory")]
     NoInodes,
     /// Try again later, or elsewhere.
@@ -41,17 +42,17 @@ pub enum StoreError {
     Damaged { digest: SegmentDigest, damage: Damage },
     #[error("segment {digest} has {count} blocks, asked for {start}..{end}")]
     BlockRange { digest: SegmentDigest, start: usize, end: usize, count: usize },
-    /// An earlier call on this writer failed; only dropping it makes sense.
+    /// An earlier call on this writer failed. The caller can only drop the writer.
     #[error("receiving segment {0} failed before")]
     WriterFailed(SegmentDigest),
     #[error("data directory is not formatted: {0} is missing")]
     NotFormatted(String),
-    /// The owner or the mode of one file keeps this process from it: an operator has to change it.
+    /// The owner or the mode of a file denies this process access. An operator has to change it.
     #[error("cannot {action} {path}: {source}; give the user of this node access to it")]
     NoAccess { action: &'static str, path: String, source: io::Error },
     #[error("cannot {action} {path}: {source}")]
     Io { action: &'static str, path: String, source: io::Error },
-    /// What is durable is no longer known: the node stops. The fatal hook has been called.
+    /// The durable state is no longer known: the node stops. The fatal hook has been called.
     #[error("cannot {action} {path}, the node must stop: {source}")]
     Fatal { action: &'static str, path: String, source: io::Error },
     /// A fatal error happened before; nothing is acknowledged any more.
@@ -59,7 +60,7 @@ pub enum StoreError {
     Stopped,
 }
 
-/// In which way a stored segment is bad.
+/// How a stored segment is bad.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
     #[error(transparent)]

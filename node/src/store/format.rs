@@ -8,13 +8,13 @@ use cairn_types::form::{Codec, Codecs, Form, FormError, StoredBlocks};
 use cairn_types::ids::SegmentDigest;
 use cairn_types::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX};
 
-/// Header, footer and padding come in pages, so that every part can be written directly.
+/// Header, footer and padding fill whole pages, so that every part can be written with direct I/O.
 pub const PAGE_BYTES: usize = 4096;
 const PAGE: u64 = PAGE_BYTES as u64;
 
 const HEADER_MAGIC: [u8; 8] = *b"CAIRNSEG";
 const FOOTER_MAGIC: [u8; 8] = *b"CAIRNEND";
-/// Version of this format; a file with another one is refused, never guessed at.
+/// Version of this format. A file with another version is refused.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Bytes of a block-table entry: value, stored offset, stored length.
@@ -52,7 +52,7 @@ pub enum FormatError {
     Place { index: usize, got: u32, want: u32 },
     #[error("padding is not zero")]
     Padding,
-    /// Also a codec that this build does not know.
+    /// Includes a codec that this build does not know.
     #[error(transparent)]
     Form(#[from] FormError),
     #[error(transparent)]
@@ -96,8 +96,8 @@ pub fn file_len(blocks: &StoredBlocks) -> u64 {
     footer_offset(blocks) + PAGE
 }
 
-/// Where block `index` is stored: each begins with the page after the one before it. Beyond the
-/// last block this is the place of the footer.
+/// Where block `index` is stored. Each block begins on the next page after the previous block. For
+/// the index after the last block this is the place of the footer.
 pub fn place(blocks: &StoredBlocks, index: usize) -> BlockPlace {
     let before: u64 = (0..index).map(|index| padded(blocks.stored_len(index))).sum();
     // Lengths were checked when the blocks were made: at most 32 MiB in 32 blocks.
@@ -132,15 +132,16 @@ impl Header {
             return Err(FormatError::Version(version));
         }
         let (raw_len, stored) = (checked_len(u64_at(page, 16))?, u64_at(page, 24));
-        // A stored length that is no u32 is above any limit.
+        // A stored length that does not fit a u32 is above every limit.
         let stored = u32::try_from(stored).unwrap_or(u32::MAX);
         let form = codecs.form(u32_at(page, 12), raw_len, stored)?;
         let digest = SegmentDigest(bytes32_at(page, 32));
         Ok(Self { form, digest })
     }
 
-    /// Checks that this header stands in the file of `digest` and, where its form tells so alone,
-    /// that the file of `len` bytes is whole. For other forms [`Footer::check`] does.
+    /// Checks that this header belongs to the file of `digest`. If the form alone tells the file
+    /// length, also checks that a file of `len` bytes is complete. For other forms
+    /// [`Footer::check`] checks the length.
     pub fn check(&self, digest: SegmentDigest, len: u64) -> Result<(), FormatError> {
         if self.digest != digest {
             return Err(FormatError::OtherSegment { named: digest, holds: self.digest });
@@ -172,8 +173,9 @@ impl Footer {
         seal(page);
     }
 
-    /// Reads the footer of a segment of `raw_len` bytes; its table is checked against `digest`, and
-    /// that its blocks are where they must be: none over another, none beyond a block's length.
+    /// Reads the footer of a segment of `raw_len` bytes. Checks the table against `digest`. Checks
+    /// the place of each block: blocks do not overlap, and no stored block is longer than its raw
+    /// block.
     pub fn parse(
         page: &[u8],
         digest: SegmentDigest,
@@ -220,7 +222,7 @@ impl Footer {
         Ok(Self { table, blocks })
     }
 
-    /// Checks that this footer stands in the file of `header`, which is `len` bytes long.
+    /// Checks that this footer belongs to the file of `header`, which is `len` bytes long.
     pub fn check(&self, header: &Header, len: u64) -> Result<(), FormatError> {
         if self.blocks.form() != header.form {
             return Err(FormatError::TwoForms);
@@ -255,7 +257,7 @@ fn check_seal(page: &[u8], part: &'static str) -> Result<(), FormatError> {
     }
 }
 
-// The callers have checked that the page is whole, so these are within it.
+// The callers have checked that the page is complete, so these offsets are inside it.
 
 fn u32_at(page: &[u8], at: usize) -> u32 {
     let mut bytes = [0; 4];

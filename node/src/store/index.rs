@@ -19,8 +19,8 @@ use crate::disk::Space;
 /// buffers.
 pub const WRITERS_MAX: usize = 80;
 
-/// Files that data leaves to the log, snapshots and the ledger; below it there is no room,
-/// whatever space there is.
+/// Files kept free for the log, snapshots and the ledger. With fewer free inodes than this there is
+/// no room for data, even if there is free space.
 const INODES_MIN: u64 = 64;
 
 #[derive(Default)]
@@ -33,25 +33,25 @@ struct State {
     held: BTreeMap<SegmentDigest, Held>,
     /// Bytes of the files of `held`.
     held_bytes: u64,
-    /// Files at their final place that do not count, and their file bytes: they failed the check
-    /// at start, or could not be moved aside.
+    /// Files at their final place that do not count as held, with their file bytes. They failed the
+    /// check at start or could not be moved to quarantine.
     damaged: BTreeMap<SegmentDigest, u64>,
     damaged_bytes: u64,
     /// How many files of a digest are in quarantine.
     quarantined: BTreeMap<SegmentDigest, usize>,
     quarantine_bytes: u64,
-    /// File bytes promised to writers.
+    /// File bytes reserved for writers.
     reserved_bytes: u64,
     /// The part of `reserved_bytes` that the file system does not count as used yet.
     unwritten_bytes: u64,
     writers: usize,
 }
 
-/// A segment that is durable here, as its file has it.
+/// A segment that is durable here, as its file describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Held {
     pub form: Form,
-    /// At most some 34 MiB.
+    /// At most about 34 MiB.
     file_bytes: u32,
 }
 
@@ -79,7 +79,7 @@ pub struct Room {
     /// Segment files held, and files in quarantine.
     pub held: u64,
     pub quarantined: u64,
-    /// Promised to uploads in progress.
+    /// Reserved for uploads in progress.
     pub reserved: u64,
     pub disk: Space,
     /// What new segment files may take.
@@ -124,7 +124,7 @@ impl StoreIndex {
         state.held_bytes = state.held_bytes + held.file_len() - before;
     }
 
-    /// Takes a digest out of the durable set; returns what was there.
+    /// Takes a digest out of the durable set. Returns its entry.
     pub(super) fn leave(&self, digest: SegmentDigest) -> Option<Held> {
         let mut state = self.state.lock();
         let held = state.held.remove(&digest)?;
@@ -152,7 +152,7 @@ impl StoreIndex {
         self.state.lock().damaged.keys().copied().collect()
     }
 
-    /// `None` for a file whose name is not one of ours.
+    /// `digest` is `None` for a file whose name is not in our format.
     pub(super) fn enter_quarantine(&self, digest: Option<SegmentDigest>, file_bytes: u64) {
         let mut state = self.state.lock();
         state.quarantine_bytes += file_bytes;
@@ -185,7 +185,7 @@ impl StoreIndex {
         self.state.lock().room(capacity, reserve, disk)
     }
 
-    /// Takes `needed` file bytes for a writer.
+    /// Reserves `needed` file bytes for a writer.
     pub(super) fn reserve(
         self: &Arc<Self>,
         needed: u64,
@@ -231,7 +231,7 @@ impl State {
     }
 }
 
-/// One writer's space, given back when dropped: by then its file is held, or gone.
+/// One writer's space. Dropping it returns the space; by then the file is held or removed.
 pub(super) struct Reservation {
     index: Arc<StoreIndex>,
     reserved: u64,

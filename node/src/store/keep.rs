@@ -1,5 +1,5 @@
-//! Quarantine and destruction: everything that takes a segment out of the durable set. All under
-//! the digest's lock. The way back out of quarantine is `recover.rs`.
+//! Quarantine and destruction: every operation that takes a segment out of the durable set. All run
+//! under the digest's lock. `recover.rs` moves files back out of quarantine.
 
 use std::io;
 use std::sync::Arc;
@@ -15,39 +15,40 @@ use super::stats::add;
 use super::{Inner, QUARANTINE, SegmentStore, directory, io_error, place};
 use crate::disk::is_out_of_descriptors;
 
-/// Quarantined copies of one digest. A disk that spoils one segment this often is finished.
+/// Most quarantined copies of one digest. A disk that damages one segment this often has failed.
 const COPIES_MAX: usize = 64;
 
 /// What a check of a segment found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
     Good,
-    /// Bad; its file is in quarantine, or stays in its place and does not count.
+    /// Bad. Its file is in quarantine, or stays in place and does not count as held.
     Bad,
     /// Held according to the index, but there is no file.
     Gone,
 }
 
-/// What became of a destruction.
+/// The result of a destruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destroyed {
     /// The file is gone, durably.
     Gone,
-    /// There was none.
+    /// There was no such file.
     NotHeld,
-    /// The condition did not hold under the lock: the file stays.
+    /// The condition was false under the lock: the file stays.
     Kept,
 }
 
 impl SegmentStore {
-    /// Moves the file of a bad segment to quarantine, durably. `NotHeld` if there is none, in the
-    /// durable set or damaged.
+    /// Moves the file of a bad segment to quarantine, durably. Returns `NotHeld` if there is no
+    /// such file, neither in the durable set nor damaged.
     pub async fn quarantine(&self, digest: SegmentDigest) -> Result<(), StoreError> {
         self.quarantine_if(digest, || true).await.map(|_| ())
     }
 
-    /// As [`SegmentStore::quarantine`], if `condition` holds under the digest's lock, asked after
-    /// the digest has left the durable set (see [`SegmentStore::destroy`]). Whether it was moved.
+    /// Like [`SegmentStore::quarantine`], but only if `condition` is true under the digest's lock.
+    /// The condition is called after the digest has left the durable set (see
+    /// [`SegmentStore::destroy`]). Returns whether the file was moved.
     pub async fn quarantine_if(
         &self,
         digest: SegmentDigest,
@@ -70,8 +71,8 @@ impl SegmentStore {
     }
 
     /// Re-reads a held segment as [`SegmentStore::verify`] does, and moves it to quarantine if it
-    /// is bad: one step under the digest's lock, so that what is moved is what was read. What is
-    /// bad is not held any more, whether its file could be moved or not.
+    /// is bad. Both happen in one step under the digest's lock, so that the file moved is the file
+    /// that was read. A bad segment is no longer held, even if its file could not be moved.
     pub async fn quarantine_if_bad(&self, digest: SegmentDigest) -> Result<Checked, StoreError> {
         let store = self.clone();
         let work = async move {
@@ -99,16 +100,17 @@ impl SegmentStore {
         self.inner.to_the_end("segment check", work).await
     }
 
-    /// Whether the segment is not held, asked under the digest's lock: nobody is about to make it
-    /// visible, or to put it back after a destruction that did not take place.
+    /// Whether the segment is not held. The question is asked under the digest's lock: then no task
+    /// is about to make the segment visible, or to put it back after a destruction that did not
+    /// happen.
     pub async fn is_absent(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
         self.inner.know(digest).await?;
         let _guard = self.inner.locks.lock(digest).await;
         Ok(!self.holds(digest))
     }
 
-    /// Those of `digests` that the index holds while no file of the right length stands in their
-    /// place. A look at names and lengths only; an error of the disk finds nothing.
+    /// Those of `digests` that the index holds but that have no file of the right length in place.
+    /// Looks only at names and lengths. A disk error counts as a file in place.
     pub async fn without_file(&self, digests: Vec<SegmentDigest>) -> Vec<SegmentDigest> {
         let inner = Arc::clone(&self.inner);
         let look = move || {
@@ -119,13 +121,13 @@ impl SegmentStore {
         self.inner.data(look).await
     }
 
-    /// Claims the check of a suspected segment; `None` while one runs, or too many.
+    /// Claims the check of a suspected segment. `None` if one is running already, or too many are.
     pub fn begin_check(&self, digest: SegmentDigest) -> Option<Checking> {
         self.inner.checks.begin(digest)
     }
 
-    /// Moves a damaged file aside, unless a good copy has taken its place by now. Whether it was
-    /// moved.
+    /// Moves a damaged file to quarantine, unless a good copy has replaced it by now. Returns
+    /// whether it was moved.
     pub async fn quarantine_damaged(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
         let inner = Arc::clone(&self.inner);
         let work = async move {
@@ -138,13 +140,13 @@ impl SegmentStore {
         self.inner.to_the_end("segment quarantine", work).await
     }
 
-    /// Destroys the file of `digest` if `condition` holds under the digest's lock. The digest has
-    /// left the durable set before the condition is asked, so that nobody can report it durable
-    /// on grounds the condition did not see; it returns if the file is kept. The condition is asked
-    /// right before the file goes: a disk may let it wait for long, and what was released may be
-    /// wanted again by then.
+    /// Destroys the file of `digest` if `condition` is true under the digest's lock. The digest
+    /// leaves the durable set before the condition is called, so that no report can call it durable
+    /// for a reason that the condition did not see. If the file is kept, the digest enters the set
+    /// again. The condition is called just before the file is removed: the disk may delay the
+    /// removal for a long time, and a segment that was released may be wanted again by then.
     ///
-    /// The condition must not block for long, nor call this store.
+    /// The condition must not block for long and must not call this store.
     pub async fn destroy(
         &self,
         digest: SegmentDigest,
@@ -170,10 +172,11 @@ impl SegmentStore {
                     let kept = matches!(gone, Ok(Destroyed::Kept) | Err(StoreError::Io { .. }));
                     if let (true, Some(held)) = (kept, held) {
                         if job.stands(digest, held) == Some(false) {
-                            // Its name is gone, and perhaps not durably: to be tried again.
+                            // Its name is gone, but perhaps not durably. The removal must be tried
+                            // again.
                             job.index.enter_damaged(digest, 0);
                         } else {
-                            // Still there and as good as before.
+                            // The file is still there and as good as before.
                             job.index.enter(digest, held);
                         }
                     }
@@ -201,10 +204,10 @@ impl Inner {
     }
 }
 
-/// What runs on the Data lane, under the digest's lock; everything here blocks.
+/// The part that runs on the Data lane under the digest's lock. Everything here blocks.
 impl Inner {
-    /// Whether a file of the right length stands at a held segment's place; `None` if the disk
-    /// does not tell.
+    /// Whether a file of the right length is in a held segment's place. `None` if the disk does not
+    /// answer.
     pub(super) fn stands(&self, digest: SegmentDigest, held: Held) -> Option<bool> {
         match self.disk.stat(&place(digest)) {
             Ok(found) => Some(found.is_file && found.len == held.file_len()),
@@ -213,8 +216,8 @@ impl Inner {
         }
     }
 
-    /// Moves the file at the digest's final place to quarantine. The digest is not in the durable
-    /// set any more; a file that cannot be moved counts as damaged.
+    /// Moves the file at the digest's final place to quarantine. The digest must have left the
+    /// durable set before. A file that cannot be moved counts as damaged.
     pub(super) fn set_aside(&self, digest: SegmentDigest, why: Why) -> Result<(), StoreError> {
         debug_assert!(self.index.len_of(digest).is_none(), "a held segment is set aside");
         self.check_running()?;
@@ -225,7 +228,7 @@ impl Inner {
                 self.index.leave_damaged(digest);
                 return Err(StoreError::NotHeld(digest));
             }
-            // Its length does not matter; that it gets out of the way does.
+            // The length does not matter. The file must leave this place.
             Err(_) => 0,
         };
         let moved = self.free_name(digest, why).and_then(|to| match self.disk.rename(&from, &to) {
@@ -239,7 +242,8 @@ impl Inner {
                 return Err(error);
             }
         };
-        // The new name first: a crash between the two leaves two names or one, never none.
+        // The new name is synced first. A crash between the two syncs then leaves one or two names,
+        // never zero.
         self.sync_dir(QUARANTINE)?;
         self.sync_dir(&directory(digest))?;
         self.index.leave_damaged(digest);
@@ -268,7 +272,7 @@ impl Inner {
         match self.disk.remove(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Somebody put a directory in the file's place.
+            // A directory was put in the file's place from outside.
             Err(_) if self.disk.stat(&path).is_ok_and(|found| !found.is_file) => {
                 self.set_aside(digest, Why::InTheWay)?;
                 return Ok(Destroyed::Gone);
@@ -276,7 +280,7 @@ impl Inner {
             Err(error) => return Err(io_error("remove", &path, error)),
         }
         match self.disk.sync_dir(&directory(digest)) {
-            // Somebody removed the whole directory.
+            // The whole directory was removed from outside.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if is_out_of_descriptors(&error) => {
                 return Err(io_error("open directory", &directory(digest), error));

@@ -1,5 +1,6 @@
-//! One asynchronous lock per digest: whoever makes a segment visible or destroys it holds it.
-//! Waiters are served in order. Entries exist only while someone holds or waits.
+//! One asynchronous lock per digest. A task that makes a segment visible or destroys it holds the
+//! lock. Waiters are served in order. Entries exist only while a task holds the lock or waits for
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct DigestGuard {
 impl DigestLocks {
     pub(super) async fn lock(self: &Arc<Self>, digest: SegmentDigest) -> DigestGuard {
         let lock = Arc::clone(self.locks.lock().entry(digest).or_default());
-        // Made before waiting: a waiter that is dropped must clean up too.
+        // Made before waiting, because a waiter that is dropped must also clean up.
         let interest = Interest { locks: Arc::clone(self), digest, lock: Some(Arc::clone(&lock)) };
         DigestGuard { _held: lock.lock_owned().await, _interest: interest }
     }
@@ -40,7 +41,7 @@ impl Drop for Interest {
     fn drop(&mut self) {
         let mut locks = self.locks.locks.lock();
         self.lock = None;
-        // Clones are made only under this map's lock: one owner left is the map itself.
+        // Clones are made only under this map's lock. If one owner is left, it is the map itself.
         if locks.get(&self.digest).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             locks.remove(&self.digest);
         }

@@ -9,14 +9,15 @@
 //! ```
 //!
 //! Promises:
-//! * Nothing is visible under a digest but bytes that match it, and only once they and their name
-//!   are durable (D1, D6). The in-memory durable set is the only answer to "is it held".
+//! * Only bytes that match a digest are visible under it, and only after the bytes and their name
+//!   are durable (D1, D6). Only the durable set in memory answers the question "is it held".
 //! * A file is destroyed only by [`SegmentStore::destroy`], under the digest's lock, while the
-//!   caller's condition holds (D3). Nothing is ever overwritten: what stands in the way, and what
-//!   is bad or unknown, is moved to quarantine.
-//! * After an error of a sync nothing is acknowledged any more and the fatal hook has been called.
+//!   caller's condition is true (D3). No file is ever overwritten: a file that is in the way, bad
+//!   or unknown is moved to quarantine.
+//! * After a failed sync nothing more is acknowledged, and the fatal hook has been called.
 //!
-//! Methods may be dropped at any await: what must not stop half-way runs as a task of its own.
+//! The future of a method may be dropped at any await. Work that must not stop half-way runs as a
+//! task of its own.
 
 mod checks;
 mod error;
@@ -80,7 +81,8 @@ pub(super) const QUARANTINE: &str = "quarantine";
 
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// Most bytes of segment files, quarantine included; `u64::MAX` leaves it to the disk.
+    /// Most bytes of segment files, including quarantine. With `u64::MAX` only the disk limits
+    /// them.
     pub capacity_bytes: u64,
     /// Bytes of the file system that data never takes.
     pub reserve_bytes: u64,
@@ -114,13 +116,13 @@ struct Inner {
     listed: Mutex<recover::Listed>,
     on_fatal: FatalHook,
     stopped: AtomicBool,
-    /// Tells temporary files of one process apart.
+    /// Makes the names of this process's temporary files distinct.
     next_tmp: AtomicU64,
 }
 
 impl SegmentStore {
-    /// Whether the segment is known to be durable here, right now. Complete once the store
-    /// [is looked through](SegmentStore::is_looked_through).
+    /// Whether the segment is known to be durable here, right now. The answer is complete once the
+    /// store [is looked through](SegmentStore::is_looked_through).
     pub fn holds(&self, digest: SegmentDigest) -> bool {
         self.inner.index.len_of(digest).is_some()
     }
@@ -140,7 +142,7 @@ impl SegmentStore {
         self.inner.index.held()
     }
 
-    /// At most `limit` segments held that follow `after`, by digest: for a scrub's cursor.
+    /// At most `limit` held segments that follow `after`, ordered by digest. For a scrub's cursor.
     pub fn held_after(
         &self,
         after: Option<SegmentDigest>,
@@ -149,7 +151,7 @@ impl SegmentStore {
         self.inner.index.held_after(after, limit)
     }
 
-    /// Segments whose files failed the check at start; `quarantine` moves them aside.
+    /// Segments whose files failed the check at start. `quarantine` moves them to quarantine.
     pub fn damaged(&self) -> Vec<SegmentDigest> {
         self.inner.index.damaged()
     }
@@ -159,14 +161,15 @@ impl SegmentStore {
         self.inner.stopped.load(Ordering::SeqCst)
     }
 
-    /// Waits for the digest's lock, under which segments become visible and are destroyed. Do not
-    /// call what finishes, quarantines, destroys or recovers the same digest while holding it.
+    /// Waits for the digest's lock, under which segments become visible and are destroyed. While
+    /// you hold it, do not call a function that finishes, quarantines, destroys or recovers the
+    /// same digest.
     pub async fn lock(&self, digest: SegmentDigest) -> DigestGuard {
         self.inner.locks.lock(digest).await
     }
 
-    /// Room for new segments, as of now, as far as it is known what is held. None while the disk
-    /// refuses to be written.
+    /// Room for new segments now, based on the files looked at so far. There is none while the disk
+    /// fails writes.
     pub async fn room(&self) -> Result<Room, StoreError> {
         let inner = Arc::clone(&self.inner);
         let mut room = self.inner.data(move || inner.room()).await?;
@@ -199,7 +202,7 @@ impl Inner {
         });
         match result.await {
             Ok(value) => value,
-            // The process is being torn down, and this task with it.
+            // The process is shutting down, and this task with it.
             Err(_) => std::future::pending().await,
         }
     }
@@ -215,7 +218,7 @@ impl Inner {
         Ok(self.index.room(capacity_bytes, reserve_bytes, disk))
     }
 
-    /// An error of a write, create or rename, where a full disk is the caller's to handle.
+    /// Converts an error of a write, create or rename. The caller handles a full disk.
     /// Blocks.
     fn write_error(
         &self,
@@ -236,8 +239,8 @@ impl Inner {
         StoreError::NoSpace { needed, available, reserve }
     }
 
-    /// After this nobody knows what is durable: trying the sync again would report success for
-    /// pages the kernel has already thrown away.
+    /// After this error the durable state is unknown. A second sync would report success for pages
+    /// that the kernel has already dropped.
     fn fatal(&self, action: &'static str, path: &str, source: io::Error) -> StoreError {
         let error = StoreError::Fatal { action, path: path.to_owned(), source };
         if !self.stopped.swap(true, Ordering::SeqCst) {
@@ -246,8 +249,8 @@ impl Inner {
         error
     }
 
-    /// A directory that could not be opened was not synced, and what was to become durable is not
-    /// acknowledged; only a sync that failed is fatal. Blocks.
+    /// A directory that could not be opened was not synced. The caller then does not acknowledge
+    /// anything. Only a failed sync is fatal. Blocks.
     fn sync_dir(&self, path: &str) -> Result<(), StoreError> {
         self.disk.sync_dir(path).map_err(|error| match is_out_of_descriptors(&error) {
             true => io_error("open directory", path, error),

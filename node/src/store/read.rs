@@ -1,8 +1,8 @@
-//! Reading segments: block tables, blocks, and whole segments past the page cache.
+//! Reading segments: block tables, blocks, and whole segments without the page cache.
 //!
-//! A server sends blocks as they are stored: the reader holds the block table, decodes and verifies.
-//! Only scrub, recovery from quarantine, sources of new replicas and readers that do not know a
-//! segment's codec have blocks decoded and hashed here (D6).
+//! A server sends blocks as they are stored. The reader holds the block table, decodes and
+//! verifies. Blocks are decoded and hashed here only for scrub, for recovery from quarantine, for
+//! sources of new replicas and for readers that do not know a segment's codec (D6).
 
 use std::io;
 use std::ops::Range;
@@ -23,21 +23,21 @@ use super::{Inner, SegmentStore, io_error, place};
 use crate::disk::buffers::{AlignedBuffer, PooledBuffer};
 use crate::disk::{DiskFile, Open};
 
-/// Blocks read by one job, 4 MiB: long enough that a disk streams, short enough that restores
-/// take turns.
+/// Blocks read by one job, 4 MiB. This is long enough for sequential disk speed and short enough
+/// that several restores take turns.
 const JOB_BLOCKS: usize = 4;
-/// Jobs of one stream at a time: one being sent, one being read.
+/// Jobs of one stream at a time: one is sent while the next is read.
 const READ_AHEAD: usize = 2;
-/// Blocks up to this long are copied out of their 1 MiB buffer rather than pin it.
+/// Blocks up to this length are copied out of their 1 MiB buffer, so that they do not pin it.
 const COPY_BYTES_MAX: usize = 128 << 10;
 
 /// The blocks asked for, in order.
 pub type BlockStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
-/// What is handed out of a block.
+/// The form in which a block is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// Its stored bytes, unseen.
+    /// Its stored bytes, not checked.
     AsStored,
     /// Its raw bytes, decoded and hashed.
     Verified,
@@ -82,8 +82,8 @@ impl SegmentStore {
         Ok(read.map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok))).try_flatten().boxed())
     }
 
-    /// Re-reads a held segment, past the page cache, against its digest: `Damaged` if any byte of
-    /// its file is not what it must be. The caller decides what to do then.
+    /// Re-reads a held segment against its digest, without the page cache. Returns `Damaged` if any
+    /// byte of its file is wrong. The caller decides the next step.
     pub async fn verify(&self, digest: SegmentDigest) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.inner);
         let (file, held) = self
@@ -102,7 +102,7 @@ impl SegmentStore {
 }
 
 impl Inner {
-    /// Reads every byte of a segment file that claims to be `digest`, a few blocks a job.
+    /// Reads every byte of a segment file that claims to be `digest`, a few blocks per job.
     pub(super) async fn verify_file(
         self: &Arc<Self>,
         file: Arc<dyn DiskFile>,
@@ -184,7 +184,7 @@ impl Inner {
         Ok(raw)
     }
 
-    /// Tells a bad replica from a node in trouble, and from a segment that has just gone.
+    /// Tells a bad replica from a failing node, and from a segment that was just removed.
     pub(super) fn reading<T>(
         &self,
         digest: SegmentDigest,
@@ -198,7 +198,7 @@ impl Inner {
     }
 }
 
-/// What reads and checks the parts of a file; everything here blocks.
+/// The functions that read and check parts of a file. Everything here blocks.
 impl Inner {
     /// Header, length and footer.
     pub(super) fn read_ends(
@@ -265,8 +265,8 @@ impl Inner {
     }
 }
 
-/// Whether an error tells something about the file rather than about this process (which may,
-/// say, have run out of file descriptors).
+/// Whether an error concerns the file, not this process. An example of the second kind is a process
+/// that has no file descriptors left.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     let medium = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::ILSEQ];
     // A link, a socket, a directory, or a file in the directory's place.

@@ -1,13 +1,13 @@
-//! Quarantine as a list, and the way back out of it: a copy is verified in full before it is held
-//! again, under the digest's lock.
+//! The list of files in quarantine, and the way to put one back. A copy is verified in full before
+//! it is held again, under the digest's lock.
 //!
 //! ```text
 //! quarantine/DIGEST.N.WHY.MS   N: number of the copy; WHY: bad, no-slot or in-the-way;
 //!                              MS: wall clock of the move. Older files have no WHY and MS
 //! ```
 //!
-//! Nothing here deletes a file. The copy that is good is moved to its place: synced, renamed, both
-//! directories synced. The others stay.
+//! Nothing here deletes a file. A good copy is moved to its place: it is synced and renamed, and
+//! both directories are synced. The other copies stay.
 
 use std::io;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ use crate::disk::{DiskFile, Open};
 pub enum Why {
     /// It failed a check.
     Bad,
-    /// The catalogue had no slot for it at the node's start.
+    /// The catalogue had no slot for it when the node started.
     NoSlot,
-    /// It stood in the place of another file: a new copy of the same digest, as a rule.
+    /// It was in the place of another file, usually of a new copy of the same digest.
     InTheWay,
 }
 
 impl Why {
     const ALL: [Self; 3] = [Self::Bad, Self::NoSlot, Self::InTheWay];
 
-    /// As it stands in file names and on the wire.
+    /// The word in file names and on the wire.
     pub fn word(self) -> &'static str {
         match self {
             Self::Bad => "bad",
@@ -51,11 +51,11 @@ impl Why {
 pub struct Quarantined {
     /// File name within `quarantine/`.
     pub name: String,
-    /// `None` for a file whose name is not one of ours.
+    /// `None` for a file whose name is not in our format.
     pub digest: Option<SegmentDigest>,
     /// File bytes.
     pub bytes: u64,
-    /// `None` for a file of an older version, and for one that somebody else put there.
+    /// `None` for a file of an older version, and for a file that was put there from outside.
     pub why: Option<Why>,
     /// Wall clock, milliseconds since 1970.
     pub since_ms: Option<u64>,
@@ -64,7 +64,7 @@ pub struct Quarantined {
 impl Quarantined {
     fn named(name: String, bytes: u64) -> Self {
         let mut fields = name.split('.');
-        // A file that was moved here by hand keeps its name, without a number.
+        // A file that was moved here by hand keeps its name, which has no number.
         let digest = fields.next().and_then(|digest| digest.parse().ok());
         let mut fields = fields.skip(1);
         let why = fields.next().and_then(|word| Why::ALL.into_iter().find(|it| it.word() == word));
@@ -82,32 +82,32 @@ pub(super) fn quarantine_name(
     format!("{digest}.{number}.{}.{since_ms}", why.word())
 }
 
-/// What the copies of a digest in quarantine are worth.
+/// The result of checking the copies of a digest in quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copies {
     None,
-    /// So many, and none is good as a whole.
+    /// This many copies. None is good as a whole.
     Bad(usize),
     Good,
 }
 
-/// What became of a copy that was to be put back.
+/// The result of putting a copy back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restored {
-    /// The segment is held, and was before.
+    /// The segment is held, and was held before.
     Held,
-    /// A copy was good, and is held now.
+    /// A copy was good and is held now.
     Back,
     None,
-    /// So many, and none is good as a whole: all stay where they are.
+    /// This many copies. None is good as a whole, and all stay in quarantine.
     Bad(usize),
 }
 
-/// Files that the next restores may ask for, of the last listing.
+/// Most files kept from the last listing for the next restores.
 const LISTED_MAX: usize = 4096;
 
-/// A window on the quarantine directory as it was listed last. Says where a copy may be, never that
-/// there is none.
+/// A part of the last listing of the quarantine directory. It tells where a copy may be. It never
+/// proves that there is no copy.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     /// By name.
@@ -115,7 +115,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// Keeps the files from this digest on: whoever restores all asks by name.
+    /// Keeps the files from this digest on, because a restore of all files asks in name order.
     fn take(&mut self, files: &[Quarantined], digest: SegmentDigest) {
         let name = digest.to_string();
         let from = files.partition_point(|file| file.name < name);
@@ -136,24 +136,24 @@ impl Listed {
     }
 }
 
-/// Copies of a digest, and what they are worth.
+/// The copies of a digest, and the result of their check.
 struct Found {
     copies: Vec<Quarantined>,
     good: Option<(Quarantined, Held)>,
-    /// One that this process may not read.
+    /// The error for a copy that this process may not read.
     no_access: Option<StoreError>,
 }
 
 impl SegmentStore {
-    /// Looks for a good copy in quarantine, verifies it in full and makes it held again. False if
-    /// there is none. What somebody else puts there is seen at the next start.
+    /// Looks for a good copy in quarantine, verifies it in full and makes it held again. Returns
+    /// false if there is none. Files put there from outside are seen at the next start.
     pub async fn recover_from_quarantine(&self, digest: SegmentDigest) -> Result<bool, StoreError> {
         self.recover_from_quarantine_if(digest, || true).await
     }
 
-    /// As [`SegmentStore::recover_from_quarantine`], if `condition` holds under the digest's lock,
-    /// asked right before the file becomes visible; else `NotWanted`, and the copy stays where it
-    /// is.
+    /// Like [`SegmentStore::recover_from_quarantine`], but only if `condition` is true under the
+    /// digest's lock. The condition is called just before the file becomes visible. If it is false,
+    /// the result is `NotWanted` and the copy stays where it is.
     pub async fn recover_from_quarantine_if(
         &self,
         digest: SegmentDigest,
@@ -168,7 +168,7 @@ impl SegmentStore {
                 return Ok(true);
             }
             if !inner.index.is_quarantined(digest) {
-                // A fetch asks this each time it is tried: without a look at the disk.
+                // A fetch calls this at each try, so it answers without disk access.
                 return Ok(false);
             }
             let restored = inner.restore_under(guard, digest, condition).await?;
@@ -177,8 +177,8 @@ impl SegmentStore {
         self.inner.to_the_end("segment recover", work).await
     }
 
-    /// As [`SegmentStore::recover_from_quarantine_if`], for an operator: also of files that
-    /// somebody else has put there since the start.
+    /// Like [`SegmentStore::recover_from_quarantine_if`], for an operator. It also considers files
+    /// that were put there from outside since the start.
     pub async fn restore_if(
         &self,
         digest: SegmentDigest,
@@ -197,8 +197,8 @@ impl SegmentStore {
         self.inner.to_the_end("segment restore", work).await
     }
 
-    /// Reads the copies of a digest in quarantine until one is good as a whole. Moves nothing.
-    /// `NoAccess` names a copy that this process may not read, where none is good.
+    /// Reads the copies of a digest in quarantine until one is good as a whole. Moves nothing. If
+    /// no copy is good, `NoAccess` names a copy that this process may not read.
     pub async fn copies_in_quarantine(&self, digest: SegmentDigest) -> Result<Copies, StoreError> {
         let found = self.inner.find_good(digest).await?;
         match (found.good, found.no_access) {
@@ -244,7 +244,7 @@ impl Inner {
         condition: impl FnOnce() -> bool + Send + 'static,
     ) -> Result<Restored, StoreError> {
         let Found { copies, good, no_access } = self.find_good(digest).await?;
-        // Files that somebody else put there are not counted yet.
+        // Files put there from outside are not counted yet.
         for copy in copies.iter().skip(self.index.quarantined(digest)) {
             self.index.enter_quarantine(Some(digest), copy.bytes);
         }
@@ -257,7 +257,7 @@ impl Inner {
                 job.bring_back(&copy, digest, held)
             })
             .await?;
-            // Once the job is over, not in it: whoever finds the digest here may report it.
+            // Done after the job, not inside it: any task that finds the digest here may report it.
             self.index.leave_quarantine(digest, bytes);
             self.index.enter(digest, held);
             drop(guard);
@@ -270,9 +270,9 @@ impl Inner {
         }
     }
 
-    /// Reads the copies of a digest until one is good as a whole. Those that the last listing named
-    /// come first: a good one is good whatever else lies there, and a directory of many files is not
-    /// listed for each of them. That none is good, only a new listing can tell.
+    /// Reads the copies of a digest until one is good as a whole. Copies from the last listing come
+    /// first: one good copy is enough, and a large directory is then not listed once for each of
+    /// its files. Only a new listing can tell that no copy is good.
     async fn find_good(self: &Arc<Self>, digest: SegmentDigest) -> Result<Found, StoreError> {
         let listed = self.listed.lock().copies(digest);
         if !listed.is_empty() {
@@ -307,7 +307,7 @@ impl Inner {
         Ok(found)
     }
 
-    /// A copy as the index holds it, if it is good as a whole.
+    /// Verifies a copy. Returns it as the index stores it if it is good as a whole.
     async fn verify_copy(
         self: &Arc<Self>,
         name: &str,
@@ -326,7 +326,7 @@ impl Inner {
     }
 }
 
-/// What runs on the Data lane; everything here blocks.
+/// The part that runs on the Data lane. Everything here blocks.
 impl Inner {
     pub(super) fn list_quarantine(&self) -> Result<Vec<Quarantined>, StoreError> {
         let listed =
@@ -344,7 +344,7 @@ impl Inner {
         Ok(files.into_iter().filter(|file| file.digest == Some(digest)).collect())
     }
 
-    /// `None` for a copy that cannot be read, or is not there any more.
+    /// `None` for a copy that cannot be read or no longer exists.
     fn open_copy(&self, path: &str) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
         match self.disk.open(path, Open::ReadDirect) {
             Ok(file) => Ok(Some(Arc::from(file))),
@@ -360,7 +360,8 @@ impl Inner {
         held: Held,
     ) -> Result<(), StoreError> {
         let path = format!("{QUARANTINE}/{}", copy.name);
-        // Verified bytes may have come from the cache; who wrote them may not have synced.
+        // The verified bytes may have come from the page cache, and their writer may not have
+        // synced them.
         let opened = self.disk.open(&path, Open::Write);
         let file = opened.map_err(|error| access_error("open for writing", &path, error))?;
         file.sync().map_err(|error| self.fatal("sync", &path, error))?;

@@ -1,7 +1,7 @@
-//! What bad copies of a segment still give, block by block.
+//! Good blocks from bad copies of a segment.
 //!
-//! A copy in quarantine is bad as a whole, and most of its blocks are good. Repair and readers mix
-//! blocks of several copies, each verified by itself (D5, D6), so that data is lost only with the
+//! A copy in quarantine is bad as a whole, but most of its blocks are good. Repair and readers mix
+//! blocks of several copies, each block verified by itself (D5, D6). So data is lost only with the
 //! last good copy of one block.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::read::{into_bytes, is_damage};
 use super::{Inner, QUARANTINE, SegmentStore, io_error, place};
 use crate::disk::{DiskFile, Open};
 
-/// Copies looked into: a disk that spoils one segment more often gives few blocks more.
+/// Most copies opened. If a disk damages one segment more often, more copies add few good blocks.
 const COPIES_MAX: usize = 8;
 
 /// Bad copies of one segment, open for reading.
@@ -35,7 +35,7 @@ struct Copy {
 }
 
 impl SegmentStore {
-    /// Opens the bad copies of a segment of `len` raw bytes: those in quarantine, and one that
+    /// Opens the bad copies of a segment of `len` raw bytes: the copies in quarantine, and one that
     /// could not be moved there. `None` if there are none.
     pub async fn salvage(
         &self,
@@ -43,7 +43,8 @@ impl SegmentStore {
         len: u64,
     ) -> Result<Option<Salvage>, StoreError> {
         if !self.inner.index.is_quarantined(digest) && !self.inner.index.is_damaged(digest) {
-            // Readers ask this of every segment that is not held: without a look at the disk.
+            // Readers call this for every segment that is not held, so it answers without disk
+            // access.
             return Ok(None);
         }
         let inner = Arc::clone(&self.inner);
@@ -52,13 +53,13 @@ impl SegmentStore {
 }
 
 impl Salvage {
-    /// The segment's block table, if one of the copies still tells it.
+    /// The segment's block table, if one of the copies still contains it.
     pub fn table(&self) -> Option<&BlockTable> {
         self.table.as_ref()
     }
 
-    /// The raw bytes of block `index` of the segment that `table` describes, verified, if a copy
-    /// has it. Copies may have been stored in several forms.
+    /// The verified raw bytes of block `index` of the segment that `table` describes, if a copy has
+    /// them. The copies may be stored in different forms.
     pub async fn block(&self, table: &BlockTable, index: usize) -> Option<Bytes> {
         if table.segment_len() != self.len || index >= block_count(self.len) {
             return None;
@@ -79,7 +80,7 @@ impl Salvage {
     }
 }
 
-/// What runs on the Data lane; everything here blocks.
+/// The part that runs on the Data lane. Everything here blocks.
 impl Inner {
     fn open_copies(
         self: &Arc<Self>,
@@ -121,7 +122,7 @@ impl Inner {
         Ok(Some(Salvage { inner: Arc::clone(self), len, copies, table }))
     }
 
-    /// A copy's footer: where a raw one has it, else in the last page.
+    /// A copy's footer: at its place in a raw copy, else in the last page.
     fn footer_of(&self, file: &dyn DiskFile, digest: SegmentDigest, len: u64) -> Option<Footer> {
         let raw = StoredBlocks::raw(u32::try_from(len).ok()?);
         [Some(file_len(&raw)), file.len().ok()]
@@ -137,7 +138,7 @@ impl Inner {
         Some(into_bytes(buffer, len as usize))
     }
 
-    /// The table of a raw copy's blocks, where all of them are good and no footer is.
+    /// The table of a raw copy that has no footer. Found only if all its blocks are good.
     fn table_of(&self, copy: &Copy, digest: SegmentDigest) -> Option<BlockTable> {
         let (len, count) = (copy.blocks.raw_len(), copy.blocks.count());
         let value = |index| Some(block_value(len, index, &self.read_copy(copy, index)?));

@@ -21,39 +21,38 @@ use super::{
 use crate::disk::{Disk, Open, is_out_of_descriptors};
 use crate::fatal::FatalHook;
 
-/// Directories looked through at a time: one after the other would take the pace of one seek after
-/// another.
+/// Directories looked through at a time. One at a time would be limited by single seeks.
 const DIRECTORIES: usize = 4;
-/// Files checked by one job, whose digests it locks: long enough that a start takes few jobs, short
-/// enough that who waits for one of them does not wait for long.
+/// Files checked by one job, which locks their digests. This is enough that a start needs few jobs,
+/// and few enough that a task waiting for one of the digests waits only briefly.
 const JOB_FILES: usize = 16;
 
-/// What looking through the store found.
+/// The result of looking through the store.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Segments that are durable here, and their raw bytes.
     pub segments: u64,
     pub bytes: u64,
-    /// Files that are not what their name says. They do not count; they stay where they are until
-    /// `quarantine` or a new copy moves them aside.
+    /// Files whose content does not match their name. They do not count as held. They stay in place
+    /// until `quarantine` or a new copy moves them to quarantine.
     pub damaged: Vec<(SegmentDigest, Damage)>,
-    /// Paths below `segments/` that are not ours; left alone.
+    /// Paths below `segments/` that are not in our format. They are left alone.
     pub strangers: Vec<String>,
     /// Leftovers of a process that ended in the middle of an upload.
     pub tmp_removed: u64,
 }
 
 impl SegmentStore {
-    /// Makes the store's directories, durably. May be repeated.
+    /// Makes the store's directories, durably. It is safe to call this again.
     pub async fn format(env: &Env, disk: &Arc<dyn Disk>) -> Result<(), StoreError> {
         let disk = Arc::clone(disk);
         env.blocking(Lane::Data, move || format_blocking(&*disk)).await
     }
 
-    /// Opens a formatted store: removes temporary files, counts what is in quarantine, and makes
-    /// the ballast. What it holds is known once [`SegmentStore::look_through`] has ended; until then
-    /// whoever asks for a segment has its file looked at first. `on_fatal` is called once, on the
-    /// error after which the node must stop.
+    /// Opens a formatted store: removes temporary files, counts the files in quarantine, and makes
+    /// the ballast. The set of held segments is complete once [`SegmentStore::look_through`] has
+    /// ended. Until then a request for a segment first checks that segment's file. `on_fatal` is
+    /// called once, on the error after which the node must stop.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
@@ -63,7 +62,7 @@ impl SegmentStore {
         Self::open_with(env, disk, config, Codecs::KNOWN, on_fatal).await
     }
 
-    /// As [`SegmentStore::open`], with other codecs than those of this build.
+    /// Like [`SegmentStore::open`], with other codecs than those of this build.
     pub async fn open_with(
         env: Env,
         disk: Arc<dyn Disk>,
@@ -102,9 +101,9 @@ impl SegmentStore {
         Ok(Self { inner })
     }
 
-    /// Syncs every segment directory, and checks header, footer and length of every file (not its
-    /// data): an hour with half a million files on a slow disk, so it goes on beside the rest.
-    /// To be called once.
+    /// Syncs every segment directory, and checks header, footer and length of every file, but not
+    /// its data. This takes an hour for half a million files on a slow disk, so it runs beside
+    /// normal work. Call it once.
     pub async fn look_through(&self) -> Result<Found, StoreError> {
         let inner = &self.inner;
         let directories = (0..=u8::MAX).map(|first| {
@@ -129,7 +128,7 @@ impl SegmentStore {
         Ok(found)
     }
 
-    /// Whether all files have been looked at, so that what is not held is not here.
+    /// Whether all files have been looked at. Then a segment that is not held has no file here.
     pub fn is_looked_through(&self) -> bool {
         self.inner.looked.all.load(Ordering::SeqCst)
     }
@@ -146,9 +145,9 @@ impl SegmentStore {
     }
 }
 
-/// How far the files have been looked at since the start.
+/// The progress of looking at the files since the start.
 pub(super) struct Looked {
-    /// By the first byte of the digests in them.
+    /// Indexed by the first byte of the digests in a directory.
     directories: [AtomicBool; 256],
     all: AtomicBool,
     over: Notify,
@@ -166,16 +165,16 @@ impl Default for Looked {
     }
 }
 
-/// What a look at one file found.
+/// The result of looking at one file.
 enum Look {
     Good(Held),
     Damaged(Damage),
-    /// Nothing stands there, or it is known already.
+    /// There is no file, or it is known already.
     Nothing,
 }
 
 impl Inner {
-    /// Makes sure that it is known whether `digest` is held. Not to be called while its lock is held.
+    /// Returns once it is known whether `digest` is held. Do not call this while holding its lock.
     pub(super) async fn know(self: &Arc<Self>, digest: SegmentDigest) -> Result<(), StoreError> {
         if self.looked.directories[usize::from(digest.0[0])].load(Ordering::SeqCst) {
             return Ok(());
@@ -184,7 +183,7 @@ impl Inner {
         let job = Arc::clone(self);
         let look = self
             .data(move || {
-                // A name seen here may be one that a crashed process never synced.
+                // A crashed process may not have synced the name seen here.
                 job.sync_dir(&directory(digest))?;
                 job.look_at(digest)
             })
@@ -200,7 +199,7 @@ impl Inner {
         for digests in digests.chunks(JOB_FILES) {
             let mut guards = Vec::with_capacity(digests.len());
             for digest in digests {
-                // In order, and who holds one of them waits for no other.
+                // Locked in order, so that a task that holds one of them does not wait for another.
                 guards.push(self.locks.lock(*digest).await);
             }
             let (job, all) = (Arc::clone(self), digests.to_vec());
@@ -224,7 +223,7 @@ impl Inner {
         Ok(found)
     }
 
-    /// Once the job is over, not in it: whoever finds the digest held may report it.
+    /// Done after the job, not inside it: any task that finds the digest held may report it.
     fn enter(&self, digest: SegmentDigest, look: Look) -> Option<Damage> {
         match look {
             Look::Good(held) => {
@@ -255,7 +254,7 @@ fn format_blocking(disk: &dyn Disk) -> Result<(), StoreError> {
     sync("")
 }
 
-/// What runs on the Data lane; everything here blocks.
+/// The part that runs on the Data lane. Everything here blocks.
 impl Inner {
     /// Removes temporary files and counts what is in quarantine.
     fn sweep(&self) -> Result<u64, StoreError> {
@@ -274,8 +273,8 @@ impl Inner {
         Ok(left.len() as u64)
     }
 
-    /// The segments whose files are in a directory, and what else is there. The sync comes first: a
-    /// name seen here may be one that a crashed process never synced.
+    /// The segments whose files are in a directory, and the other paths in it. The sync comes
+    /// first: a crashed process may not have synced a name seen here.
     fn list_directory(&self, first: u8) -> Result<(Vec<SegmentDigest>, Vec<String>), StoreError> {
         let directory = directory_of(first);
         match self.disk.sync_dir(&directory) {
@@ -292,7 +291,7 @@ impl Inner {
         let (mut digests, mut strangers) = (Vec::new(), Vec::new());
         for entry in entries {
             let digest = entry.name.parse::<SegmentDigest>().ok();
-            // Parsing also takes capitals, which we never write.
+            // Parsing also accepts capital letters, which this store never writes.
             let ours = digest.filter(|digest| {
                 !entry.is_dir && digest.0[0] == first && digest.to_string() == entry.name
             });
@@ -315,7 +314,7 @@ impl Inner {
         }
         let path = place(digest);
         let bytes = match self.disk.stat(&path) {
-            // Destroyed or set aside since the directory was listed.
+            // The file was destroyed or moved to quarantine after the directory was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
             found => found.map_or(0, |found| found.len),
         };

@@ -1,4 +1,4 @@
-//! Counters of what the store did since it was opened.
+//! Counters of the store's work since it was opened.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

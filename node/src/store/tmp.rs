@@ -1,7 +1,7 @@
 //! Temporary files: one per writer, removed when the writer gives up.
 //!
-//! Dropping a writer cannot wait for a disk, so it leaves its file to the janitor, a task of this
-//! process: a crashed process removes nothing, its leftovers go at the next start.
+//! Dropping a writer cannot wait for a disk, so the writer leaves its file to the janitor, a task
+//! of this process. A crashed process removes nothing. The next start removes its files.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use super::index::Reservation;
 use crate::disk::{Disk, DiskFile};
 
-/// Files waiting for the janitor; bounded by the number of writers, whose reservations they
-/// still hold.
+/// Files waiting for the janitor. Their number is bounded by the number of writers, because they
+/// still hold their writers' reservations.
 #[derive(Default)]
 pub(super) struct Garbage {
     state: Mutex<State>,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Garbage {
-    /// The store is gone: the janitor ends after its last sweep.
+    /// The store is dropped: the janitor ends after its last sweep.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.wake.notify_one();
@@ -63,7 +63,7 @@ pub(super) async fn run_janitor(env: Env, disk: Arc<dyn Disk>, garbage: Arc<Garb
     }
 }
 
-/// Removes a temporary file. One that stays costs space until the next start, no more. Blocks.
+/// Removes a temporary file. If this fails, the file takes space until the next start. Blocks.
 pub(super) fn remove(disk: &dyn Disk, path: &str) {
     match disk.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -73,7 +73,7 @@ pub(super) fn remove(disk: &dyn Disk, path: &str) {
     }
 }
 
-/// A writer's file. Dropped unresolved, it goes to the janitor.
+/// A writer's file. If it is dropped before it is renamed or removed, the janitor removes it.
 pub(super) struct TmpFile {
     pub path: String,
     pub file: Arc<dyn DiskFile>,
@@ -98,7 +98,7 @@ impl TmpFile {
         }
     }
 
-    /// The file has its final name; gives the reservation back.
+    /// The file has its final name. Returns the reservation.
     pub(super) fn renamed(mut self) {
         self.reservation = None;
     }

@@ -1,8 +1,9 @@
-//! Whether the disk takes segments just now.
+//! Whether the disk accepts segments at the moment.
 //!
-//! A disk that answers EIO, is read only or is full without saying so looks healthy from outside:
-//! its node is up and reports free space. So a failed write of a segment counts as no room for a
-//! while, and placement goes elsewhere; and it is said in the log, at most once in that time.
+//! A disk that answers EIO, is read-only or is full without reporting it looks healthy from
+//! outside: its node is up and reports free space. So after a failed write of a segment the node
+//! reports no room for a while, and placement chooses other nodes. The log says so at most once in
+//! that time.
 
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use tokio::time::Instant;
 
 use super::error::StoreError;
 
-/// A disk that failed is tried again after this long. Retried fetches try it as well, and end the
-/// trouble when one succeeds.
+/// A disk that failed is tried again after this long. Retried fetches also try it, and a success
+/// ends the trouble.
 const LASTS: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
@@ -25,13 +26,13 @@ struct State {
 }
 
 impl Trouble {
-    /// Notes how storing a segment went, and passes it on.
+    /// Notes the result of storing a segment and returns it unchanged.
     pub(super) fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(error) = &result {
             match error {
                 // The disk itself refuses.
                 StoreError::Io { .. } => self.failed(error, true),
-                // The index refuses: room says so already.
+                // The index refuses. `room` already reports this.
                 StoreError::NoSpace { .. } | StoreError::NoInodes => self.failed(error, false),
                 _ => {}
             }

@@ -29,11 +29,11 @@ use super::{Inner, SEGMENTS, SegmentStore, TMP, directory, io_error, place};
 use crate::disk::buffers::{AlignedBuffer, PooledBuffer};
 use crate::disk::{DiskFile, Open};
 
-/// Full buffers of one writer on their way to the disk: one being hashed while the one before is
-/// written; a third would only queue.
+/// Full buffers of one writer on their way to the disk: one is hashed while the previous one is
+/// written. A third would only wait.
 const IN_FLIGHT_MAX: usize = 2;
 
-/// What `begin` found.
+/// The result of `begin`.
 #[allow(clippy::large_enum_variant, reason = "taken apart at once, never stored")]
 pub enum Begin {
     /// The segment is durable here already: send nothing.
@@ -47,7 +47,7 @@ pub struct Stored {
     pub digest: SegmentDigest,
     /// Raw bytes.
     pub len: u64,
-    /// Whether it was so before this writer.
+    /// Whether it was durable before this writer started.
     pub existed: bool,
 }
 
@@ -66,7 +66,8 @@ impl SegmentStore {
         self.inner.know(digest).await?;
         match self.inner.index.len_of(digest) {
             Some(held) if held == len => {
-                // The index is asked for speed; that a file stands there is worth one look.
+                // The index gives a fast answer. One look at the disk then confirms that the file
+                // exists.
                 if self.without_file(vec![digest]).await.is_empty() {
                     return Ok(Begin::Exists(Stored { digest, len, existed: true }));
                 }
@@ -95,7 +96,7 @@ impl SegmentStore {
     }
 }
 
-/// Receives one segment. Dropped unfinished, it leaves nothing.
+/// Receives one segment. If it is dropped before it finishes, it leaves no file.
 pub struct Writer {
     inner: Arc<Inner>,
     digest: SegmentDigest,
@@ -124,7 +125,7 @@ impl Writer {
         self.digest
     }
 
-    /// The blocks it takes.
+    /// The blocks this writer expects.
     pub fn blocks(&self) -> &StoredBlocks {
         &self.blocks
     }
@@ -134,13 +135,14 @@ impl Writer {
         self.received
     }
 
-    /// Takes the next bytes, in order, in pieces of any size. Waits while the disk is behind.
-    /// After an error only dropping the writer makes sense.
+    /// Takes the next bytes, in order, in pieces of any size. Waits while the disk is behind. After
+    /// an error the caller can only drop the writer.
     pub async fn push(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         if self.failed {
             return Err(StoreError::WriterFailed(self.digest));
         }
-        // Stays so if this future is dropped in the middle: bytes would be missing.
+        // If this future is dropped in the middle, the flag stays set, because bytes would be
+        // missing.
         self.failed = true;
         self.take(&bytes).await?;
         self.failed = false;
@@ -153,11 +155,12 @@ impl Writer {
         self.finish_if(|| true).await
     }
 
-    /// As [`Writer::finish`], if `condition` holds under the digest's lock, asked right before the
-    /// file becomes visible; else `NotWanted`. Whoever destroys files waits for the same lock, so
-    /// a file that its slot did not outlive is either refused here or found there.
+    /// Like [`Writer::finish`], but only if `condition` is true under the digest's lock. The
+    /// condition is called just before the file becomes visible. If it is false, the result is
+    /// `NotWanted`. A task that destroys files waits for the same lock. So a file whose slot is
+    /// gone is either refused here or found by that task.
     ///
-    /// The condition must not block for long, nor call this store.
+    /// The condition must not block for long and must not call this store.
     pub async fn finish_if(
         mut self,
         condition: impl FnOnce() -> bool + Send + 'static,
@@ -180,7 +183,7 @@ impl Writer {
     /// Gives up and waits until the temporary file is gone.
     pub async fn abort(mut self) {
         while !self.in_flight.is_empty() {
-            // What failed to be written is about to be removed.
+            // A failed write does not matter here, because the file is removed next.
             let _ = self.reap().await;
         }
         let Self { inner, tmp, .. } = self;
@@ -199,7 +202,7 @@ impl Writer {
         }
         add(&self.inner.counters.bytes_received, bytes.len() as u64);
         while !bytes.is_empty() {
-            // At most a buffer: no stored block is longer than a raw one.
+            // At most one buffer: a stored block is never longer than a raw one.
             if self.filled == self.blocks.stored_len(self.launched) as usize {
                 self.launch().await?;
             }
@@ -227,7 +230,7 @@ impl Writer {
         let (done, written) = oneshot::channel();
         let (inner, file) = (Arc::clone(&self.inner), Arc::clone(&self.tmp.file));
         let path = self.tmp.path.clone();
-        // A task of its own, so that it goes on while this writer waits for the network.
+        // A separate task, so that the write continues while this writer waits for the network.
         self.inner.env.spawn("segment write", async move {
             let job = Arc::clone(&inner);
             let result = inner
@@ -244,7 +247,7 @@ impl Writer {
         let Some(oldest) = self.in_flight.front_mut() else { return Ok(()) };
         let result = match oldest.await {
             Ok(result) => result,
-            // The process is being torn down, and this task with it.
+            // The process is shutting down, and this task with it.
             Err(_) => std::future::pending().await,
         };
         self.in_flight.pop_front();
@@ -266,7 +269,7 @@ impl Writer {
         let sealed = inner
             .data(move || {
                 if job.index.len_of(digest).is_some() {
-                    // Someone else stored the same bytes first.
+                    // Another writer stored the same bytes first.
                     tmp.remove(&*job.disk);
                     return Ok(None);
                 }
@@ -288,7 +291,7 @@ impl Writer {
         let sealed = inner.trouble.note(sealed)?;
         let existed = sealed.is_none();
         if let Some(tmp) = sealed {
-            // Once the job is over, not in it: whoever finds the digest here may report it.
+            // Done after the job, not inside it: any task that finds the digest here may report it.
             inner.index.enter(digest, held);
             tmp.renamed();
             inner.trouble.is_over();
@@ -300,7 +303,7 @@ impl Writer {
     }
 }
 
-/// What runs on the Data lane; everything here blocks.
+/// The part that runs on the Data lane. Everything here blocks.
 impl Inner {
     fn create_tmp(
         self: &Arc<Self>,
@@ -341,7 +344,8 @@ impl Inner {
         Ok(Written { value, bytes: padded(filled as u64) })
     }
 
-    /// The value of a stored block's raw bytes: what a digest stands for was decoded here (D1).
+    /// The value of a stored block's raw bytes. Decoding here proves that the stored bytes give the
+    /// digest (D1).
     fn value_of(
         &self,
         blocks: &StoredBlocks,
@@ -369,8 +373,8 @@ impl Inner {
             .map_err(|error| self.write_error("write", path, end as u64, error))
     }
 
-    /// Completes a temporary file: its digest is right and its bytes are durable when this
-    /// returns.
+    /// Completes a temporary file. When this returns, its digest is right and its bytes are
+    /// durable.
     fn seal(
         &self,
         tmp: &TmpFile,
@@ -384,7 +388,7 @@ impl Inner {
         if let Some((index, buffer, filled)) = &last {
             values.push(self.value_of(&blocks, *index, &buffer[..*filled])?);
         }
-        // Block count and length are ours, so a refusal can only mean other bytes.
+        // This node chose the block count and length, so a refusal can only mean wrong bytes.
         let table = BlockTable::checked(digest, blocks.raw_len(), values)
             .map_err(|_| StoreError::WrongDigest(digest))?;
         if let Some((index, buffer, filled)) = &mut last {
@@ -407,8 +411,8 @@ impl Inner {
         file.sync().map_err(|error| self.fatal("sync", path, error))
     }
 
-    /// Renames a synced file to its final place, durably. What stood there was not in the durable
-    /// set; it is evidence and goes to quarantine.
+    /// Renames a synced file to its final place, durably. A file already in that place was not in
+    /// the durable set. It is kept as evidence in quarantine.
     pub(super) fn take_place(&self, from: &str, digest: SegmentDigest) -> Result<(), StoreError> {
         self.check_running()?;
         let to = place(digest);
@@ -417,7 +421,7 @@ impl Inner {
         }
         let mut renamed = self.disk.rename(from, &to);
         if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            // Somebody removed the whole directory: it is made again.
+            // The whole directory was removed from outside. It is made again.
             let made = self.disk.create_dir(&directory(digest));
             made.map_err(|error| self.write_error("create", &to, PAGE_BYTES as u64, error))?;
             self.sync_dir(SEGMENTS)?;
