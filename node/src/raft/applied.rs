@@ -1,7 +1,7 @@
 //! The applied index, and a place to wait for it.
 //!
-//! Waiters are woken in the order of the index they wait for, then of arrival: tokio's `watch`
-//! wakes in random order, which would make simulations differ.
+//! Waiters are woken in the order of the index they wait for, then in order of arrival. tokio's
+//! `watch` wakes in random order, which would make simulations differ.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub struct Applied(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Index of the last applied entry plus one, so that zero is "none".
+    /// Index of the last applied entry plus one. Zero means that no entry is applied.
     next: u64,
     arrivals: u64,
     sweep_at: usize,
@@ -21,8 +21,8 @@ struct State {
 }
 
 impl Applied {
-    /// The last applied index; zero if there is none. (Index zero is the first membership, which
-    /// no reader waits for.)
+    /// The last applied index. Zero if there is none. (Index zero is the first membership, and no
+    /// reader waits for that.)
     pub fn index(&self) -> u64 {
         self.0.lock().next.saturating_sub(1)
     }
@@ -34,8 +34,8 @@ impl Applied {
             if state.next > index {
                 return;
             }
-            // Callers give up at their deadlines. Their places are cleared each time the number
-            // of waiters has doubled, so that waiting stays cheap and memory bounded.
+            // Callers stop waiting at their deadlines. Their entries are removed each time the
+            // number of waiters has doubled, so that waiting stays cheap and memory stays bounded.
             if state.waiting.len() >= state.sweep_at {
                 state.waiting.retain(|_, waiter| !waiter.is_closed());
                 state.sweep_at = (state.waiting.len() * 2).max(64);
@@ -52,7 +52,7 @@ impl Applied {
         }
     }
 
-    /// Everything up to `index` is applied.
+    /// All entries up to `index` are applied.
     pub(super) fn advance(&self, index: u64) {
         let mut state = self.0.lock();
         state.next = state.next.max(index + 1);

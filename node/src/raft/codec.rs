@@ -1,5 +1,5 @@
-//! Between openraft's types and the messages of `raft.proto`. Everything that arrives is checked
-//! here: a missing field is an error that names it.
+//! Conversion between openraft's types and the messages of `raft.proto`. Every incoming message is
+//! checked here. A missing field is an error that names the field.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::types::{
     Entry, LogCommand, LogId, Membership, Node, SnapshotMeta, StoredMembership, Vote,
 };
 
-/// A message that cannot be read: names the field.
+/// A message that cannot be read. It names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed raft message: {0}")]
 pub struct Malformed(pub String);
@@ -121,7 +121,7 @@ pub fn head_to_wire(meta: &SnapshotMeta, len: u64, digest: &[u8; 32]) -> wire::R
     }
 }
 
-/// Meta, length and digest of a snapshot. One that contains nothing is malformed.
+/// Meta, length and digest of a snapshot. A snapshot without content is malformed.
 pub fn head_from_wire(
     head: Option<wire::RaftSnapshotHead>,
 ) -> Result<(SnapshotMeta, u64, [u8; 32]), Malformed> {

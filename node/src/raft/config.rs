@@ -1,4 +1,4 @@
-//! What the group is told at its start, what it asks of the shell, and what can go wrong.
+//! The group's settings at start, its requests to the shell, and its errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,31 +14,31 @@ use super::peers::service::{Admit, Identity};
 use super::snapshot::files::SnapshotError;
 use crate::fatal::FatalHook;
 
-/// Clocks of the group. All nodes of a cluster use the same.
+/// Timings of the group. All nodes of a cluster use the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftTimings {
     pub heartbeat: Duration,
-    /// A leader is believed for so long after each message that a majority answered. The price of
-    /// a longer one is paid at each loss of a leader.
+    /// A leader counts as alive for this long after each message that a majority answered. A longer
+    /// lease makes each loss of a leader last longer.
     pub lease: Duration,
-    /// A heartbeat has this long for its answer, so a longer round trip between members is not
-    /// supported. Of two round trips and a heartbeat, `lease` is the larger.
+    /// Time limit for the answer to a heartbeat. A longer round trip between members is not
+    /// supported. `lease` is larger than two round trips and a heartbeat.
     pub answer: Duration,
-    /// A vote has this long for its answer, the voter's disk included.
+    /// Time limit for the answer to a vote request, including the voter's disk.
     pub vote: Duration,
-    /// Elections after a lease are spread over this time, and over more, but no more than
-    /// `spread_max`, where members are far from each other.
+    /// Elections after a lease are spread over this time. If members are far from each other, they
+    /// are spread over a longer time, up to `spread_max`.
     pub spread: Duration,
     pub spread_max: Duration,
-    /// A replication message with entries, including the receiver's disk, where the network
-    /// takes no time.
+    /// Time limit for a replication message with entries, including the receiver's disk, on a
+    /// network without delay.
     pub append_timeout: Duration,
-    /// A snapshot transfer that does not move for this long is broken off and continued.
+    /// A snapshot transfer without progress for this long is stopped and continued.
     pub snapshot_idle: Duration,
-    /// From a snapshot's last byte until it is installed.
+    /// Time limit from a snapshot's last byte until it is installed.
     pub snapshot_install: Duration,
-    /// A snapshot travels in messages of so many bytes: few beside a slow link's idle time, many
-    /// beside an envelope.
+    /// Bytes of a snapshot in one message: small for a slow link's idle time, large compared with
+    /// an envelope.
     pub snapshot_piece_bytes: u64,
 }
 
@@ -50,7 +50,7 @@ impl Default for RaftTimings {
 }
 
 impl RaftTimings {
-    /// All others follow from the heartbeat and the lease.
+    /// The other timings follow from the heartbeat and the lease.
     pub fn with(heartbeat: Duration, lease: Duration) -> Self {
         Self {
             heartbeat,
@@ -73,15 +73,16 @@ pub struct ConsensusConfig {
     pub timings: RaftTimings,
     /// A snapshot is made after this many entries.
     pub snapshot_entries: u64,
-    /// Entries kept though a snapshot covers them: more than are written during a snapshot
-    /// transfer, or a follower that just received one needs the next at once.
+    /// Entries kept although a snapshot covers them. There are more of them than are written during
+    /// a snapshot transfer. Otherwise a follower that just received a snapshot needs the next one
+    /// at once.
     pub keep_entries: u64,
-    /// This node has taken part before, so its log holds at least a vote. One that holds nothing
-    /// was lost or emptied: opening fails with [`LogError::Lost`] rather than let the node vote
-    /// twice in one term, or begin a second cluster.
+    /// This node has taken part before, so its log holds at least a vote. An empty log was lost or
+    /// deleted. Opening then fails with [`LogError::Lost`], because the node could otherwise vote
+    /// twice in one term or begin a second cluster.
     pub expect_log: bool,
-    /// What other members have heard from this node. A log that holds less was set back: opening
-    /// fails with [`LogError::SetBack`].
+    /// Promises that other members have heard from this node. A log that holds less was set back to
+    /// an earlier state: opening fails with [`LogError::SetBack`].
     pub promised: Vec<Promise>,
 }
 
@@ -99,12 +100,12 @@ impl ConsensusConfig {
     }
 }
 
-/// What the group asks of the shell.
+/// The group's requests to the shell.
 #[derive(Clone)]
 pub struct Hooks {
     pub fatal: FatalHook,
-    /// A member says that this process must not go on: its node was removed, or another process
-    /// has registered as it.
+    /// A member says that this process must stop: its node was removed, or another process has
+    /// registered as this node.
     pub told_to_stop: FatalHook,
     pub admit: Admit,
     pub resolve: Resolve,
@@ -112,7 +113,7 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Admits everybody and knows no addresses beyond the membership's.
+    /// Admits every sender and knows no addresses other than the membership's.
     pub fn new(fatal: FatalHook) -> Self {
         let told_to_stop = Arc::clone(&fatal);
         Self {
@@ -139,8 +140,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether the directory is no good any more, however often it is tried: what the node has
-    /// promised, or the only record of it, is not there.
+    /// Whether the directory can never be used again: the node's promises, or the only record of
+    /// them, are lost.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Log(error) => match error {
@@ -157,15 +158,15 @@ impl OpenError {
 /// Why a command was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing was written. Ask the leader; without one, wait a little and ask again.
+    /// Nothing was written. Ask the leader. If there is none, wait briefly and ask again.
     #[error("this node does not lead, {}", name_leader(leader))]
     NotLeader { leader: Option<(u64, String)> },
-    /// It may or may not be applied some time. Retry under the same request id.
+    /// It may still be applied later. Retry with the same request id.
     #[error("not acknowledged: {0}")]
     Unavailable(String),
     #[error("command of {0} bytes, {COMMAND_BYTES_MAX} are allowed")]
     TooLarge(usize),
-    /// This build cannot read it back: it would end every node that applies it.
+    /// This build cannot decode the command: it would stop every node that applies it.
     #[error("command cannot be applied: {0}")]
     Undecodable(String),
     #[error("this node is stopping: {0}")]
@@ -196,7 +197,7 @@ pub enum ChangeError {
     NotLeader { leader: Option<(u64, String)> },
     #[error("voters change one at a time: {from:?} to {to:?}")]
     TooManyAtOnce { from: BTreeSet<u64>, to: BTreeSet<u64> },
-    /// Another change is under way, a node is no learner yet, or the like.
+    /// Another change is in progress, a node is not a learner yet, or a similar reason.
     #[error("membership change refused: {0}")]
     Refused(String),
     #[error("membership change not acknowledged: {0}")]
@@ -205,16 +206,17 @@ pub enum ChangeError {
     Fatal(String),
 }
 
-/// A picture of the group as this node sees it.
+/// The state of the group as this node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RaftStatus {
     pub node: u64,
     pub term: u64,
     pub leader: Option<(u64, String)>,
     pub is_leader: bool,
-    /// Durable here or not.
+    /// May not be durable here yet.
     pub last_log: Option<u64>,
-    /// Durable here, and so perhaps acknowledged: the term voted in, and the last entry's index.
+    /// Durable here, so possibly acknowledged: the term of the vote and the index of the last
+    /// entry.
     pub flushed_vote_term: Option<u64>,
     pub flushed_log: Option<u64>,
     pub promise: Option<Promise>,
@@ -222,10 +224,10 @@ pub struct RaftStatus {
     pub applied: Option<u64>,
     pub snapshot: Option<u64>,
     pub purged: Option<u64>,
-    /// Node and address. While a change is under way, voters of either configuration.
+    /// Node and address. During a change, the voters of both configurations.
     pub voters: BTreeMap<u64, String>,
     pub learners: BTreeMap<u64, String>,
-    /// The voters a change that is under way leads to: two configurations are in force.
+    /// The voters after the change in progress: two configurations are in force until then.
     pub going_to: Option<BTreeSet<u64>>,
     /// On the leader: the last index each other node is known to hold.
     pub matched: BTreeMap<u64, Option<u64>>,

@@ -1,4 +1,4 @@
-//! The one thing the rest of the node sees of Raft.
+//! The only interface of Raft to the rest of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::peers::promises::Promise;
 use super::peers::refusals::RefusalCounts;
 use crate::disk::Disk;
 
-/// What [`Group`] does, without its type parameters.
+/// The functions of [`Group`], without its type parameters.
 pub(super) trait GroupApi: Send + Sync {
     fn initialize(&self, address: String) -> BoxFuture<'_, Result<(), ChangeError>>;
     fn is_initialized(&self) -> BoxFuture<'_, bool>;
@@ -41,7 +41,7 @@ pub(super) trait GroupApi: Send + Sync {
     fn transfer_leader(&self, to: u64) -> BoxFuture<'_, ()>;
     fn successor(&self) -> Option<u64>;
     fn trigger_snapshot(&self) -> BoxFuture<'_, ()>;
-    /// As `status` has it, for much less.
+    /// Cheaper than the same field of `status`.
     fn leadership(&self) -> Leadership;
     fn contact(&self) -> Contact;
     fn clocks_ahead_ms(&self) -> BTreeMap<u64, i64>;
@@ -65,8 +65,8 @@ type OpenGroup<M> = fn(
     LeadershipBoard,
 ) -> BoxFuture<'static, Result<Arc<dyn GroupApi>, OpenError>>;
 
-/// openraft over one of its runtimes, as a value: nothing that uses it is generic over the
-/// runtime, or compiled once for each.
+/// openraft on one of its runtimes, as a value. Code that uses it is not generic over the runtime
+/// and is compiled only once.
 pub struct Engine<M>(OpenGroup<M>);
 
 impl<M: CatalogueMachine> Engine<M> {
@@ -86,7 +86,7 @@ pub struct Consensus {
 }
 
 impl Consensus {
-    /// Opens log and snapshots, restores `machine`, and starts taking part.
+    /// Opens log and snapshots, restores `machine`, and starts to take part.
     pub async fn open<M: CatalogueMachine>(
         engine: Engine<M>,
         env: Env,
@@ -101,8 +101,8 @@ impl Consensus {
         Ok(Self { group: opened.await?, applied, board, resigned: Arc::default() })
     }
 
-    /// Makes this node the only voter of a new cluster. Once in a cluster's life, on one node;
-    /// a second time is an error.
+    /// Makes this node the only voter of a new cluster. Call it once in a cluster's life, on one
+    /// node. A second call is an error.
     pub async fn initialize(&self, address: &str) -> Result<(), ChangeError> {
         self.group.initialize(address.into()).await
     }
@@ -112,7 +112,7 @@ impl Consensus {
         self.group.is_initialized().await
     }
 
-    /// Orders a command and gives what applying it answered. Only the leader can.
+    /// Orders a command and returns the result of applying it. Only the leader can do this.
     pub async fn propose(
         &self,
         command: Bytes,
@@ -121,8 +121,8 @@ impl Consensus {
         self.group.propose(command, deadline).await
     }
 
-    /// From any node: waits until this node has applied every write acknowledged anywhere before
-    /// the call, and gives an index it has applied at least. Concurrent reads share rounds.
+    /// Works on any node. Waits until this node has applied every write that any node acknowledged
+    /// before the call. Returns an index that this node has applied. Concurrent reads share rounds.
     pub async fn read_index(&self, deadline: Duration) -> Result<u64, ReadError> {
         self.group.read_index(deadline).await
     }
@@ -137,8 +137,8 @@ impl Consensus {
         self.applied.index()
     }
 
-    /// Adds a node that receives the log and does not vote. Idempotent; does not wait for it to
-    /// catch up. Leader only.
+    /// Adds a node that receives the log and does not vote. Idempotent. It does not wait for the
+    /// node to catch up. Leader only.
     pub async fn add_learner(&self, node: u64, address: &str) -> Result<(), ChangeError> {
         self.group.add_learner(node, address.into()).await
     }
@@ -148,9 +148,9 @@ impl Consensus {
         self.group.set_address(node, address.into()).await
     }
 
-    /// Makes `voters` the voters: at most one comes and one goes, in a joint change; all of them
-    /// are learners already; who leaves stays as a learner. Again with the same set finishes a change that a
-    /// crashed leader left half done. Leader only.
+    /// Makes `voters` the voters, in a joint change. At most one node joins and at most one leaves.
+    /// All of them must be learners already. A node that leaves stays as a learner. A second call
+    /// with the same set finishes a change that a crashed leader left half done. Leader only.
     pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
         self.group.change_voters(voters).await
     }
@@ -160,9 +160,9 @@ impl Consensus {
         self.group.remove_learners(nodes).await
     }
 
-    /// Asks a voter to take over. Returns at once; [`Self::leadership`] tells. From now on this
-    /// node neither proposes nor sends heartbeats in this term: if `to` does not win, the voters
-    /// elect another leader once their election timeout is over.
+    /// Asks a voter to take over. Returns at once; [`Self::leadership`] shows the result. From now
+    /// on this node neither proposes nor sends heartbeats in this term. If `to` does not win, the
+    /// voters elect another leader after their election timeout.
     pub async fn transfer_leader(&self, to: u64) {
         let leadership = self.group.leadership();
         if leadership.is_self {
@@ -171,9 +171,9 @@ impl Consensus {
         self.group.transfer_leader(to).await;
     }
 
-    /// Hands leadership to the voter that has the most of the log, and waits until this node does
-    /// not lead any more, but not longer than `patience`. Does nothing on a node that does not
-    /// lead, or that is the only voter that answers.
+    /// Hands leadership to the voter with the longest log and waits until this node no longer
+    /// leads, at most for `patience`. Does nothing on a node that does not lead, or if no other
+    /// voter answers.
     pub async fn hand_over(&self, patience: Duration) {
         let mut watch = self.watch_leadership();
         if !watch.changed().await.is_self {
@@ -188,8 +188,9 @@ impl Consensus {
         }
     }
 
-    /// The term in which this node has handed leadership over although openraft still calls it the
-    /// leader: nobody has replaced it. Its lease does not count, which ends soon after.
+    /// The term in which this node has handed leadership over while openraft still calls it the
+    /// leader, because no other leader has replaced it. Its lease no longer counts and ends soon
+    /// after.
     pub fn resigned_term(&self) -> Option<u64> {
         let term = self.term();
         (self.has_resigned(term) && self.contact().leads).then_some(term)
@@ -199,7 +200,7 @@ impl Consensus {
         self.resigned.load(Ordering::SeqCst) == term
     }
 
-    /// A leader that has resigned does not call itself the leader, and knows of no other.
+    /// A leader that has resigned reports that it does not lead and that it knows no leader.
     fn leadership_now(&self) -> Leadership {
         let leadership = self.group.leadership();
         match leadership.is_self && self.has_resigned(leadership.term) {
@@ -217,18 +218,18 @@ impl Consensus {
         self.group.status()
     }
 
-    /// Whether the group may still need this node's vote: it is a voter, or the membership that
-    /// excludes it is not known here to be committed.
+    /// Whether the group may still need this node's vote. This is so if it is a voter, or if this
+    /// node does not know that the membership without it is committed.
     pub fn may_vote(&self, node: u64) -> bool {
         self.group.may_vote(node)
     }
 
-    /// The most that member has told this process it holds durable.
+    /// The highest promise that the member has sent to this process.
     pub fn promise_of(&self, node: u64) -> Option<Promise> {
         self.group.promise_of(node)
     }
 
-    /// Messages that could not be true, since the start.
+    /// Implausible messages since the start.
     pub fn refusals(&self) -> RefusalCounts {
         self.group.refusals()
     }
@@ -246,8 +247,8 @@ impl Consensus {
         learners.map(|(node, address)| (*node, (address.clone(), matched(node)))).collect()
     }
 
-    /// Who leads and where. `None` also where only its number is known: the entry that brings its
-    /// address is still on the way to this node.
+    /// Node and address of the leader. Also `None` if only the leader's number is known, because
+    /// the entry with its address has not reached this node yet.
     pub fn leader(&self) -> Option<(u64, String)> {
         self.leadership_now().leader.filter(|(_, address)| !address.is_empty())
     }
@@ -260,18 +261,19 @@ impl Consensus {
         self.group.leadership().term
     }
 
-    /// How long this node has been without a leader or, if it is one, without a majority.
+    /// How long this node has had no leader or, if it leads, no majority.
     pub fn contact(&self) -> Contact {
         self.group.contact()
     }
 
-    /// How far the wall clocks of the other voters are ahead of this node's, where they answered
-    /// this node lately. On a leader these are all voters that are up, from its election on.
+    /// How far the wall clocks of the other voters are ahead of this node's clock, for voters that
+    /// answered this node recently. On a leader these are all voters that are up, from its election
+    /// on.
     pub fn clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
         self.group.clocks_ahead_ms()
     }
 
-    /// The same, of members that do not vote too.
+    /// The same, including members that do not vote.
     pub fn member_clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
         self.group.member_clocks_ahead_ms()
     }
@@ -281,12 +283,12 @@ impl Consensus {
         self.board.now()
     }
 
-    /// A way to be told when leadership changes.
+    /// Returns a subscription to changes of leadership.
     pub fn watch_leadership(&self) -> LeadershipWatch {
         self.board.watch()
     }
 
-    /// The Raft service alone.
+    /// Only the Raft service.
     pub fn routes(&self) -> Routes {
         self.group.routes()
     }
@@ -296,7 +298,7 @@ impl Consensus {
         self.group.add_routes(builder);
     }
 
-    /// Leaves the group's work, flushes and closes the log.
+    /// Stops the group's work, then flushes and closes the log.
     pub async fn shutdown(&self) {
         self.group.shutdown().await;
     }

@@ -42,7 +42,7 @@ use super::types::{LogCommand, Node, TypeConfig};
 use crate::disk::Disk;
 
 const SNAPSHOT_DIR: &str = "snapshots";
-/// First and longest pause between two tries of a read.
+/// First and longest pause between two attempts of a read.
 const READ_RETRY: Duration = Duration::from_millis(20);
 const READ_RETRY_MAX: Duration = Duration::from_millis(500);
 /// A membership change that takes longer is reported as not acknowledged.
@@ -54,7 +54,7 @@ pub struct Group<Rt: AsyncRuntime, M: CatalogueMachine> {
     config: ConsensusConfig,
     service: RaftService<Rt, M>,
     applied: Arc<Applied>,
-    /// Rounds of this node as a leader, shared with followers that ask.
+    /// Rounds of this node as the leader, shared with followers that ask.
     own_rounds: Arc<ReadRounds>,
     /// Rounds of this node as a follower: calls to the leader.
     asked_rounds: Arc<ReadRounds>,
@@ -163,7 +163,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
     }
 
     async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), ChangeError> {
-        // Whoever leaves the voters stays as a learner.
+        // A node that stops being a voter stays as a learner.
         let changed = self.raft.change_membership(change, true);
         finish_change(tokio::time::timeout(CHANGE_DEADLINE, changed).await)
     }
@@ -171,7 +171,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
     async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
         let metrics = self.metrics();
         let configs = metrics.membership_config.get_joint_config();
-        // In a joint configuration the last one is where the change was going.
+        // In a joint configuration the last one is the target of the change.
         let now = configs.last().cloned().unwrap_or_default();
         let (joins, leaves) = (voters.difference(&now).count(), now.difference(&voters).count());
         let is_there = joins == 0 && leaves == 0;
@@ -225,7 +225,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge(command.len()));
         }
-        // No node could apply it, this one included.
+        // No node could apply it, including this one.
         (self.check)(&command).map_err(ProposeError::Undecodable)?;
         let written = self.raft.client_write(LogCommand(command));
         match tokio::time::timeout(deadline, written).await {
@@ -266,7 +266,7 @@ fn finish_change<Rt: AsyncRuntime, E>(changed: Result<Written<Rt>, E>) -> Result
     }
 }
 
-/// Proves leadership to a quorum. openraft bounds it by the leader lease.
+/// Proves leadership to a quorum. openraft limits the time of this by the leader lease.
 async fn own_round<Rt: AsyncRuntime, M: CatalogueMachine>(raft: RaftOf<Rt, M>) -> RoundResult {
     match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
         Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
@@ -275,7 +275,7 @@ async fn own_round<Rt: AsyncRuntime, M: CatalogueMachine>(raft: RaftOf<Rt, M>) -
     }
 }
 
-/// Asks whoever leads as far as this node knows.
+/// Asks the leader that this node knows.
 async fn asked_round<Rt: AsyncRuntime, M: CatalogueMachine>(
     raft: RaftOf<Rt, M>,
     network: Network,
@@ -286,7 +286,7 @@ async fn asked_round<Rt: AsyncRuntime, M: CatalogueMachine>(
     let Some(leader) = known.filter(|leader| *leader != metrics.id) else {
         return Ok(None);
     };
-    // A leader may be known before its address is: the membership entry is still on its way.
+    // The leader can be known before its address: the membership entry has not arrived yet.
     let node = metrics.membership_config.get_node(&leader).cloned().unwrap_or_default();
     // The leader's own round may take a lease.
     network.read_index(leader, &node, pace.timings().lease).await

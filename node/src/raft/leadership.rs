@@ -1,7 +1,7 @@
-//! Who leads, and a way to be told when that changes.
+//! The current leader, and a subscription to its changes.
 //!
-//! A subscriber sees the newest state, not every state between; subscribers are woken in the
-//! order they began to wait (tokio's `watch` would wake in random order).
+//! A subscriber sees the newest state and may miss states in between. Subscribers are woken in the
+//! order in which they began to wait (tokio's `watch` would wake in random order).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,12 +20,13 @@ pub struct Leadership {
     pub is_self: bool,
 }
 
-/// How this node stands with the others: a leader with a majority, any other node with a leader.
+/// This node's contact with the others: a leader with a majority, any other node with a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contact {
-    /// openraft takes this node for the leader, with a majority or without.
+    /// openraft regards this node as the leader, with or without a majority.
     pub leads: bool,
-    /// Since the majority or the leader was heard; since the start, if never.
+    /// Time since the last contact with the majority or the leader, or since the start if there was
+    /// none.
     pub silence: Duration,
     pub ever: bool,
 }
@@ -56,7 +57,7 @@ impl LeadershipBoard {
         }
     }
 
-    /// This node has stopped: it leads and follows no more.
+    /// This node has stopped. It no longer leads or follows.
     pub fn close(&self) {
         let term = self.now().term;
         self.set(Leadership { term, ..Leadership::default() });
@@ -74,8 +75,8 @@ pub struct LeadershipWatch {
 }
 
 impl LeadershipWatch {
-    /// The state at the first call, then each time it differs from the one given last. Never
-    /// resolves after the node has stopped.
+    /// Returns the state at the first call, then each state that differs from the last one
+    /// returned. Never resolves after the node has stopped.
     pub async fn changed(&mut self) -> Leadership {
         loop {
             let woken = {

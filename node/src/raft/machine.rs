@@ -1,7 +1,7 @@
 //! The state machine as openraft drives it: apply, snapshot, restore.
 //!
-//! The machine itself lives in memory behind a lock that readers share. What survives a restart
-//! is the newest snapshot file; openraft restores it and applies the log from there.
+//! The machine itself lives in memory behind a lock that readers share. The newest snapshot file
+//! survives a restart. openraft restores it and applies the log from there.
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::fatal::FatalHook;
 
 /// The work of encoding a copy of the machine.
 pub type Encode = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
-/// The work of decoding what [`Encode`] made.
+/// The work of decoding the output of [`Encode`].
 pub type Decode<M> = Arc<dyn Fn(&[u8]) -> Result<M, String> + Send + Sync>;
 
 /// Says whether a command can be applied, and if not, why.
@@ -33,20 +33,19 @@ pub type Check = Arc<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
 /// How long a snapshot that does not fit the disk waits for room.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the log drives.
+/// The state machine that the log drives.
 pub trait CatalogueMachine: Send + Sync + 'static {
-    /// Applies the command of entry `index`. An error says that it cannot be decoded: this node
-    /// does not know what the others did, and must stop.
+    /// Applies the command of entry `index`. An error means that it cannot be decoded. This node
+    /// then does not know what the others did and must stop.
     fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String>;
-    /// Says beforehand whether [`Self::apply`] would give an error: such a command must not come into
-    /// the log.
+    /// Tells in advance whether [`Self::apply`] would return an error. Such a command must not
+    /// enter the log.
     fn checker(&self) -> Check;
-    /// Whose machine it is, once the log has said so.
+    /// The cluster of this machine, once the log has named it.
     fn cluster(&self) -> Option<(ClusterId, Lineage)>;
-    /// Takes a cheap copy now and gives back the work of encoding it.
+    /// Takes a cheap copy now and returns the work of encoding it.
     fn snapshot(&self) -> Encode;
-    /// The work of decoding a snapshot. Its result takes the machine's place in one step, once it
-    /// is whole.
+    /// The work of decoding a snapshot. Its complete result replaces the machine in one step.
     fn decoder(&self) -> Decode<Self>
     where
         Self: Sized;
@@ -79,12 +78,12 @@ impl<M: CatalogueMachine> StateMachine<M> {
         self.machine.read().checker()
     }
 
-    /// Where a snapshot that arrives is made ready for this machine.
+    /// Prepares a received snapshot for this machine.
     pub(in crate::raft) fn restorer(&self) -> Restorer<M> {
         self.restorer.clone()
     }
 
-    /// Of everything applied so far.
+    /// Builds a snapshot of everything applied so far.
     fn builder(&self) -> SnapshotBuilder {
         SnapshotBuilder {
             encode: Some(self.machine.read().snapshot()),
@@ -134,7 +133,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
                 }
             };
             self.last_applied = Some(id);
-            // Before the answer: who gets it may read at once.
+            // Done before the answer, because the receiver of the answer may read at once.
             self.applied.advance(id.index);
             tracing::trace!(applied = id.index);
             if let Some(responder) = responder {
@@ -155,22 +154,24 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     ) -> io::Result<()> {
         let (store, machine) = (self.store.clone(), self.machine.clone());
         let (applied, last) = (self.applied.clone(), meta.last_log_id);
-        // Before anybody has to wait for it, and before it gets its name: a large one takes seconds,
-        // and readers of the machine are async tasks.
+        // Decoding is done before any task has to wait for it, and before the snapshot gets its
+        // name. A large one takes seconds, and readers of the machine are async tasks.
         let decoded = self.restorer.take(&snapshot).await;
         let mut decoded = decoded.map_err(|error| stop(&self.fatal, error.to_string()))?;
         let install = move || -> Result<SnapshotFile, SnapshotError> {
-            // Durable under its name first: from here on the log it covers may be purged.
+            // The file is made durable under its name first. From here on the log that it covers
+            // may be purged.
             let adopted = files::adopt(&*store.disk, &store.dir, &snapshot)?;
             {
                 let mut machine = machine.write();
                 std::mem::swap(&mut *machine, &mut decoded);
-                // At once: who looks at machine and index together sees a pair.
+                // Both are set at once, so that a reader of machine and index sees a consistent
+                // pair.
                 if let Some(id) = last {
                     applied.advance(id.index);
                 }
             }
-            // What was there before is dropped here, without the lock.
+            // The old machine is dropped here, without the lock.
             drop(decoded);
             Ok(adopted)
         };
@@ -187,13 +188,14 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         if self.store.is_bad() {
-            // The log it covers is gone: whoever needs it gets it from here, or not at all.
+            // The log that the snapshot covers is gone. A node that needs it can only get it from
+            // here.
             match self.builder().write().await {
                 Ok(file) => tracing::info!(path = file.path, "a snapshot in place of a bad one"),
                 Err(error @ SnapshotError::Sync { .. }) => {
                     return Err(stop(&self.fatal, error.to_string()));
                 }
-                // Asked again, it is tried again.
+                // The next request tries it again.
                 Err(error) => tracing::warn!(%error, "no snapshot in place of a bad one"),
             }
         }
@@ -201,7 +203,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
     }
 }
 
-/// A copy of the machine, on its way to a file. Runs beside apply.
+/// A copy of the machine, to be written to a file. Runs beside apply.
 pub struct SnapshotBuilder {
     /// `None` once it is written.
     encode: Option<Encode>,
@@ -211,7 +213,8 @@ pub struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    /// On a full disk the snapshot waits, and the log keeps what it would have replaced.
+    /// On a full disk the snapshot waits, and the log keeps the entries that it would have
+    /// replaced.
     async fn build(&mut self) -> io::Result<Snapshot> {
         loop {
             match self.write().await {
@@ -236,8 +239,8 @@ impl SnapshotBuilder {
         let number = store.next_partial();
         let write = move || {
             let file = files::write(&*store.disk, &store.dir, number, &meta, &encode());
-            // What has changed since the copy was taken is all that the copy still owns, and it
-            // takes long to be dropped: here, not on an async thread.
+            // The copy now owns only the data that changed since it was taken. Dropping it takes
+            // long, so it is done here and not on an async thread.
             let left = file.is_err().then_some(encode);
             (file, left)
         };

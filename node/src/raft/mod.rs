@@ -7,10 +7,10 @@
 //!  other nodes -> peers: RaftService -+                                         handlers, detached
 //! ```
 //!
-//! Promises: what [`Consensus::propose`] acknowledged survives any minority; what
-//! [`Consensus::read_index`] gives covers every write acknowledged before the call; an IO error
-//! in log or snapshots stops the node through the fatal hook. Only this module is generic over
-//! openraft's runtime; [`Consensus`] itself is not.
+//! Promises: a command that [`Consensus::propose`] acknowledged survives the loss of any minority.
+//! The index that [`Consensus::read_index`] returns covers every write acknowledged before the
+//! call. An IO error in log or snapshots stops the node through the fatal hook. Only this module is
+//! generic over openraft's runtime; [`Consensus`] itself is not.
 
 mod applied;
 mod codec;
@@ -42,10 +42,10 @@ pub use peers::refusals::RefusalCounts;
 pub use peers::service::{Admit, Identity, RaftService};
 pub use snapshot::files::{SnapshotError, inspect as inspect_snapshots};
 
-/// What an entry takes beside its payload, roughly.
+/// Approximate bytes of an entry in addition to its payload.
 const ENVELOPE_BYTES: usize = 64;
 
-/// Memory an entry takes, roughly: what queues and reads are bounded by.
+/// Approximate memory of an entry. Queues and reads are limited by it.
 fn entry_bytes(entry: &types::Entry) -> usize {
     const MEMBERSHIP_BYTES: usize = 16 << 10;
     match &entry.payload {

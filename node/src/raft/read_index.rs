@@ -1,8 +1,8 @@
 //! Linearizable reads share rounds.
 //!
-//! A round asks a quorum whether the leader still leads, and gives an index. A read may use any
-//! round that *began* after the read did; so reads that arrive while a round is under way gather
-//! and share the next one. One round at a time, whatever the number of reads.
+//! A round asks a quorum whether the leader still leads, and returns an index. A read may use any
+//! round that *began* after the read did. So reads that arrive during a round wait and share the
+//! next one. Only one round runs at a time, independent of the number of reads.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// An index to wait for, or `None` if whoever was asked does not lead. The error says why no
+/// An index to wait for, or `None` if the node that was asked does not lead. The error says why no
 /// answer came.
 pub type RoundResult = Result<Option<u64>, String>;
 type Round = Box<dyn Fn() -> BoxFuture<'static, RoundResult> + Send + Sync>;

@@ -1,4 +1,4 @@
-//! openraft's own settings: what is left of them, since pace and time limits are kept here.
+//! openraft's own settings. Timing and time limits are mostly kept here, not in openraft.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use openraft::{Config, SnapshotPolicy};
 
 use super::config::{ConsensusConfig, OpenError};
 
-/// Proposals waiting for openraft's core; beyond it callers wait.
+/// Proposals waiting for openraft's core. At this limit callers wait.
 const PROPOSALS_MAX: u64 = 4096;
-/// Entries in one replication message; its bytes are bounded by the log reader.
+/// Entries in one replication message. The log reader limits its bytes.
 const PAYLOAD_ENTRIES_MAX: u64 = 1024;
 
 pub(super) fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenError> {
@@ -18,8 +18,8 @@ pub(super) fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenErro
     let lease = ms(timings.lease);
     let settings = Config {
         cluster_name: config.identity.cluster.to_string(),
-        // `ticker` does by time what openraft would. What is left of these three: a heartbeat's
-        // time for its answer, a vote's, and the lease.
+        // `ticker` replaces openraft's timer. These three values still set a heartbeat's time
+        // limit, a vote's time limit, and the lease.
         enable_tick: false,
         enable_elect: false,
         enable_heartbeat: false,
@@ -31,14 +31,15 @@ pub(super) fn settings(config: &ConsensusConfig) -> Result<Arc<Config>, OpenErro
         api_channel_size: Some(PROPOSALS_MAX),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
         max_in_snapshot_log_to_keep: config.keep_entries,
-        // Beyond what a snapshot and the kept entries reach, a snapshot is the shorter way.
+        // Further behind than the snapshot interval and the kept entries, a snapshot is the faster
+        // way.
         replication_lag_threshold: config.snapshot_entries.saturating_add(config.keep_entries),
         enable_pre_vote: Some(true),
-        // On by default, and then a leader restarted after a power failure gives stale reads: its
-        // machine is in memory and its committed index not durable.
+        // The default is true. Then a leader that restarts after a power failure returns stale
+        // reads: its machine is in memory and its committed index is not durable.
         enable_leader_restore: Some(false),
-        // Without it the heartbeats of a leader that lost its quorum can keep a connected
-        // majority from electing another.
+        // Without this, the heartbeats of a leader without a quorum can keep a connected majority
+        // from electing another leader.
         quorum_loss_probe_interval: Some(lease.saturating_mul(2)),
         allow_log_reversion: None,
         ..Config::default()

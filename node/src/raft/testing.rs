@@ -1,5 +1,5 @@
-//! A small world for this module's tests: jobs run inline, links stay in the process, disks in
-//! memory.
+//! A small test environment for this module: jobs run inline, links stay in the process, and disks
+//! are in memory.
 
 #![allow(clippy::disallowed_methods, reason = "tests run on tokio alone")]
 
@@ -24,7 +24,7 @@ use crate::disk::memory::MemoryDisk;
 use crate::disk::{Disk, Open};
 use crate::fatal::FatalHook;
 
-/// As a disk that rots does.
+/// Flips a byte, as a decaying disk does.
 pub fn flip_last_byte(disk: &MemoryDisk, path: &str) {
     let file = disk.open(path, Open::Write).unwrap();
     let last = file.len().unwrap() - 1;
@@ -58,7 +58,7 @@ impl Runtime for TestRuntime {
     }
 }
 
-/// Addresses and who answers there. A missing address is a cut link.
+/// Addresses and the services behind them. A missing address is a cut link.
 #[derive(Clone, Default)]
 pub struct TestNetwork(
     Arc<Mutex<BTreeMap<String, Routes>>>,
@@ -73,7 +73,7 @@ impl TestNetwork {
     pub fn cut(&self, address: &str) {
         self.0.lock().remove(address);
     }
-    /// Where a node says it is.
+    /// Sets the address that a node announces.
     pub fn announce(&self, node: u64, address: &str) {
         self.1.lock().insert(node, address.into());
     }
@@ -81,7 +81,8 @@ impl TestNetwork {
         self.1.lock().get(&node).cloned()
     }
     pub fn env(&self) -> Env {
-        // Every node draws other numbers: equal ones would stand for election together for ever.
+        // Every node draws other random numbers. With equal ones, nodes would start elections at
+        // the same time for ever.
         let seed = self.2.fetch_add(0x5851_f42d_4c95_7f2d, Ordering::Relaxed);
         let runtime = Arc::new(TestRuntime(AtomicU64::new(seed), Arc::default()));
         Env { runtime, dialer: Arc::new(self.clone()) }
@@ -110,7 +111,7 @@ pub fn test_env() -> Env {
     TestNetwork::default().env()
 }
 
-/// With a wall clock that the test sets.
+/// With a wall clock set by the test.
 pub fn test_env_at(wall_ms: &Arc<AtomicU64>) -> Env {
     let runtime = Arc::new(TestRuntime(AtomicU64::new(1), Arc::clone(wall_ms)));
     Env { runtime, dialer: Arc::new(TestNetwork::default()) }
@@ -120,7 +121,7 @@ pub fn test_env_at(wall_ms: &Arc<AtomicU64>) -> Env {
 #[derive(Default)]
 pub struct ToyMachine {
     pub commands: Vec<Vec<u8>>,
-    /// As if a command had changed after it was checked.
+    /// Acts as if a command had changed after its check.
     pub checks_nothing: bool,
     /// Shared with each copy that is being written.
     pub copies: Arc<()>,
@@ -178,11 +179,11 @@ impl ToyMachine {
 }
 
 thread_local! {
-    /// What a test wants to see while a snapshot is decoded.
+    /// Callbacks that a test runs while a snapshot is decoded.
     pub static WHILE_DECODING: RefCell<Vec<Box<dyn Fn()>>> = RefCell::default();
 }
 
-/// Keeps what the fatal hook was told.
+/// Keeps the messages to the fatal hook.
 #[derive(Clone, Default)]
 pub struct Told(Arc<Mutex<Vec<String>>>);
 

@@ -1,5 +1,5 @@
-//! What openraft does by time, done here: heartbeats, elections, and the end of a leadership that
-//! no majority confirms any more.
+//! The timed work of openraft, done here: heartbeats, elections, and the end of a leadership that a
+//! majority no longer confirms.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use super::peers::service::RaftOf;
 use super::types::TypeConfig;
 use crate::fatal::FatalHook;
 
-/// How often time is looked at: a quarter of the shortest wait that hangs on it.
+/// The tick period: a quarter of the shortest wait that depends on it.
 const TICK: Duration = Duration::from_millis(40);
-/// A leader that is silent for this many leases is no leader any more to those that ask.
+/// After this many leases of silence, this node no longer reports that leader to callers.
 const SILENT_LEASES: u32 = 2;
 
-/// A leader whose entries a majority refuses for so long makes way: what it holds is wrong, and no
-/// retry mends that. Another leader cuts those entries off.
+/// If a majority refuses a leader's entries for this long, the leader hands over. Its entries are
+/// wrong, and a retry does not repair them. Another leader truncates those entries.
 const REFUSED_MAX: Duration = Duration::from_secs(3);
 
-/// What this node knows of leadership, at the moment it is asked.
+/// This node's view of leadership at the time of the call.
 pub(super) fn leadership<Rt: AsyncRuntime>(
     metrics: &RaftMetrics<TypeConfig<Rt>>,
     pace: &Pace,
@@ -33,8 +33,8 @@ pub(super) fn leadership<Rt: AsyncRuntime>(
     let term = metrics.current_term;
     let lease = pace.timings().lease;
     if metrics.state.is_leader() {
-        // A leader that no majority has answered for a lease takes no writes, and others may
-        // lead already: it says that it does not.
+        // A leader without an answer from a majority for a lease accepts no writes, and others may
+        // lead already. So it reports that it does not lead.
         let leads = since_majority(metrics, pace).is_none_or(|age| age < lease);
         let leader = leads.then(|| (metrics.id, address_of(metrics, metrics.id)));
         return Leadership { term, leader, is_self: leads };
@@ -45,7 +45,7 @@ pub(super) fn leadership<Rt: AsyncRuntime>(
     Leadership { term, leader, is_self: false }
 }
 
-/// Since when this node is without the others.
+/// How long this node has had no contact with the others.
 pub(super) fn contact<Rt: AsyncRuntime>(
     metrics: &RaftMetrics<TypeConfig<Rt>>,
     pace: &Pace,
@@ -57,8 +57,8 @@ pub(super) fn contact<Rt: AsyncRuntime>(
     Contact { leads: false, silence: pace.silence(), ever: pace.has_heard() }
 }
 
-/// On a leader: since a majority answered it, or since it began to lead. `None` where it is the
-/// majority.
+/// On a leader: time since a majority answered it, or since it began to lead. `None` if this node
+/// is the majority by itself.
 fn since_majority<Rt: AsyncRuntime>(
     metrics: &RaftMetrics<TypeConfig<Rt>>,
     pace: &Pace,
@@ -76,7 +76,7 @@ fn address_of<Rt: AsyncRuntime>(metrics: &RaftMetrics<TypeConfig<Rt>>, node: u64
     node.map(|node| node.addr.clone()).unwrap_or_default()
 }
 
-/// Follows openraft's metrics: announces leadership, and its end if it fails.
+/// Follows openraft's metrics: announces leadership, and announces its end if openraft fails.
 pub(super) async fn announce<Rt: AsyncRuntime, M: CatalogueMachine>(
     raft: RaftOf<Rt, M>,
     pace: Pace,
@@ -102,8 +102,8 @@ pub(super) async fn announce<Rt: AsyncRuntime, M: CatalogueMachine>(
     board.close();
 }
 
-/// The voter that a leader makes way for, if without those that refuse its entries it has no
-/// majority.
+/// The voter to hand over to, if the leader has no majority without the members that refuse its
+/// entries.
 fn makes_way_for<Rt: AsyncRuntime>(
     metrics: &RaftMetrics<TypeConfig<Rt>>,
     refusals: &Refusals,
@@ -126,7 +126,7 @@ pub(super) async fn run<Rt: AsyncRuntime, M: CatalogueMachine>(
 ) {
     let watched = raft.metrics();
     let mut beat = Instant::now();
-    // The term in which this node made way.
+    // The term in which this node last handed over for this reason.
     let mut made_way = 0;
     loop {
         tokio::time::sleep(TICK).await;
@@ -137,7 +137,8 @@ pub(super) async fn run<Rt: AsyncRuntime, M: CatalogueMachine>(
             }
             board.set(leadership(&metrics, &pace));
             pace.set_voters(metrics.membership_config.membership().voter_ids());
-            // A removed voter stands as well until the removal is committed: it may be needed.
+            // A removed voter also starts elections until the removal is committed, because its
+            // vote may be needed.
             let configs = [&metrics.membership_config, &metrics.committed_membership_config];
             let votes = configs
                 .iter()

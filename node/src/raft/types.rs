@@ -1,9 +1,9 @@
-//! The types openraft is told to use, spelled out by hand because they are generic over the
-//! runtime.
+//! The types that openraft is configured with. They are written by hand because they are generic
+//! over the runtime.
 //!
-//! `TypeConfig<Rt>` differs between runtimes only in `AsyncRuntime`, so everything stored or sent
-//! is the same concrete type whatever `Rt` is; the aliases below name those. The leader id is
-//! openraft's `leader_id_std`: one leader per term, so a log id is `(term, index)`, as in the
+//! `TypeConfig<Rt>` differs between runtimes only in `AsyncRuntime`. So everything stored or sent
+//! has the same concrete type for every `Rt`; the aliases below name those types. The leader id is
+//! openraft's `leader_id_std` with one leader per term. So a log id is `(term, index)`, as in the
 //! Raft paper, and a vote conflict costs one election instead of a silent take-over.
 
 use std::cmp::Ordering;
@@ -23,7 +23,7 @@ use super::snapshot::files::SnapshotFile;
 
 /// A node's number inside openraft: `cairn_types::ids::NodeId` without its wrapper.
 pub type NodeId = u64;
-/// What Raft knows of a node: the address it is called at.
+/// Raft's information about a node: its address.
 pub type Node = BasicNode;
 
 /// An encoded command. Opaque here; the state machine decodes it.
@@ -42,7 +42,7 @@ impl fmt::Debug for LogCommand {
     }
 }
 
-/// What applying an entry answered. Blank and membership entries answer `Reply::Done`.
+/// The result of applying an entry. Blank and membership entries give `Reply::Done`.
 #[derive(Debug, Clone)]
 pub struct LogReply(pub Arc<Reply>);
 
@@ -55,7 +55,7 @@ impl LogReply {
 /// openraft's type family over one runtime.
 pub struct TypeConfig<Rt>(PhantomData<fn() -> Rt>);
 
-// Derives would demand the same traits of `Rt`, which has none of them.
+// Derives would require the same traits of `Rt`, which has none of them.
 impl<Rt> fmt::Debug for TypeConfig<Rt> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TypeConfig")

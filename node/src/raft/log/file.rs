@@ -33,13 +33,13 @@ const FILE: &str = "raft.redb";
 const NEW_FILE: &str = "raft.redb.new";
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-/// redb's page cache, bytes. Recent entries are kept decoded by the log store; this only has to
+/// redb's page cache, bytes. The log store keeps recent entries decoded. So this cache only has to
 /// hold the inner pages of the tree.
 const CACHE_BYTES: usize = 4 << 20;
 /// CRC-32, index, term.
 const RECORD_HEAD: usize = 4 + 8 + 8;
 
-/// Why the log cannot be opened, read or written. None of them can be retried: the node stops.
+/// Why the log cannot be opened, read or written. No such error can be retried: the node stops.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("{doing} of the raft log: {source}")]
@@ -48,13 +48,14 @@ pub enum LogError {
     Store { doing: &'static str, why: String },
     #[error("raft log record {record} is damaged: {why}")]
     Damaged { record: String, why: String },
-    /// Its pages are not what was written.
+    /// Its pages differ from the written ones.
     #[error("the raft log's file is damaged: {0}")]
     Rotten(String),
-    /// The votes this node gave are forgotten: it may never vote under its id again.
+    /// The record of this node's votes is lost: it must never vote under its id again.
     #[error("raft log was lost: {0}")]
     Lost(&'static str),
-    /// The directory is an earlier state of itself: it has forgotten what it acknowledged.
+    /// The directory is an earlier state of itself. It lost entries or votes that the node had
+    /// acknowledged.
     #[error("the data directory is older than what this node has told others it holds: {0}")]
     SetBack(Promise),
     #[error("raft log has a hole: record {found} follows where {expected} should be")]
@@ -69,18 +70,18 @@ fn store<E: fmt::Display>(doing: &'static str) -> impl Fn(E) -> LogError {
     move |error| LogError::Store { doing, why: error.to_string() }
 }
 
-/// What the file held when it was opened.
+/// The content of the file when it was opened.
 #[derive(Default)]
 pub struct Stored {
     pub vote: Option<Vote>,
-    /// Only if the log holds, or purged, exactly this entry: what rode along with a commit may be
-    /// ahead of a log that a crash or a snapshot cut short.
+    /// Set only if the log holds, or has purged, exactly this entry. The committed id is saved with
+    /// a later commit. So it may be ahead of a log that a crash or a snapshot cut short.
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
     pub last: Option<LogId>,
 }
 
-/// One change, in the order the log store was asked for it.
+/// One change, in the order of the requests to the log store.
 pub enum Change {
     Vote(Vote),
     Append(Vec<Entry>),
@@ -90,17 +91,17 @@ pub enum Change {
     Committed(LogId),
 }
 
-/// What a log that no process has open holds: for tools and tests.
+/// The content of a log that no process has open. For tools and tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogSummary {
-    /// The term voted in.
+    /// The term of the last vote.
     pub vote_term: Option<u64>,
     /// Index of the last entry, or of the last purged one.
     pub last: Option<u64>,
     pub promise: Option<Promise>,
 }
 
-/// Opens and checks the log on a disk. Repairs what a crash left, as a start does.
+/// Opens and checks the log on a disk. Repairs damage of a crash, as a start does.
 pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
     let (_, stored) = LogFile::open(disk_seam, false)?;
     Ok(LogSummary {
@@ -113,8 +114,9 @@ pub fn inspect(disk_seam: &dyn Disk) -> Result<LogSummary, LogError> {
 pub struct LogFile(Database);
 
 impl LogFile {
-    /// Opens the log, creating it if there is none, and checks every record. With `expect_log` the
-    /// node has voted or stored entries before: a log that knows of neither is `Lost`.
+    /// Opens the log, or creates it if there is none, and checks every record. `expect_log` means
+    /// that the node has voted or stored entries before. A log without votes and entries is then
+    /// `Lost`.
     pub fn open(disk_seam: &dyn Disk, expect_log: bool) -> Result<(Self, Stored), LogError> {
         if !disk_seam.exists(FILE).map_err(disk("lookup"))? {
             if expect_log {
@@ -122,11 +124,11 @@ impl LogFile {
             }
             create(disk_seam)?;
         }
-        // Always: a process that was killed between the rename and its sync left a name that the
-        // next power cut may still take, with all that would be acknowledged from here on.
+        // The sync is always needed. A process that was killed between the rename and its sync left
+        // a name that a power cut can still remove, and all later acknowledged entries with it.
         disk_seam.sync_dir("").map_err(disk("directory sync"))?;
         let file = disk_seam.open(FILE, Open::Write).map_err(disk("opening"))?;
-        // The file gets its name when it has content; redb would take an empty one for a new
+        // The file gets its name only when it has content. redb would take an empty file for a new
         // database and fill it.
         if file.len().map_err(disk("lookup"))? == 0 {
             return Err(LogError::Lost("its file is empty"));
@@ -174,7 +176,7 @@ impl LogFile {
         Ok(Stored { vote, committed: committed.filter(|_| committed_is_held), purged, last })
     }
 
-    /// Makes `changes` durable, all or none.
+    /// Makes all of `changes` durable, or none.
     pub fn commit(&self, changes: &[Change]) -> Result<(), LogError> {
         let doing = "commit";
         let mut txn = self.0.begin_write().map_err(store(doing))?;
@@ -221,13 +223,13 @@ impl LogFile {
         txn.commit().map_err(store(doing))
     }
 
-    /// A view of the file as it is now; later commits do not change it.
+    /// A view of the file as it is now. Later commits do not change the view.
     pub fn read(&self) -> Result<ReadTransaction, LogError> {
         self.0.begin_read().map_err(store("read"))
     }
 }
 
-/// Never, but for two canaries: whether these changes may be lost in a crash.
+/// Whether these changes may be lost in a crash. Always false, except for two canaries.
 fn is_lazy(changes: &[Change]) -> bool {
     let all = |are: fn(&Change) -> bool| {
         changes.iter().all(|change| are(change) || matches!(change, Change::Committed(_)))
@@ -236,12 +238,12 @@ fn is_lazy(changes: &[Change]) -> bool {
         || (canary!("append_not_durable") && all(|change| matches!(change, Change::Append(_))))
 }
 
-/// Sees to room for a commit of `bytes` bytes, giving the ballast up for it.
+/// Makes sure that there is room for a commit of `bytes` bytes. Releases the ballast if needed.
 pub fn keep_room(disk_seam: &dyn Disk, bytes: u64) -> Result<(), LogError> {
     release_ballast_if_short(disk_seam, bytes).map_err(disk("making of room"))
 }
 
-/// Entries of `range`, in order, without a hole; stops after the entry that reaches `bytes_max`.
+/// Entries of `range`, in order and without a gap. Stops after the entry that reaches `bytes_max`.
 pub fn read_entries(
     txn: &ReadTransaction,
     range: Range<u64>,
@@ -292,8 +294,8 @@ fn create(disk_seam: &dyn Disk) -> Result<(), LogError> {
     disk_seam.rename(NEW_FILE, FILE).map_err(disk(doing))
 }
 
-/// Checks every page: a bit that flipped in an inner one would hide or misplace records, each of
-/// them sound.
+/// Checks every page. A flipped bit in an inner page would hide or misplace records that are each
+/// correct by themselves.
 fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
     Database::builder()
         .set_cache_size(CACHE_BYTES)
@@ -301,7 +303,7 @@ fn open_database(file: Box<dyn DiskFile>) -> Result<Database, LogError> {
         .create_with_backend(RedbFile(file))
         .map_err(|error| match error {
             DatabaseError::Storage(StorageError::Corrupted(why)) => LogError::Rotten(why),
-            // Its first bytes, or the version in them.
+            // The first bytes are damaged, or the version in them.
             DatabaseError::Storage(StorageError::Io(why))
                 if why.kind() == io::ErrorKind::InvalidData =>
             {
@@ -326,7 +328,7 @@ fn seal_record(entry: &Entry) -> Vec<u8> {
     record
 }
 
-/// Checks a record's envelope and gives its log id and message.
+/// Checks a record's envelope and returns its log id and message.
 fn open_record(key: u64, record: &[u8]) -> Result<(LogId, Bytes), LogError> {
     let damaged = |why: &str| LogError::Damaged { record: key.to_string(), why: why.into() };
     let number = |at: usize| -> Option<u64> {

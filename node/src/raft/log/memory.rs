@@ -1,4 +1,4 @@
-//! The log in memory: what is in the file with the queued changes applied, and what of it is
+//! The log in memory: the file's content with the queued changes applied, and how much of it is
 //! durable. No IO.
 
 use std::collections::BTreeMap;
@@ -10,30 +10,30 @@ use crate::raft::log::file::{Change, LogFile};
 use crate::raft::peers::promises::Promise;
 use crate::raft::types::{Entry, LogId, Vote};
 
-/// Recent entries kept decoded in memory, bytes: what replication and apply read in the ordinary
-/// case. Entries that are not durable yet are kept whatever they take.
+/// Recent entries kept decoded in memory, bytes. Replication and apply normally read only these.
+/// Entries that are not durable yet are kept regardless of their size.
 const RECENT_BYTES_MAX: usize = 16 << 20;
 
 pub struct Recent {
     pub entry: Entry,
     pub bytes: usize,
-    /// Of the change that brought it.
+    /// The sequence number of the change that added the entry.
     pub sequence: u64,
 }
 
-/// The log as openraft sees it: what is in the file with the queued changes applied.
+/// The log as openraft sees it: the file's content with the queued changes applied.
 pub struct Memory {
     pub file: Option<Arc<LogFile>>,
     pub failed: Option<String>,
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
-    /// Not yet given to the committer.
+    /// Not passed to the committer yet.
     pub committed_unsaved: Option<LogId>,
     pub purged: Option<LogId>,
-    /// Index of the first entry, or of the next if there is none.
+    /// Index of the first entry. If there is none, the index of the next one.
     pub first: u64,
     pub last: Option<LogId>,
-    /// Contiguous, up to `last`. What lies between `first` and its first key is in the file.
+    /// Contiguous, up to `last`. The entries from `first` to its first key are only in the file.
     pub recent: BTreeMap<u64, Recent>,
     pub recent_bytes: usize,
     pub sequence: u64,
@@ -41,18 +41,18 @@ pub struct Memory {
     pub flushed: Flushed,
 }
 
-/// What is durable here, and may have been acknowledged to others.
+/// The durable state, which may have been acknowledged to others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flushed {
     pub vote: Option<Vote>,
     /// Index of the last entry, or of the last purged one.
     pub last: Option<u64>,
-    /// The last entry, unless it was cut off since.
+    /// The last entry, unless it was truncated since.
     pub tail: Option<LogId>,
 }
 
 impl Flushed {
-    /// What this node may never be without again.
+    /// The state that this node must never lose again.
     pub fn promise(&self) -> Option<Promise> {
         self.vote.map(|vote| Promise::new(vote, self.tail))
     }
@@ -89,8 +89,8 @@ impl Memory {
     pub fn append(&mut self, entries: &[Entry], sequence: u64) -> io::Result<()> {
         for entry in entries {
             let index = entry.log_id.index;
-            // An empty log takes whatever comes first; when the file is opened again it must
-            // begin at zero or follow what was purged.
+            // An empty log accepts any first entry. When the file is opened again, it must begin at
+            // zero or follow the purged entries.
             let expected = self.last.map_or(index, |last| last.index + 1);
             if self.last.is_none() {
                 self.first = index;

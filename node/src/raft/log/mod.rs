@@ -2,7 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`store`] | what openraft asks of a log: one commit per batch, flushed before it is told so |
+//! | [`store`] | openraft's storage interface: one commit per batch, flushed first |
 //! | [`memory`] | entries and votes as they are appended, and how far they are flushed |
 //! | [`file`] | the stored form, checked when it is opened |
 

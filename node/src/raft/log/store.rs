@@ -1,17 +1,18 @@
-//! The log and the vote, as openraft wants them.
+//! The log and the vote, behind openraft's storage interface.
 //!
 //! ```text
 //! openraft -> [Memory: vote, purged, last, recent entries]  readable at once
 //!          -> queue -> committer task -> one redb transaction -> callbacks
 //! ```
 //!
-//! Changes enter memory and the queue in the same order, and one committer makes them durable in
-//! that order, as many as have gathered in one transaction. `save_vote`, `truncate_after` and
-//! `purge` return once durable; `append` returns once readable and calls back once durable. The
-//! committed log id rides along with the next transaction. On a disk that is nearly full the
-//! committer gives up the ballast first. The records in the file are read again and again, slowly,
-//! so that one that has rotted is found while the others still are a majority. Any error stops the store for good:
-//! it tells the node's fatal hook, and refuses every later call.
+//! Changes enter memory and the queue in the same order. One committer makes them durable in that
+//! order. One transaction takes all changes that have gathered. `save_vote`, `truncate_after` and
+//! `purge` return once the change is durable. `append` returns once the entries are readable and
+//! calls back once they are durable. The committed log id is saved with the next transaction. On a
+//! disk that is nearly full the committer releases the ballast first. The records in the file are
+//! re-read slowly and repeatedly, so that a damaged one is found while the other replicas are still
+//! a majority. Any error stops the store for good: it calls the node's fatal hook and refuses every
+//! later call.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -36,16 +37,16 @@ use crate::raft::peers::plausible;
 use crate::raft::peers::promises::{self, Promise};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 
-/// Changes in one transaction. openraft batches appends itself, so this bounds the rest.
+/// Changes in one transaction. openraft batches appends itself, so this limits the other changes.
 const COMMIT_CHANGES_MAX: usize = 256;
-/// Changes waiting for the committer; beyond it openraft waits.
+/// Changes waiting for the committer. At this limit openraft waits.
 const QUEUE_MAX: usize = 1024;
-/// Entries read at once for one replication message, or for one step of apply, bytes: with the
-/// largest command on top it still fits a message.
+/// Entries read at once for one replication message, or for one step of apply, bytes. A read of
+/// this size plus the largest command still fits a message.
 pub(in crate::raft) const READ_BYTES_MAX: usize = 2 << 20;
 
-/// The durable records are read again in pieces of so many bytes, with so long a pause: 100 MB take
-/// eight minutes, and nobody notices.
+/// The durable records are read again in pieces of this many bytes, with this pause between pieces.
+/// 100 MB take eight minutes, at a low load.
 const SCRUB_BYTES: usize = 2 << 20;
 const SCRUB_PAUSE: Duration = Duration::from_secs(10);
 
@@ -57,7 +58,7 @@ struct Queued {
     done: Done,
 }
 
-/// Looks at what a running log store has made durable.
+/// Shows the durable state of a running log store.
 #[derive(Clone)]
 pub struct FlushedWatch(Arc<Shared>);
 
@@ -79,13 +80,13 @@ struct Shared {
     fatal: FatalHook,
 }
 
-/// The writing half; owned by openraft.
+/// The writing half. openraft owns it.
 pub struct LogStore {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Queued>,
 }
 
-/// Reads the log; one in every replication task.
+/// Reads the log. Each replication task has one.
 #[derive(Clone)]
 pub struct LogReader(Arc<Shared>);
 
@@ -99,8 +100,8 @@ impl LogClosed {
 }
 
 impl LogStore {
-    /// Opens the log and starts its committer. See [`LogFile::open`] for `expect_log`; `promised`
-    /// is what others have heard from this node.
+    /// Opens the log and starts its committer. See [`LogFile::open`] for `expect_log`. `promised`
+    /// holds the promises that others have heard from this node.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
@@ -115,7 +116,7 @@ impl LogStore {
                 LogFile::open(&*files, expect_log)
             })
             .await?;
-        // What no election can have come to is nobody's memory, and ends no node.
+        // A promise of a term that no election can have reached is false. It must not stop a node.
         let own_term = stored.vote.map_or(0, |vote| vote.leader_id.term);
         let is_plausible = |it: &&Promise| plausible::promise(own_term, Some(**it)).is_ok();
         let promised: Vec<_> = promised.iter().filter(is_plausible).copied().collect();
@@ -157,12 +158,12 @@ impl LogStore {
         FlushedWatch(self.shared.clone())
     }
 
-    /// The last purged log id: what a snapshot must cover.
+    /// The last purged log id. A snapshot must cover it.
     pub fn purged(&self) -> Option<LogId> {
         self.shared.memory.lock().purged
     }
 
-    /// Applies `edit` to memory and queues the change it gives, in one step.
+    /// Applies `edit` to memory and queues the resulting change, in one step.
     async fn submit(
         &self,
         done: Done,
@@ -243,12 +244,12 @@ async fn commit_queued(shared: Arc<Shared>, mut queue: mpsc::Receiver<Queued>) {
     shared.env.blocking(Lane::Log, move || drop(file)).await;
 }
 
-/// Reads every durable record again, past what is kept in memory, until the log is closed. redb
-/// checks its pages only when it opens a file; a record has a checksum of its own.
+/// Reads every durable record again, without the entries in memory, until the log is closed. redb
+/// checks its pages only when it opens a file. Each record has its own checksum.
 async fn scrub(shared: Arc<Shared>) {
     let mut next = 0;
-    // A truncation is in the file before the range in memory knows of it: one look may meet a hole
-    // that is none, two in a row may not.
+    // A truncation reaches the file before the range in memory shows it. So one pass may see a gap
+    // that is no error. Two passes in a row must not.
     let mut met_hole = false;
     loop {
         tokio::time::sleep(SCRUB_PAUSE).await;
@@ -262,7 +263,8 @@ async fn scrub(shared: Arc<Shared>) {
                 next = 0;
                 continue;
             }
-            // What was purged in memory is in the file at least until it is purged there, too.
+            // Entries that are purged in memory stay in the file at least until they are purged
+            // there too.
             (file.read(), range)
         };
         let read = match txn {
@@ -286,7 +288,7 @@ async fn scrub(shared: Arc<Shared>) {
     }
 }
 
-/// Bytes a change brings into the log, roughly.
+/// Approximate bytes that a change adds to the log.
 fn change_bytes(change: &Change) -> u64 {
     match change {
         Change::Append(entries) => entries.iter().map(entry_bytes).sum::<usize>() as u64,
@@ -302,7 +304,7 @@ impl Shared {
         io::Error::other(why)
     }
 
-    /// Every entry the log holds in `start..end`, or, with a limit, the first of them.
+    /// Every entry of the log in `start..end`. With a limit, only the first of them.
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let (cold, cold_end, hot) = {
             let memory = self.memory.lock();
@@ -314,7 +316,8 @@ impl Shared {
             }
             let hot_start = memory.recent.keys().next().copied().unwrap_or(u64::MAX).min(end);
             let hot = memory.recent_entries(start.max(hot_start), end, bytes_max);
-            // The view of the file is taken under the same lock: no change comes between.
+            // The view of the file is taken under the same lock, so no change can happen in
+            // between.
             let cold = match (&memory.file, start < hot_start) {
                 (Some(file), true) => Some((file.read(), start..hot_start)),
                 _ => None,
@@ -350,7 +353,7 @@ impl<Rt: AsyncRuntime> RaftLogReader<TypeConfig<Rt>> for LogReader {
         self.0.read(start, end, READ_BYTES_MAX).await
     }
 
-    /// Read for apply, a piece at a time: a node that comes back far behind must not hold its
+    /// Reads for apply, one piece at a time. A node that comes back far behind must not hold its
     /// whole backlog in memory.
     async fn entries_stream<RB>(
         &mut self,

@@ -1,4 +1,4 @@
-//! Why a call to a member gave nothing.
+//! Why a call to a member failed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::raft::codec::Malformed;
 use crate::raft::peers::plausible::Implausible;
 use crate::raft::peers::promises::Behind;
 
-/// Why a call gave nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::raft) enum CallError {
     #[error("no answer within {0:?}")]
@@ -19,7 +19,7 @@ pub(in crate::raft) enum CallError {
     /// The answer cannot be read.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The answer is of an older process.
+    /// The answer comes from an older process.
     #[error(transparent)]
     Behind(#[from] Behind),
     /// The answer cannot be true.
@@ -28,7 +28,7 @@ pub(in crate::raft) enum CallError {
 }
 
 impl CallError {
-    /// The member refuses what this node sent: it cannot be true.
+    /// The member refuses this node's message as implausible.
     pub fn is_implausible(&self) -> bool {
         matches!(self, Self::Status(status) if is_implausible(status))
     }

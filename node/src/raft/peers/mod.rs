@@ -1,13 +1,13 @@
-//! The other members: calls to them, calls from them, and what each has said.
+//! The other members: calls to them, calls from them, and their statements.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`network`] | openraft's calls to one member |
-//! | [`call_error`] | why a call gave nothing |
+//! | [`call_error`] | why a call failed |
 //! | [`service`] | the calls that members make here |
-//! | [`plausible`] | what can be true of what they say |
-//! | [`refusals`] | how often it could not |
-//! | [`promises`] | what each member has said that it holds durable (decision 0005) |
+//! | [`plausible`] | which of their statements can be true |
+//! | [`refusals`] | how often one could not be true |
+//! | [`promises`] | what each member says it holds durable (decision 0005) |
 //! | [`papers`] | whether a member's directory may have a vote (decision 0018) |
 //! | [`pace`] | measured round trips, and the time limits that follow from them |
 

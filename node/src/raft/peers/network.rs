@@ -1,8 +1,8 @@
 //! The calling half: one `Link` per peer and purpose, over the generated client.
 //!
-//! Deadlines are ours (tokio's clock), because in process no layer reads `grpc-timeout`. A call
-//! that fails at the transport is `Unreachable`, so that openraft backs off; heartbeats and
-//! snapshots have connections of their own, so that neither waits behind a log batch.
+//! Deadlines are set here with tokio's clock, because no layer reads `grpc-timeout` in process. A
+//! call that fails at the transport is `Unreachable`, so that openraft backs off. Heartbeats and
+//! snapshots have their own connections, so that neither waits behind a log batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,16 +41,17 @@ use crate::raft::snapshot::files::SnapshotFile;
 use crate::raft::snapshot::store::SnapshotStore;
 use crate::raft::types::{LogId, Node, Snapshot, TypeConfig, Vote};
 
-/// Where a node may be found, if that is known better than from the membership.
+/// A node's addresses, if they are known from a source newer than the membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeAddresses {
     /// By its last registration.
     pub registered: Option<String>,
-    /// What it says itself, and could not register: nobody leads, perhaps because nobody finds it.
+    /// The address that the node announces itself. It could not register it because no leader is
+    /// known, perhaps because no node can reach it.
     pub announced: Option<String>,
 }
 
-/// Says where a node may be found.
+/// Returns a node's addresses.
 pub type Resolve = Arc<dyn Fn(u64) -> NodeAddresses + Send + Sync>;
 
 /// What a connection is for.
@@ -65,11 +66,11 @@ enum Purpose {
 type Pool = BTreeMap<(u64, Purpose), Pooled>;
 
 struct Pooled {
-    /// It was dialled at.
+    /// The address that was dialled.
     address: String,
-    /// None once it is of no use.
+    /// None once it can no longer be used.
     transport: Option<Transport>,
-    /// A call over it gave nothing since it was last taken.
+    /// A call over it has failed since it was last taken.
     failed: bool,
 }
 
@@ -87,9 +88,9 @@ pub struct Network {
     pub(in crate::raft) refusals: Refusals,
     matched: Matched,
     pace: Pace,
-    /// A snapshot transfer without progress for this long is broken off.
+    /// A snapshot transfer without progress for this long is stopped.
     pub(in crate::raft) snapshot_idle: Duration,
-    /// From the last byte of a snapshot until it is installed.
+    /// Time limit from the last byte of a snapshot until it is installed.
     pub(in crate::raft) snapshot_install: Duration,
     pub(in crate::raft) snapshot_piece_bytes: u64,
     pool: Arc<Mutex<Pool>>,
@@ -172,9 +173,9 @@ impl Link {
         }
     }
 
-    /// A client over the pooled connection; dials anew when the peer has moved. What a peer only
-    /// announces is tried in turn with where it is registered, once nobody answers there as that
-    /// peer: two nodes of which each has the other's address find each other so.
+    /// A client over the pooled connection. Dials again when the peer has moved. If the peer does
+    /// not answer at its registered address, its announced address and its registered one are tried
+    /// in turn. Two nodes that have swapped their addresses find each other this way.
     pub(in crate::raft) fn client(&self) -> Result<RaftClient<Transport>, Status> {
         if self.target == self.network.identity.node {
             return Err(Status::unavailable("a node does not call itself"));
@@ -197,10 +198,10 @@ impl Link {
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// Drops the connection where the error may come from the connection itself: after a healed
-    /// partition HTTP/2 can be stuck in `ResourceExhausted`. Consensus does not stop for a refusal,
-    /// and tells nothing to those it does not count: here a removed node hears of it, even one that
-    /// still takes itself for the leader.
+    /// Drops the connection if the error may come from the connection itself: after a healed
+    /// partition HTTP/2 can be stuck in `ResourceExhausted`. openraft does not stop for a refusal
+    /// and sends nothing to nodes outside the membership. So a removed node learns here that it was
+    /// removed, even if it still regards itself as the leader.
     pub(in crate::raft) fn note(&self, status: &Status) {
         if Reason::of(status) == Some(Reason::StaleIdentity) {
             (self.network.told_to_stop)(status.message().to_owned());
@@ -213,7 +214,7 @@ impl Link {
         self.failed(broken);
     }
 
-    /// The last call gave nothing; the connection itself may be why.
+    /// The last call failed. The connection itself may be the cause.
     pub(in crate::raft) fn failed(&self, broken: bool) {
         if let Some(pooled) = self.network.pool.lock().get_mut(&(self.target, self.purpose)) {
             pooled.failed = true;
@@ -250,12 +251,13 @@ impl Link {
         }
     }
 
-    /// This node's term, as far as it is durable.
+    /// The term of this node's durable vote.
     fn own_term(&self) -> u64 {
         self.network.flushed.get().vote.map_or(0, |vote| vote.leader_id.term)
     }
 
-    /// An error if an answer's promise or vote cannot be true: a term that is believed is kept.
+    /// Returns an error if an answer's promise or vote cannot be true, because an accepted term is
+    /// kept.
     pub(in crate::raft) fn believe(
         &self,
         promise: Option<wire::RaftPromise>,
@@ -278,7 +280,8 @@ impl Link {
                 target: self.target,
                 timeout,
             }),
-            // All but a garbled answer: the peer is away, stopping, or refuses us. Back off.
+            // All errors except a garbled answer: the peer is away, stopping, or refuses this node.
+            // Back off.
             CallError::Status(status) => RPCError::Unreachable(Unreachable::new(&status)),
             CallError::Malformed(error) => RPCError::Network(NetworkError::new(&error)),
             CallError::Behind(error) => {
@@ -286,7 +289,7 @@ impl Link {
                 self.failed(true);
                 RPCError::Unreachable(Unreachable::new(&error))
             }
-            // Asked again at once it would say the same.
+            // A repeated call at once would give the same answer.
             CallError::Implausible(error) => {
                 self.network.refusals.answer(self.target, &error.to_string());
                 RPCError::Unreachable(Unreachable::new(&error))
@@ -317,10 +320,10 @@ impl Link {
         let reply = self.call(timeout, ask).await?;
         self.believe(reply.promise, reply.vote)?;
         self.network.promises.answered(self.target, before, reply.promise)?;
-        // It is a voter, or it would not have been asked.
+        // The member is a voter, because only voters are asked.
         self.network.papers.check(self.target, reply.papers, true)?;
-        // A vote waits for the disk too: its time says little of the network, but a new leader
-        // knows the clocks of those that elected it by this.
+        // A vote also waits for the disk, so its time tells little about the network. But a new
+        // leader learns from it the clocks of its voters.
         self.network.pace.measured(self.target, asked.elapsed(), reply.wall_ms);
         let vote = codec::required_vote(reply.vote)?;
         let last = reply.last_log_id.map(codec::log_id_from_wire);
@@ -352,8 +355,9 @@ impl<Rt: AsyncRuntime> RaftNetworkV2<TypeConfig<Rt>> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<Rt>>, RPCError<TypeConfig<Rt>>> {
         use wire::raft_append_reply::Result as Outcome;
-        // openraft gives a batch one heartbeat interval, less than one slow disk sync; it does
-        // not enforce that on the replication stream, and a retry would only send it twice.
+        // openraft gives a batch one heartbeat interval, which is less than one slow disk sync. It
+        // does not enforce this on the replication stream, and a retry would only send the batch
+        // twice.
         let timeout = match rpc.entries.is_empty() {
             true => option.hard_ttl(),
             false => option.hard_ttl().max(self.network.pace.append_timeout(self.target)),

@@ -1,16 +1,16 @@
-//! How far away the other members are, who was heard last, and when this node stands for
-//! election.
+//! The distance of the other members, the time of the last contact, and the time at which this node
+//! starts an election.
 //!
 //! ```text
-//!   last message of the leader ---lease---+---0..spread---> this node stands (with a pre-vote)
-//!   vote given to a candidate ------------+---1..2 spread-> this node stands
-//!   own attempt --------------------------+---1/2..3/2----> this node stands again
+//!   last message of the leader ---lease---+---0..spread---> this node starts a pre-vote
+//!   vote given to a candidate ------------+---1..2 spread-> this node starts a pre-vote
+//!   own attempt --------------------------+---1/2..3/2----> this node starts the next pre-vote
 //! ```
 //!
-//! openraft's own timings are fixed when it starts, and its heartbeat interval is also the time a
-//! heartbeat has for its answer. So openraft's timer is off. Its fixed values are chosen for the
-//! slowest network that is supported; the pace within them follows the measured round trip and
-//! is kept here and in `ticker.rs`.
+//! openraft's own timings are fixed when it starts, and its heartbeat interval is also the time
+//! limit for the answer to a heartbeat. So openraft's timer is off. Its fixed values are chosen for
+//! the slowest supported network. The actual timing follows the measured round trip and is kept
+//! here and in `ticker.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,31 +22,31 @@ use tokio::time::Instant;
 
 use crate::raft::config::RaftTimings;
 
-/// The spread of elections in round trips: a candidate needs one for the pre-vote and one for the
-/// vote, and both have to be over before the next one stands.
+/// The spread of elections in round trips. A candidate needs one for the pre-vote and one for the
+/// vote. Both must end before the next node starts an election.
 const SPREAD_ROUND_TRIPS: u32 = 4;
-/// A message with entries may take this many round trips: request, answer, and twice that for a
-/// lost packet that TCP sends again.
+/// Time limit of a message with entries in round trips: request, answer, and twice that for a lost
+/// packet that TCP sends again.
 const APPEND_ROUND_TRIPS: u32 = 4;
-/// No deadline of a message with entries is longer, whatever was measured.
+/// Upper limit of the deadline of a message with entries, independent of measurements.
 const APPEND_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 /// Weight of a new measurement: 1/8, as in TCP.
 const WEIGHT: u32 = 8;
-/// A member that answers nothing for so long is said in the log to be silent.
+/// A member that has answered nothing for this long is logged as silent.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 
-/// What a member said of its wall clock is used for so long; longer only where too few said
-/// anything since.
+/// The age up to which a member's wall clock reading is used. Older readings are used only if too
+/// few members sent a newer one.
 const CLOCK_AGE_MAX: Duration = Duration::from_secs(10);
 
-/// What was measured of one member.
+/// Measurements of one member.
 #[derive(Debug, Default)]
 struct Peer {
     /// Smoothed; zero before the first answer.
     round_trip: Duration,
     answered: Option<Instant>,
-    /// Its wall clock at that moment, by its last answer to a call without a disk. Beside the
-    /// monotonic clock and not the wall clock of this node, which may jump in between.
+    /// Its wall clock at that moment, from its last answer to a call without a disk. The reading is
+    /// kept with a monotonic time, because this node's wall clock may jump in between.
     wall: Option<(u64, Instant)>,
     silent_since: Option<Instant>,
     said_silent: bool,
@@ -55,19 +55,19 @@ struct Peer {
 #[derive(Debug)]
 struct State {
     peers: BTreeMap<u64, Peer>,
-    /// Of the membership in force.
+    /// The voters of the membership in force.
     voters: BTreeSet<u64>,
     /// The last message of a leader that was accepted.
     heard: Option<Instant>,
-    /// Nobody is waited for before this.
+    /// This node starts no election before this.
     quiet_until: Instant,
     /// The term this node leads or led last, and since when.
     leading: Option<(u64, Instant)>,
-    /// Then this much longer: drawn once for each silence.
+    /// The extra wait after that, drawn once for each silence.
     delay: Duration,
 }
 
-/// Cheap to clone; clones share what was measured.
+/// Cheap to clone. Clones share the measurements.
 #[derive(Clone)]
 pub(in crate::raft) struct Pace {
     env: Env,
@@ -101,7 +101,7 @@ impl Pace {
         self.env.wall_ms()
     }
 
-    /// A member answered a call that needs no disk, and said its wall clock.
+    /// A member answered a call that needs no disk, and sent its wall clock.
     pub fn measured(&self, peer: u64, round_trip: Duration, wall_ms: u64) {
         let mut state = self.state.lock();
         let peer = state.peers.entry(peer).or_default();
@@ -111,7 +111,7 @@ impl Pace {
         };
         let now = Instant::now();
         peer.answered = Some(now);
-        // The answer was on its way for half of the round trip.
+        // The answer travelled for half of the round trip.
         peer.wall = Some((wall_ms.saturating_add(as_ms(round_trip / 2)), now));
     }
 
@@ -126,7 +126,7 @@ impl Pace {
         (peer_state.silent_since, peer_state.said_silent) = (None, false);
     }
 
-    /// A call to a member gave nothing.
+    /// A call to a member failed.
     pub fn silent(&self, peer: u64, why: &str) {
         let mut state = self.state.lock();
         let peer_state = state.peers.entry(peer).or_default();
@@ -143,9 +143,9 @@ impl Pace {
         state.voters.extend(voters);
     }
 
-    /// How far the wall clock of each other voter is ahead of this node's, where it said so
-    /// lately; if these are no majority with this node, of each that ever said so. A leader that
-    /// stood still has not heard anybody lately, and its own clock may have jumped meanwhile.
+    /// How far the wall clock of each other voter is ahead of this node's clock, by recent
+    /// readings. If these voters and this node are not a majority, older readings count too: a
+    /// leader that was paused has no recent contact, and its own clock may have jumped meanwhile.
     pub fn clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
         let voters = self.state.lock().voters.clone();
         let of_voters = |age_max| {
@@ -158,7 +158,7 @@ impl Pace {
         if is_majority { lately } else { of_voters(Duration::MAX) }
     }
 
-    /// The same of all members, where they said so lately.
+    /// The same for all members, by recent readings only.
     pub fn member_clocks_ahead_ms(&self) -> BTreeMap<u64, i64> {
         self.clocks_heard_within(CLOCK_AGE_MAX)
     }
@@ -175,7 +175,8 @@ impl Pace {
         state.peers.iter().filter_map(ahead).collect()
     }
 
-    /// Since this node leads in `term`, as far as it was asked.
+    /// How long this node has led in `term`, counted from the first call of this function in that
+    /// term.
     pub fn led_for(&self, term: u64) -> Duration {
         let mut state = self.state.lock();
         match state.leading {
@@ -187,7 +188,7 @@ impl Pace {
         }
     }
 
-    /// The leader of the newest term said something.
+    /// A message of the leader of the newest term arrived.
     pub fn leader_spoke(&self) {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -195,7 +196,7 @@ impl Pace {
         state.quiet_until = now + self.timings.lease;
     }
 
-    /// This node gave its vote: the candidate gets the time to win.
+    /// This node gave its vote. The candidate gets time to win.
     pub fn voted(&self) {
         let spread = self.spread();
         let delay = spread + self.drawn(spread);
@@ -203,7 +204,7 @@ impl Pace {
         (state.quiet_until, state.delay) = (Instant::now(), delay);
     }
 
-    /// This node stands for election now.
+    /// This node starts an election now.
     pub fn stood(&self) {
         let spread = self.spread();
         let delay = spread / 2 + self.drawn(spread);
@@ -211,13 +212,13 @@ impl Pace {
         (state.quiet_until, state.delay) = (Instant::now(), delay);
     }
 
-    /// Nobody was heard for so long that this node stands.
+    /// No leader was heard for so long that this node starts an election.
     pub fn is_due(&self) -> bool {
         let state = self.state.lock();
         Instant::now() >= state.quiet_until + state.delay
     }
 
-    /// Since a leader was heard; since the start, if none was yet.
+    /// Time since a message of a leader, or since the start if there was none yet.
     pub fn silence(&self) -> Duration {
         self.state.lock().heard.unwrap_or(self.started).elapsed()
     }
@@ -226,14 +227,15 @@ impl Pace {
         self.state.lock().heard.is_some()
     }
 
-    /// Elections are spread over this time: so that of several nodes that miss the leader one
-    /// wins before the next one stands.
+    /// Elections are spread over this time. If several nodes miss the leader, one then wins before
+    /// the next one starts an election.
     fn spread(&self) -> Duration {
         let measured = self.median_round_trip().saturating_mul(SPREAD_ROUND_TRIPS);
         measured.clamp(self.timings.spread, self.timings.spread.max(self.timings.spread_max))
     }
 
-    /// Of the members that answered. One far member does not slow the election of the others.
+    /// The median of the members that answered. One far member does not slow the election of the
+    /// others.
     fn median_round_trip(&self) -> Duration {
         let state = self.state.lock();
         let answered = state.peers.values().filter(|peer| peer.answered.is_some());
@@ -242,7 +244,7 @@ impl Pace {
         all.get(all.len() / 2).copied().unwrap_or_default()
     }
 
-    /// Time for a message with entries: the receiver answers after its disk has.
+    /// Time limit for a message with entries. The receiver answers after its disk has stored them.
     pub fn append_timeout(&self, peer: u64) -> Duration {
         let round_trip =
             self.state.lock().peers.get(&peer).map_or(Duration::ZERO, |peer| peer.round_trip);
@@ -250,7 +252,7 @@ impl Pace {
         (usual + round_trip * APPEND_ROUND_TRIPS).min(APPEND_TIMEOUT_MAX.max(usual))
     }
 
-    /// Evenly from zero to `most`.
+    /// A random time, uniform from zero to `most`.
     fn drawn(&self, most: Duration) -> Duration {
         let most_us = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
         Duration::from_micros(self.env.random_u64() % most_us.max(1))
@@ -335,7 +337,8 @@ mod tests {
             pace.clocks_ahead_ms(),
             BTreeMap::from([(2, 10 - 3_600_000), (3, 510 - 3_600_000)])
         );
-        // One of three is no majority: what the others said last counts, however old it is.
+        // This node alone is no majority of three. So the last readings of the others count at any
+        // age.
         tokio::time::advance(CLOCK_AGE_MAX * 6).await;
         env.fetch_add(60_000, Relaxed);
         assert_eq!(

@@ -1,10 +1,10 @@
 //! Whether the data directory of a member may have a vote.
 //!
-//! A directory that is set back to an earlier state has forgotten votes that it gave. A running
-//! cluster refuses it when it starts and when it registers. In a cluster that starts cold nobody
-//! can be asked by then: so each request for a vote, and each answer to one, says which
-//! registrations the directory knows, and a receiver that knows of a later one refuses the
-//! request, or does not count the vote (decision 0018).
+//! A directory that was set back to an earlier state has lost votes that it gave. A running cluster
+//! refuses it when it starts and when it registers. In a cluster that starts cold no member can be
+//! asked at that time. So each vote request and each answer to one names the registrations that the
+//! directory knows. A receiver that knows a later registration refuses the request, or does not
+//! count the vote (decision 0018).
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use cairn_types::canary;
 
 use crate::raft::peers::promises::Behind;
 
-/// Why a directory that says this must not have a vote, as far as this node knows; and whether the
-/// node may still vote though it was removed.
+/// The reason why the directory described in the request must not have a vote, as far as this node
+/// knows. The flag says whether the node may still vote although it was removed.
 pub type DirectoryRefusal = Arc<dyn Fn(&HelloRequest, bool) -> Option<String> + Send + Sync>;
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Papers {
-    /// What this process says of its own directory.
+    /// The description of this process's own directory.
     own: HelloRequest,
     refusal: DirectoryRefusal,
 }
@@ -30,7 +30,7 @@ impl Papers {
         Self { own, refusal }
     }
 
-    /// Says nothing and refuses nobody.
+    /// Sends an empty description and refuses no node.
     pub fn none() -> Self {
         Self::new(HelloRequest::default(), Arc::new(|_, _| None))
     }
@@ -39,8 +39,8 @@ impl Papers {
         self.own.clone()
     }
 
-    /// An error if `node`, which says `papers`, must not have a vote. A build that says nothing is
-    /// taken at its word.
+    /// Returns an error if `node`, which sends `papers`, must not have a vote. A build that sends
+    /// no papers is accepted.
     pub(in crate::raft) fn check(
         &self,
         node: u64,

@@ -1,10 +1,9 @@
-//! What can be true of what a member says. Checked before openraft or a disk sees any of it, and
-//! whoever says it: a stranger, a member that lies, or one whose memory has flipped a bit.
+//! Checks whether a member's message can be true. They run before openraft or a disk sees it, for
+//! every sender: a stranger, a member that lies, or a member with a flipped bit in memory.
 //!
-//! openraft takes its peers at their word: a term that is durable stays, an entry that is durable
-//! is applied, also after every restart, and a snapshot from another vote ends the process. So a
-//! message that no sound member can have sent is refused whole. What is left needs to know who
-//! speaks.
+//! openraft trusts its peers. A durable term stays, a durable entry is applied even after every
+//! restart, and a snapshot from another vote ends the process. So a message that no correct member
+//! can have sent is refused as a whole. The other checks need to know the sender.
 
 use openraft::EntryPayload;
 
@@ -14,17 +13,17 @@ use crate::raft::machine::Check;
 use crate::raft::peers::promises::Promise;
 use crate::raft::types::{Entry, LogId, Membership, SnapshotMeta, Vote};
 
-/// A member's term is ahead of this node's by the elections that this node has missed. At one a
-/// second so many take 136 years, and a term that is this far ahead again and again still does not
-/// overflow within a human's patience: it takes as many calls.
+/// A member's term is ahead of this node's by the elections that this node has missed. At one
+/// election a second, this many take 136 years. If a term is this far ahead again and again, it
+/// needs as many calls until it overflows.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
-/// No log gets so long: at a million entries a second it takes 146,000 years. Far enough below the
-/// end that an index can be counted on.
+/// No log gets this long: at a million entries a second it takes 146,000 years. The value is far
+/// enough below the maximum that adding to an index does not overflow.
 const INDEX_MAX: u64 = 1 << 62;
-/// Entries of one message: as many of the smallest as a leader reads at once.
+/// Most entries of one message: a leader reads this many of the smallest entries at once.
 const ENTRIES_MAX: usize = READ_BYTES_MAX / ENVELOPE_BYTES + 1;
 
-/// Why a message cannot be one of a sound member.
+/// Why a correct member cannot have sent a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::raft) enum Implausible {
     #[error("term {term} is too far ahead of term {own} here: limit {TERM_AHEAD_MAX}")]
@@ -57,10 +56,10 @@ pub(in crate::raft) enum Implausible {
 
 type Checked = Result<(), Implausible>;
 
-/// A term that this node, in term `own`, may hear of.
+/// Whether this node, in term `own`, may accept `term`.
 fn term(own: u64, term: u64) -> Checked {
     match term.checked_sub(own) {
-        // The last term has no next one: an election would begin again at zero.
+        // The last term has no next term: an election would begin again at zero.
         _ if term == u64::MAX => Err(Implausible::TermAhead { term, own }),
         Some(ahead) if ahead > TERM_AHEAD_MAX => Err(Implausible::TermAhead { term, own }),
         _ => Ok(()),
@@ -96,18 +95,18 @@ pub(in crate::raft) fn promise(own: u64, promise: Option<Promise>) -> Checked {
     log_id("a promised entry", promise.log(), promise.vote().leader_id.term)
 }
 
-/// A leader's last entry.
+/// Checks a leader's last entry.
 pub(in crate::raft) fn last_entry(vote: &Vote, last: Option<LogId>) -> Checked {
     log_id("the leader's last entry", last, vote.leader_id.term)
 }
 
-/// A leader speaks with its own vote, which a majority has given it.
+/// A leader sends its own vote, which a majority has granted.
 pub(in crate::raft) fn leader(own: u64, sender: u64, vote: &Vote) -> Checked {
     speaker(own, sender, vote)?;
     if vote.committed { Ok(()) } else { Err(Implausible::NotElected) }
 }
 
-/// A candidate asks for itself, for a term above that of its last entry.
+/// A candidate sends its own vote, with a term above that of its last entry.
 pub(in crate::raft) fn candidate(
     own: u64,
     sender: u64,
@@ -129,15 +128,15 @@ fn speaker(own: u64, sender: u64, vote: &Vote) -> Checked {
     }
 }
 
-/// What a leader's append carries beside its vote.
+/// The content of a leader's append besides its vote.
 pub(in crate::raft) struct Append<'a> {
     pub before: Option<LogId>,
     pub entries: &'a [Entry],
     pub committed: Option<LogId>,
 }
 
-/// A leader's entries: consecutive from the one before them, of terms up to its own, and each can
-/// be applied.
+/// Checks a leader's entries: they are consecutive from the entry before them, their terms are at
+/// most the leader's, and each can be applied.
 pub(in crate::raft) fn append(vote: &Vote, append: &Append<'_>, check: &Check) -> Checked {
     let Append { mut before, entries, committed } = *append;
     let vote = vote.leader_id.term;
@@ -184,7 +183,7 @@ fn has_voters(what: &'static str, membership: &Membership) -> Checked {
     if is_empty { Err(Implausible::NoVoters(what)) } else { Ok(()) }
 }
 
-/// The head of a snapshot that the leader of `vote` sends.
+/// Checks the head of a snapshot that the leader of `vote` sends.
 pub(in crate::raft) fn snapshot(vote: &Vote, meta: &SnapshotMeta) -> Checked {
     let Some(last) = meta.last_log_id else {
         return Err(Implausible::NotSent("the snapshot's last entry"));
@@ -199,7 +198,7 @@ pub(in crate::raft) fn snapshot(vote: &Vote, meta: &SnapshotMeta) -> Checked {
     }
 }
 
-/// What a follower says it has taken: no more than it was sent.
+/// Checks what a follower says it has stored: no more than was sent.
 pub(in crate::raft) fn taken(
     before: Option<LogId>,
     entries: &[Entry],

@@ -1,12 +1,13 @@
-//! What members have told each other they hold durable, so that a data directory that was set
-//! back is known when it starts again, even to a moment after its last registration.
+//! What members have told each other they hold durable. A data directory that was set back is
+//! detected with this when it starts again, even if it was set back to a moment after its last
+//! registration.
 //!
-//! Every Raft request, and every reply to a vote or an append, carries its sender's [`Promise`].
-//! Whoever hears it remembers it in memory, and repeats it when the node says hello. An answer
-//! from behind what its node had promised before it was asked is believed by nobody: it comes
-//! from a process that another one has replaced, whose log is shorter than consensus knows. Nor
-//! is one that denies what the node has acknowledged to the leader that asks ([`Matched`]), in
-//! entries of older terms or by installing a snapshot, which no promise covers.
+//! Every Raft request, and every reply to a vote or an append, carries its sender's [`Promise`]. A
+//! receiver keeps it in memory and repeats it when the node says hello. An answer that is behind
+//! its node's promise from before the question is rejected. It comes from a process that another
+//! one has replaced, and its log is shorter than consensus knows. An answer is also rejected if it
+//! denies what the node has acknowledged to the leader that asks ([`Matched`]). This covers entries
+//! of older terms and entries of an installed snapshot, which no promise covers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,9 +19,8 @@ use parking_lot::Mutex;
 use crate::raft::codec;
 use crate::raft::types::{LogId, Vote};
 
-/// A vote that is durable, and the last durable entry of the log if it is of the vote's own term.
-/// Entries of older terms may still be replaced by the leader of this one, so nothing is promised
-/// of them.
+/// A durable vote, and the last durable entry of the log if it is of the vote's own term. The
+/// leader of this term may still replace entries of older terms, so they are not promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promise {
     vote: Vote,
@@ -41,7 +41,7 @@ impl Promise {
         self.log
     }
 
-    /// Whether a directory that holds `self` cannot be one that has held `promised`.
+    /// Whether a directory that holds `self` cannot have held `promised` before.
     pub fn is_behind(&self, promised: &Self) -> bool {
         if self.vote.leader_id != promised.vote.leader_id {
             return self.vote < promised.vote;
@@ -75,7 +75,7 @@ impl fmt::Display for Promise {
     }
 }
 
-/// An answer that its node's log, as others know it, cannot have given.
+/// An answer that contradicts its node's log as others know it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Behind {
     #[error("node {node} has promised {promised}; an older process of it answers")]
@@ -88,7 +88,7 @@ pub enum Behind {
     Directory(String),
 }
 
-/// The greatest promise heard from each member: a handful of bytes a node.
+/// The greatest promise of each member: a few bytes a node.
 #[derive(Clone, Default)]
 pub struct Promises(Arc<Mutex<BTreeMap<u64, Promise>>>);
 
@@ -97,14 +97,14 @@ impl Promises {
         let Some(promise) = Promise::from_wire(promise) else { return };
         let mut known = self.0.lock();
         let greatest = known.entry(from).or_insert(promise);
-        // Messages overtake each other: an older promise says nothing new.
+        // Messages overtake each other. An older promise has no news.
         if greatest.is_behind(&promise) {
             *greatest = promise;
         }
     }
 
-    /// Hears an answer from one who had promised `before` when it was asked: an error if it
-    /// cannot be the same log that answers.
+    /// Takes an answer of a node that had promised `before` when it was asked. Returns an error if
+    /// the answer cannot come from the same log.
     pub(in crate::raft) fn answered(
         &self,
         from: u64,
@@ -125,13 +125,13 @@ impl Promises {
     }
 }
 
-/// Up to where each follower's log is this node's own, as it has acknowledged to this node as the
-/// leader of one vote. Only what is lost makes that less.
+/// The last entry up to which each follower's log equals this node's log. The follower acknowledged
+/// it to this node as the leader of one vote. Only data loss can lower it.
 #[derive(Clone, Default)]
 pub(in crate::raft) struct Matched(Arc<Mutex<BTreeMap<u64, (Vote, LogId)>>>);
 
 impl Matched {
-    /// The leader of `vote` has heard that `node` holds its log up to `last`.
+    /// The leader of `vote` learned that `node` holds its log up to `last`.
     pub(in crate::raft) fn acknowledged(&self, node: u64, vote: &Vote, last: Option<LogId>) {
         let Some(last) = last else { return };
         let mut known = self.0.lock();
@@ -143,7 +143,7 @@ impl Matched {
         }
     }
 
-    /// The leader of `vote` hears that `node` does not hold `entry`: an error if it does.
+    /// The leader of `vote` is told that `node` does not hold `entry`. Returns an error if it does.
     pub(in crate::raft) fn denied(
         &self,
         node: u64,
@@ -159,7 +159,7 @@ impl Matched {
     }
 }
 
-/// The first of `promised` that a log with this vote and last entry cannot have made.
+/// The first of `promised` that a node with this vote and last entry cannot have made.
 pub(in crate::raft) fn broken(
     promised: &[Promise],
     vote: Option<Vote>,
@@ -221,7 +221,7 @@ mod tests {
         assert!(!behind(newest));
         assert!(!behind(wire(Vote::new_committed(6, 1), id(6, 12))));
         assert_eq!(promises.of(3).map(|promise| promise.vote), Some(Vote::new_committed(6, 1)));
-        // Asked before it promised that much, it may well answer late.
+        // A late answer to a question from before the promise is valid.
         assert_eq!(promises.answered(3, before, newest), Ok(()));
     }
 
@@ -235,7 +235,7 @@ mod tests {
         assert!(behind(id(4, 40)) && behind(id(3, 7)) && behind(None));
         assert!(!behind(id(4, 41)) && !behind(id(5, 40)));
         assert_eq!(matched.denied(1, &leader, id(4, 40)), Ok(()));
-        // Another leader may have cut it.
+        // Another leader may have truncated it.
         let next = Vote::new_committed(6, 1);
         assert_eq!(matched.denied(3, &next, id(4, 40)), Ok(()));
         matched.acknowledged(3, &next, id(4, 12));

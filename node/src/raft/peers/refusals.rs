@@ -1,8 +1,8 @@
-//! Messages that cannot be true: counted, and said in the log now and then.
+//! Implausible messages: counted, and logged from time to time.
 //!
-//! A member that sends one sends it again until somebody looks after it. So each is counted, and
-//! of each sender one is logged in ten seconds. Senders name themselves: those that are refused
-//! here share one line.
+//! A member that sends one sends it again until an operator acts. So each message is counted, and
+//! one of each sender is logged in ten seconds. Senders name themselves. All senders whose calls
+//! are refused here share one line.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use tokio::time::Instant;
 
 use crate::counters::Counter;
 
-/// Between two lines about the same.
+/// Pause between two log lines about the same sender.
 const SAY_PAUSE: Duration = Duration::from_secs(10);
-/// A snapshot that a member has refused is not sent to it again for so long: it may be gigabytes.
+/// A snapshot that a member has refused is not sent to it again for this long: it may be gigabytes.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many there were since the start.
+/// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RefusalCounts {
     /// Calls to this node that it refused.
     pub calls: u64,
     /// This node's calls that members refused.
     pub by_members: u64,
-    /// Answers of members that this node did not believe.
+    /// Answers of members that this node rejected.
     pub answers: u64,
 }
 
@@ -40,14 +40,14 @@ struct Table {
 
 #[derive(Default)]
 struct Lately {
-    /// When something was last said of a member; of strangers together under `None`.
+    /// The time of the last log line about a member. Strangers share the entry `None`.
     said: BTreeMap<Option<u64>, Instant>,
-    /// When a member first refused a snapshot of this node, within the last `SNAPSHOT_PAUSE`, and
-    /// which one; none where it refused another one since.
+    /// The time of a member's last refusal of a snapshot of this node. If no refusal came within
+    /// `SNAPSHOT_PAUSE` before it, also the digest of that snapshot.
     snapshots: BTreeMap<u64, (Option<[u8; 32]>, Instant)>,
-    /// The snapshot that arrived here last and could not be restored.
+    /// The last snapshot that arrived here and could not be restored.
     unusable: Option<([u8; 32], Instant)>,
-    /// Since when a member takes none of this node's entries.
+    /// The time since which a member refuses all entries of this node.
     entries: BTreeMap<u64, Instant>,
 }
 
@@ -56,7 +56,7 @@ struct Lately {
 pub(in crate::raft) struct Refusals(Arc<Table>);
 
 impl Refusals {
-    /// This node refuses a call of somebody who says to be `sender`.
+    /// This node refuses a call of a sender that names itself `sender`.
     pub fn call(&self, sender: u64, call: &'static str, why: &str) {
         self.0.calls.add(1);
         if self.may_say(None) {
@@ -65,7 +65,7 @@ impl Refusals {
         }
     }
 
-    /// A member refuses what this node sends.
+    /// A member refuses this node's message.
     pub fn by_member(&self, member: u64, why: &str) {
         self.0.by_members.add(1);
         if self.may_say(Some(member)) {
@@ -74,7 +74,7 @@ impl Refusals {
         }
     }
 
-    /// This node does not believe what a member answers.
+    /// This node rejects a member's answer.
     pub fn answer(&self, member: u64, why: &str) {
         self.0.answers.add(1);
         if self.may_say(Some(member)) {
@@ -83,9 +83,9 @@ impl Refusals {
         }
     }
 
-    /// A member refuses a snapshot. Whether that is the first one lately: it may be this one that is
-    /// wrong, and another one is worth making. Where that is refused as well, the fault is the
-    /// member's.
+    /// A member refuses a snapshot. Returns whether this is the first refusal within
+    /// `SNAPSHOT_PAUSE`. The snapshot itself may be wrong, so a new one should be made. If the new
+    /// one is refused as well, the fault is the member's.
     pub fn snapshot(&self, member: u64, digest: [u8; 32]) -> bool {
         let mut lately = self.0.lately.lock();
         let before = lately.snapshots.get(&member).filter(|(_, at)| at.elapsed() < SNAPSHOT_PAUSE);
@@ -95,7 +95,7 @@ impl Refusals {
         is_first
     }
 
-    /// Whether this snapshot is not to be sent to that member now.
+    /// Whether this snapshot must not be sent to that member now.
     pub fn has_refused(&self, member: u64, digest: &[u8; 32]) -> bool {
         let lately = self.0.lately.lock();
         let refused = lately.snapshots.get(&member);
@@ -109,13 +109,14 @@ impl Refusals {
         self.0.lately.lock().unusable = Some((digest, Instant::now()));
     }
 
-    /// Whether that was so lately: its sender may not have heard it, and begins again.
+    /// Whether this snapshot was unusable recently. Its sender may have missed the answer and
+    /// begins again.
     pub fn is_unusable(&self, digest: &[u8; 32]) -> bool {
         let unusable = self.0.lately.lock().unusable;
         unusable.is_some_and(|(which, at)| which == *digest && at.elapsed() < SNAPSHOT_PAUSE)
     }
 
-    /// A member has answered to entries: it refuses them, or not.
+    /// A member has answered to entries. `refused` says whether it refused them.
     pub fn entries(&self, member: u64, refused: bool) {
         let mut lately = self.0.lately.lock();
         if refused {
@@ -125,12 +126,12 @@ impl Refusals {
         }
     }
 
-    /// This node does not lead: what members refused of it before is no sign of what they will.
+    /// This node does not lead. Earlier refusals of members say nothing about later ones.
     pub fn forget_entries(&self) {
         self.0.lately.lock().entries.clear();
     }
 
-    /// Whether that member has refused this node's entries for as long as `since`.
+    /// Whether that member has refused this node's entries for at least `since`.
     pub fn refuses_entries(&self, member: u64, since: Duration) -> bool {
         let lately = self.0.lately.lock();
         lately.entries.get(&member).is_some_and(|at| at.elapsed() >= since)

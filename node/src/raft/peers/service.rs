@@ -1,8 +1,9 @@
 //! The receiving half: tonic's view of this node's Raft group.
 //!
-//! Every handler runs as a task of its own: a caller that gives up does not stop what openraft
-//! has begun here. Callers that speak to another cluster, lineage or node are refused first, then
-//! what no sound member can have sent (`plausible`): openraft and the disk see what is left.
+//! Every handler runs as a task of its own, so a caller that gives up does not stop work that
+//! openraft has begun here. Two kinds of calls are refused first: calls meant for another cluster,
+//! lineage or node, and then messages that no correct member can have sent (`plausible`). openraft
+//! and the disk see only the rest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use crate::raft::types::TypeConfig;
 
 mod snapshot;
 
-/// Who this process is to its peers.
+/// The identity of this process towards its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     pub cluster: ClusterId,
@@ -45,8 +46,8 @@ pub struct Identity {
     pub nonce: Nonce,
 }
 
-/// Says whether a sender (node id, nonce of its process, whether it may still have a vote) may
-/// speak here.
+/// Whether a sender (node id, nonce of its process, whether it may still have a vote) may call this
+/// node.
 pub type Admit = Arc<dyn Fn(u64, Nonce, bool) -> Result<(), Status> + Send + Sync>;
 
 pub(in crate::raft) type RaftOf<Rt, M> = Raft<TypeConfig<Rt>, StateMachine<M>>;
@@ -59,14 +60,14 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Clone for RaftService<Rt, M> {
     }
 }
 
-/// Where entries and snapshots of others are looked at before they are taken.
+/// Checks entries and snapshots of others before they are accepted.
 pub(in crate::raft) struct Arrivals<M> {
     pub check: Check,
     pub receiver: SnapshotReceiver,
     pub restorer: Restorer<M>,
 }
 
-/// Who says to have sent a call, and this node's term at that moment.
+/// The named sender of a call, and this node's term at that moment.
 #[derive(Debug, Clone, Copy)]
 struct Sender {
     node: u64,
@@ -84,7 +85,7 @@ struct Inner<Rt: AsyncRuntime, M: CatalogueMachine> {
     arrivals: Arrivals<M>,
     refusals: Refusals,
     reads: Arc<ReadRounds>,
-    /// A snapshot stream that brings nothing for this long is over.
+    /// A snapshot stream without data for this long ends.
     idle: Duration,
 }
 
@@ -182,7 +183,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         Ok(sender)
     }
 
-    /// Refuses what cannot be true, and says so.
+    /// Refuses implausible messages and logs them.
     fn believe(
         &self,
         sender: Sender,
@@ -227,7 +228,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         Ok(wire::RaftAppendReply { result: Some(outcome), promise, wall_ms })
     }
 
-    /// A leader's message, once it can be true: an entry that is durable here is applied here.
+    /// Checks that a leader's message can be true: an entry that is durable here is applied here.
     fn opened(
         &self,
         sender: Sender,

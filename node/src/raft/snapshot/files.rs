@@ -5,9 +5,10 @@
 //! snapshots/*.part            being written or received; removed at start
 //! ```
 //!
-//! A snapshot is written under a temporary name, synced, renamed, its directory synced, read back
-//! and compared with its BLAKE3 digest; only then do older ones go. At start the newest sound one
-//! is used; one older than that only if the log still reaches back to it. All functions block.
+//! A snapshot is written under a temporary name and synced. Then it is renamed, its directory is
+//! synced, and it is read back and compared with its BLAKE3 digest. Only then are older ones
+//! removed. A start uses the newest sound snapshot. An older one is used only if the log still
+//! reaches back to it. All functions block.
 
 use std::fmt;
 use std::io;
@@ -38,7 +39,7 @@ pub(in crate::raft) const BODY_BYTES_MAX: u64 = 16 << 30;
 pub enum SnapshotError {
     #[error("{doing} of snapshot {path}: {source}")]
     Disk { doing: &'static str, path: String, source: io::Error },
-    /// What is durable is no longer known: the node has to stop.
+    /// The durable state is no longer known: the node has to stop.
     #[error("{doing} of snapshot {path}: {source}")]
     Sync { doing: &'static str, path: String, source: io::Error },
     #[error("snapshot {path} is damaged: {why}")]
@@ -52,7 +53,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Whether it is only that there is no room.
+    /// Whether the only cause is a lack of room.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Disk { source, .. } if is_full(source))
     }
@@ -66,7 +67,7 @@ fn synced<'a>(doing: &'static str, path: &'a str) -> impl Fn(io::Error) -> Snaps
     move |source| SnapshotError::Sync { doing, path: path.into(), source }
 }
 
-/// A handle to a complete snapshot on this node's disk: what openraft passes around.
+/// A handle to a complete snapshot on this node's disk. openraft passes it around.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SnapshotFile {
     pub path: String,
@@ -83,7 +84,7 @@ impl fmt::Debug for SnapshotFile {
     }
 }
 
-/// Name of a snapshot without its directory; sorts as log ids do.
+/// Name of a snapshot without its directory. Names sort like log ids.
 fn name_of(meta: &SnapshotMeta) -> String {
     let (term, index) = meta.last_log_id.map_or((0, 0), |id| (id.leader_id.term, id.index));
     format!("{term:016x}-{index:016x}")
@@ -110,8 +111,8 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Makes `DIR/TERM-INDEX-NUMBER.part`. A number is used once in the life of a process, so that
-    /// no file is ever written through two handles, or removed for another one's sake.
+    /// Makes `DIR/TERM-INDEX-NUMBER.part`. A number is used once in the life of a process. So no
+    /// file is written through two handles or removed in place of another one.
     pub fn create(
         disk_seam: &dyn Disk,
         dir: &str,
@@ -124,7 +125,7 @@ impl Partial {
         let file = disk_seam.open(&path, Open::Create).map_err(disk("creation", &path))?;
         let head = head_bytes(meta, len, &digest);
         if let Err(error) = file.write_at(0, &head) {
-            // What went wrong first must be heard.
+            // The caller gets the first error.
             let _ = disk_seam.remove(&path);
             return Err(disk("writing", &path)(error));
         }
@@ -169,7 +170,7 @@ impl Partial {
     }
 }
 
-/// Writes a snapshot that this node built and puts it in place of older ones.
+/// Writes a snapshot that this node built. It replaces older ones.
 pub fn write(
     disk_seam: &dyn Disk,
     dir: &str,
@@ -180,7 +181,7 @@ pub fn write(
     let digest = *blake3::hash(body).as_bytes();
     let partial = Partial::create(disk_seam, dir, number, meta, body.len() as u64, digest)?;
     if let Err(error) = partial.write_all(body) {
-        // Half a snapshot would take room that is short.
+        // Half a snapshot would take scarce space.
         let _ = disk_seam.remove(partial.path());
         return Err(error);
     }
@@ -189,8 +190,8 @@ pub fn write(
     adopt(disk_seam, dir, &finished)
 }
 
-/// Gives a finished snapshot its final name, reads it back, and removes older ones. One that has
-/// its final name already stays as it is.
+/// Gives a finished snapshot its final name, reads it back, and removes older ones. A snapshot that
+/// has its final name already stays as it is.
 pub fn adopt(
     disk_seam: &dyn Disk,
     dir: &str,
@@ -243,8 +244,8 @@ pub fn load(
 ) -> Result<Option<SnapshotFile>, SnapshotError> {
     disk_seam.create_dir(dir).map_err(disk("creation", dir))?;
     disk_seam.sync_dir("").map_err(synced("directory sync", ""))?;
-    // A name seen here may be one that a killed process never synced, and the log is purged up to
-    // what it holds.
+    // A killed process may not have synced a name seen here, and the log is purged up to its
+    // content.
     disk_seam.sync_dir(dir).map_err(synced("directory sync", dir))?;
     let mut names = Vec::new();
     for listed in disk_seam.list(dir).map_err(disk("listing", dir))? {
@@ -281,19 +282,19 @@ pub fn load(
     }
 }
 
-/// Whether a regular file stands there: a directory or a FIFO that somebody made is none of ours.
+/// Whether the path is a regular file. A directory or a FIFO put there from outside is not ours.
 fn is_file(disk_seam: &dyn Disk, path: &str) -> bool {
-    // What the disk says against it, opening it says again.
+    // On an error of this call, opening the file reports it again.
     disk_seam.stat(path).map_or(true, |found| found.is_file)
 }
 
-/// Index that the newest sound snapshot on a disk reaches up to: for tools and tests.
+/// Last index of the newest sound snapshot on a disk. For tools and tests.
 pub fn inspect(disk_seam: &dyn Disk, dir: &str) -> Result<Option<u64>, SnapshotError> {
     let found = load(disk_seam, dir, None)?;
     Ok(found.and_then(|snapshot| snapshot.meta.last_log_id).map(|id| id.index))
 }
 
-/// Opens a snapshot and checks all of it.
+/// Opens a snapshot and checks it completely.
 fn open(disk_seam: &dyn Disk, path: &str) -> Result<SnapshotFile, SnapshotError> {
     let file = disk_seam.open(path, Open::Read).map_err(disk("opening", path))?;
     let file_len = file.len().map_err(disk("length", path))?;
@@ -334,7 +335,7 @@ fn open(disk_seam: &dyn Disk, path: &str) -> Result<SnapshotFile, SnapshotError>
     Ok(snapshot)
 }
 
-/// Whether the body on the disk is the one that was written.
+/// Whether the body on the disk equals the written one.
 pub fn check(disk_seam: &dyn Disk, snapshot: &SnapshotFile) -> Result<(), SnapshotError> {
     let path = &snapshot.path;
     let file = disk_seam.open(path, Open::Read).map_err(disk("opening", path))?;

@@ -1,8 +1,8 @@
-//! Snapshots on their way in.
+//! Incoming snapshots.
 //!
-//! A snapshot is known by its log id and digest, so whatever stream its bytes come through, they
-//! are the same bytes at the same place: a broken stream continues where the last one ended, and
-//! two streams at once do no harm. The digest is compared over the whole file before installing.
+//! A snapshot is identified by its log id and digest. So every stream brings the same bytes at the
+//! same offsets. A broken stream continues where the last one ended, and two streams at once do no
+//! harm. The digest of the whole file is compared before installing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::raft::types::{LogId, SnapshotMeta};
 /// Snapshots received at once: one from the leader, one from the leader before it.
 const INCOMING_MAX: usize = 2;
 
-/// What tells one snapshot from another.
+/// The identity of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     pub last_log_id: LogId,
@@ -35,7 +35,7 @@ struct Incoming {
     /// Bytes of the body written without a gap.
     held: u64,
     installing: bool,
-    /// Of its file; also the order of beginning: the eldest makes room.
+    /// The number of its file. It is also the order of beginning: the oldest is removed first.
     number: u64,
 }
 
@@ -58,11 +58,11 @@ impl SnapshotReceiver {
         Self { store, fatal, incoming: Arc::default() }
     }
 
-    /// What is here already of a snapshot: its length so far, or `None` while it is installed or
-    /// its file is being made: ask again.
+    /// Returns the length of a snapshot received so far. `None` means that it is being installed or
+    /// that its file is being made: ask again.
     ///
-    /// Its place is taken before anything is awaited: a disk that hangs must not let two callers
-    /// begin the same one.
+    /// Its place is taken before the first await. So two callers cannot begin the same snapshot
+    /// while a disk hangs.
     pub async fn begin(&self, key: Key, meta: SnapshotMeta) -> Result<Option<u64>, Status> {
         if key.len > BODY_BYTES_MAX {
             return Err(Status::invalid_argument(format!("snapshot of {} bytes", key.len)));
@@ -85,7 +85,7 @@ impl SnapshotReceiver {
         if let Some(evicted) = evicted.and_then(|evicted| evicted.partial) {
             remove(&self.store, evicted).await;
         }
-        // A task of its own: a caller that gives up leaves no place that nobody fills.
+        // A separate task, so that a caller that gives up does not leave a place without a file.
         let (done, made) = oneshot::channel();
         let (store, incoming) = (Arc::clone(&self.store), Arc::clone(&self.incoming));
         self.store.env.spawn("snapshot begin", async move {
@@ -94,7 +94,7 @@ impl SnapshotReceiver {
         made.await.map_err(|_| Status::unavailable("the node stops"))?.map(|()| Some(0))
     }
 
-    /// Writes a piece of the body; gives the offset after it.
+    /// Writes a piece of the body. Returns the offset after it.
     pub async fn write(&self, key: Key, offset: u64, bytes: Bytes) -> Result<u64, Status> {
         let partial = {
             let incoming = self.incoming.lock();
@@ -111,7 +111,7 @@ impl SnapshotReceiver {
         self.store.env.blocking(Lane::Snapshot, write).await.map_err(failed)?;
         let mut incoming = self.incoming.lock();
         let one = incoming.get_mut(&key).ok_or_else(forgotten)?;
-        // It may have been given up, and begun again in another file, while the disk was slow.
+        // While the disk was slow, it may have been given up and begun again in another file.
         if !one.partial.as_ref().is_some_and(|partial| Arc::ptr_eq(partial, &written)) {
             return Err(forgotten());
         }
@@ -143,7 +143,7 @@ impl SnapshotReceiver {
         finished.map_err(failed)
     }
 
-    /// The snapshot was installed, or refused. A file that nobody took goes.
+    /// The snapshot was installed or refused. A file that was not adopted is removed.
     pub async fn end(&self, key: Key) {
         let incoming = self.incoming.lock().remove(&key);
         if let Some(partial) = incoming.and_then(|incoming| incoming.partial) {
@@ -153,7 +153,7 @@ impl SnapshotReceiver {
 }
 
 /// Makes the file of a snapshot whose place is taken. If the place was given away meanwhile, the
-/// file goes again.
+/// file is removed again.
 async fn make(
     store: Arc<SnapshotStore>,
     incoming: &Mutex<BTreeMap<Key, Incoming>>,

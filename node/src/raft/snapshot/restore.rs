@@ -1,5 +1,5 @@
-//! A snapshot's body as a machine. One that arrives is decoded before it gets its final name:
-//! what cannot be restored would stop the node at every start.
+//! Converts a snapshot's body to a machine. A received snapshot is decoded before it gets its final
+//! name. One that cannot be restored would otherwise stop the node at every start.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::raft::snapshot::store::SnapshotStore;
 /// A place in a queue.
 type Turn = Turns<()>;
 
-/// Decodes snapshots for one machine. Clones share what is decoded already.
+/// Decodes snapshots for one machine. Clones share the decoded result.
 pub(in crate::raft) struct Restorer<M> {
     store: Arc<SnapshotStore>,
     machine: Arc<RwLock<M>>,
-    /// The last one that arrived, until it is installed: a large one takes seconds to decode.
+    /// The last received one, until it is installed. A large one takes seconds to decode.
     ready: Arc<Mutex<Option<(SnapshotFile, M)>>>,
-    /// One that arrives is decoded at a time: each is as large as the catalogue.
+    /// Received snapshots are decoded one at a time: each is as large as the catalogue.
     turn: Arc<Turn>,
 }
 
@@ -42,8 +42,7 @@ impl<M: CatalogueMachine> Restorer<M> {
         self.turn.clone().lock_owned().await
     }
 
-    /// Decodes a snapshot that has arrived, and keeps the result if `judge` finds nothing against
-    /// it.
+    /// Decodes a received snapshot. Keeps the result if `judge` accepts it.
     pub async fn prepare(
         &self,
         snapshot: &SnapshotFile,
@@ -57,7 +56,7 @@ impl<M: CatalogueMachine> Restorer<M> {
         Ok(())
     }
 
-    /// A snapshot as a machine: the one that was prepared, or read now.
+    /// A snapshot as a machine: the prepared one, or one read now.
     pub async fn take(&self, snapshot: &SnapshotFile) -> Result<M, SnapshotError> {
         let ready = self.ready.lock().take_if(|(of, _)| of == snapshot);
         match ready {
@@ -66,13 +65,13 @@ impl<M: CatalogueMachine> Restorer<M> {
         }
     }
 
-    /// It is not installed after all.
+    /// The snapshot will not be installed.
     pub async fn forget(&self, snapshot: &SnapshotFile) {
         let unused = self.ready.lock().take_if(|(of, _)| of == snapshot);
         self.drop_apart(unused).await;
     }
 
-    /// A large machine takes long to be dropped: not on an async thread, and under no lock.
+    /// Dropping a large machine takes long. So it is not done on an async thread or under a lock.
     async fn drop_apart(&self, unused: Option<(SnapshotFile, M)>) {
         if let Some(unused) = unused {
             self.store.env.blocking(Lane::Snapshot, move || drop(unused)).await;

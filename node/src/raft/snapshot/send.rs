@@ -6,10 +6,10 @@
 //!       -> "installed"       -> done
 //! ```
 //!
-//! Progress is what counts, not total time: a transfer is given up when nothing moves for the
-//! idle time, then continued from what the peer holds. Attempts without progress are bounded;
-//! openraft backs off and starts over after that. Where the peer finds damage, and it is damage of
-//! this node's own file, openraft is given another snapshot then.
+//! Progress counts, not total time. A transfer without progress for the idle time is stopped, then
+//! continued from the peer's offset. The number of attempts without progress is limited; after that
+//! openraft backs off and starts over. If the peer finds damage and this node's own file is
+//! damaged, openraft gets another snapshot then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ fn piece(piece: Piece) -> wire::RaftSnapshotPiece {
 }
 
 impl Link {
-    /// Gives the peer's vote once it has the snapshot, or has a higher vote than `vote`.
+    /// Returns the peer's vote once it has the snapshot, or has a higher vote than `vote`.
     pub(in crate::raft) async fn send_snapshot(
         &self,
         vote: &Vote,
@@ -59,7 +59,8 @@ impl Link {
             let answer = self.begin(vote, snapshot, idle).await;
             let progress = match answer {
                 Ok(progress) => progress,
-                // The answer to the stream was lost, or it has come there from another leader.
+                // The answer to the stream was lost, or the snapshot reached the peer from another
+                // leader.
                 Err(error) if error.is_implausible() => {
                     self.refused(snapshot, &error);
                     return Err(error);
@@ -89,14 +90,15 @@ impl Link {
                 State::Receive if progress.offset <= snapshot.len => {}
                 _ => return Err(Malformed("snapshot progress".into()).into()),
             }
-            // Starting over from zero, because the peer found damage, is no progress either.
+            // Starting over from zero, because the peer found damage, does not count as progress
+            // either.
             if progress.offset > reached {
                 reached = progress.offset;
                 idle_attempts = 0;
             }
             match self.stream(vote, snapshot, progress.offset).await {
                 Ok(vote) => return Ok(vote),
-                // All of it, and the peer cannot use it.
+                // The peer has all of it and cannot use it.
                 Err(error) if error.is_implausible() => {
                     self.refused(snapshot, &error);
                     return Err(error);
@@ -111,8 +113,7 @@ impl Link {
         }
     }
 
-    /// It is not sent again soon, and another one is made in its place: this one may be what is
-    /// wrong.
+    /// The snapshot is not sent again soon, and a new one is made, because this one may be wrong.
     fn refused(&self, snapshot: &SnapshotFile, error: &CallError) {
         if self.network.refusals.snapshot(self.target, snapshot.digest) {
             self.network.snapshots.found_bad(snapshot, &said(&error.to_string()));
@@ -184,8 +185,8 @@ impl Link {
         }
     }
 
-    /// The body from `offset` on, read as the transport asks for it, then the tail. A read error
-    /// ends the stream without a tail, which the peer takes for a broken stream.
+    /// The body from `offset` on, read at the transport's pace, then the tail. A read error ends
+    /// the stream without a tail, which the peer treats as a broken stream.
     fn pieces(
         &self,
         file: Box<dyn DiskFile>,

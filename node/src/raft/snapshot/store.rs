@@ -1,4 +1,4 @@
-//! The snapshot directory: which file in it is current, and whether that is sound.
+//! The snapshot directory: the current file in it, and whether that file is sound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,28 +10,28 @@ use super::files::{self, SnapshotError, SnapshotFile};
 use crate::disk::Disk;
 use crate::raft::types::LogId;
 
-/// The snapshot directory and which file in it is current.
+/// The snapshot directory and its current file.
 pub struct SnapshotStore {
     pub(in crate::raft) env: Env,
     pub(in crate::raft) disk: Arc<dyn Disk>,
     pub(in crate::raft) dir: String,
     current: Mutex<Current>,
-    /// Partial files made so far: each has a number of its own.
+    /// Partial files made so far. Each has its own number.
     partials: AtomicU64,
-    /// Held while files are put in place: each removes those it finds older, and two snapshots of
-    /// the same entries have one name.
+    /// Held while a file is put in place. Each such step removes older files, and two snapshots of
+    /// the same entries have the same name.
     pub(in crate::raft) placing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Default)]
 struct Current {
     file: Option<SnapshotFile>,
-    /// Its bytes are not what was written.
+    /// Its bytes differ from the written ones.
     is_bad: bool,
 }
 
 impl SnapshotStore {
-    /// Finds the newest sound snapshot; `purged` says how far back the log reaches.
+    /// Finds the newest sound snapshot. `purged` says how far back the log reaches.
     pub async fn open(
         env: Env,
         disk: Arc<dyn Disk>,
@@ -55,12 +55,12 @@ impl SnapshotStore {
         self.current.lock().file.clone()
     }
 
-    /// Whether the current file's bytes are not what was written.
+    /// Whether the current file's bytes differ from the written ones.
     pub(in crate::raft) fn is_bad(&self) -> bool {
         self.current.lock().is_bad
     }
 
-    /// Takes `file` as current unless a newer one is.
+    /// Makes `file` current unless a newer one is.
     pub(in crate::raft) fn set_current(&self, file: SnapshotFile) {
         let mut current = self.current.lock();
         let is_newer = |old: &SnapshotFile| old.meta.last_log_id > file.meta.last_log_id;
@@ -69,8 +69,8 @@ impl SnapshotStore {
         }
     }
 
-    /// A peer says that it got other bytes than were announced: if they are so on this disk,
-    /// another snapshot is made when one is asked for.
+    /// A peer says that it received other bytes than were announced. If this disk has those wrong
+    /// bytes, the next request for a snapshot makes a new one.
     pub(in crate::raft) async fn look_at(&self, snapshot: &SnapshotFile) {
         let (disk, file) = (self.disk.clone(), snapshot.clone());
         let check = move || files::check(&*disk, &file);
@@ -79,7 +79,7 @@ impl SnapshotStore {
         }
     }
 
-    /// Nothing, if another one has taken its place.
+    /// Does nothing if another file has replaced this one.
     pub(in crate::raft) fn found_bad(&self, snapshot: &SnapshotFile, why: &dyn std::fmt::Display) {
         let mut current = self.current.lock();
         if current.file.as_ref() == Some(snapshot) {

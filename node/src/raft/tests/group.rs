@@ -162,8 +162,8 @@ async fn acknowledged_writes_are_read_from_any_node() {
     assert!(nodes.iter().all(|node| node.told.all().is_empty()));
 }
 
-/// The old majority and the new one suffice, so the change needs neither of the two that it is
-/// about.
+/// The old majority and the new one suffice. So the change needs neither of the two nodes that it
+/// replaces.
 #[tokio::test(start_paused = true)]
 async fn dead_voter_is_replaced_by_one_that_is_cut_off_just_then() {
     let network = TestNetwork::default();
@@ -182,7 +182,7 @@ async fn dead_voter_is_replaced_by_one_that_is_cut_off_just_then() {
     nodes[0].propose("with two of three").await.unwrap();
 }
 
-/// The first half of a change reaches the log of a leader that ends then.
+/// The leader crashes after the first half of a change reached its log.
 #[tokio::test(start_paused = true)]
 async fn change_that_was_left_half_done_says_where_it_goes_and_is_finished() {
     let network = TestNetwork::default();
@@ -233,7 +233,7 @@ async fn members_that_have_exchanged_addresses_are_found_where_they_say() {
         network.announce(id, &address(place));
     }
     nodes[2].consensus.read_index(Duration::from_secs(30)).await.unwrap();
-    // Those that went back home are found there.
+    // Nodes that returned to their old address are found there.
     nodes.iter().for_each(|node| network.serve(&address(node.id), node.consensus.routes()));
     nodes[2].consensus.read_index(Duration::from_secs(30)).await.unwrap();
     let all_have_it = || nodes.iter().all(|node| node.toy.read().commands.len() == 1);
@@ -326,7 +326,7 @@ async fn snapshot_that_has_rotted_is_made_anew_for_who_needs_it() {
     last.consensus.read_index(Duration::from_secs(60)).await.unwrap();
     assert_eq!(last.toy.read().commands, leads.toy.read().commands);
 
-    // What it starts from is sound again.
+    // Its start snapshot is sound again.
     let place = nodes.iter().position(|node| node.consensus.is_leader()).unwrap();
     let restarted = nodes.remove(place).restart(&network).await;
     restarted.consensus.read_index(DEADLINE).await.unwrap();
@@ -448,7 +448,8 @@ async fn leader_that_resigned_and_is_not_replaced_knows_so() {
     (1..=3).for_each(|id| network.cut(&address(id)));
     first.transfer_leader(2).await;
     assert!(!first.is_leader());
-    // Far beyond the lease: nobody took over, and the node that should end itself can tell.
+    // Much later than the lease no node has taken over, and the node that should end itself can
+    // tell.
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(first.resigned_term(), Some(term));
 

@@ -1,4 +1,4 @@
-//! What a stranger, a liar or a broken member sends: refused, and everybody lives on.
+//! Messages of a stranger, a liar or a broken member are refused, and all nodes keep running.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,8 +135,8 @@ fn last(node: &Node) -> wire::RaftLogId {
     id(status.term, status.last_log.unwrap())
 }
 
-/// It is told so, it is counted, and the group goes on: also after a restart of the node it was
-/// sent to.
+/// The sender gets a refusal, the refusal is counted, and the group continues, also after a restart
+/// of the receiver.
 async fn is_harmless(
     network: &TestNetwork,
     mut nodes: Vec<Node>,
@@ -209,7 +209,7 @@ async fn a_snapshot_that_cannot_be_restored_is_never_kept() {
     let term = end.term + 5;
     let garbage = stranger.snapshot(term, id(term, end.index + 100), &[7; 100]).await;
     assert_eq!(nodes[2].disk.list("snapshots").unwrap().len(), 0);
-    // The same once more: it is refused before a byte of it is taken.
+    // The same snapshot again is refused before any byte of it is accepted.
     let again = stranger.begin(term, id(term, end.index + 100), &[7; 100]).await;
     assert_eq!(nodes[2].disk.list("snapshots").unwrap().len(), 0);
     let others = b"\x11\0\0\0another cluster's";
@@ -218,7 +218,7 @@ async fn a_snapshot_that_cannot_be_restored_is_never_kept() {
         garbage,
         again,
         others,
-        // openraft ends the process over the next two.
+        // openraft would end the process for the next two.
         stranger.snapshot(term, id(term + 1, end.index + 100), b"").await,
         stranger.snapshot(term, id(term, u64::MAX), b"").await,
     ];
@@ -234,7 +234,7 @@ async fn a_leader_whose_memory_flips_bits_takes_nobody_down() {
     let began = tokio::time::Instant::now();
     let proposed = nodes[0].propose("undecodable").await;
     assert!(proposed.is_err(), "no majority has taken it: {proposed:?}");
-    // It makes way, and who leads then cuts the entry off.
+    // It steps down, and the new leader then truncates the entry.
     let others = || nodes[1..].iter().find(|node| node.consensus.is_leader());
     until("another one leads", || others().is_some()).await;
     let seconds = began.elapsed().as_secs();
@@ -244,7 +244,7 @@ async fn a_leader_whose_memory_flips_bits_takes_nobody_down() {
         assert!(node.told.all().is_empty(), "node {} stops: {:?}", node.id, node.told.all());
         assert_eq!(node.toy.read().commands, [b"before".as_slice(), b"after"]);
     }
-    // Not without end: each of the two is tried about twice a second.
+    // The retries are bounded: each of the two is tried about twice a second.
     let calls = nodes[1].consensus.refusals().calls;
     assert!(calls > 0 && calls < 4 * seconds, "{calls} calls in {seconds} s");
     assert!(nodes[0].consensus.refusals().by_members >= calls, "the leader knows");
@@ -252,7 +252,7 @@ async fn a_leader_whose_memory_flips_bits_takes_nobody_down() {
 
 type Lie = fn() -> (wire::raft_append_reply::Result, Option<wire::RaftPromise>);
 
-/// Node 3, as somebody who lies would run it.
+/// Node 3, run by a liar.
 struct Liar {
     answers: Lie,
 }
@@ -314,7 +314,7 @@ impl raft_server::Raft for Liar {
 #[tokio::test(start_paused = true)]
 async fn answers_that_cannot_be_true_are_not_believed() {
     use wire::raft_append_reply::Result as Answer;
-    // Not behind what node 3 has promised before.
+    // Not behind an earlier promise of node 3.
     fn promise() -> Option<wire::RaftPromise> {
         let vote = wire::RaftVote { term: 1, node: 1, committed: true };
         Some(wire::RaftPromise { vote: Some(vote), log: Some(id(1, 1 << 40)) })
@@ -343,7 +343,7 @@ async fn answers_that_cannot_be_true_are_not_believed() {
         let consensus = &nodes[0].consensus;
         assert!(consensus.is_leader() && consensus.term() < 100, "lie {lie}");
         assert_eq!(consensus.promise_of(3).map(|it| it.vote().leader_id.term < 100), Some(true));
-        // Elections ask it as well.
+        // Elections also ask it.
         network.cut(&address(2));
         tokio::time::sleep(Duration::from_secs(20)).await;
         network.serve(&address(2), nodes[1].consensus.routes());

@@ -87,7 +87,7 @@ async fn snapshot_survives_restart_and_replaces_older_ones() {
     assert_eq!(after.toy.read().commands.len(), 30);
 }
 
-/// What somebody else put among the snapshots stops neither a start nor a new snapshot.
+/// Foreign files among the snapshots stop neither a start nor a new snapshot.
 #[tokio::test(start_paused = true)]
 async fn strangers_among_the_snapshots_are_left_alone() {
     let disk = Arc::new(MemoryDisk::default());
@@ -128,7 +128,7 @@ async fn damaged_snapshot_is_used_only_around_what_the_log_still_holds() {
     }
 }
 
-/// It is large once much has changed since: not to be dropped where async tasks run.
+/// The copy is large once much has changed since. It must not be dropped where async tasks run.
 #[tokio::test(start_paused = true)]
 async fn the_copy_that_a_snapshot_is_made_from_goes_where_it_is_written() {
     let mut world = World::open(Arc::default()).await;
@@ -182,7 +182,7 @@ async fn broken_transfer_continues_where_it_ended() {
 
     assert_eq!(receiver.begin(key, meta.clone()).await.unwrap(), Some(0));
     receiver.write(key, 0, body.slice(..10)).await.unwrap();
-    // The stream breaks; a new one asks, and may not leave a gap.
+    // The stream breaks. A new one asks for the offset and must not leave a gap.
     assert_eq!(receiver.begin(key, meta.clone()).await.unwrap(), Some(10));
     assert!(receiver.write(key, 11, body.slice(11..)).await.is_err());
     receiver.write(key, 10, body.slice(10..)).await.unwrap();
@@ -192,21 +192,21 @@ async fn broken_transfer_continues_where_it_ended() {
     receiver.end(key).await;
     assert!(disk.list(DIR).unwrap().is_empty());
 
-    // Wrong bytes are never taken for the snapshot, and the transfer starts over.
+    // Wrong bytes are never accepted as the snapshot, and the transfer starts over.
     receiver.begin(key, meta.clone()).await.unwrap();
     receiver.write(key, 0, Bytes::from(vec![b'x'; body.len()])).await.unwrap();
     assert_eq!(receiver.finish(key).await.unwrap_err().code(), tonic::Code::DataLoss);
     assert_eq!(receiver.begin(key, meta).await.unwrap(), Some(0));
     assert!(told.all().is_empty(), "bytes that arrive wrong are the sender's affair");
 
-    // After a failed sync nobody knows what else of the disk is durable.
+    // After a failed sync the durable state of the rest of the disk is unknown.
     receiver.write(key, 0, body).await.unwrap();
     disk.break_writes();
     receiver.finish(key).await.unwrap_err();
     assert!(told.all()[0].starts_with("sync of snapshot"), "{:?}", told.all());
 }
 
-/// Two callers that find nothing there, one after the other or at once, are given one file.
+/// Two callers that find no snapshot, one after the other or at once, get one file.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_is_begun_once_however_many_ask_meanwhile() {
     let disk = Arc::<MemoryDisk>::default();
@@ -220,7 +220,7 @@ async fn a_snapshot_is_begun_once_however_many_ask_meanwhile() {
     assert_eq!((one.unwrap(), other.unwrap()), (Some(0), None), "the second one has to wait");
     assert_eq!(disk.list(DIR).unwrap().len(), 1);
     receiver.write(key, 0, body.slice(..10)).await.unwrap();
-    // A caller that gave up in the middle holds no place.
+    // A caller that gave up in the middle keeps no place.
     receiver.end(key).await;
     drop(tokio::time::timeout(Duration::ZERO, receiver.begin(key, meta.clone())).await);
     while receiver.begin(key, meta.clone()).await.unwrap().is_none() {

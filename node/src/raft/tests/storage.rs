@@ -52,8 +52,8 @@ async fn append(log: &mut LogStore, entries: Vec<Entry>) {
     RaftLogStorageExt::<C>::blocking_append(log, entries).await.unwrap();
 }
 
-/// A store with a disk of its own, snapshots in one directory per store: the suite carries a
-/// snapshot from one store to another.
+/// A store with its own disk, and snapshots in one directory per store. The suite copies a snapshot
+/// from one store to another.
 struct Builder {
     snapshots: Arc<MemoryDisk>,
     built: AtomicU64,
@@ -160,7 +160,7 @@ async fn damaged_record_is_named() {
     }
 }
 
-/// A record rots while the node runs, and nobody reads it.
+/// A record is damaged while the node runs, and no task reads it.
 #[tokio::test(start_paused = true)]
 async fn a_record_that_rots_under_a_running_node_is_found() {
     const COMMAND: &[u8] = &[7; 64 << 10];
@@ -176,7 +176,7 @@ async fn a_record_that_rots_under_a_running_node_is_found() {
     let places: Vec<u64> = places.map(|(at, _)| at as u64).collect();
     assert!(!places.is_empty());
     for at in places {
-        // A byte of the command, wherever a copy of the record is.
+        // Changes a byte of the command in every copy of the record.
         let file = disk.open("raft.redb", Open::Write).unwrap();
         file.write_at(at + 1000, &[8]).unwrap();
     }
@@ -197,7 +197,7 @@ fn log_bytes(disk: &MemoryDisk) -> Vec<u8> {
     bytes
 }
 
-/// All that a node would read in a log file of these bytes.
+/// Everything that a node would read from a log file of these bytes.
 fn held(bytes: &[u8]) -> Result<String, LogError> {
     let disk = MemoryDisk::default();
     disk.open("raft.redb", Open::Create).unwrap().write_at(0, bytes).unwrap();
@@ -208,8 +208,9 @@ fn held(bytes: &[u8]) -> Result<String, LogError> {
     Ok(format!("{:?} {:?} {:?} {entries:?}", stored.vote, stored.purged, stored.last))
 }
 
-/// Wherever a bit flips, the log is what it was or is not opened. One whose process was killed may
-/// be without its last transaction: redb cannot tell rot there from a commit that was cut short.
+/// With a flipped bit anywhere, the log is either unchanged or not opened. The log of a killed
+/// process may lack its last transaction: redb cannot tell damage there from a commit that was cut
+/// short.
 #[tokio::test(start_paused = true)]
 async fn no_bit_that_has_rotted_is_believed() {
     let (disk, told) = (Arc::<MemoryDisk>::default(), Told::default());
@@ -322,7 +323,7 @@ async fn entries_that_left_memory_are_read_from_the_file() {
     append(&mut log, (0..50).map(|index| entry(1, index, b"cold")).collect()).await;
     drop(log);
     closed.wait().await;
-    // After a restart nothing is in memory; what is appended now is.
+    // After a restart nothing is in memory. Entries appended now are.
     let (mut log, _) = open(&disk, &told).await.unwrap();
     append(&mut log, (50..60).map(|index| entry(2, index, b"hot")).collect()).await;
     let all = entries(&mut log).await;

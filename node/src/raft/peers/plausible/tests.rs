@@ -36,7 +36,7 @@ fn a_term_is_believed_as_far_ahead_as_elections_can_bring_it() {
     assert_eq!(heard(7, 7 + TERM_AHEAD_MAX), Ok(()));
     let far = 8 + TERM_AHEAD_MAX;
     assert_eq!(heard(7, far), Err(Implausible::TermAhead { term: far, own: 7 }));
-    // However close this node has been brought to it.
+    // The last term is refused even if this node is just below it.
     assert!(heard(u64::MAX - 1, u64::MAX).is_err());
     assert!(answer(7, &Vote::new(u64::MAX, 3)).is_err());
     assert!(promise(7, Some(Promise::new(Vote::new(1 << 62, 1), None))).is_err());

@@ -1,4 +1,4 @@
-//! Snapshots that members send here: begun, received, restored on trial, installed.
+//! Snapshots that members send here: begin, receive, trial restore, install.
 
 use cairn_proto::wire;
 use openraft::AsyncRuntime;
@@ -79,7 +79,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         Ok(wire::RaftSnapshotReply { vote: Some(codec::vote_to_wire(&installed?)) })
     }
 
-    /// What a leader says of a snapshot, once it can be true.
+    /// Checks that a leader's statements about a snapshot can be true.
     fn head(
         &self,
         sender: Sender,
@@ -94,8 +94,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         Ok((vote, key, meta))
     }
 
-    /// Installs a snapshot that is whole. One that cannot be restored, or is of another cluster,
-    /// never gets its final name.
+    /// Installs a complete snapshot. A snapshot that cannot be restored, or that belongs to another
+    /// cluster, never gets its final name.
     async fn install(
         &self,
         sender: Sender,
@@ -116,7 +116,7 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
         })?;
         let (metrics, last) = (self.raft.metrics(), snapshot.meta.last_log_id);
         let committed = metrics.borrow_watched().local_committed;
-        // openraft ends the process over such a one.
+        // openraft ends the process for such a snapshot.
         if last > committed && last.map(|id| id.index) <= committed.map(|id| id.index) {
             restorer.forget(&file).await;
             return Err(refused("it contradicts what is committed here"));
