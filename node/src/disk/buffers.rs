@@ -10,13 +10,13 @@ use super::DIRECT_ALIGN;
 
 /// Usable bytes of a pooled buffer: one block.
 pub const BUFFER_BYTES: usize = BLOCK_BYTES as usize;
-/// Free buffers kept for reuse: what a few parallel uploads and restores cycle through. More may
-/// be in use at a time; admission bounds those.
+/// Free buffers kept for reuse, enough for a few parallel uploads and restores. More may be in use
+/// at a time; admission limits those.
 const FREE_MAX: usize = 32;
 
 /// Zeroed memory whose address is a multiple of [`DIRECT_ALIGN`].
 pub struct AlignedBuffer {
-    /// One alignment longer than asked for. Never grown, so its address never changes.
+    /// One alignment longer than requested. It never grows, so its address never changes.
     storage: Vec<u8>,
     start: usize,
     len: usize,

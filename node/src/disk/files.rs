@@ -1,9 +1,9 @@
 //! The production disk: files below one data directory.
 //!
-//! Direct IO is switched on after opening (`F_SETFL`) and off again when the file system refuses
-//! it, at open or at the first use; the file is then buffered, and its pages are dropped from the
-//! cache after a sync (writes) or before and after a read (verification), so that the medium is
-//! what gets read and a segment's bytes do not push out the page cache.
+//! Direct IO is switched on after opening (`F_SETFL`). It is switched off again if the file system
+//! refuses it, at open or at the first use. The file is then buffered, and its pages are dropped
+//! from the cache: after a sync for writes, before and after a read for verification. So a
+//! verification reads the medium, and a segment's bytes do not fill the page cache.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -62,8 +62,8 @@ impl FileDisk {
         Ok(Self { root })
     }
 
-    /// Makes the data directory where it is missing, with every directory above it, durably, and
-    /// opens it.
+    /// Makes the data directory if it is missing, with every directory above it, durably, and opens
+    /// it.
     pub fn create(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         for parent in create_all(&root)? {
@@ -76,8 +76,8 @@ impl FileDisk {
         &self.root
     }
 
-    /// Takes the data directory for this process. Two processes on one directory would each
-    /// believe the other's files and votes to be their own.
+    /// Takes the data directory for this process. Two processes on one directory would each treat
+    /// the other's files and votes as their own.
     pub fn lock(&self) -> Result<DirectoryLock, LockError> {
         let failed = |source| LockError::Io { dir: self.root.clone(), source };
         let mut file = OpenOptions::new()
@@ -91,7 +91,8 @@ impl FileDisk {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut text = String::new();
-                // The holder's number is a courtesy; a lock file without one is still locked.
+                // The holder's number is only for the error message. A lock file without one is
+                // still locked.
                 let _ = (&mut file).take(32).read_to_string(&mut text);
                 let holder = text.trim().parse().ok();
                 return Err(LockError::InUse { dir: self.root.clone(), holder });
@@ -115,7 +116,7 @@ impl FileDisk {
     }
 }
 
-/// What a person needs to put a refused access right: mode and owner of the file.
+/// Adds the file's mode and owner to the error, so that a person can fix the refused access.
 fn with_mode(place: &Path, error: io::Error) -> io::Error {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return error;
@@ -142,11 +143,11 @@ impl Disk for FileDisk {
                 options.write(true).create_new(true);
             }
         }
-        // A FIFO without a writer would hold the call for ever.
+        // Opening a FIFO without a writer would otherwise block for ever.
         let mut flags = OFlags::NONBLOCK;
         if path.contains('/') {
-            // Files that stand in the data directory itself (the log, say) may be links of an
-            // operator's. Below it nobody but the node makes files.
+            // Files directly in the data directory (such as the log) may be an operator's links. In
+            // directories below it only the node makes files.
             flags |= OFlags::NOFOLLOW;
         }
         options.custom_flags(flags.bits() as i32);
@@ -162,8 +163,8 @@ impl Disk for FileDisk {
             direct: AtomicBool::new(false),
         };
         if file.past_cache {
-            // Opening with O_DIRECT could leave a created file behind on a file system that
-            // refuses it; setting the flag afterwards cannot.
+            // Opening with O_DIRECT could leave a created file behind on a file system that refuses
+            // it. Setting the flag afterwards cannot.
             file.direct.store(set_direct(&file.file, true).is_ok(), Ordering::Relaxed);
             file.drop_cache();
         }
@@ -196,7 +197,7 @@ impl Disk for FileDisk {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
-                // Removed since the directory was read.
+                // Removed after the directory was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
@@ -226,7 +227,7 @@ impl Disk for FileDisk {
         Ok(Space {
             total: found.f_blocks.saturating_mul(found.f_frsize),
             available: found.f_bavail.saturating_mul(found.f_frsize),
-            // File systems that make inodes as they need them count none.
+            // File systems that make inodes on demand report a count of zero.
             inodes: if found.f_files == 0 { u64::MAX } else { found.f_favail },
         })
     }
@@ -236,18 +237,18 @@ impl Disk for FileDisk {
     }
 }
 
-/// How long a directory that cannot be opened for lack of descriptors is tried again, and how
-/// often. A burst of connections is over by then, or the connections' own bound is broken.
+/// Number of attempts, and the pause between them, to open a directory when descriptors are short.
+/// A burst of connections ends in this time, unless the limit on connections is broken.
 const OPEN_TRIES_MAX: u32 = 100;
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Makes a directory and those above it that are missing. Returns the directories that got a new
-/// entry, the outermost first: names in them are durable once they are synced.
+/// Makes a directory and the missing ones above it. Returns the directories that got a new entry,
+/// outermost first. The new names are durable once these are synced.
 fn create_all(path: &Path) -> io::Result<Vec<PathBuf>> {
     let missing: Vec<&Path> =
         path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
     fs::create_dir_all(path)?;
-    // The data directory's own name, too: another process may have made it a moment ago.
+    // The data directory's own name is included, because another process may have just made it.
     let made = if missing.is_empty() { vec![path] } else { missing };
     let parents = made.into_iter().rev().filter_map(Path::parent).map(|parent| {
         let here = parent.as_os_str().is_empty();
@@ -256,8 +257,8 @@ fn create_all(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(parents.collect())
 }
 
-/// An error of the sync itself says that names may be lost, and stops the node. That the directory
-/// cannot be opened for want of descriptors says nothing of the kind, so it is tried again.
+/// A failed sync means that names may be lost, and stops the node. A directory that cannot be
+/// opened for lack of descriptors does not mean this, so the open is tried again.
 fn sync_directory(path: &Path) -> io::Result<()> {
     let mut tries = 0;
     let directory = loop {
@@ -275,9 +276,9 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 struct OpenFile {
     file: File,
-    /// Opened to bypass the page cache, directly or, failing that, by dropping pages.
+    /// Opened to bypass the page cache: with direct IO or, if that fails, by dropping pages.
     past_cache: bool,
-    /// Whether `O_DIRECT` is on; goes off for good when the file system refuses it.
+    /// Whether `O_DIRECT` is on. It is switched off for good when the file system refuses it.
     direct: AtomicBool,
 }
 
@@ -285,15 +286,17 @@ impl OpenFile {
     fn drop_cache(&self) {
         if self.past_cache && !self.direct.load(Ordering::Relaxed) {
             let whole: Option<NonZeroU64> = None;
-            // Advice: nothing depends on it being taken.
+            // This is only advice to the kernel. Nothing depends on it.
             let _ = rustix::fs::fadvise(&self.file, 0, whole, Advice::DontNeed);
         }
     }
 
-    /// Runs `transfer`, once more without direct IO if the file system refuses it only now.
+    /// Runs `transfer`. Runs it once more without direct IO if the file system refuses direct IO
+    /// only now.
     fn transfer<T>(&self, mut transfer: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match transfer() {
-            // Not asked of `direct`: another thread may have switched it off after this try began.
+            // `direct` is not checked here: another thread may have switched it off after this
+            // attempt began.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.past_cache => {
                 self.direct.store(false, Ordering::Relaxed);
                 set_direct(&self.file, false)?;
@@ -307,7 +310,7 @@ impl OpenFile {
         self.transfer(|| self.file.read_exact_at(buf, offset))
     }
 
-    /// Direct IO reads whole pages into page-aligned memory: reads the pages around the range
+    /// Direct IO reads whole pages into page-aligned memory. This reads the pages around the range
     /// into such memory and copies the range out.
     fn read_unaligned(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let align = DIRECT_ALIGN as u64;
@@ -315,7 +318,7 @@ impl OpenFile {
         let skip = (offset - start) as usize;
         let mut pages = AlignedBuffer::zeroed((skip + buf.len()).next_multiple_of(DIRECT_ALIGN));
         let mut filled = 0;
-        // A short read happens at the end of the file only, which need not be a whole page.
+        // A short read happens only at the end of the file, which may be in the middle of a page.
         while filled < skip + buf.len() {
             let place = start + filled as u64;
             match self.transfer(|| self.file.read_at(&mut pages[filled..], place)) {
@@ -352,8 +355,8 @@ impl DiskFile for OpenFile {
         self.transfer(|| self.file.write_all_at(bytes, offset))
     }
 
-    /// Growing a file that is written past the cache also allocates it in one piece, so that a
-    /// full disk shows before the bytes have crossed the network.
+    /// Growing a file that bypasses the page cache also allocates it in one piece. So a full disk
+    /// is noticed before the bytes have crossed the network.
     fn set_len(&self, len: u64) -> io::Result<()> {
         let held = self.file.metadata()?.len();
         if self.past_cache && len > held {

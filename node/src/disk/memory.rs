@@ -1,4 +1,4 @@
-//! A disk in memory for tests: everything is durable at once, nothing fails unless asked to.
+//! A disk in memory for tests. Everything is durable at once, and errors happen only on request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,7 +11,7 @@ use super::{Disk, DiskFile, Listed, Open, Space, Standing};
 
 #[derive(Default)]
 pub struct MemoryDisk {
-    /// Paths; `None` is a directory.
+    /// By path. `None` is a directory.
     entries: Mutex<BTreeMap<String, Option<Arc<MemoryFile>>>>,
     broken: Arc<AtomicBool>,
     space: Arc<MemorySpace>,
@@ -20,7 +20,7 @@ pub struct MemoryDisk {
 #[derive(Default)]
 struct MemoryFile {
     bytes: Mutex<Vec<u8>>,
-    /// Pages ever written: what a sparse file takes.
+    /// The pages written so far: the space of a sparse file.
     pages: Mutex<BTreeSet<u64>>,
     broken: Arc<AtomicBool>,
     space: Arc<MemorySpace>,
@@ -78,7 +78,7 @@ fn missing(path: &str) -> io::Error {
 }
 
 impl MemoryDisk {
-    /// From now on writes and syncs fail, as on a disk that died.
+    /// From now on writes and syncs fail, as on a failed disk.
     pub fn break_writes(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
-//! The disk seam: what a node asks of the file system, and nothing more.
+//! The disk seam: the file system operations that a node uses.
 //!
-//! Two implementations: [`files`] (production) and the simulator's disk, which knows written
-//! from durable. All calls block and are made only from inside `Env::blocking` jobs. Paths are
-//! relative to the node's data directory, with `/` separators.
+//! Two implementations: [`files`] (production) and the simulator's disk, which distinguishes
+//! written from durable bytes. All calls block and are made only inside `Env::blocking` jobs. Paths
+//! are relative to the node's data directory, with `/` separators.
 //!
 //! Durability contract: bytes are durable after [`DiskFile::sync`], a name (create, rename,
 //! remove) after [`Disk::sync_dir`] of its directory. Any error from either stops the node.
@@ -14,13 +14,13 @@ use std::io;
 pub enum Open {
     /// Existing file, read only.
     Read,
-    /// Existing file, read past the page cache where the platform can (scrub, verification).
+    /// Existing file, read without the page cache if the platform can (scrub, verification).
     ReadDirect,
     /// Existing file, read and write.
     Write,
     /// New file, read and write; fails with `AlreadyExists`.
     Create,
-    /// New file, written past the page cache where the platform can. Offsets, lengths and buffer
+    /// New file, written without the page cache if the platform can. Offsets, lengths and buffer
     /// addresses of writes are multiples of [`DIRECT_ALIGN`].
     CreateDirect,
 }
@@ -37,10 +37,10 @@ pub struct Listed {
     pub is_dir: bool,
 }
 
-/// What stands at a path.
+/// The kind of object at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Length in bytes; 0 unless a regular file.
+    /// Length in bytes. Zero for anything but a regular file.
     pub len: u64,
     pub is_file: bool,
 }
@@ -50,31 +50,31 @@ pub struct Standing {
 pub struct Space {
     pub total: u64,
     pub available: u64,
-    /// Files that can still be made; `u64::MAX` where the file system sets no bound.
+    /// Files that can still be made. `u64::MAX` if the file system sets no limit.
     pub inodes: u64,
 }
 
 pub trait Disk: Send + Sync + 'static {
-    /// Opens a regular file. Anything else at the path is an error (`InvalidData`), never a call
-    /// that waits, as opening a FIFO would.
+    /// Opens a regular file. Anything else at the path is an error (`InvalidData`). The call never
+    /// waits as opening a FIFO would.
     fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>>;
     /// Atomically replaces `to` if it exists.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Creates one directory; an existing one is not an error.
     fn create_dir(&self, path: &str) -> io::Result<()>;
-    /// Makes creations, renames and removals in `path` ("" = the data directory) durable. An error
-    /// of an open ([`is_out_of_descriptors`]) leaves it undecided, and may be tried again; any other
-    /// but `NotFound` is a failed sync.
+    /// Makes creations, renames and removals in `path` ("" = the data directory) durable. After an
+    /// error [`is_out_of_descriptors`] of the open the call may be tried again. `NotFound` means
+    /// that the directory does not exist. Any other error is a failed sync.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
     /// Entries sorted by name.
     fn list(&self, path: &str) -> io::Result<Vec<Listed>>;
     fn exists(&self, path: &str) -> io::Result<bool>;
-    /// What stands at a path, without opening it: a symbolic link is not followed. `NotFound`
-    /// where nothing does.
+    /// The object at a path, without opening it. A symbolic link is not followed. `NotFound` if
+    /// there is none.
     fn stat(&self, path: &str) -> io::Result<Standing>;
     fn space(&self) -> io::Result<Space>;
-    /// The file's inode number: tells an original from a copy.
+    /// The file's inode number, which distinguishes an original from a copy.
     fn inode(&self, path: &str) -> io::Result<u64>;
 }
 
@@ -91,8 +91,8 @@ pub trait DiskFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Whether an open failed because this process, or the machine, has no descriptors left: it says
-/// nothing about the disk, and no sync fails with it.
+/// Whether an open failed because this process, or the machine, has no descriptors left. The error
+/// says nothing about the disk, and a sync never fails with it.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     let out = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
     out.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

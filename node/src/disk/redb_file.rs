@@ -7,7 +7,7 @@ use redb::StorageBackend;
 
 use super::DiskFile;
 
-/// A database file. redb orders its writes by syncs alone, which is what the seam promises.
+/// A database file. redb orders its writes only by syncs, and the seam guarantees that order.
 pub struct RedbFile(pub Box<dyn DiskFile>);
 
 impl fmt::Debug for RedbFile {
