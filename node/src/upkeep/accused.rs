@@ -1,14 +1,14 @@
-//! Somebody says that this process must not go on: that its node was removed, or that another
-//! process has registered as it.
+//! A peer says that this process must stop: its node was removed, or another process has registered
+//! as this node.
 //!
 //! ```text
-//! raft, heartbeat, report, register: a refusal --bring--> own catalogue? the others? (`hello`)
-//!                                                 confirmed: the node ends for good
-//!                                                 not:       it goes on, and says so
+//! raft, heartbeat, report, register: a refusal --accuse--> own catalogue? the others? (`hello`)
+//!                                                 confirmed:     the node ends for good
+//!                                                 not confirmed: it continues and logs a warning
 //! ```
 //!
-//! What it ends is ended for good, so one peer's word is not enough: that peer may be on an old
-//! directory itself, have a bad memory, or be no member at all.
+//! The end is final, so one peer's word is not enough. That peer may run on an old directory, have
+//! damaged memory, or be no member at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::hello;
 use crate::shared::{Calls, Ending};
 use crate::standing::hello_refusal;
 
-/// A linearizable view of its own is waited for so long.
+/// Time limit for this node's own linearizable read.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
-/// After others did not confirm it, the same is not asked again for so long.
+/// Pause after an accusation that the others did not confirm.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Looks into what is brought, until the node ends. `papers`: how this process says hello.
+/// Checks accusations until the node ends. `papers` is this process's hello.
 pub async fn run(
     calls: Arc<Calls>,
     ending: Arc<Ending>,

@@ -1,5 +1,5 @@
-//! Says in the log when a node joins, goes down, comes back or is removed: once each, on every node,
-//! since the one that led may be the one that is gone.
+//! Logs when a node joins, goes down, comes back or is removed. Every node logs each change once,
+//! because the leader may be the node that is gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use cairn_types::model::{Admin, Liveness, Node};
 
 use crate::shared::Member;
 
-/// Changes are looked for once for all entries of this time.
+/// Changes are collected for this long and then compared once.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// Where a node stands, for people.
+/// The state of a node, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Up,
@@ -29,7 +29,7 @@ pub async fn run(member: Arc<Member>) {
         member.consensus.wait_for_applied(seen + 1).await;
         seen = member.consensus.applied();
         let now = member.read(standings);
-        // What the log of an earlier process tells again is no news.
+        // Entries of an earlier process's time are no news.
         if member.this.incarnation().is_some() {
             for (node, was, is) in changes(&before, &now) {
                 let host = member.read(|it| it.node(node).map(|record| record.host.clone()));
@@ -51,7 +51,7 @@ fn standings(catalogue: &Catalogue) -> BTreeMap<NodeId, Standing> {
     catalogue.nodes().filter(registered).map(|node| (node.id, standing(node))).collect()
 }
 
-/// Nodes that stand elsewhere than before, or are new.
+/// Nodes whose state changed, and new nodes.
 fn changes(
     before: &BTreeMap<NodeId, Standing>,
     now: &BTreeMap<NodeId, Standing>,

@@ -1,6 +1,6 @@
-//! What a node has under way and what failed lately, by segment: each waits longer the more often
-//! it failed. Bounded by the node's slots: an entry is made when work begins, and goes when it
-//! succeeds or has rested for long.
+//! Work in progress and recent failures of a node, by segment. Each failure in a row doubles the
+//! wait. The table is bounded by the node's slots: an entry is made when work begins, and removed
+//! when it succeeds or after a long rest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The pause after a failure doubles up to so many periods: a source that comes back, or a disk
-/// with room again, is noticed within it.
+/// The pause after a failure doubles up to this many periods. Within this time a recovered source,
+/// or a disk with room again, is noticed.
 const PAUSE_PERIODS_MAX: u32 = 16;
-/// A failure is forgotten so many longest pauses after its end: its segment is not wanted any more.
+/// A failure is forgotten this many longest pauses after its end: the segment is not wanted any
+/// more.
 const FORGET_PAUSES: u32 = 4;
 
-/// Below so many entries none is looked for that can be forgotten.
+/// With fewer entries than this, the table is not searched for entries to forget.
 const CLEAN_AT_MIN: usize = 1024;
 
 pub struct Attempts {
@@ -26,16 +27,16 @@ pub struct Attempts {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<SegmentDigest, Entry>,
-    /// Entries from which on the next look for forgotten ones is worth its time.
+    /// The number of entries at which the next search for forgotten ones pays.
     clean_at: usize,
 }
 
 struct Entry {
     running: bool,
     failures: u32,
-    /// When the first of these failures began.
+    /// The start of the first of these failures.
     since: Instant,
-    /// Rests until then.
+    /// It rests until this time.
     until: Instant,
 }
 
@@ -45,13 +46,13 @@ impl Attempts {
         Self { period, state: Mutex::default() }
     }
 
-    /// Whether it runs, or rests.
+    /// Whether the segment's work runs, or rests after a failure.
     pub fn is_busy(&self, digest: &SegmentDigest) -> bool {
         let state = self.state.lock();
         state.entries.get(digest).is_some_and(|it| it.running || Instant::now() < it.until)
     }
 
-    /// An attempt begins; the caller has asked [`Attempts::is_busy`] before.
+    /// An attempt begins. The caller has checked [`Attempts::is_busy`] before.
     pub fn begin(&self, digest: SegmentDigest) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -60,18 +61,19 @@ impl Attempts {
         state.entries.entry(digest).or_insert(fresh).running = true;
     }
 
-    /// Failures in a row before the attempt that runs, and since when there have been attempts.
+    /// Failures in a row before the running attempt, and the start time of the first attempt.
     pub fn failures(&self, digest: &SegmentDigest) -> (u32, Instant) {
         let state = self.state.lock();
         state.entries.get(digest).map_or((0, Instant::now()), |it| (it.failures, it.since))
     }
 
-    /// It is done.
+    /// The work succeeded.
     pub fn succeeded(&self, digest: SegmentDigest) {
         self.state.lock().entries.remove(&digest);
     }
 
-    /// It is done, and the catalogue will know in a moment: until then it is not to be done again.
+    /// The work succeeded, and the catalogue will show it soon. Until then it must not be done
+    /// again.
     pub fn reported(&self, digest: SegmentDigest) {
         if let Some(entry) = self.state.lock().entries.get_mut(&digest) {
             (entry.running, entry.failures) = (false, 0);

@@ -1,5 +1,5 @@
-//! Nodes as the pure choice of voters looks at them: what the catalogue says, and what a leader has
-//! heard.
+//! The nodes as input for the pure choice of voters: data of the catalogue and of the leader's
+//! heartbeats.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::shared::{LeaderState, Member};
 
 /// A learner this many entries behind the leader may become a voter.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
-/// A node whose last heartbeat is older than so many periods is not counted on.
+/// A node whose last heartbeat is older than this many periods is treated as down.
 pub const HEARD_BEATS: u32 = 3;
 
-/// All nodes of the catalogue; on the leader.
+/// All nodes of the catalogue. Only on the leader.
 pub fn candidates(member: &Member, leader: &LeaderState, status: &RaftStatus) -> Vec<Candidate> {
     let applied = member.consensus.applied();
     let now_ms = member.leader_clock_ms().unwrap_or(0);
@@ -29,8 +29,8 @@ pub fn candidates(member: &Member, leader: &LeaderState, status: &RaftStatus) ->
         let patience_ms = catalogue.cluster().settings.replace_after_ms;
         let candidate = |node: &Node| {
             let up = node.liveness == Liveness::Up;
-            // A change of voters that needs one who has just died stops all writes until that one
-            // is back: heard of late, not only not yet given up.
+            // A voter that has just died would stop a change of voters, and with it all writes,
+            // until it is back. So a recent heartbeat is required, not only the state Up.
             let heard = node.id == member.this.id
                 || leader
                     .heartbeats

@@ -1,6 +1,6 @@
-//! A slow comparison of the catalogue's Durable slots, the store's index and the files, for as
-//! long as the node runs. Nobody may read a segment for months; that its file has gone must not
-//! stay unknown until the next start.
+//! A slow comparison of the catalogue's Durable slots, the store's index and the files, for as long
+//! as the node runs. A segment may have no reader for months. Without this, the loss of its file
+//! would stay unknown until the next start.
 
 use std::sync::Arc;
 
@@ -10,12 +10,13 @@ use cairn_types::ids::{SegmentDigest, SegmentId};
 use super::suspect;
 use crate::shared::{Member, Replicas};
 
-/// Files looked for in a round (a second): on a disk that gives 150 of them a second it takes a
-/// fraction of its time, and half a million files are through in two hours and a half.
+/// Files looked for in a round (a second). A disk that does 150 lookups a second spends less than
+/// half of its time on this. Half a million files take more than two hours.
 const FILES_ROUND_MAX: usize = 64;
 /// Records looked at in a round, in memory.
 const RECORDS_ROUND_MAX: usize = 4096;
-/// Replicas given up in a round: the rest of a directory that has gone follows in the next ones.
+/// Replicas given up in a round. After the loss of a directory, the rest follows in the next
+/// rounds.
 const CHECKS_ROUND_MAX: usize = 64;
 
 pub async fn run(replicas: Arc<Replicas>) {
@@ -44,7 +45,7 @@ fn is_inventoried(member: &Member) -> bool {
     })
 }
 
-/// Durable slots of this node that the store does not hold, of the next stretch of segments.
+/// Durable slots of this node that the store does not hold, in the next range of segments.
 fn slots_not_in_store(replicas: &Replicas, cursor: &mut SegmentId) -> Vec<SegmentDigest> {
     let (node, from) = (replicas.this.id, *cursor);
     let (durable, next) = replicas
@@ -52,12 +53,12 @@ fn slots_not_in_store(replicas: &Replicas, cursor: &mut SegmentId) -> Vec<Segmen
         .read(|catalogue| work::durable_from(catalogue, node, from, RECORDS_ROUND_MAX));
     let lacking: Vec<_> =
         durable.into_iter().filter(|(_, it)| !replicas.store.holds(*it)).collect();
-    // What this round leaves over begins the next.
+    // The next round begins with the rest of this one.
     *cursor = lacking.get(CHECKS_ROUND_MAX).map_or(next, |(segment, _)| *segment);
     lacking.into_iter().take(CHECKS_ROUND_MAX).map(|(_, digest)| digest).collect()
 }
 
-/// Segments of the index without a file, of the next few.
+/// Segments in the index that have no file, in the next range.
 async fn held_without_file(
     replicas: &Replicas,
     cursor: &mut Option<SegmentDigest>,

@@ -5,14 +5,14 @@
 //!    │ no good copy
 //!    ▼
 //! own bad copies ──► node ──► node ──► own bad copies ...   each from the first block still
-//!        every block checked against the table              lacking, as far as it gives good ones
-//! ```
+//! own bad copies ──► node ──► node ──► own bad copies ...   each continues at the first missing
+//!        every block checked against the table              block, as long as it has good ones
 //!
 //! Sources are mixed, so a segment is lost only with the last good copy of one of its blocks. A
-//! source whose bytes are wrong is told so, and re-reads its replica.
+//! source with wrong bytes is told so and re-reads its replica.
 //!
-//! The copy has the form of its first source. Where another source has another form, it is begun
-//! again as raw, in which all forms meet (decision 0016).
+//! The copy has the form of its first source. If another source has another form, the copy is begun
+//! again as raw, which can take blocks of every form (decision 0016).
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ use crate::store::{Begin, Salvage, StoreError, Writer};
 pub enum FetchError {
     #[error("no node has a replica to fetch from")]
     NoSource,
-    /// Its slot was given up while the bytes were on their way.
+    /// Its slot was given up during the transfer.
     #[error("the replica is not wanted here any more")]
     NotWanted,
     #[error("last source, node {node}: {status}")]
@@ -53,7 +53,7 @@ impl From<StoreError> for FetchError {
     }
 }
 
-/// Makes one segment durable here, out of whatever good blocks can be had.
+/// Makes one segment durable here from all good blocks that are reachable.
 pub async fn segment(
     replicas: &Arc<Replicas>,
     calls: &Arc<Calls>,
@@ -74,8 +74,8 @@ pub async fn segment(
     Copying::new(replicas, calls, fetch).await.run().await
 }
 
-/// Whether this node's applied catalogue gives it a live slot of `digest`. Nothing else may make
-/// a file here: one without a slot would never be destroyed.
+/// Whether this node's applied catalogue gives it a live slot of `digest`. Without a slot no file
+/// may be made here, because it would never be destroyed.
 fn is_wanted(member: &Member, digest: &SegmentDigest) -> bool {
     member.read(|catalogue| {
         catalogue
@@ -84,28 +84,28 @@ fn is_wanted(member: &Member, digest: &SegmentDigest) -> bool {
     })
 }
 
-/// [`is_wanted`] as the store asks it, under the digest's lock.
+/// [`is_wanted`] as a condition for the store, which calls it under the digest's lock.
 pub fn wanted(member: &Arc<Member>, digest: SegmentDigest) -> impl FnOnce() -> bool + Send + use<> {
     let member = Arc::clone(member);
     move || is_wanted(&member, &digest)
 }
 
-/// A copy in the making.
+/// A copy in progress.
 struct Copying<'a> {
     replicas: &'a Arc<Replicas>,
     calls: &'a Arc<Calls>,
     fetch: &'a Fetch,
-    /// Bad copies of this node's own.
+    /// Bad copies of this node.
     own: Option<Salvage>,
     table: Option<BlockTable>,
     /// Whether the copy must be raw: its sources have several forms.
     raw: bool,
     writer: Option<Writer>,
-    /// The first block that is still lacking.
+    /// The first missing block.
     next: usize,
 }
 
-/// Why a source gave no more.
+/// Why a source gave no more blocks.
 enum Trouble {
     Source(Status),
     Stop(FetchError),
@@ -125,17 +125,17 @@ enum Step {
     Exists,
 }
 
-/// How blocks go into a copy.
+/// How blocks are added to a copy.
 #[derive(Debug, PartialEq, Eq)]
 enum Fit {
     AsStored,
     /// As their raw bytes.
     Raw,
-    /// As those, and the blocks before them too.
+    /// As raw bytes, and the earlier blocks must be converted to raw too.
     AfreshRaw,
 }
 
-/// `begun` are the blocks of the copy, if it is begun.
+/// `begun` holds the blocks of the copy if it is begun.
 fn fit(begun: Option<&StoredBlocks>, stored: &StoredBlocks) -> Fit {
     match begun {
         None => Fit::AsStored,
@@ -158,7 +158,7 @@ impl<'a> Copying<'a> {
         Self { replicas, calls, fetch, own, table, raw: false, writer: None, next: 0 }
     }
 
-    /// Goes round all sources for as long as one of them gives at least one block more.
+    /// Asks all sources in turn for as long as one of them gives at least one more block.
     async fn run(mut self) -> Result<(), FetchError> {
         let mut last = FetchError::NoSource;
         loop {
@@ -195,7 +195,7 @@ impl<'a> Copying<'a> {
         self.table.as_ref().is_some_and(|table| self.next == table.values().len())
     }
 
-    /// Takes the blocks that follow from this node's own bad copies.
+    /// Takes the next blocks from this node's own bad copies.
     async fn copy_own(&mut self) -> Result<Step, FetchError> {
         let (Some(own), Some(table)) = (self.own.take(), self.table.clone()) else {
             return Ok(Step::Go);
@@ -203,7 +203,7 @@ impl<'a> Copying<'a> {
         let mut step = Step::Go;
         while step == Step::Go && self.next < table.values().len() {
             let Some(block) = own.block(&table, self.next).await else { break };
-            // Of copies in several forms, which give their raw bytes.
+            // The copies may have several forms, so their blocks come as raw bytes.
             let stored = StoredBlocks::raw(self.fetch.len);
             let block = Block { stored: block.clone(), raw: block };
             if !self.takes(&stored) {
@@ -215,7 +215,7 @@ impl<'a> Copying<'a> {
         Ok(step)
     }
 
-    /// Takes the blocks that follow from another node, until one of them is wrong.
+    /// Takes the next blocks from another node, until one of them is wrong.
     async fn copy_from(&mut self, source: NodeId) -> Result<Step, Trouble> {
         let opened = RemoteBlocks::open(
             self.calls,
@@ -241,7 +241,7 @@ impl<'a> Copying<'a> {
         Ok(Step::Go)
     }
 
-    /// A source whose bytes are wrong is told so.
+    /// Tells a source with wrong bytes about it.
     fn trouble(&self, source: NodeId, error: RemoteError) -> Trouble {
         if matches!(error, RemoteError::Wrong(_)) {
             self.tell(source);
@@ -249,8 +249,8 @@ impl<'a> Copying<'a> {
         Trouble::Source(error.into_status())
     }
 
-    /// Whether the copy goes on with blocks in this form. If not, it is begun again as raw, from the
-    /// first block; once at most, because raw takes blocks of every form.
+    /// Whether the copy continues with blocks in this form. If not, it is begun again as raw, from
+    /// the first block. That happens at most once, because raw takes blocks of every form.
     fn takes(&mut self, stored: &StoredBlocks) -> bool {
         match fit(self.writer.as_ref().map(Writer::blocks), stored) {
             Fit::AsStored => return true,
@@ -290,8 +290,8 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Tells a source that its bytes are wrong. A hint: nobody waits for it, and the next fetch
-    /// from there repeats it.
+    /// Tells a source that its bytes are wrong. This is a hint: no task waits for it, and the next
+    /// fetch from that source repeats it.
     fn tell(&self, source: NodeId) {
         let (calls, digest) = (Arc::clone(self.calls), self.fetch.digest);
         tracing::warn!(%source, %digest, "a source gave wrong bytes, and is told so");
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(fit(Some(&one), &one), Fit::AsStored);
         assert_eq!(fit(Some(&one), &other), Fit::AfreshRaw);
         assert_eq!(fit(Some(&one), &raw), Fit::AfreshRaw);
-        // Then it is raw, and takes every form.
+        // It is then raw and takes every form.
         assert_eq!(fit(Some(&raw), &one), Fit::Raw);
         assert_eq!(fit(Some(&raw), &raw), Fit::AsStored);
     }

@@ -1,13 +1,14 @@
-//! Whether this node can do its work: does its disk answer, can it accept connections.
+//! Whether this node can do its work: whether its disk answers and whether it can accept
+//! connections.
 //!
 //! ```text
-//! oldest unfinished job of a lane --+                late_after: unfit, says so, hands over
+//! oldest unfinished job of a lane --+                late_after: unfit, logs it, hands over
 //! oldest refused accept ------------+--> look -----> end_after:  the process ends
 //! ```
 //!
-//! A disk that hangs gives no error: the age of the oldest write that has not ended is all there
-//! is to see. An unfit node gets no new slots and does not lead; what it holds still counts, until
-//! its process ends and it is down.
+//! A hung disk gives no error. The only sign is the age of the oldest unfinished write. An unfit
+//! node gets no new slots and does not lead. Its replicas still count, until its process ends and
+//! it is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +21,16 @@ use tokio::time::Instant;
 
 use crate::shared::{Ending, LeaderState, Member};
 
-/// The log and the segments are looked at this often.
+/// Period of the look at the log and the segments.
 const LOOK: Duration = Duration::from_millis(500);
-/// A look that comes this much later than it should: the whole process stood still, and its jobs
-/// with it. They get their time again before they are judged.
+/// If a look comes this much too late, the whole process was paused, and its jobs with it. The jobs
+/// then get their full time again before they are judged.
 const STOOD_STILL: Duration = Duration::from_secs(3);
-/// A leader that handed over is out of office after this long, or ends its process: one that
-/// cannot even be replaced must not stay in the way.
+/// Time limit for a leader that hands over. If it still leads after this, it ends its process, so
+/// that it does not block the cluster.
 const HANDOVER_MAX: Duration = Duration::from_secs(15);
 
-/// Looks for as long as the node runs.
+/// Looks at the lanes for as long as the node runs.
 pub async fn run(member: Arc<Member>, leader: Arc<LeaderState>, ending: Arc<Ending>) {
     let timings = &member.this.config.timings;
     let ms = Duration::from_millis;
@@ -89,7 +90,7 @@ fn late_ms(age: Duration, late_after: Duration) -> u64 {
     }
 }
 
-/// Remembers what was seen, and says it once.
+/// Stores the observation and logs it once.
 fn note(member: &Member, trouble: NodeTrouble) {
     let before = member.health.note(trouble);
     match (before.is_none(), trouble.is_none()) {
@@ -101,8 +102,9 @@ fn note(member: &Member, trouble: NodeTrouble) {
     }
 }
 
-/// Asks the voter that is furthest to take over, if a majority of the voters is fit to elect it.
-/// Without one nothing is gained: this leader goes on as well as it can.
+/// Asks the voter with the longest log to take over, if a majority of the voters is fit to elect
+/// it. Without such a majority a handover does not help, so this leader continues as well as it
+/// can.
 async fn hand_over(member: &Member, leader: &LeaderState) -> bool {
     let patience = Duration::from_millis(3 * member.this.config.timings.heartbeat_ms)
         + Duration::from_millis(member.this.config.timings.call_ms);

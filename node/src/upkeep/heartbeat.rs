@@ -1,4 +1,4 @@
-//! Tells the leader, wherever it is, that this process lives and how much room it has.
+//! Tells the leader that this process lives and how much room it has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::shared::leader::Pulse;
 use crate::shared::{Calls, Ending, LeaderState, Replicas};
 
-/// A goodbye that nobody takes is said again after this.
+/// A goodbye without an answer is repeated after this pause.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
 
 pub async fn run(
@@ -32,12 +32,12 @@ pub async fn run(
     }
 }
 
-/// The process stops in order: the leader hears that this node is down from now on, so that nobody
-/// plans with it. Best effort, and bounded by the caller.
+/// The process stops in order. The leader learns that this node is down from now on, so that it is
+/// not used in plans. Best effort, bounded by the caller.
 pub async fn goodbye(calls: &Calls, ending: &Ending) {
     let Some(incarnation) = calls.this.incarnation() else { return };
     ending.begin_goodbye();
-    // Nobody has taken over: there is nobody to tell.
+    // This node is still the leader, so there is no other node to tell.
     if calls.member.consensus.is_leader() {
         return;
     }
@@ -91,8 +91,8 @@ async fn beat(
         stops: false,
         trouble: Some(trouble),
     };
-    // Consensus tells nothing to a node that was removed while it was away: whom it takes for the
-    // leader may know better, and where it knows of none, any peer.
+    // openraft sends nothing to a node that was removed while it was away. The leader that this
+    // node still knows may know better. If it knows none, any peer is asked.
     let target = match leader {
         Some((leader, address)) => Some((Some(NodeId(leader)), address)),
         None => {
@@ -106,7 +106,7 @@ async fn beat(
     }
 }
 
-/// Sends a heartbeat to whoever may lead; gives the leader that it names instead.
+/// Sends a heartbeat to a node that may lead. Returns the leader that it names instead.
 async fn tell(
     calls: &Calls,
     ending: &Ending,

@@ -1,16 +1,16 @@
-//! How a node leaves: its vote goes first, then its record.
+//! How a node is removed: its vote moves first, then its record is removed.
 //!
 //! ```text
-//! asked --may it?--> leaving --members move the vote--> not a voter, committed --> RemoveNode
+//! asked --allowed?--> leaving --members move the vote--> not a voter, committed --> RemoveNode
 //!          | no: refused, and nothing has changed
 //! ```
 //!
-//! A node that is removed while the group still needs its vote would take that vote along: of two
-//! voters both must agree to be one. So the leader moves the vote while the node is a member in
-//! full, hands over leadership first if it is that node itself, and proposes the removal last.
-//! A removal and a change of voters exclude each other for one node
-//! ([`Leaving`](crate::shared::leader::Leaving)).
-//! Where this leader ends on the way, the client's next try begins again with another one.
+//! A node that is removed while the group still needs its vote would take that vote along. For
+//! example, of two voters both must agree to go down to one. So the leader moves the vote while the
+//! node is still a full member. If it is that node itself, it first hands over leadership. It
+//! proposes the removal last. A removal and a change of voters exclude each other for one node
+//! ([`Leaving`](crate::shared::leader::Leaving)). If this leader ends in between, the client's next
+//! attempt begins again on another leader.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,12 +31,12 @@ use super::candidates::{HEARD_BEATS, candidates};
 use crate::shared::leader::MOVE_DEADLINE;
 use crate::shared::{LeaderState, Member};
 
-/// How often it is looked whether the vote has moved.
+/// Period of the check whether the vote has moved.
 const LOOK: Duration = Duration::from_millis(25);
-/// Leadership is offered to another voter for so long before the leader goes without.
+/// Time limit for handing leadership to another voter before the leader continues without that.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Removes a node; on the leader.
+/// Removes a node. Only on the leader.
 pub async fn remove(
     member: &Member,
     leader: &LeaderState,
@@ -44,7 +44,7 @@ pub async fn remove(
     remove: command::RemoveNode,
 ) -> Result<Arc<Reply>, Status> {
     let command::RemoveNode { node, accept } = remove;
-    // What an earlier leader has committed counts.
+    // Changes that an earlier leader committed count.
     member.read_index(member.this.call_deadline()).await?;
     let body = Body::RemoveNode(command::RemoveNode { node, accept });
     if is_removed(member, node) {
@@ -76,7 +76,7 @@ fn is_removed(member: &Member, node: NodeId) -> bool {
     member.read(|catalogue| catalogue.node(node).is_some_and(|it| it.admin == Admin::Removed))
 }
 
-/// Who would vote without a node, if it may go as far as this leader can tell; changes nothing.
+/// The voters without this node, if it may leave as far as this leader can tell. Changes nothing.
 pub fn leave(
     member: &Member,
     leader: &LeaderState,
@@ -92,8 +92,8 @@ pub fn leave(
     voters::leave(&current, &candidates(member, leader, &status), node)
 }
 
-/// [`leave`], where the majority is not up asked again for as long as a new leader needs to hear
-/// from everybody.
+/// Like [`leave`]. If the majority is not up, it is repeated for as long as a new leader needs to
+/// hear from all nodes.
 async fn leave_soon(
     member: &Member,
     leader: &LeaderState,
@@ -112,7 +112,7 @@ async fn leave_soon(
     }
 }
 
-/// What a removal would do, for an operator who asks first.
+/// The effect of a removal, for an operator who asks before removing.
 pub async fn plan(
     member: &Member,
     leader: &LeaderState,
@@ -146,7 +146,7 @@ enum Stays {
     Passing(Status),
 }
 
-/// Waits until the group needs the node's vote no more.
+/// Waits until the group no longer needs the node's vote.
 async fn move_vote(
     member: &Member,
     leader: &LeaderState,
@@ -154,14 +154,14 @@ async fn move_vote(
     accept: Accept,
 ) -> Result<(), Stays> {
     let end = Instant::now() + MOVE_DEADLINE;
-    // From here on it is not chosen as a voter.
+    // From here on the node is not chosen as a voter.
     leader.leaving.add(node);
-    // In this order: once no change makes it a voter, it is seen whether it is one.
+    // The order matters: first no change can make it a voter, then its vote is checked.
     while leader.leaving.is_coming(node) || member.consensus.may_vote(node.0) {
         if !member.consensus.is_leader() {
             return Err(Stays::Passing(member.not_leader()));
         }
-        // Others may go down meanwhile.
+        // Others may go down in the meantime.
         let changing = member.consensus.status().going_to.is_some();
         if !changing {
             leave(member, leader, node, accept).map_err(Stays::Refused)?;
@@ -174,13 +174,13 @@ async fn move_vote(
         leader.members.ring();
         tokio::time::sleep(LOOK).await;
     }
-    // Not a voter, and not to become one before the entry is in.
+    // It is not a voter and must not become one before the entry is committed.
     leader.leaving.add(node);
     Ok(())
 }
 
-/// Offers leadership to the other voter that has the most of the log. Whether this node leads no
-/// more.
+/// Offers leadership to the other voter with the longest log. Returns whether this node no longer
+/// leads.
 pub async fn hand_over(member: &Member, leader: &LeaderState) -> bool {
     let status = member.consensus.status();
     let candidates = candidates(member, leader, &status);

@@ -1,6 +1,6 @@
-//! The leader's care for Raft membership: every node of the catalogue is at least a learner, so
-//! every node holds the applied catalogue; voters are chosen by a pure function, one change at a
-//! time; removed nodes leave.
+//! The leader's upkeep of Raft membership. Every node of the catalogue is at least a learner, so
+//! every node holds the applied catalogue. A pure function chooses the voters, one change at a
+//! time. Removed nodes leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub async fn run(calls: Arc<Calls>, leader: Arc<LeaderState>, ending: Arc<Ending
         }
         match round(&calls.member, &leader).await {
             Ok(false) => {}
-            // One change at a time, but no pause between them.
+            // One change at a time, without a pause between them.
             Ok(true) => leader.members.ring(),
             Err(error) => {
                 tracing::debug!(%error, "membership change not done; tried again later");
@@ -32,14 +32,14 @@ pub async fn run(calls: Arc<Calls>, leader: Arc<LeaderState>, ending: Arc<Ending
     }
 }
 
-/// The addresses a restart will say hello to. Where this node was registered before it moved,
-/// another one may be by now.
+/// The addresses that a restart will send its hello to. This node's own address is left out.
+/// Another node may use the address that this node had before it moved.
 async fn remember_peers(calls: &Calls, ending: &Ending) {
     let own = &calls.this.config.address;
     let addresses = calls.member.read(|catalogue| {
         catalogue
             .nodes()
-            // One that never registered was not called back: nobody knows whether it is there.
+            // A node that never registered was not called back, so its address is not confirmed.
             .filter(|record| record.admin != Admin::Removed && is_registered(record))
             .filter(|record| record.address != *own)
             .map(|record| record.address.clone())
@@ -53,9 +53,9 @@ async fn remember_peers(calls: &Calls, ending: &Ending) {
     }
 }
 
-/// One change at the most; whether there was one.
+/// Makes at most one change. Returns whether there was one.
 async fn round(member: &Member, leader: &LeaderState) -> Result<bool, String> {
-    // A leader that has not applied everything may not know a member yet.
+    // A leader that has not applied all entries may not know a member yet.
     let fresh = member.read_index(member.this.call_deadline()).await;
     fresh.map_err(|status| status.message().to_owned())?;
     let status = member.consensus.status();
@@ -103,7 +103,8 @@ async fn round(member: &Member, leader: &LeaderState) -> Result<bool, String> {
     let current: BTreeSet<NodeId> = status.voters.keys().map(|id| NodeId(*id)).collect();
     let candidates = candidates(member, leader, &status);
     if let Some(change) = voters::next_change(&current, &candidates) {
-        // A leader that loses its own vote would leave the others to elect one after a silence.
+        // A leader that loses its own vote would leave the others without a leader until an
+        // election.
         if change.removes(member.this.id) && leaving::hand_over(member, leader).await {
             return Ok(false);
         }
@@ -124,10 +125,9 @@ fn is_registered(node: &Node) -> bool {
     node.incarnation != Incarnation(0)
 }
 
-/// One voter more, one less, or one for another: in one joint change, so that the old majority
-/// and the new one are enough. To take the newcomer in first would ask for three of four, of
-/// which one may be dead. Refused where the removal of the newcomer began after the change was
-/// chosen.
+/// Adds a voter, removes one, or replaces one, in one joint change. So the old majority and the new
+/// one are enough. Adding the newcomer first would need three votes of four, and one of the four
+/// may be dead. Refused if the removal of the newcomer began after the change was chosen.
 async fn change_voters(
     member: &Member,
     leader: &LeaderState,

@@ -1,13 +1,13 @@
-//! A node's own work, derived from the applied catalogue: fetch what its slots lack, destroy
-//! what was released, report what it has, and say what it cannot make.
+//! A node's own work, derived from the applied catalogue: fetch missing replicas of its slots,
+//! destroy released files, report its replicas, and decline replicas that it cannot make.
 //!
-//! Deletion has no message: under the digest's lock, and only there, a file is destroyed when the
+//! Deletion has no message. A file is destroyed only under the digest's lock, and only when the
 //! applied catalogue gives this node a Released slot of that digest and no slot in another state
 //! (D3).
 //!
-//! Fetches and destructions run beside each other, a few of each at a time. What failed waits,
-//! twice as long each time, and is left out of the plans meanwhile: neither a hung unlink nor any
-//! number of segments that cannot be had keeps the rest from being done.
+//! Fetches and destructions run in parallel, a few of each at a time. Failed work waits, twice as
+//! long each time, and is left out of the plans meanwhile. So neither a hung unlink nor any number
+//! of unavailable segments blocks the rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,22 +30,22 @@ use crate::store::{Destroyed, StoreError};
 
 /// Catch-up fetches at once: each holds a few MiB.
 pub const FETCHES_MAX: usize = 4;
-/// Files destroyed at once: one that the disk holds up leaves the others to be done.
+/// Files destroyed at once. A slow removal does not block the others.
 const DESTROYS_MAX: usize = 4;
-/// Planned per round; the rest is found by the next.
+/// Planned per round. The next round finds the rest.
 const PLAN_MAX: usize = 256;
 /// Reports derived per round.
 const DERIVED_REPORTS_MAX: usize = 4096;
 /// Times in a row that this node's disk must refuse a replica before it is declined: some seconds.
 const REFUSALS_BEFORE_DECLINE: u32 = 3;
 
-/// What is under way, or waits after a failure.
+/// Work in progress, or waiting after a failure.
 struct Work {
     replicas: Arc<Replicas>,
     calls: Arc<Calls>,
     fetches: Attempts,
     destroys: Attempts,
-    /// Planned and to be destroyed, by whoever is free; at most [`PLAN_MAX`].
+    /// Files to be destroyed, taken by the next free worker. At most [`PLAN_MAX`].
     released: Mutex<VecDeque<Destroy>>,
     fetchers: Arc<Semaphore>,
     destroyers: Arc<Semaphore>,
@@ -73,14 +73,14 @@ pub async fn run(replicas: Arc<Replicas>, calls: Arc<Calls>, ending: Arc<Ending>
             ending.for_good(reason);
             return;
         }
-        // A copy: plans over many slots must not hold up apply.
+        // A copy, because plans over many slots must not delay apply.
         let catalogue = replicas.member.copy();
         if derived.is_none_or(|at| at.elapsed() >= replicas.this.upkeep_period()) {
             derive_reports(replicas, &catalogue);
             derived = Some(Instant::now());
         }
         if !replicas.store.is_looked_through() {
-            // What is not held may be here all the same.
+            // A segment that is not held may still have a file here.
             continue;
         }
         let NodeWork { fetches, destroys } = work::for_node_but(
@@ -105,7 +105,7 @@ pub async fn run(replicas: Arc<Replicas>, calls: Arc<Calls>, ending: Arc<Ending>
             });
         }
         for fetch in fetches {
-            // All busy: the next that ends rings, and the plan is made again.
+            // All fetchers are busy. The next one that ends rings, and the plan is made again.
             let Ok(permit) = Arc::clone(&work.fetchers).try_acquire_owned() else { break };
             work.fetches.begin(fetch.digest);
             let work = Arc::clone(&work);
@@ -122,7 +122,7 @@ pub async fn run(replicas: Arc<Replicas>, calls: Arc<Calls>, ending: Arc<Ending>
 }
 
 impl Work {
-    /// Whether it went well.
+    /// Returns whether it succeeded.
     async fn fetch(&self, fetch: &Fetch) -> bool {
         let (replicas, digest) = (&self.replicas, fetch.digest);
         let error = match fetch::segment(replicas, &self.calls, fetch).await {
@@ -143,7 +143,7 @@ impl Work {
         false
     }
 
-    /// Why others had better make this replica, if they had.
+    /// Why another node should make this replica. `None` if this node should keep trying.
     fn why_decline(&self, fetch: &Fetch, error: &FetchError) -> Option<DeclineReason> {
         let (failures, since) = self.fetches.failures(&fetch.digest);
         let reason = match error {
@@ -151,7 +151,7 @@ impl Work {
                 DeclineReason::Full
             }
             FetchError::Store(StoreError::Io { .. }) => DeclineReason::Disk,
-            // Another node may reach what this one does not, if there is anything to be reached.
+            // Another node may reach a source that this one does not reach, if any source is up.
             FetchError::NoSource | FetchError::Source { .. } => {
                 let (replace_after_ms, is_up) = self.replicas.member.read(|catalogue| {
                     let up = |node: &NodeId| catalogue.node(*node).map(|it| it.liveness);
@@ -166,10 +166,10 @@ impl Work {
         (failures + 1 >= REFUSALS_BEFORE_DECLINE).then_some(reason)
     }
 
-    /// Takes from the released ones until there are none.
+    /// Destroys released files until the queue is empty.
     async fn destroy_released(&self) {
         loop {
-            // A statement of its own: the lock is not held while the disk works.
+            // A separate statement, so that the lock is not held while the disk works.
             let next = self.released.lock().pop_front();
             let Some(destroy) = next else { return };
             self.destroys.begin(destroy.digest);
@@ -180,12 +180,12 @@ impl Work {
         }
     }
 
-    /// Whether it went well.
+    /// Returns whether it succeeded.
     async fn destroy(&self, destroy: &Destroy) -> bool {
         let Destroy { digest, slots } = destroy;
         let (member, node) = (Arc::clone(&self.replicas.member), self.replicas.this.id);
         let digest = *digest;
-        // D3, asked again under the digest's lock.
+        // D3 is checked again under the digest's lock.
         let allowed = move || member.read(|catalogue| work::may_destroy(catalogue, node, &digest));
         match self.replicas.store.destroy(digest, allowed).await {
             Ok(Destroyed::Kept) => {}
@@ -207,7 +207,7 @@ impl Work {
     }
 }
 
-/// Assigned slots whose file is here are reported: whatever report was lost is found again.
+/// Assigned slots whose file is here are reported. This also repeats reports that were lost.
 fn derive_reports(replicas: &Replicas, catalogue: &Catalogue) {
     let found = catalogue
         .slots_on(replicas.this.id, SlotState::Assigned)

@@ -4,8 +4,8 @@
 //! start --Register--> applied here? --compare files with slots--> Inventory{missing}, last --> counts
 //! ```
 //!
-//! Until this process has applied its own `Register` it may know less than it once acknowledged,
-//! so it reports, deletes and quarantines nothing.
+//! Until this process has applied its own `Register`, its catalogue may be older than its
+//! acknowledgements. So it reports, deletes and quarantines nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::shared::{Calls, Ending, Member, Replicas, ThisNode};
 use crate::upkeep::report::{is_passing, report_to, to_leader};
 use crate::upkeep::suspect::set_aside;
 
-/// After so many periods without an entry a node that waits for its registration asks again.
+/// After this many periods without an entry, a node that waits for its registration asks again.
 const SILENT_HEARTBEATS: u64 = 10;
 
-/// What a starting process knows of its own registration.
+/// A starting process's data about its own registration.
 pub struct Registration {
     pub identity: IdentityFile,
     pub cookie: Cookie,
@@ -37,7 +37,8 @@ pub struct Registration {
     pub nonce: Nonce,
 }
 
-/// Registers, waits until that is applied here, takes inventory. Returns the incarnation.
+/// Registers, waits until the registration is applied here, and takes inventory. Returns the
+/// incarnation.
 pub async fn run(
     replicas: &Arc<Replicas>,
     calls: &Calls,
@@ -46,8 +47,8 @@ pub async fn run(
 ) -> Option<Incarnation> {
     let Registration { identity, cookie, previous, nonce } = registration;
     wait_for_somebody(calls).await;
-    // The nonce is on disk before anyone hears it: whatever becomes of the registration, the
-    // next process knows this one too.
+    // The nonce is on disk before any node hears it. So the next process knows this nonce too, even
+    // if the registration fails.
     let announce = update(&calls.this, identity, move |known| {
         let nonces = &mut known.pending_nonces;
         nonces.drain(..(nonces.len() + 1).saturating_sub(PENDING_NONCES_MAX));
@@ -57,7 +58,7 @@ pub async fn run(
     let body = registration_of(&calls.this, cookie, previous, nonce);
     let incarnation = register(calls, ending, &body).await?;
     wait_applied(calls, ending, &body, incarnation).await?;
-    // Only now: a directory that says it was registered must have a log that knows of a vote.
+    // Not earlier: a directory that says it was registered must have a log with a vote.
     let settle = update(&calls.this, identity, move |known| {
         known.registered_nonce = Some(nonce);
         known.registered_incarnation = incarnation;
@@ -75,8 +76,8 @@ pub async fn run(
     Some(incarnation)
 }
 
-/// Waits until there is somebody to register with: a node that starts over and over without a
-/// cluster must not fill its identity with nonces nobody heard.
+/// Waits until there is a node to register with. A node that restarts repeatedly without a cluster
+/// must not fill its identity with nonces that no node has heard.
 async fn wait_for_somebody(calls: &Calls) {
     let pause = Duration::from_millis(calls.this.config.timings.raft_heartbeat_ms);
     while calls.member.consensus.leader().is_none()
@@ -119,10 +120,10 @@ fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce:
     })
 }
 
-/// Registers; the same registration again has the same answer.
+/// Registers. The same registration again gets the same answer.
 async fn register(calls: &Calls, ending: &Ending, body: &Body) -> Option<Incarnation> {
     let pause = Duration::from_millis(calls.this.config.timings.heartbeat_ms);
-    // A removed node serves Raft until its vote is not needed.
+    // A removed node serves Raft until its vote is no longer needed.
     let waits = |answer: &Result<Reply, Status>| match answer {
         Ok(Reply::Refused(Refusal::NodeRemoved(_))) => {
             calls.member.consensus.may_vote(calls.this.id.0)
@@ -135,7 +136,8 @@ async fn register(calls: &Calls, ending: &Ending, body: &Body) -> Option<Incarna
         let answer = until_answered(calls, body.clone()).await;
         match &answer {
             Ok(Reply::Refused(Refusal::OldBuild { .. })) => break answer,
-            // Whoever answered may not be the leader: others are asked, and meanwhile again.
+            // The node that answered may not be the leader. So others are asked, and this one again
+            // later.
             Ok(Reply::Refused(refusal)) if !waits(&answer) => {
                 ending.accuse(register_refusal(refusal));
             }
@@ -146,7 +148,7 @@ async fn register(calls: &Calls, ending: &Ending, body: &Body) -> Option<Incarna
     };
     match answer {
         Ok(Reply::Registered { incarnation }) => Some(incarnation),
-        // The directory is sound: a newer build comes back on it.
+        // The directory is sound: a newer build can start on it.
         Ok(Reply::Refused(refusal @ Refusal::OldBuild { .. })) => {
             ending.fatal(format!(
                 "{refusal}; start a newer build on this directory, or remove --feature-level"
@@ -177,16 +179,17 @@ fn register_refusal(refusal: &Refusal) -> String {
     format!("{refusal}{hint}")
 }
 
-/// Sends `body` until the cluster answers it: to whom this node takes for the leader, to whom that
-/// one names instead, and to its peers in turn where that leads nowhere. A node that was removed
-/// while it was away hears of no new leader by itself; and where nobody leads because nobody is
-/// found any more, all have to hear where this node is now.
+/// Sends `body` until the cluster answers it. It tries the leader that this node knows, then the
+/// leader that the answer names, and in turn its peers. A removed node does not learn of a new
+/// leader by itself. And if no leader exists because nodes cannot find each other, all of them have
+/// to learn this node's address.
 async fn until_answered(calls: &Calls, body: Body) -> Result<Reply, Status> {
     let pause = Duration::from_millis(calls.this.config.timings.raft_heartbeat_ms);
     let mut named: Option<String> = None;
     let mut turn = 0_usize;
     let mut warned = false;
-    // Where this node is not wanted, and why: an old address may be anybody's by now.
+    // The addresses that refused this node, and why. An old address may belong to another node by
+    // now.
     let mut denied = BTreeMap::<String, Status>::new();
     loop {
         let follows = named.is_some();
@@ -200,7 +203,8 @@ async fn until_answered(calls: &Calls, body: Body) -> Result<Reply, Status> {
             Ok(reply) => return Ok(reply),
             Err(status) if is_passing(&status) => {
                 if Reason::of(&status) == Some(Reason::Unreached) && !warned {
-                    // Once: it goes on until somebody changes the address or the network.
+                    // Logged once, because it continues until an operator changes the address or
+                    // the network.
                     warned = true;
                     let (address, why) =
                         (&calls.this.config.address, envelope::said(status.message()));
@@ -213,11 +217,11 @@ async fn until_answered(calls: &Calls, body: Body) -> Result<Reply, Status> {
                 named = leader_of(&status)
                     .map(|(_, address)| address)
                     .filter(|address| *address != calls.this.config.address)
-                    // Two that do not lead may name each other for ever.
+                    // Two nodes that do not lead may name each other for ever.
                     .filter(|_| !follows);
                 tokio::time::sleep(calls.this.env.jitter(pause)).await;
             }
-            // Of the leader, or of most that this node knows.
+            // The refusal is the leader's, or that of most nodes that this node knows.
             Err(status) => match elsewhere {
                 None => return Err(status),
                 Some(address) => {
@@ -235,7 +239,7 @@ async fn until_answered(calls: &Calls, body: Body) -> Result<Reply, Status> {
     }
 }
 
-/// Every other turn, or where no leader is known, a peer that may be one, or name one.
+/// A peer that may be the leader or name it: every other turn, or if no leader is known.
 fn other_than_leader(calls: &Calls, turn: usize) -> Option<String> {
     if calls.member.consensus.is_leader()
         || (calls.member.consensus.leader().is_some() && turn.is_multiple_of(2))
@@ -245,9 +249,9 @@ fn other_than_leader(calls: &Calls, turn: usize) -> Option<String> {
     calls.peers.in_turn(&calls.this.config.address, turn / 2)
 }
 
-/// Waits until this node has applied its registration. Where nothing comes for a while, it
-/// registers again to hear whether that still stands: consensus sends no more to a node that was
-/// removed meanwhile.
+/// Waits until this node has applied its registration. If no entry comes for a while, it registers
+/// again to check that the registration is still valid, because openraft sends nothing more to a
+/// node that was removed meanwhile.
 async fn wait_applied(
     calls: &Calls,
     ending: &Ending,
@@ -272,7 +276,7 @@ async fn wait_applied(
     }
 }
 
-/// Compares the slots that should have a file with the files there are.
+/// Compares the slots that should have a file with the existing files.
 async fn take_inventory(
     replicas: &Arc<Replicas>,
     calls: &Calls,
@@ -314,7 +318,7 @@ async fn take_inventory(
     Ok(())
 }
 
-/// Damaged files, and files without any slot, go to quarantine, never to the bin.
+/// Damaged files, and files without a slot, go to quarantine. They are never deleted.
 async fn set_unknown_aside(replicas: &Arc<Replicas>) {
     for digest in replicas.store.damaged() {
         if let Err(error) = crate::upkeep::suspect::set_damaged_aside(replicas, digest).await {

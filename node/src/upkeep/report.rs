@@ -1,8 +1,9 @@
-//! Nodes speak for themselves (DESIGN section 4.4): what this node made durable, found lost or
-//! removed is gathered and sent to the leader in batches, for uploads and catch-up alike.
+//! A node reports about itself (DESIGN section 4.4). Its replicas that became durable, were found
+//! lost or were removed are collected and sent to the leader in batches. Uploads and catch-up use
+//! the same path.
 //!
-//! Nothing here needs to survive a crash: the same reports are derived again from the catalogue
-//! and the files (`upkeep::own_work`). Sending one twice is harmless, epochs tell.
+//! Nothing here needs to survive a crash: the same reports are derived again from the catalogue and
+//! the files (`upkeep::own_work`). A report sent twice does no harm, because it carries an epoch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,7 @@ async fn send(
         Reply::Refused(refusal @ Refusal::NodeRemoved(_))
             if replicas.member.consensus.may_vote(replicas.this.id.0) =>
         {
-            // Removed, and its vote is needed until the group's membership is without it.
+            // The node is removed, and its vote is needed until the group's membership excludes it.
             Err(Status::failed_precondition(refusal.to_string()))
         }
         Reply::Refused(
@@ -78,8 +79,8 @@ async fn send(
             | Refusal::NodeRemoved(_)
             | Refusal::UnknownNode(_)),
         ) => {
-            // Another process has registered under this id, or the node was removed: this
-            // process has nothing to say any more, if that is so.
+            // Another process has registered under this id, or the node was removed. If this is
+            // confirmed, this process must stop.
             ending.accuse(refusal.to_string());
             Err(Status::failed_precondition(refusal.to_string()))
         }
@@ -87,7 +88,7 @@ async fn send(
     }
 }
 
-/// Has the leader, wherever it is, propose a command of this node.
+/// Makes the leader propose a command of this node.
 pub async fn to_leader(calls: &Calls, request: RequestId, body: Body) -> Result<Reply, Status> {
     if calls.member.consensus.is_leader() {
         return calls.member.propose(request, body).await.map(|reply| Reply::clone(&reply));
@@ -98,7 +99,7 @@ pub async fn to_leader(calls: &Calls, request: RequestId, body: Body) -> Result<
     tokio::select! {
         biased;
         answer = report_to(calls, &address, request, body) => answer,
-        // A frozen leader answers nothing, and its successor is waiting.
+        // A frozen leader gives no answer while its successor is already elected.
         () = calls.member.until_not_led_by(leader) => Err(calls.member.not_leader()),
     }
 }
@@ -128,7 +129,7 @@ pub async fn report_to(
     Ok(reply)
 }
 
-/// Whether trying again, perhaps elsewhere, can help.
+/// Whether another attempt, perhaps on another node, can help.
 pub fn is_passing(status: &Status) -> bool {
     !matches!(
         Reason::of(status),

@@ -1,4 +1,4 @@
-//! The leader's steward: asks the pure planner what the cluster needs and proposes it.
+//! The leader's steward: gets the cluster's needs from the pure planner and proposes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub async fn run(member: Arc<Member>, leader: Arc<LeaderState>) {
     }
 }
 
-/// One look and what it calls for.
+/// One look, and the proposals that follow from it.
 async fn round(member: &Member, leader: &LeaderState, term: u64, cursor: &mut Cursor) {
     let Some(now_ms) = member.leader_clock_ms() else { return };
     let leading_ms = as_ms(member.led_for(term));
@@ -62,7 +62,8 @@ async fn round(member: &Member, leader: &LeaderState, term: u64, cursor: &mut Cu
     let hastened = leader.hastened.list();
     let wall_ms = member.label_ms();
     let seen = Observations { now_ms, wall_ms, leading_ms, heartbeats, members, hastened };
-    // A look at tens of thousands of segments must not cost the leader its office.
+    // A look at tens of thousands of segments must not delay the leader's heartbeats so long that
+    // it loses its leadership.
     let mut at = std::mem::take(cursor);
     let look =
         move |catalogue: &Catalogue| (steward::plan(catalogue, &seen, &mut loads, &mut at), at);
@@ -86,7 +87,7 @@ async fn round(member: &Member, leader: &LeaderState, term: u64, cursor: &mut Cu
         }
     }
     if more {
-        // What one round's bounds left over is done by the next, at once.
+        // The next round follows at once and does the work above this round's limits.
         leader.steward.ring();
         tokio::task::yield_now().await;
     }

@@ -1,10 +1,10 @@
-//! A replica under suspicion: somebody read wrong bytes, this node's own read failed, or its file
-//! is not where it should be.
+//! A suspected replica: a reader got wrong bytes, this node's own read failed, or its file is not
+//! in its place.
 //!
-//! The suspicion is only a hint. The node re-reads its file past the page cache; if it is bad it
-//! is kept as evidence in quarantine and the slot is given up for a new one, which catch-up then
-//! fills from verified blocks (D1, D6). What the store does not hold at all is given up as well: a
-//! slot that stays Durable without a file counts for nothing but numbers.
+//! The suspicion is only a hint. The node re-reads its file without the page cache. A bad file is
+//! kept as evidence in quarantine, and its slot is given up for a new one. Catch-up then fills the
+//! new slot from verified blocks (D1, D6). The slot of a segment that the store does not hold is
+//! also given up: a Durable slot without a file only makes the counts wrong.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::reporter::Said;
 use crate::shared::{Member, Replicas};
 use crate::store::{Checked, StoreError};
 
-/// Re-reads `digest`; true where it was bad or missing and has been given up.
+/// Re-reads `digest`. Returns true if it was bad or missing and has been given up.
 pub async fn check(replicas: &Arc<Replicas>, digest: SegmentDigest) -> Result<bool, StoreError> {
     if replicas.this.incarnation().is_none() {
-        // Before its own registration is applied this process gives nothing up.
+        // Before its own registration is applied, this process gives up no slot.
         return Ok(false);
     }
     match replicas.store.quarantine_if_bad(digest).await {
@@ -43,8 +43,8 @@ pub async fn check(replicas: &Arc<Replicas>, digest: SegmentDigest) -> Result<bo
     }
 }
 
-/// Moves the file of `digest` to quarantine if `condition` holds under its lock, and gives up the
-/// slot it may have had.
+/// Moves the file of `digest` to quarantine if `condition` is true under its lock, and gives up its
+/// slot if there is one.
 pub async fn set_aside(
     replicas: &Arc<Replicas>,
     digest: SegmentDigest,
@@ -55,7 +55,7 @@ pub async fn set_aside(
     after_setting_aside(replicas, digest, moved)
 }
 
-/// As [`set_aside`], for a file that was damaged when the store was opened.
+/// Like [`set_aside`], for a file that was damaged when the store was opened.
 pub async fn set_damaged_aside(
     replicas: &Arc<Replicas>,
     digest: SegmentDigest,
@@ -75,7 +75,7 @@ fn after_setting_aside(
             give_up(replicas, digest, "set aside");
         }
         Ok(false) => {}
-        // There was no file to move: whatever slot there is has none.
+        // There was no file to move, so a slot of this digest has no file.
         Err(StoreError::NotHeld(_)) => give_up(replicas, digest, "missing"),
         Err(error) => return Err(error),
     }
@@ -92,7 +92,7 @@ async fn give_up_absent(replicas: &Replicas, digest: SegmentDigest) -> Result<bo
     Ok(lacks_file)
 }
 
-/// The file of `digest` is not in its place any more: its slot needs a new one.
+/// The file of `digest` is no longer in its place, so its slot needs a new one.
 fn give_up(replicas: &Replicas, digest: SegmentDigest, why: &'static str) {
     let node = replicas.this.id;
     let slot = replicas.member.read(|catalogue| {
@@ -100,7 +100,7 @@ fn give_up(replicas: &Replicas, digest: SegmentDigest, why: &'static str) {
         segment.live_slot_on(node).map(|slot| (segment.id, slot.epoch))
     });
     tracing::warn!(%digest, why, gives_up_slot = slot.is_some(), "a replica is given up");
-    // The next file of this digest is another one.
+    // The next file of this digest is a new one.
     replicas.ledger.forget(digest);
     if let Some((segment, epoch)) = slot {
         replicas.reporter.say(Said::Lost, segment, epoch);
@@ -116,12 +116,12 @@ fn is_durable(member: &Member, digest: &SegmentDigest) -> bool {
     })
 }
 
-/// Starts a check of `digest` by itself, unless one runs already.
+/// Starts a check of `digest` in the background, unless one is running already.
 pub fn raise(replicas: &Arc<Replicas>, digest: SegmentDigest) {
     drop(begin(replicas, digest));
 }
 
-/// A read failed with `error`: raises a suspicion if that says something about the replica here.
+/// A read failed with `error`. Raises a suspicion if the error concerns the replica here.
 pub fn raise_for(replicas: &Arc<Replicas>, digest: SegmentDigest, error: &StoreError) {
     match error {
         StoreError::Damaged { .. } => raise(replicas, digest),
@@ -130,9 +130,9 @@ pub fn raise_for(replicas: &Arc<Replicas>, digest: SegmentDigest, error: &StoreE
     }
 }
 
-/// Starts a check of `digest`, and gives where its result will be; `None` while one runs already,
-/// or too many. The check goes on when nobody waits for it: one that was broken off between
-/// quarantine and report would leave a slot `Durable` with no file behind it.
+/// Starts a check of `digest` and returns a receiver for its result. `None` if one is running
+/// already, or too many are. The check continues when no task waits for it. If it stopped between
+/// quarantine and report, it would leave a slot `Durable` without a file.
 pub fn begin(
     replicas: &Arc<Replicas>,
     digest: SegmentDigest,
@@ -146,7 +146,7 @@ pub fn begin(
         if let Err(error) = &checked {
             tracing::warn!(%digest, %error, "cannot check a suspected replica");
         }
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = done.send(checked);
     });
     Some(result)
