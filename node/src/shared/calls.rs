@@ -12,7 +12,7 @@ use crate::peers::Peers;
 
 pub struct Calls {
     pub this: Arc<ThisNode>,
-    /// Says where a node is, and which one leads.
+    /// Knows the nodes' addresses and the leader.
     pub member: Arc<Member>,
     pub peers: Arc<Peers>,
 }
@@ -23,7 +23,7 @@ impl Calls {
         self.peers.transport(&self.this.env, address)
     }
 
-    /// A request that names this cluster and, where known, the node that is meant.
+    /// A request that names this cluster and, if known, the target node.
     pub fn request<T>(&self, node: Option<NodeId>, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let (cluster, lineage) = (Some(self.this.cluster), Some(self.this.lineage));

@@ -1,12 +1,13 @@
-//! How this process comes to its end.
+//! The ways in which this process ends.
 //!
 //! | how | by |
 //! |---|---|
-//! | at once, and it may come back | [`Ending::fatal`]: an error it cannot go on with |
+//!  at once, and it may come back | [`Ending::fatal`]: an error that prevents it from continuing |
 //! | for good: removed, replaced by another process, on an old directory | [`Ending::for_good`] |
-//! | in order | [`Ending::begin_goodbye`]: it was told to stop, and sends no more heartbeats |
+//!  in order | [`Ending::begin_goodbye`]: it was told to stop, and sends no more heartbeats |
 //!
-//! A peer's word that it must end is an accusation, which is looked into first (`upkeep::accused`).
+//! A peer's statement that this process must end is an accusation. It is checked first
+//! (`upkeep::accused`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +23,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// `hook` is told that the node must stop, and why. The receiver gets the accusations.
+    /// `hook` is called with the reason when the node must stop. The receiver gets the accusations.
     pub fn new(hook: FatalHook) -> (Self, mpsc::Receiver<String>) {
         let (accusations, brought) = mpsc::channel(1);
         let (is_for_good, says_goodbye) = Default::default();
@@ -43,8 +44,8 @@ impl Ending {
         self.is_for_good.load(Ordering::SeqCst)
     }
 
-    /// Somebody says that this process must not go on, and why. While one accusation is looked
-    /// into, others are dropped: they come again.
+    /// A peer says that this process must stop, and why. While one accusation is being checked,
+    /// others are dropped, because peers repeat them.
     pub fn accuse(&self, reason: String) {
         let _ = self.accusations.try_send(reason);
     }

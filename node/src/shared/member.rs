@@ -24,10 +24,11 @@ use crate::health::Health;
 use crate::machine::CatalogueState;
 use crate::raft::{Consensus, ProposeError, ReadError};
 
-/// The leader's answer to one proposal takes no longer; whether it was applied is unknown then.
+/// Time limit for the leader's answer to one proposal. After it, it is unknown whether the command
+/// was applied.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A wrong clock is said in the log so often.
+/// Pause between two log lines about a wrong clock.
 const CLOCK_WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 pub struct Member {
@@ -50,18 +51,18 @@ impl Member {
         Self { this, consensus, health, state, clock, clock_warned }
     }
 
-    /// Runs `look` on the applied catalogue. Never held across an await.
+    /// Runs `look` on the applied catalogue. The lock is never held across an await.
     pub fn read<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
         look(&self.state.read().catalogue)
     }
 
-    /// A copy of the applied catalogue, cheap, for long looks.
+    /// A cheap copy of the applied catalogue, for reads that take long.
     pub fn copy(&self) -> Catalogue {
         self.read(Catalogue::clone)
     }
 
-    /// Runs `look` on a copy of the applied catalogue, beside the async threads: for walks over
-    /// many records, which must not hold up apply.
+    /// Runs `look` on a copy of the applied catalogue, outside the async threads. Use it for walks
+    /// over many records, which must not delay apply.
     pub async fn walk<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Catalogue) -> T + Send + 'static,
@@ -83,13 +84,13 @@ impl Member {
         Some(self.clock.now_ms(self.this.env.now(), self.consensus.term(), applied_ms))
     }
 
-    /// How long this leader has led in `term`, as far as its clock saw.
+    /// How long this leader has led in `term`, by its own clock.
     pub fn led_for(&self, term: u64) -> Duration {
         self.clock.led_for(self.this.env.now(), term)
     }
 
-    /// A command that somebody sent. One that only a newer build understands is refused like one
-    /// for which the cluster is not ready.
+    /// Decodes a command from a sender. A command that only a newer build understands is refused in
+    /// the same way as one that the cluster is not ready for.
     pub fn decode_command(&self, bytes: &[u8]) -> Result<Command, Status> {
         let level = self.this.config.feature_level;
         convert::decode_command(bytes, level).map_err(|error| match error {
@@ -103,7 +104,8 @@ impl Member {
         })
     }
 
-    /// Proposes a command of this node or of the leader; anything but the leader answers `NotLeader`.
+    /// Proposes a command of this node or of the leader. Any node but the leader answers
+    /// `NotLeader`.
     pub async fn propose(&self, request: RequestId, body: Body) -> Result<Arc<Reply>, Status> {
         self.propose_for(Subject::None, request, body).await
     }
@@ -124,7 +126,8 @@ impl Member {
         {
             return Ok(Arc::new(Reply::Refused(refusal)));
         }
-        // Apply asks again; this keeps what it would refuse out of the log.
+        // Apply checks this again. The check here keeps commands that apply would refuse out of the
+        // log.
         if let Err(refusal) = self.authorize(&subject, request, &body).await? {
             return Ok(Arc::new(Reply::Refused(refusal)));
         }
@@ -142,8 +145,8 @@ impl Member {
         self.propose_encoded(encoded).await
     }
 
-    /// Whether a subject may have a command done, by all that is committed. One whose reply is
-    /// remembered is answered with that, whatever was deleted or revoked since (C4).
+    /// Whether a subject may run a command, by everything committed. A command with a remembered
+    /// reply gets that reply, even after a later deletion or revocation (C4).
     pub async fn authorize(
         &self,
         subject: &Subject,
@@ -164,8 +167,8 @@ impl Member {
         Ok(ask())
     }
 
-    /// Whether the cluster is ready for a command, by all that is committed: a new leader may not
-    /// have applied yet what raised the level.
+    /// Whether the cluster is ready for a command, by everything committed. A new leader may not
+    /// have applied the entry that raised the level yet.
     async fn admit(&self, body: &Body) -> Result<Result<(), Refusal>, Status> {
         let level = self.this.config.feature_level;
         if let Body::RaiseFeatureLevel(raise) = body
@@ -180,7 +183,7 @@ impl Member {
         Ok(self.read(|catalogue| catalogue.admit(body)))
     }
 
-    /// The wall clock that labels what is committed now.
+    /// The wall clock for the labels of entries committed now.
     pub fn label_ms(&self) -> u64 {
         let own_ms = self.this.env.wall_ms();
         let label_ms = clock::label_ms(own_ms, self.consensus.clocks_ahead_ms().into_values());
@@ -192,8 +195,8 @@ impl Member {
         label_ms
     }
 
-    /// How far the wall clock of each node is ahead of the voters' median, as far as a leader has
-    /// heard lately. Nothing on another node.
+    /// How far the wall clock of each node is ahead of the voters' median, by recent heartbeats to
+    /// a leader. Empty on a node that does not lead.
     pub fn clocks_ahead_of_median_ms(&self) -> BTreeMap<NodeId, i64> {
         if !self.consensus.is_leader() {
             return BTreeMap::new();
@@ -204,7 +207,7 @@ impl Member {
         all.map(|(node, ahead_ms)| (NodeId(node), ahead_ms.saturating_sub(median_ms))).collect()
     }
 
-    /// The voters' median wall clock, as far as this node has heard.
+    /// The voters' median wall clock, by this node's readings.
     pub fn median_wall_ms(&self) -> u64 {
         self.this.env.wall_ms().saturating_add_signed(self.median_ahead_ms())
     }
@@ -239,7 +242,7 @@ impl Member {
     pub async fn read_index(&self, deadline: Duration) -> Result<u64, Status> {
         let trouble = self.health.trouble();
         if trouble.log_late_ms > 0 {
-            // Raft waits for the log here, and so would the caller, until the deadline.
+            // Raft waits for the log here, and the caller would wait too, until the deadline.
             let text = trouble.text();
             return Err(Status::unavailable(format!("node {}: {text}; try another", self.this.id)));
         }
@@ -260,13 +263,13 @@ impl Member {
         }
     }
 
-    /// Resolves once this node takes another one than `node` for the leader, or none.
+    /// Resolves once this node sees another leader than `node`, or none.
     pub async fn until_not_led_by(&self, node: u64) {
         let mut watch = self.consensus.watch_leadership();
         while watch.changed().await.leader.is_some_and(|(leader, _)| leader == node) {}
     }
 
-    /// Where `node` can be reached, if it is a member.
+    /// The address of `node`, if it is a member.
     pub fn address_of(&self, node: NodeId) -> Option<String> {
         self.read(|catalogue| catalogue.node(node).map(|record| record.address.clone()))
     }

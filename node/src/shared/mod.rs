@@ -1,20 +1,20 @@
-//! What the parts of a running node share, by what it is about. A function takes the parts that it
-//! touches; only the wiring (the assembly and the services) has [`Shared`] whole.
+//! The shared parts of a running node, grouped by subject. A function takes only the parts that it
+//! uses. Only the wiring (the assembly and the services) has the whole of [`Shared`].
 //!
 //! ```text
-//! ThisNode ◄── Member ◄─┬─ Calls        an arrow: is built on
-//!                       └─ Replicas     LeaderState, Ending: on their own
+//! ThisNode ◄── Member ◄─┬─ Calls        an arrow means: is built on
+//!                       └─ Replicas     LeaderState, Ending: independent
 //! ```
 //!
 //! | part | is |
 //! |---|---|
-//! | [`ThisNode`] | which node this process is, and what it was given at its start |
+//! | [`ThisNode`] | the identity of this process, and its settings from the start |
 //! | [`Member`] | the applied catalogue and Raft: reads, proposals, linearizable reads |
 //! | [`Calls`] | calls to other nodes |
 //! | [`Replicas`] | the replicas on this node: files, reports, counts |
-//! | [`Summaries`] | the catalogue at a glance, one walk for all who ask |
-//! | [`LeaderState`] | what a leader knows beside the catalogue: who is alive, leaves, cannot come in |
-//! | [`Ending`] | how this process comes to its end |
+//! | [`Summaries`] | a summary of the catalogue, one walk for all callers |
+//! | [`LeaderState`] | what only a leader knows: nodes that are alive, leave, or cannot join |
+//! | [`Ending`] | the ways in which this process ends |
 
 mod calls;
 mod ending;
@@ -47,9 +47,9 @@ pub struct Shared {
     pub ending: Arc<Ending>,
     pub counters: Arc<Counters>,
     pub waits: Waits,
-    /// Permits of its doors, for its metrics.
+    /// Permits of the node's request lanes, for its metrics.
     pub lanes: Lanes,
     pub summaries: Summaries,
-    /// What the process has used.
+    /// Reads the resources that the process has used.
     pub usage: fn() -> Usage,
 }

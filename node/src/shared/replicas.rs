@@ -1,4 +1,4 @@
-//! The replicas on this node: their files, what is reported of them, what was counted.
+//! The replicas on this node: their files, the reports about them, and counters.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::wake::Wake;
 
 pub struct Replicas {
     pub this: Arc<ThisNode>,
-    /// Says which replicas are wanted here.
+    /// Knows which replicas are wanted here.
     pub member: Arc<Member>,
     pub store: SegmentStore,
     pub ledger: Arc<dyn Ledger>,
@@ -21,7 +21,7 @@ pub struct Replicas {
     pub counters: Arc<Counters>,
     /// Wakes this node's own work: fetch, destroy, report.
     pub work: Wake,
-    /// What the last look at the disk said; see [`Replicas::room`].
+    /// The result of the last look at the disk. See [`Replicas::room`].
     room: Mutex<(u64, u64)>,
 }
 
@@ -38,8 +38,9 @@ impl Replicas {
         Self { this, member, store, ledger, reporter, counters, work, room }
     }
 
-    /// Bytes that new segments may take, and bytes on their way: as of now, or of the last time
-    /// the disk answered quickly. A disk with a long queue must not make its node look dead.
+    /// Bytes that new segments may take, and bytes of segments being received. The values are of
+    /// now, or of the last time that the disk answered quickly. A node with a long disk queue must
+    /// not look dead.
     pub async fn room(&self) -> (u64, u64) {
         let patience = self.this.heartbeat_period() / 2;
         match tokio::time::timeout(patience, self.store.room()).await {

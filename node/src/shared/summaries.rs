@@ -1,7 +1,8 @@
-//! The catalogue at a glance, for status and metrics: one count at a time, shared by all who ask.
+//! A summary of the catalogue for status and metrics. One count runs at a time, and all callers
+//! share it.
 //!
-//! A count walks namespaces and kinds of segments, not segments. It runs beside the async threads,
-//! and many callers cost no more than one.
+//! A count walks namespaces and kinds of segments, not single segments. It runs outside the async
+//! threads, and many callers cost no more than one.
 
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use tokio::time::Instant;
 
 use super::Member;
 
-/// A scraper is content with a summary of this age.
+/// A metrics scrape accepts a summary of this age.
 const SCRAPED_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 struct Walked {
-    /// Everything up to this log index is in it.
+    /// All entries up to this log index are in it.
     index: u64,
     at: Instant,
     summary: Summary,
@@ -27,7 +28,7 @@ struct Walked {
 pub struct Summaries(Mutex<Option<Walked>>);
 
 impl Summaries {
-    /// A summary that contains everything up to `index`.
+    /// A summary that contains all entries up to `index`.
     pub async fn at(&self, member: &Member, index: u64) -> Summary {
         let mut last = self.0.lock().await;
         match &*last {
@@ -36,7 +37,7 @@ impl Summaries {
         }
     }
 
-    /// A summary of the last second.
+    /// A summary at most a second old.
     pub async fn lately(&self, member: &Member) -> Summary {
         let mut last = self.0.lock().await;
         match &*last {

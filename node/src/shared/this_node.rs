@@ -1,4 +1,4 @@
-//! Which node this process is, and what it was given at its start.
+//! The identity of this process, and its settings from the start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,8 @@ impl ThisNode {
         Self { env, config, disk, cluster, lineage, id, incarnation: Mutex::new(None) }
     }
 
-    /// The incarnation of this process once it has applied its own `Register`. Inventory follows.
-    /// Until then it reports, deletes and quarantines nothing.
+    /// The incarnation of this process, once it has applied its own `Register`. Inventory follows.
+    /// Before that the process reports, deletes and quarantines nothing.
     pub fn incarnation(&self) -> Option<Incarnation> {
         *self.incarnation.lock()
     }

@@ -7,9 +7,9 @@ use cairn_types::ids::CheckpointId;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// A client that waits asks again within a second or two.
+/// A client that waits repeats its request within a second or two.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// Checkpoints that are hastened at a time: bounds what the steward looks at in a round.
+/// Checkpoints that are hastened at a time. This bounds the steward's work in a round.
 const CHECKPOINTS_MAX: usize = 64;
 
 #[derive(Debug, Default)]
@@ -18,7 +18,8 @@ pub struct Hastened {
 }
 
 impl Hastened {
-    /// Remembers that somebody waits; one too many is not remembered, and asks again.
+    /// Remembers that a client waits for the checkpoint. Above the limit it is not remembered, and
+    /// the client asks again.
     pub fn ask(&self, checkpoint: CheckpointId) {
         let now = Instant::now();
         let mut until = self.until.lock();

@@ -1,4 +1,4 @@
-//! Heartbeats as the leader hears them: soft state, never in Raft.
+//! Heartbeats that the leader received: soft state, never in Raft.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use cairn_types::ids::{Incarnation, NodeId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// After a goodbye, heartbeats of that process are not heard for so long: they were sent before
-/// it. One that goes on all the same is heard again afterwards.
+/// After a goodbye, heartbeats of that process are ignored for this long, because they were sent
+/// before it. Later heartbeats of a process that continues anyway count again.
 const QUIET: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +20,12 @@ pub struct Pulse {
     pub bytes_in_flight: u64,
     /// The process said goodbye: it is down.
     pub stops: bool,
-    /// What the node says keeps it from its work.
+    /// The trouble that keeps the node from its work, as the node reports it.
     pub trouble: NodeTrouble,
 }
 
 impl Pulse {
-    /// Bytes that new segments may take: none on a node that is unfit.
+    /// Bytes that new segments may take. Zero on a node that is unfit.
     pub fn bytes_for_slots(&self) -> u64 {
         if self.trouble.is_none() { self.available_bytes } else { 0 }
     }

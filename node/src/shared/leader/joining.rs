@@ -1,5 +1,6 @@
-//! Nodes that want to register and that this leader could not call back: they stay outside until it
-//! can. Soft: it ends with this process, or a while after the node's last try.
+//! Nodes that want to register but that this leader could not call back. They stay outside the
+//! cluster until it can. Soft state: it ends with this process, or some time after the node's last
+//! attempt.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use cairn_types::ids::NodeId;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// A node that still tries comes back within this time.
+/// A node that still tries repeats its attempt within this time.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// At most one entry for each node of the catalogue.
@@ -24,13 +25,13 @@ struct Unreached {
 }
 
 impl Joining {
-    /// The node could not be called back at `address`. Whether that is news: it is said once, not
-    /// at each of the node's tries.
+    /// The node could not be called back at `address`. Returns whether this is new, so that it is
+    /// logged once and not at each attempt.
     pub fn is_not_reached(&self, node: NodeId, address: &str, why: &str) -> bool {
         let (now, mut unreached) = (Instant::now(), self.0.lock());
         unreached.retain(|_, it| now < it.until);
         let is_news = unreached.get(&node).is_none_or(|it| it.address != address);
-        // Any server may listen there and say what it likes.
+        // Any server may listen there and answer with any text.
         let (address, why) = (address.to_owned(), envelope::said(why));
         unreached.insert(node, Unreached { address, why, until: now + KEPT_FOR });
         is_news
@@ -40,8 +41,8 @@ impl Joining {
         self.0.lock().remove(&node);
     }
 
-    /// Why a node cannot come in, as far as this process has tried; `None` where it is `registered`
-    /// at that address by now, by another leader perhaps.
+    /// Why a node cannot join, as far as this process has tried. `None` if it is `registered` at
+    /// that address by now, perhaps by another leader.
     pub fn why(&self, node: NodeId, registered: Option<&str>) -> Option<String> {
         let unreached = self.0.lock();
         let it = unreached.get(&node).filter(|it| Instant::now() < it.until)?;

@@ -1,5 +1,5 @@
-//! Removals and changes of voters under way. The two exclude each other for one node: a removed node
-//! that becomes a voter is down for good, and its vote may be needed for every later change.
+//! Removals and changes of voters in progress. The two exclude each other for one node: a removed
+//! node that becomes a voter is down for good, and its vote may be needed for every later change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,26 +8,26 @@ use cairn_types::ids::NodeId;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// A vote that has not moved by then stays where it is: a membership change takes two entries and
-/// a majority that answers.
+/// Time limit for moving a vote: a membership change takes two entries and a majority that answers.
+/// A vote that has not moved by then stays.
 pub const MOVE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Nodes whose vote is to go elsewhere, and nodes that are becoming voters. Soft: it ends with
+/// Nodes whose vote is to be moved, and nodes that are becoming voters. Soft state: it ends with
 /// this process.
 #[derive(Debug, Default)]
 pub struct Leaving(Mutex<Moves>);
 
 #[derive(Debug, Default)]
 struct Moves {
-    /// Until when the vote is being moved; afterwards the node is a member as before.
+    /// The deadline for moving the vote. After it the node is a normal member again.
     leaving: BTreeMap<NodeId, Instant>,
-    /// Removals that were proposed without an answer: until then they may still be committed.
+    /// Removals that were proposed without an answer. They may still be committed until this time.
     in_doubt: BTreeMap<NodeId, Instant>,
-    /// The new voters of the change that is under way.
+    /// The new voters of the change in progress.
     coming: BTreeSet<NodeId>,
 }
 
-/// A change of voters under way: the removal of a new voter waits for its end.
+/// A change of voters in progress. The removal of a new voter waits for its end.
 #[must_use]
 pub struct Coming<'a>(&'a Leaving);
 
@@ -42,7 +42,7 @@ impl Leaving {
         self.0.lock().now()
     }
 
-    /// Begins a change by which `newcomers` become voters, one change at a time. An error names a
+    /// Begins a change by which `newcomers` become voters, one change at a time. The error names a
     /// newcomer whose removal has begun: it must not get a vote.
     pub fn begin_change(&self, newcomers: BTreeSet<NodeId>) -> Result<Coming<'_>, NodeId> {
         let mut moves = self.0.lock();
@@ -61,13 +61,13 @@ impl Leaving {
         self.0.lock().leaving.insert(node, Instant::now() + MOVE_DEADLINE);
     }
 
-    /// Nothing was proposed by this try.
+    /// This attempt proposed nothing.
     pub fn end(&self, node: NodeId) {
         self.0.lock().leaving.remove(&node);
     }
 
-    /// A removal was proposed. Only a reply ends it: without one it may be committed yet, so the
-    /// node gets no vote until the deadline.
+    /// A removal was proposed. Only a reply ends it. Without a reply it may still be committed, so
+    /// the node gets no vote until the deadline.
     pub fn proposed<T, E>(&self, node: NodeId, reply: &Result<T, E>) {
         let mut moves = self.0.lock();
         moves.leaving.remove(&node);
@@ -112,7 +112,7 @@ mod tests {
         leaving.add(NodeId(4));
         leaving.proposed(NodeId(4), &Err::<(), _>("the leader changed"));
         assert_eq!(leaving.begin_change(newcomer()).err(), Some(NodeId(4)), "it may be committed");
-        // A second try that proposes nothing knows no more.
+        // A second attempt that proposes nothing gives no new information.
         leaving.add(NodeId(4));
         leaving.end(NodeId(4));
         assert_eq!(leaving.begin_change(newcomer()).err(), Some(NodeId(4)));

@@ -1,6 +1,6 @@
-//! What a leader knows beside the catalogue: who is alive, who leaves, who cannot come in. Soft, and
-//! never in Raft: the next leader learns it anew. A node that does not lead has it too, and does
-//! not use it.
+//! The leader's knowledge in addition to the catalogue: which nodes are alive, which leave, and
+//! which cannot join. It is soft state and never in Raft: the next leader learns it anew. A node
+//! that does not lead has these fields too and does not use them.
 
 mod hastened;
 mod heartbeats;
@@ -20,7 +20,7 @@ pub struct LeaderState {
     pub heartbeats: Heartbeats,
     /// Checkpoints that clients wait for.
     pub hastened: Hastened,
-    /// Nodes whose vote this leader moves because they are to be removed.
+    /// Nodes whose vote this leader moves because they are being removed.
     pub leaving: Leaving,
     /// Nodes that this leader could not call back.
     pub joining: Joining,
@@ -28,6 +28,6 @@ pub struct LeaderState {
     pub retention_runs: RetentionRuns,
     /// Wakes the steward.
     pub steward: Wake,
-    /// Wakes the care for Raft membership.
+    /// Wakes the upkeep of Raft membership.
     pub members: Wake,
 }

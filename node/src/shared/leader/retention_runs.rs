@@ -1,9 +1,9 @@
-//! Runs of retention that wait for a confirmation, as the steward of this node found them.
+//! Runs of retention that wait for a confirmation, as this node's steward found them.
 
 use cairn_core::steward::Waiting;
 use parking_lot::Mutex;
 
-/// What was found, and the term in which this node led then.
+/// The runs found, and the term in which this node led at that time.
 #[derive(Debug, Default)]
 pub struct RetentionRuns {
     found: Mutex<(u64, Vec<Waiting>)>,
