@@ -1,6 +1,6 @@
-//! Cluster time on a leader: the applied value plus the leader's own monotonic time since it
-//! began to lead (DESIGN section 3). Without a leader it stands still. And the wall clock that
-//! labels commits, which no one clock decides.
+//! Cluster time on a leader: the applied value plus the leader's own monotonic time since it began
+//! to lead (DESIGN section 3). Without a leader it does not advance. This file also computes the
+//! wall-clock label of commits, which does not depend on one clock alone.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use cairn_types::canary;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The most that counts of the time between two looks at the clock. A leader looks at least once a
-/// second; more than this is a clock that jumped, or a process that stood still, and neither may
-/// end a grace of an hour.
+/// Upper limit for the time counted between two reads of the clock. A leader reads it at least once
+/// a second. A longer interval means a clock that jumped or a process that was paused, and neither
+/// may end a grace of an hour.
 const LOOK_MAX: Duration = Duration::from_secs(10);
-/// A commit's label is at most this far ahead of the voters' median clock. Clocks that are kept
-/// by NTP differ by far less.
+/// A commit's label is at most this far ahead of the voters' median clock. Clocks synchronised by
+/// NTP differ by far less.
 pub const WALL_AHEAD_MAX_MS: i64 = 10_000;
 
 /// The label that a leader gives to a commit: its own clock, but not far ahead of the voters'
-/// median. `ahead_ms` says how far the clocks of the other voters are ahead of this one. Of an even
-/// number the earlier one of the middle counts: a label in the future is worse than one in the
-/// past, because a namespace's labels never decrease.
+/// median. `ahead_ms` says how far the clocks of the other voters are ahead of this one. For an
+/// even number of clocks the earlier of the two middle ones counts. A label in the future is worse
+/// than one in the past, because a namespace's labels never decrease.
 pub fn label_ms(own_ms: u64, ahead_ms: impl IntoIterator<Item = i64>) -> u64 {
     if canary!("label_by_own_clock") {
         return own_ms;
@@ -28,7 +28,8 @@ pub fn label_ms(own_ms: u64, ahead_ms: impl IntoIterator<Item = i64>) -> u64 {
     own_ms.saturating_add_signed(median_ms.saturating_add(WALL_AHEAD_MAX_MS).min(0))
 }
 
-/// How far the voters' median clock is ahead of this node's own, which is one of them.
+/// How far the voters' median clock is ahead of this node's clock. This node's clock is one of
+/// those counted.
 pub fn median_ahead_ms(others_ahead_ms: impl IntoIterator<Item = i64>) -> i64 {
     let mut all: Vec<i64> = others_ahead_ms.into_iter().collect();
     all.push(0);
@@ -36,12 +37,12 @@ pub fn median_ahead_ms(others_ahead_ms: impl IntoIterator<Item = i64>) -> i64 {
     all[(all.len() - 1) / 2]
 }
 
-/// A wall clock that is so far off the voters' median is wrong.
+/// Whether a wall clock is too far from the voters' median.
 pub fn is_wrong(ahead_ms: i64) -> bool {
     ahead_ms.unsigned_abs() > WALL_AHEAD_MAX_MS.unsigned_abs()
 }
 
-/// One leadership's origin of time.
+/// The origin of cluster time in one leadership.
 #[derive(Debug, Clone, Copy)]
 struct Base {
     term: u64,
@@ -58,7 +59,7 @@ pub struct ClusterClock {
 }
 
 impl ClusterClock {
-    /// Cluster time at `now`, this node's own, for the leader of `term` whose catalogue has applied
+    /// Cluster time at this node's time `now`, for the leader of `term` whose catalogue has applied
     /// `applied_ms`.
     pub fn now_ms(&self, now: Instant, term: u64, applied_ms: u64) -> u64 {
         let mut base = self.base.lock();
@@ -73,20 +74,21 @@ impl ClusterClock {
             }),
         };
         current.counted += now.duration_since(current.looked).min(LOOK_MAX);
-        // Another caller may have read the clock later and be through before.
+        // Another caller may have read the clock later but taken the lock earlier.
         current.looked = current.looked.max(now);
         let counted =
             if canary!("clock_runs_fast") { current.counted * 2 } else { current.counted };
         let computed_ms = current.clock_ms + as_ms(counted);
         if applied_ms > computed_ms {
-            // A fresh leader that had not applied all yet began too low: time goes on from what
-            // it has learned, it does not stand still until it would have got there.
+            // A new leader that had not applied all entries began with too low a time. The time
+            // continues from the applied value. Otherwise it would stand still until it reached
+            // that value.
             (current.counted, current.clock_ms) = (Duration::ZERO, applied_ms);
         }
         computed_ms.max(applied_ms)
     }
 
-    /// How long the leader of `term` has led at `now`, as far as this clock saw.
+    /// How long the leader of `term` has led at `now`, by this clock.
     pub fn led_for(&self, now: Instant, term: u64) -> Duration {
         match *self.base.lock() {
             Some(base) if base.term == term => now.duration_since(base.leading_since),
@@ -95,7 +97,7 @@ impl ClusterClock {
     }
 }
 
-/// Lets something happen at most once in a period.
+/// Allows an action at most once in a period.
 #[derive(Debug, Default)]
 pub struct Seldom(Mutex<Option<Instant>>);
 
@@ -165,13 +167,13 @@ mod tests {
         let bound = WALL_AHEAD_MAX_MS as u64;
         assert_eq!(label_ms(now, []), now, "a sole voter has its own clock");
         assert_eq!(label_ms(now, [20, -700]), now);
-        // The leader is a year ahead of both others.
+        // The leader's clock is a year ahead of both others.
         let ahead = now + YEAR_MS as u64;
         assert_eq!(label_ms(ahead, [-YEAR_MS, -YEAR_MS]), now + bound);
-        // Another one is wrong, the leader is not.
+        // Another voter's clock is wrong, the leader's is not.
         assert_eq!(label_ms(now, [YEAR_MS, 0]), now);
         assert_eq!(label_ms(now, [-YEAR_MS, 0]), now);
-        // A leader that is behind is not put ahead.
+        // A leader whose clock is behind does not label ahead of it.
         assert_eq!(label_ms(now, [YEAR_MS, YEAR_MS]), now);
         assert_eq!(label_ms(ahead, [-YEAR_MS]), now + bound);
         assert_eq!(label_ms(5, [i64::MIN, i64::MIN]), 0);

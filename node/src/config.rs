@@ -1,10 +1,10 @@
-//! What a node is told at its start, as plain data.
+//! The settings of a node at its start, as plain data.
 
 use cairn_types::ids::{ClusterId, NodeId};
 use cairn_types::model::Settings;
 
-/// How an empty data directory becomes a member. A directory that has an identity already
-/// ignores this and comes back as who it is.
+/// How an empty data directory becomes a member. A directory that already has an identity ignores
+/// this and starts with its identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Makes a new cluster and is its first node, unless a cluster answers at one of the peers.
@@ -19,43 +19,44 @@ pub enum Origin {
 pub struct NodeConfig {
     /// `host:port` under which clients and other nodes reach this node.
     pub address: String,
-    /// The machine this process runs on; two replicas never share one.
+    /// The machine this process runs on. Two replicas never share one.
     pub host: String,
     pub rack: String,
-    /// Bytes of segment files this node takes at most.
+    /// Most bytes of segment files on this node.
     pub capacity_bytes: u64,
     pub origin: Origin,
-    /// The one cluster this node may belong to, where that is known: it makes this one, joins no
-    /// other, and does not start on a directory of another.
+    /// The only cluster this node may belong to, if it is known. The node creates this one, joins
+    /// no other, and does not start on a directory of another.
     pub cluster: Option<ClusterId>,
-    /// A cluster that is known to be there: this node does not make one.
+    /// A cluster that is known to exist. This node then does not create one.
     pub exists: Option<ClusterId>,
-    /// With [`Origin::Join`]: the member of this host and address whose place it takes.
+    /// With [`Origin::Join`]: the member with this host and address that this node replaces.
     pub replaces: Option<NodeId>,
-    /// Further addresses to say hello to at start, beside the remembered ones.
+    /// Further addresses to say hello to at start, in addition to the remembered ones.
     pub peers: Vec<String>,
-    /// The highest feature level this node understands: its build's, or a lower one that an
-    /// operator has set to keep the way back to an older build open.
+    /// The highest feature level this node understands. It is the build's level, or a lower one
+    /// that an operator has set so that a return to an older build stays possible.
     pub feature_level: u32,
     pub timings: Timings,
 }
 
 /// Periods and deadlines of one node, milliseconds. Unlike [`Settings`] they may differ between
-/// nodes: nothing that apply decides depends on them.
+/// nodes: no decision of apply depends on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
     pub raft_heartbeat_ms: u64,
-    /// A leader is believed for so long after each answer of a majority; see `decisions/0008`.
+    /// A leader counts as alive for this long after each answer of a majority; see
+    /// `decisions/0008`.
     pub raft_lease_ms: u64,
     /// Node heartbeat to the leader.
     pub heartbeat_ms: u64,
-    /// Rounds of the steward and of a node's own work when nothing wakes them.
+    /// Period of the steward's rounds and of the node's own work if no event wakes them earlier.
     pub upkeep_ms: u64,
-    /// Reports are gathered this long before they are sent.
+    /// Reports are collected for this long before they are sent.
     pub report_batch_ms: u64,
     /// Deadline of one call between nodes that carries no segment bytes.
     pub call_ms: u64,
-    /// A segment stream without a byte for this long is broken off.
+    /// A segment stream without a byte for this long is stopped.
     pub stall_ms: u64,
     /// A write to the log that has not ended after this long makes the node unfit: it gives up
     /// leadership and gets no new slots. Longer than a busy disk takes for a sync.
@@ -64,12 +65,13 @@ pub struct Timings {
     pub segments_late_ms: u64,
     /// The same for a listener that cannot accept.
     pub accept_late_ms: u64,
-    /// The process ends when either of the first two has not ended after this long.
+    /// The process ends when an operation of one of the first two kinds has not ended after this
+    /// long.
     pub disk_end_ms: u64,
     /// Entries between snapshots, and entries kept behind the newest one.
     pub snapshot_entries: u64,
     pub log_kept_entries: u64,
-    /// A snapshot travels in messages of so many bytes.
+    /// Bytes of a snapshot in one message.
     pub snapshot_piece_bytes: u64,
 }
 

@@ -1,8 +1,8 @@
-//! Counts of what this node's data plane did, for `/metrics`, `NodeStatus` and tests.
+//! Counters of this node's data plane, for `/metrics`, `NodeStatus` and tests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One ever-growing count.
+/// A count that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -16,7 +16,7 @@ impl Counter {
     }
 }
 
-/// Bytes are raw segment bytes as they crossed the wire.
+/// Bytes are raw segment bytes as they were sent.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// From clients.

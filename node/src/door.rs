@@ -1,7 +1,7 @@
-//! What answers on a node's port: nothing but "starting" until the node serves.
+//! The services on a node's port. Before the node serves, each call gets the answer "starting".
 //!
-//! A node listens before it has read its files, so that its port is its own. A caller that is
-//! told at once that the node starts need not wait for an answer that comes late or never.
+//! A node listens before it has read its files, so that no other process takes its port. A caller
+//! that is told at once that the node is starting does not wait for a late or missing answer.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,10 +15,10 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-/// Who a starting node is, once its data directory has said so.
+/// The identity of a starting node, once it is read from the data directory.
 pub type Starting = Arc<OnceLock<Identity>>;
 
-/// Cheap to clone; all clones are the same door.
+/// Cheap to clone. All clones are the same door.
 #[derive(Clone, Default)]
 pub struct Door {
     serves: Arc<OnceLock<Router>>,
@@ -26,7 +26,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// Where the node says who it is.
+    /// The node stores its identity here.
     pub fn starting(&self) -> Starting {
         Arc::clone(&self.starting)
     }
@@ -36,7 +36,7 @@ impl Door {
         let _ = self.serves.set(routes.into_axum_router());
     }
 
-    /// To be served from the beginning.
+    /// The routes to serve from the beginning.
     pub fn routes(&self) -> Routes {
         let door = self.clone();
         Routes::from(Router::new().fallback(move |request: Request| {

@@ -1,8 +1,8 @@
-//! How a part of the node says that the node must stop.
+//! How a part of the node reports that the node must stop.
 
 use std::sync::Arc;
 
 /// Called with the reason: a failed sync, a damaged log, an old identity. The shell of the process
-/// (or the simulator) ends the node. It may be called more than once, as one failure brings others,
-/// and from tasks of the storage: it must not block.
+/// (or the simulator) ends the node. It may be called more than once, because one failure causes
+/// others. It is also called from storage tasks, so it must not block.
 pub type FatalHook = Arc<dyn Fn(String) + Send + Sync>;

@@ -1,5 +1,5 @@
-//! What the last look at disk and listener saw (`upkeep::health` looks): whether this node can do its
-//! work.
+//! The result of the last look at disk and listener: whether this node can do its work.
+//! `upkeep::health` looks.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use cairn_proto::wire::NodeTrouble;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// What the last look saw.
+/// The result of the last look.
 #[derive(Debug, Default)]
 pub struct Health {
     seen: Mutex<NodeTrouble>,
-    /// Since when no connection could be accepted.
+    /// The time since which no connection could be accepted.
     refusing: Mutex<Option<Instant>>,
 }
 
 impl Health {
-    /// What keeps this node from its work; all zero where nothing does.
+    /// The reasons why this node cannot do its work. All zero if there are none.
     pub fn trouble(&self) -> NodeTrouble {
         *self.seen.lock()
     }
 
-    /// A look has seen this; gives what the last one saw.
+    /// Stores the result of a look and returns the previous one.
     pub fn note(&self, trouble: NodeTrouble) -> NodeTrouble {
         std::mem::replace(&mut *self.seen.lock(), trouble)
     }
 
-    /// Fit for new slots and for leading.
+    /// Whether the node is fit for new slots and for leading.
     pub fn is_fit(&self) -> bool {
         self.trouble().is_none()
     }
 
-    /// The listener could not accept a connection, or can again.
+    /// Notes whether the listener could accept a connection.
     pub fn accepts(&self, accepts: bool) {
         let mut refusing = self.refusing.lock();
         match accepts {
@@ -40,7 +40,7 @@ impl Health {
         }
     }
 
-    /// For how long no connection could be accepted.
+    /// How long no connection could be accepted.
     pub fn refusing_for(&self) -> Duration {
         self.refusing.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }

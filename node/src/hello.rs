@@ -1,9 +1,10 @@
-//! A starting node asks its peers whether its data directory may come back, and what they have
-//! heard from it (decision 0005).
+//! A starting node asks its peers whether its data directory may come back, and which of its
+//! promises they have heard (decision 0005).
 //!
-//! A refusal ends the node, so one peer's word is not enough for that: it is the leader's, or that
-//! of more than half of those that were asked. A refusal that is neither is asked again for a
-//! while, since the others may be starting; then the node goes on, and `Register` decides.
+//! A refusal ends the node, so one peer's word is not enough. It must come from the leader, or from
+//! more than half of the peers that were asked. Any other refusal is disputed. Then the peers are
+//! asked again for a while, because some may be starting. After that the node continues, and
+//! `Register` decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,36 +22,36 @@ use crate::peers::Peers;
 use crate::raft::Promise;
 use crate::start_error::StartError;
 
-/// One address is given this long: twice what it waits for its leader's word.
+/// Time limit for one address: twice the time that the peer waits for its leader's answer.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
-/// Rounds: to those that gave no answer, and to a leader that was named.
+/// Rounds. Each asks the peers that gave no answer, and a leader that was named.
 const ROUNDS_MAX: u32 = 3;
-/// A disputed refusal is asked about for so long, and with this pause.
+/// Total time, and pause, of the repeated questions about a disputed refusal.
 const DISPUTE_MAX: Duration = Duration::from_secs(10);
 const DISPUTE_PAUSE: Duration = Duration::from_millis(500);
 
-/// What one peer answered.
+/// The answer of one peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Answer {
     refused: String,
-    /// Its view was linearizable.
+    /// Whether its view was linearizable.
     fresh: bool,
     leader_address: String,
 }
 
-/// What the answers come to.
+/// The result of all answers.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Admitted,
     Refused(String),
-    /// Few refuse, and no leader has spoken.
+    /// Few peers refuse, and no leader is among them.
     Disputed(String),
 }
 
-/// Asks the peers that can be reached: the leader above all, to whom the others point. Those that
-/// give no answer are asked again, a few times; then silence is consent: a whole cluster that
-/// starts cold has nobody to ask, and `Register` asks again. A peer that is starting itself has
-/// nothing to tell.
+/// Asks all reachable peers, and the leader that they name. Peers without an answer are asked
+/// again, up to `ROUNDS_MAX` times. After that, no answer counts as no objection: a whole cluster
+/// that starts cold has no running peer to ask, and `Register` asks again. A peer that is starting
+/// itself has nothing to tell.
 pub async fn ask(
     env: &Env,
     peers: &Peers,
@@ -78,7 +79,7 @@ pub async fn ask(
     }
 }
 
-/// How a directory says hello that knows these nonces.
+/// The hello of a directory that knows these nonces.
 pub fn papers(identity: &Identity, nonces: &[Nonce]) -> wire::HelloRequest {
     wire::HelloRequest {
         cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
@@ -89,15 +90,15 @@ pub fn papers(identity: &Identity, nonces: &[Nonce]) -> wire::HelloRequest {
     }
 }
 
-/// The cluster that an answer names.
+/// The cluster named in an answer.
 pub fn cluster_of(cluster: &[u8], lineage: u32) -> Result<(ClusterId, Lineage), String> {
     let bytes: [u8; 16] = cluster.try_into().map_err(|_| "malformed cluster id".to_owned())?;
     let lineage = u16::try_from(lineage).map_err(|_| "malformed lineage".to_owned())?;
     Ok((ClusterId(u128::from_be_bytes(bytes)), Lineage(lineage)))
 }
 
-/// Whether those that can be reached refuse a process that runs: the leader does, who is at
-/// `leader` as far as it knows, or more than half of those asked.
+/// Whether the reachable peers refuse a running process. That is so if the leader refuses, which is
+/// at `leader` as far as this process knows, or more than half of those asked.
 pub async fn refuse(
     env: &Env,
     peers: &Peers,
@@ -121,7 +122,7 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Asks everybody but the own address. How many were asked, and who said what.
+    /// Asks all known addresses but this node's own. Returns how many were asked, and each answer.
     async fn all(&mut self, own: &str) -> (usize, BTreeMap<String, Answer>) {
         let mut silent = self.peers.known(own);
         let mut asked = BTreeSet::from([own.to_owned()]);
@@ -139,9 +140,9 @@ impl Round<'_> {
             for (address, answer) in futures::future::join_all(asks).await {
                 let answer = match answer {
                     Ok(Ok(answer)) => answer.into_inner(),
-                    // It remembers nothing.
+                    // The peer is starting and remembers nothing.
                     Ok(Err(status)) if Reason::of(&status) == Some(Reason::Starting) => continue,
-                    // Nobody is there, or the connection broke under the answer: the two look the
+                    // No node is there, or the connection broke during the answer. Both look the
                     // same from here.
                     Ok(Err(_)) | Err(_) => {
                         silent.insert(address);
@@ -168,7 +169,7 @@ impl Round<'_> {
     }
 }
 
-/// `leader`: where this node takes it to be, from its own part in Raft.
+/// `leader` is the leader's address by this node's own Raft state.
 fn verdict(asked: usize, answers: &BTreeMap<String, Answer>, leader: Option<&str>) -> Verdict {
     let refusals: Vec<_> = answers.iter().filter(|(_, it)| !it.refused.is_empty()).collect();
     let Some((_, first)) = refusals.first() else { return Verdict::Admitted };

@@ -1,8 +1,8 @@
-//! Which node this data directory is: the file `identity`.
+//! The identity of the node in this data directory: the file `identity`.
 //!
-//! Two slots, written in turn and synced before what they say is used; each guarded by a CRC-32
-//! and numbered by a generation, so that a torn write leaves the one before. The file also holds
-//! its own inode number: a copied directory knows that it is a copy (DESIGN section 6,
+//! The file has two slots, written in turn. A write is synced before its content is used. Each slot
+//! has a CRC-32 and a generation number, so that a torn write leaves the previous slot valid. The
+//! file also holds its own inode number, by which a copied directory is detected (DESIGN section 6,
 //! "Identity"). The drawing is in `proto/README.md`, "Identity file".
 //!
 //! All functions block; callers run them on the Log lane.
@@ -21,12 +21,12 @@ const MAGIC: [u8; 8] = *b"CAIRN ID";
 const SLOT_VERSION: u32 = 1;
 const SLOT_BYTES: usize = 1024;
 const CRC_AT: usize = SLOT_BYTES - 4;
-/// Where the incarnation of the last registration stands.
+/// Offset of the incarnation of the last registration.
 const INCARNATION_AT: usize = CRC_AT - 8;
-/// The slots stand a page apart: a torn page or sector takes one of them at most.
+/// The slots are a page apart: a torn page or sector damages at most one of them.
 const SLOT_STRIDE: u64 = DIRECT_ALIGN as u64;
 const FILE_BYTES: u64 = 2 * SLOT_STRIDE;
-/// Where host, rack and address start, each a length byte and its bytes.
+/// Offset of host, rack and address. Each is a length byte and its bytes.
 const NAMES_AT: usize = 96;
 
 const HAS_NODE: u8 = 1;
@@ -37,9 +37,9 @@ const ADDRESS_BYTES_MAX: usize = cairn_types::ids::HOST_PORT_BYTES_MAX;
 /// Longest host or rack name, bytes (as `cairn_types::ids::check_label`).
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// Registrations sent and never answered that are remembered: with the registered one, what
-/// `Register` may name. Each was perhaps applied, so forgetting one could lock the node out; more
-/// in a row than this is a node that dies in the same instant every time.
+/// Limit on remembered registrations that were sent but not answered. With the registered one,
+/// these are the nonces that `Register` may name. Each was perhaps applied, so forgetting one could
+/// lock the node out. Only a node that crashes at the same moment every time reaches this limit.
 pub const PENDING_NONCES_MAX: usize = 31;
 
 // The longest names and all nonces fit.
@@ -48,17 +48,18 @@ const _: () = assert!(
         <= INCARNATION_AT
 );
 
-/// What a node knows about itself before it has read anything else.
+/// A node's data about itself before it has read anything else.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     pub cluster: ClusterId,
     pub lineage: Lineage,
-    /// `None` until the cluster has given a number.
+    /// `None` until the cluster has assigned an id.
     pub node: Option<NodeId>,
     pub cookie: Cookie,
     /// Nonce of the last registration known to be applied.
     pub registered_nonce: Option<Nonce>,
-    /// Of that registration; zero where a build wrote the file that did not keep it.
+    /// The incarnation of that registration. Zero if the file was written by a build that did not
+    /// store it.
     pub registered_incarnation: Incarnation,
     /// Nonces of registrations that were sent since and may have been applied, oldest first.
     pub pending_nonces: Vec<Nonce>,
@@ -72,15 +73,15 @@ pub struct Identity {
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// An empty or foreign directory.
+    /// An empty directory, or one of another program.
     #[error("no identity file in the data directory")]
     Missing,
     #[error("the data directory has an identity already")]
     Exists,
-    /// Never start over under the old number: rejoin as a new node.
+    /// Never start again under the old id: rejoin as a new node.
     #[error("identity file is damaged: slot 0 {first}, slot 1 {second}")]
     Damaged { first: SlotError, second: SlotError },
-    /// Two nodes with one number would vote twice.
+    /// Two nodes with one id would vote twice.
     #[error(
         "this directory is a copy: its identity file has inode {found}, the original had {recorded}"
     )]
@@ -89,12 +90,12 @@ pub enum IdentityError {
     NameLength { what: &'static str, name: String, max: usize },
     #[error("cannot {action} identity file: {source}")]
     Io { action: &'static str, source: io::Error },
-    /// What the file holds is no longer known: the node stops.
+    /// The content of the file is no longer known: the node stops.
     #[error("cannot sync identity file, the node must stop: {0}")]
     Fatal(io::Error),
 }
 
-/// Why a slot does not count.
+/// Why a slot is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlotError {
     #[error("cannot be read")]
@@ -111,7 +112,7 @@ pub enum SlotError {
     Names,
 }
 
-/// The identity file of a data directory, opened.
+/// The open identity file of a data directory.
 pub struct IdentityFile {
     file: Box<dyn DiskFile>,
     current: Slot,
@@ -149,7 +150,7 @@ impl IdentityFile {
         Ok(Self { file, current })
     }
 
-    /// Reads the identity of a data directory, and makes sure that it is this directory's own.
+    /// Reads the identity of a data directory, and checks that it belongs to this directory.
     pub fn load(disk: &Arc<dyn Disk>) -> Result<Self, IdentityError> {
         let file = match disk.open(IDENTITY_FILE, Open::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -157,8 +158,8 @@ impl IdentityFile {
             }
             file => file.map_err(io_error("open"))?,
         };
-        // A killed process may have written a slot, or renamed the file, and not synced it: what is
-        // acted on must stay.
+        // A killed process may have written a slot, or renamed the file, without a sync. The node
+        // acts on this content, so it must be durable.
         file.sync().map_err(IdentityError::Fatal)?;
         disk.sync_dir("").map_err(IdentityError::Fatal)?;
         let current = match (read_slot(&*file, 0), read_slot(&*file, 1)) {
@@ -183,8 +184,8 @@ impl IdentityFile {
         self.current.generation
     }
 
-    /// Replaces the identity; durable when this returns. After `Io` the old one stands; after
-    /// `Fatal` the node stops.
+    /// Replaces the identity. It is durable when this returns. After `Io` the old one is in force;
+    /// after `Fatal` the node stops.
     pub fn update(&mut self, identity: Identity) -> Result<(), IdentityError> {
         check_names(&identity)?;
         let next = Slot { generation: self.current.generation + 1, identity, ..self.current };
@@ -210,7 +211,7 @@ fn check_names(identity: &Identity) -> Result<(), IdentityError> {
     }
 }
 
-/// The slot that does not hold the generation before.
+/// The offset of the slot that does not hold the previous generation.
 fn slot_offset(generation: u64) -> u64 {
     (generation % 2) * SLOT_STRIDE
 }
@@ -224,7 +225,7 @@ fn read_slot(file: &dyn DiskFile, index: u64) -> Result<Slot, SlotError> {
     let mut bytes = [0; SLOT_BYTES];
     file.read_at(index * SLOT_STRIDE, &mut bytes).map_err(|_| SlotError::Unreadable)?;
     let slot = Slot::parse(&bytes)?;
-    // A slot in the other's place was not written there by us.
+    // This program never writes a generation into the other slot's place.
     if slot.generation % 2 == index { Ok(slot) } else { Err(SlotError::Checksum) }
 }
 
@@ -317,7 +318,7 @@ impl Slot {
     }
 }
 
-/// What is left of a slot.
+/// The unread part of a slot.
 struct Fields<'a> {
     rest: &'a [u8],
 }

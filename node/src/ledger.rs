@@ -1,6 +1,6 @@
-//! The ledger: when a segment was last verified and how often it was read.
+//! The ledger: when each segment was last verified and how often it was read.
 //!
-//! May be lost at any time; no decision that keeps data rests on it. Two implementations:
+//! May be lost at any time: no decision that keeps data depends on it. Two implementations:
 //! [`SledLedger`] (production) and [`MemoryLedger`] (simulator and tests).
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use cairn_host::seam::{Env, Lane};
 use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
-/// Statistics by segment. Recording never blocks; asking and flushing may, and are done on the
+/// Statistics by segment. Recording never blocks. Reading and flushing may block and run on the
 /// Data lane.
 pub trait Ledger: Send + Sync + 'static {
     /// The segment was found good at this wall time, milliseconds since the Unix epoch.
@@ -24,14 +24,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// `count` more blocks of the segment were read.
     fn add_reads(&self, digest: SegmentDigest, count: u64);
     fn reads(&self, digest: SegmentDigest) -> u64;
-    /// The segment is not held any more.
+    /// The segment is no longer held.
     fn forget(&self, digest: SegmentDigest);
-    /// Hands what was recorded to the disk; call it now and then. Never fails: what cannot be
-    /// kept is lost.
+    /// Writes the records to the disk. Call it from time to time. It never fails: records that
+    /// cannot be stored are lost.
     fn flush(&self);
 }
 
-/// What was recorded is handed to the disk so often; the rest is lost with the process.
+/// Flush period. Records since the last flush are lost with the process.
 const FLUSH_PERIOD: Duration = Duration::from_secs(60);
 
 /// Keeps the ledger for as long as the node runs.
@@ -84,13 +84,14 @@ impl Ledger for MemoryLedger {
 
 /// The directory of the production ledger within the data directory.
 pub const LEDGER_DIRECTORY: &str = "ledger";
-/// Stands beside the ledger while it is being opened: found at a start, it means that opening
-/// ended the process, and the ledger is thrown away.
+/// Exists beside the ledger while the ledger is being opened. If it exists at a start, opening
+/// ended the last process, and the ledger is deleted.
 const OPENING_FILE: &str = "ledger.opening";
-/// sled's page cache, bytes: the ledger is statistics, memory belongs to segments.
+/// sled's page cache, bytes. It is small because the ledger holds only statistics and memory is for
+/// segments.
 const CACHE_BYTES: u64 = 8 << 20;
-/// Segments recorded since the last flush; beyond it, new ones are dropped: a missing statistic
-/// costs nothing, a queue without a bound does.
+/// Limit on segments recorded since the last flush. At the limit, records of new segments are
+/// dropped. A missing statistic costs nothing, but a queue without a limit does.
 const PENDING_MAX: usize = 16_384;
 
 #[derive(Debug, thiserror::Error)]
@@ -101,31 +102,31 @@ pub enum LedgerError {
     Open { path: PathBuf, source: sled::Error },
 }
 
-/// What happened to a segment since the last flush.
+/// Records of one segment since the last flush.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pending {
     verified_ms: Option<u64>,
     reads: u64,
-    /// Whether the stored record is void.
+    /// Whether the stored record must be removed.
     forgotten: bool,
 }
 
-/// A ledger on disk, by sled with a small cache: digest -> verified wall time, reads.
+/// A ledger on disk, in sled with a small cache: digest -> verified wall time, reads.
 ///
-/// sled syncs its file when it is dropped, and panics where that fails, which aborts a node that is
-/// stopping because its disk fails, before it can say why. So it is never dropped: what was not
-/// flushed is lost with the process, as the ledger may be.
+/// sled syncs its file when it is dropped, and panics if that fails. The panic would abort a node
+/// that is stopping because its disk fails, before it can report why. So sled is never dropped.
+/// Records that were not flushed are lost with the process, which is allowed.
 pub struct SledLedger {
     stored: ManuallyDrop<sled::Db>,
-    /// A flush failed: sled takes no more, and it was said.
+    /// A flush failed. sled accepts no more records, and the failure was logged.
     failed: AtomicBool,
     pending: Mutex<BTreeMap<SegmentDigest, Pending>>,
-    /// One flush at a time, so that a record is not merged into a value already being replaced.
+    /// One flush at a time. Otherwise a record could be merged into a value that is being replaced.
     flushing: Mutex<()>,
 }
 
 impl SledLedger {
-    /// Opens the ledger of data directory `root`. One that cannot be opened is deleted, with a
+    /// Opens the ledger of data directory `root`. A ledger that cannot be opened is deleted, with a
     /// warning, and made anew. Blocks.
     pub fn open(root: &Path) -> Result<Self, LedgerError> {
         let path = root.join(LEDGER_DIRECTORY);
@@ -224,7 +225,7 @@ fn open_sled(path: &Path) -> sled::Result<sled::Db> {
     sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
 }
 
-/// Removes what is there, directory or file.
+/// Removes the directory or file at the path.
 fn remove_directory(path: &Path) -> Result<(), LedgerError> {
     let removed =
         if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -292,7 +293,8 @@ mod tests {
         assert_eq!((again.verified_at(A), again.reads(A), again.reads(B)), (Some(77), 1, 1));
     }
 
-    /// A data directory as the next process finds it: in this one the ledger stays locked.
+    /// A copy of the data directory, as the next process finds it. In this process the ledger stays
+    /// locked.
     fn copy(from: &Path) -> tempfile::TempDir {
         let to = tempfile::tempdir().unwrap();
         let (from, into) = (from.join(LEDGER_DIRECTORY), to.path().join(LEDGER_DIRECTORY));
@@ -305,7 +307,7 @@ mod tests {
         to
     }
 
-    /// sled's own end syncs, and panics where the disk fails.
+    /// sled's drop syncs, and panics if the disk fails.
     #[test]
     fn a_ledger_that_ends_leaves_the_disk_alone() {
         let dir = tempfile::tempdir().unwrap();

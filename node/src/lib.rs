@@ -4,28 +4,28 @@
 //! | module | owns |
 //! |---|---|
 //! | [`node`] | the assembly: opens everything, recovers, starts the loops |
-//! | `origin` | who a data directory is at start: itself again, a new cluster's first, a new member |
+//! | `origin` | a data directory's identity: known member, first node of a cluster, new member |
 //! | [`serve`] | production: sockets, TLS, signals, files, threads around the assembly |
 //! | [`service`] | gRPC and HTTP services |
-//! | [`listener`] | connections: how many, from whom, how long without a request |
-//! | `browsers` | requests that only a web page sends |
+//! | [`listener`] | connections: their number, their sources, their time without a request |
+//! | `browsers` | rejects requests that only a web page sends |
 //! | [`caller`], [`doors`] | who calls; every way in, and what a caller needs for it |
 //! | [`guard`] | identity, certificates, whole requests and admission before every service |
-//! | [`admission`], [`pace`] | permits that no peer can have all; how slow a stream may be |
-//! | [`shared`] | what the parts of a node share, by what it is about |
+//! | [`admission`], [`pace`] | permits that no single peer can use up; the slowest allowed stream |
+//! | [`shared`] | the shared parts of a node, grouped by subject |
 //! | [`upkeep`] | the loops: registration, heartbeats, own work, steward, members, health |
-//! | [`health`] | what the last look at disk and listener saw |
-//! | `standing` | whether a process that calls may speak for its node, or must not go on |
-//! | [`reporter`] | durable, lost, removed: what a node has to say of its replicas |
+//! | [`health`] | the result of the last look at disk and listener |
+//! | `standing` | whether a calling process may act for its node, or must stop |
+//! | [`reporter`] | the node's reports about its replicas: durable, lost, removed |
 //! | [`raft`] | openraft behind a small handle: log, snapshots, network |
 //! | `remote` | a segment's blocks from another node, verified one by one |
 //! | [`machine`] | the catalogue as Raft's state machine |
 //! | [`store`] | segment files |
-//! | [`counters`], [`waits`] | what this node did, and how long its callers waited |
-//! | [`identity`] | who a data directory is |
+//! | [`counters`], [`waits`] | counters of this node's work, and its callers' waiting times |
+//! | [`identity`] | the stored identity of a data directory |
 //! | [`ledger`] | statistics that may be lost |
 //! | [`disk`] | the disk seam |
-//! | [`fatal`] | how a part says that the node must stop |
+//! | [`fatal`] | how a part reports that the node must stop |
 
 pub mod admission;
 mod browsers;

@@ -9,10 +9,10 @@ use cairn_types::ids::{ClusterId, Lineage};
 
 use crate::raft::{CatalogueMachine, Check, Decode, Encode};
 
-/// The applied catalogue. Writers: the state machine worker only.
+/// The applied catalogue. Only the state machine worker writes it.
 pub struct CatalogueState {
     pub catalogue: Catalogue,
-    /// Up to which feature level this node understands commands.
+    /// The highest feature level whose commands this node understands.
     feature_level: u32,
 }
 
@@ -79,7 +79,7 @@ fn not_understood(error: &ConvertError, level: u32) -> String {
     }
 }
 
-/// Why this node cannot go on with this build, or with this setting.
+/// Why this node cannot continue with this build, or with this setting.
 fn too_old(understood: u32, needed: u32) -> String {
     format!(
         "this node understands feature levels up to {understood} (its build, or --feature-level), \
@@ -127,7 +127,7 @@ mod tests {
         let annotate = entry(annotate);
         assert!(current.apply(2, &annotate).is_ok(), "refused, as there is no such checkpoint");
         assert!(older.apply(2, &annotate).unwrap_err().contains("level 2 is in use"));
-        // Whoever sends such an entry is told so before it is in the log.
+        // The sender of such an entry is told so before the entry is in the log.
         let checks = |level, command: &[u8]| CatalogueState::new(level).checker()(command);
         for command in [&init, &annotate] {
             assert!(checks(FEATURE_LEVEL - 1, command).is_err());

@@ -1,10 +1,10 @@
-//! The assembly of one node from its outermost pieces: the same function in production and in
-//! the simulator.
+//! The assembly of one node from its outermost pieces. Production and the simulator use the same
+//! function.
 //!
 //! ```text
 //! identity ── hello to peers ── log + snapshots ── segment files ── router ── loops
-//!    │ copy, rollback, removed: stop, say why                                 │
-//!    └────────────── bootstrap or join where the directory is empty ◄─────────┘ register, inventory
+//!    │ copy, rollback, removed: stop, log why                                 │
+//!    └──────────── bootstrap or join if the directory is empty ◄─────────────┘ register, inventory
 //! ```
 
 use std::sync::Arc;
@@ -45,13 +45,14 @@ use crate::store::{SegmentStore, StoreConfig};
 use crate::upkeep;
 use crate::upkeep::register::Registration;
 
-/// Work that entries bring is looked for this much later, once for all of a burst.
+/// After new entries the node waits this long before it looks for work, so that a burst causes one
+/// look.
 const APPLY_GATHER: Duration = Duration::from_millis(20);
 
-/// A leader that stops waits this long for another to take over: a message, an election by
-/// request, and the disks of both. Less than the loss of a leader costs.
+/// Time limit for another node to take over when a leader stops. It covers a message, an election
+/// by request, and the disks of both. It is less than the loss of a leader costs.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(1);
-/// A node that stops waits so long for somebody to hear it; where all stop at once, nobody does.
+/// Time limit for a goodbye to reach a leader. If all nodes stop at once, there is none.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The outermost pieces of a node.
@@ -60,17 +61,17 @@ pub struct Pieces {
     pub env: Env,
     pub disk: Arc<dyn Disk>,
     pub ledger: Arc<dyn Ledger>,
-    /// Told once that the node must stop, and why.
+    /// Called once with the reason when the node must stop.
     pub fatal: FatalHook,
-    /// What the process has used: the same in every simulated run.
+    /// Reads the resources that the process has used. Constant in simulated runs.
     pub usage: fn() -> Usage,
     /// gRPC calls must come over a connection with a client certificate.
     pub certificates: bool,
-    /// It has no key, and only processes of its own machine reach it.
+    /// The node has no key, and only processes of its own machine can reach it.
     pub is_local: bool,
-    /// Told who this node is as soon as that is known.
+    /// Receives this node's identity as soon as it is known.
     pub starting: Starting,
-    /// Told by the listener whether it can accept.
+    /// The listener reports here whether it can accept.
     pub health: Arc<Health>,
 }
 
@@ -99,9 +100,9 @@ impl Node {
         self.shared.ending.is_for_good()
     }
 
-    /// Hands leadership over and tells the leader that this node is down from now on. To be called
-    /// before [`Node::stop`] by a process that was told to stop, while it still serves: the node
-    /// that takes over needs answers.
+    /// Hands leadership over and tells the leader that this node is down from now on. A process
+    /// that was told to stop calls this before [`Node::stop`], while it still serves, because the
+    /// new leader needs its answers.
     pub async fn say_goodbye(&self) {
         self.shared.member.consensus.hand_over(HAND_OVER_DEADLINE).await;
         let said = upkeep::heartbeat::goodbye(&self.shared.calls, &self.shared.ending);
@@ -110,7 +111,7 @@ impl Node {
         }
     }
 
-    /// Hands leadership over, stops taking part in Raft and waits until what was begun there is
+    /// Hands leadership over, stops taking part in Raft and waits until the work begun there is
     /// done. The process then ends its tasks.
     pub async fn stop(&self) {
         if !self.is_stopped_for_good() {
@@ -120,10 +121,10 @@ impl Node {
     }
 }
 
-/// Opens everything, recovers, and starts the loops; the caller serves [`Node::routes`] at
+/// Opens everything, recovers, and starts the loops. The caller serves [`Node::routes`] at
 /// `config.address`.
 ///
-/// Boxed, so that this crate compiles it and not every binary that awaits it.
+/// The future is boxed, so that only this crate compiles it, not every binary that awaits it.
 pub fn start(pieces: Pieces, config: NodeConfig) -> BoxFuture<'static, Result<Node, StartError>> {
     Box::pin(assemble(pieces, config))
 }
@@ -153,7 +154,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let known: Vec<_> = previous.iter().copied().chain([nonce]).collect();
     let papers = hello::papers(&identity, &known);
     let store = open_store(&env, &disk, &config, &fatal).await?;
-    // A node that was registered has a log; one that lost it has forgotten its votes.
+    // A node that was registered has a log. If the log is lost, its votes are lost too.
     let expect_log = identity.registered_nonce.is_some();
     let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
     let consensus = Consensus::open(
@@ -221,7 +222,7 @@ fn host_of(address: &str) -> String {
     address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned()
 }
 
-/// Addresses that the operator names.
+/// Addresses given by the operator.
 fn given_peers(config: &NodeConfig) -> impl Iterator<Item = &String> {
     let join: &[String] = match &config.origin {
         Origin::Join(addresses) => addresses,
@@ -249,7 +250,7 @@ fn consensus_config(
     config
 }
 
-/// What consensus asks back: who may speak, and where members are; and what it tells.
+/// Openraft's questions to the node (allowed senders, members' addresses) and its notices.
 fn hooks(
     state: &Arc<RwLock<CatalogueState>>,
     peers: &Arc<Peers>,
@@ -298,7 +299,7 @@ async fn open_store(
         .map_err(failed)
 }
 
-/// Looks through the segment files while the node serves already: there may be very many.
+/// Looks through the segment files while the node already serves, because there may be millions.
 async fn look_through(replicas: Arc<Replicas>, ending: Arc<Ending>) {
     match replicas.store.look_through().await {
         Ok(found) => {
@@ -346,7 +347,7 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
     env.spawn("members", upkeep::members::run(calls(), leader(), ending()));
     let owner = Arc::clone(shared);
     env.spawn("wake on apply", async move {
-        // Whatever an entry changed may be work for this node.
+        // Any entry may bring work for this node.
         let mut seen = 0;
         loop {
             owner.member.consensus.wait_for_applied(seen + 1).await;

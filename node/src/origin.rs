@@ -1,5 +1,5 @@
-//! Who a data directory is when a node starts on it: itself again, the first node of a new
-//! cluster, or a new member.
+//! The identity of a data directory when a node starts on it: a known member, the first node of a
+//! new cluster, or a new member.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,31 +24,31 @@ use crate::raft::Promise;
 use crate::shared::Member;
 use crate::start_error::StartError;
 
-/// A join, or a question who is there, gives one address this long.
+/// Time limit for one address, for a join or for the question whether a node is there.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
-/// The number of the node that makes a cluster.
+/// The id of the node that creates a cluster.
 const FIRST_NODE: NodeId = NodeId(1);
-/// Raft's log in the data directory, and what else is there only if a node has run on it.
+/// Raft's log in the data directory, and other paths that exist only if a node has run on it.
 const LOG_FILE: &str = "raft.redb";
 const TRACES: [&str; 3] = [LOG_FILE, "snapshots", "segments"];
 /// Rounds over all join addresses before a join gives up.
 const JOIN_ROUNDS_MAX: u32 = 60;
 
-/// Who this directory is.
+/// The identity of this directory.
 pub struct Identified {
     pub file: IdentityFile,
     pub identity: Identity,
     pub node: NodeId,
-    /// The nonces it remembered before this process.
+    /// The nonces it knew before this process.
     pub previous: Vec<Nonce>,
-    /// What others have heard from it.
+    /// Its promises that others have heard.
     pub promised: Vec<Promise>,
-    /// What a fresh bootstrap still has to do.
+    /// The remaining steps of a new bootstrap.
     pub fresh: Option<Fresh>,
 }
 
-/// Finds out who this directory is: itself again, the first node of a new cluster, or a new
-/// member.
+/// Determines the identity of this directory: a known member, the first node of a new cluster, or a
+/// new member.
 pub async fn identify(
     env: &Env,
     disk: &Arc<dyn Disk>,
@@ -73,8 +73,8 @@ pub async fn identify(
     if identity.node.is_none() {
         let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };
         let joined = join(env, peers, config, identity.cookie, addresses).await?;
-        // The next start may be told nothing, and come before the catalogue has said who else
-        // there is.
+        // The next start may get no addresses and may run before the catalogue has named the other
+        // nodes.
         let known = peers.known(&config.address).into_iter().collect();
         peers.remember(env, disk, known).await?;
         (identity.cluster, identity.lineage) = (joined.cluster, joined.lineage);
@@ -100,7 +100,7 @@ pub async fn identify(
     Ok(Identified { file, identity, node, previous, promised, fresh })
 }
 
-/// From now on the port says whose it is.
+/// From now on the port answers with this identity.
 fn say_who(starting: &Starting, identity: &Identity) {
     let (cluster, lineage) = (Some(identity.cluster), Some(identity.lineage));
     let _ = starting.set(envelope::Identity { cluster, lineage, node: identity.node });
@@ -110,8 +110,7 @@ fn nonces(identity: &Identity) -> Vec<Nonce> {
     identity.registered_nonce.iter().chain(&identity.pending_nonces).copied().collect()
 }
 
-/// Opens the identity file, or makes one where the directory is empty and the configuration
-/// says what it shall become.
+/// Opens the identity file. If the directory is empty, makes one as the configuration says.
 async fn open_identity(
     env: &Env,
     disk: &Arc<dyn Disk>,
@@ -138,8 +137,8 @@ async fn open_identity(
                         ..Identity::default()
                     }
                 }
-                // The cookie is on disk before the cluster hears it: a join that is cut short
-                // and repeated gets the same number.
+                // The cookie is on disk before the cluster hears it. So a join that is interrupted
+                // and repeated gets the same id.
                 Origin::Join(_) => Identity { cookie, ..Identity::default() },
             }
         }
@@ -149,8 +148,8 @@ async fn open_identity(
     Ok(env.blocking(Lane::Log, move || IdentityFile::create(&files, identity)).await?)
 }
 
-/// A directory without an identity in which a node has run: it has lost its identity, and nothing
-/// can tell which votes it gave.
+/// A directory without an identity in which a node has run has lost its identity. Its votes are
+/// then unknown.
 async fn not_a_nodes(env: &Env, disk: &Arc<dyn Disk>) -> Result<(), StartError> {
     let files = Arc::clone(disk);
     let found = env.blocking(Lane::Log, move || -> std::io::Result<Option<&'static str>> {
@@ -168,8 +167,8 @@ async fn not_a_nodes(env: &Env, disk: &Arc<dyn Disk>) -> Result<(), StartError> 
     }
 }
 
-/// Makes sure that the new cluster is the only one here: one is named, or answers at an address
-/// that was given, where this directory was perhaps that of one of its nodes.
+/// Makes sure that no other cluster exists here. Another cluster exists if one is named, or if one
+/// answers at a given address. This directory may have belonged to one of its nodes.
 async fn nobody_there(env: &Env, config: &NodeConfig, peers: &Peers) -> Result<(), StartError> {
     if let Some(cluster) = config.exists {
         return Err(StartError::Founded { cluster, address: None });
@@ -182,7 +181,7 @@ async fn nobody_there(env: &Env, config: &NodeConfig, peers: &Peers) -> Result<(
         let mut client = AdminClient::new(peers.transport(env, &address));
         async move {
             let mut request = Request::new(wire::NodeStatusRequest {});
-            // Any cluster will do.
+            // Any cluster may answer.
             envelope::Identity::default().write(request.metadata_mut());
             let answer = tokio::time::timeout(ASK_DEADLINE, client.node_status(request)).await;
             (address, answer)
@@ -201,8 +200,8 @@ async fn nobody_there(env: &Env, config: &NodeConfig, peers: &Peers) -> Result<(
     Ok(())
 }
 
-/// What the first node proposes once: repeated at every start with `--bootstrap`, refused as
-/// initialised from the second time on.
+/// The first node's one proposal. It is repeated at every start with `--bootstrap`, and refused as
+/// already initialised from the second time on.
 pub struct Fresh {
     settings: cairn_types::model::Settings,
     node: NewNode,
@@ -220,7 +219,7 @@ fn new_node(config: &NodeConfig, cookie: Cookie) -> NewNode {
     }
 }
 
-/// What the cluster answered a join.
+/// The cluster's answer to a join.
 struct Joined {
     cluster: ClusterId,
     lineage: Lineage,
@@ -263,7 +262,7 @@ async fn join(
                 }
                 Err(status) => {
                     other_cluster(config, &address, &status)?;
-                    // A cluster that is being made takes nodes a moment later.
+                    // A cluster that is being created accepts nodes a moment later.
                     let refusal = cairn_proto::refused::refusal_of(&status);
                     if let Some(refusal) = refusal.filter(|it| *it != Refusal::NotInitialized) {
                         return Err(StartError::JoinRefused(refusal));
@@ -299,7 +298,7 @@ fn is_wanted(config: &NodeConfig, address: &str, got: ClusterId) -> Result<(), S
     }
 }
 
-/// [`is_wanted`], of a refusal.
+/// Like [`is_wanted`], for a refusal.
 fn other_cluster(config: &NodeConfig, address: &str, status: &Status) -> Result<(), StartError> {
     if envelope::Reason::of(status) != Some(envelope::Reason::OtherCluster) {
         return Ok(());
@@ -310,7 +309,7 @@ fn other_cluster(config: &NodeConfig, address: &str, status: &Status) -> Result<
     }
 }
 
-/// Makes the cluster: one Raft voter, the first entry. Safe to repeat.
+/// Creates the cluster: one Raft voter and the first entry. Safe to repeat.
 pub async fn bootstrap(member: &Member, fresh: Fresh) -> Result<(), String> {
     if !member.consensus.is_initialized().await {
         let made = member.consensus.initialize(&member.this.config.address).await;

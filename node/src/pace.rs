@@ -1,14 +1,15 @@
-//! How long a peer may keep us waiting in the middle of a stream.
+//! How long a peer may keep a stream waiting.
 //!
-//! A stream holds a permit, buffers, perhaps reserved space. Its peer has to move bytes: no single
-//! wait is longer than the grace, and all waits together no longer than the grace and what its
-//! bytes take at the slowest pace that is served. Time that our own disk takes does not count.
+//! A stream holds a permit, buffers, and perhaps reserved space, so its peer has to move bytes. No
+//! single wait is longer than the grace. All waits together are no longer than the grace plus the
+//! time that its bytes take at the slowest allowed speed. Time that this node's disk takes does not
+//! count.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The slowest pace at which a stream keeps its place, bytes a second: 32 MiB take 17 minutes.
+/// The slowest allowed speed of a stream, bytes a second. At it 32 MiB take 17 minutes.
 const FLOOR_BYTES_PER_S: u64 = 32 << 10;
 
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl Pace {
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
-    /// Waits for the peer; `None` if that has taken too long.
+    /// Waits for the peer. `None` if that takes too long.
     pub async fn wait<T>(&mut self, peer: impl Future<Output = T>) -> Option<T> {
         let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / FLOOR_BYTES_PER_S);
         let left = (self.grace + earned).saturating_sub(self.waited).min(self.grace);

@@ -1,10 +1,12 @@
 //! Addresses of other nodes and the transports to them.
 //!
-//! The `peers` file in the data directory remembers addresses over a restart, so that a starting
-//! node can say hello before it takes part in anything. It is advice: it may be lost or stale.
+//! The `peers` file in the data directory keeps addresses over a restart, so that a starting node
+//! can say hello before it takes part in anything. The file is only a hint: it may be lost or
+//! stale.
 //!
-//! A node that has moved says so in its registration, which needs a leader, who needs a majority
-//! that can be found. So every node remembers for a while where others say they are.
+//! A node that has moved reports this in its registration. That needs a leader, and a leader needs
+//! a majority whose addresses are known. So every node remembers the announced addresses of others
+//! for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,25 +22,25 @@ use crate::disk::{Disk, Open};
 
 const PEERS: &str = "peers";
 const PEERS_NEW: &str = "peers.new";
-/// A peers file beyond this is not ours, bytes.
+/// Longest peers file, bytes. A longer file is not ours.
 const PEERS_BYTES_MAX: u64 = 1 << 20;
-/// What a node says of its address counts for so long: one that cannot register repeats it.
+/// How long an announced address counts. A node that cannot register repeats it.
 const ANNOUNCED_FOR: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
 pub struct Peers {
     transports: Mutex<BTreeMap<String, Transport>>,
-    /// What the file holds.
+    /// The content of the file.
     remembered: Mutex<Vec<String>>,
-    /// What somebody said beside that, for as long as this process lives.
+    /// Addresses from other sources, kept for the life of this process.
     given: Mutex<BTreeSet<String>>,
     announced: Mutex<BTreeMap<NodeId, Announced>>,
 }
 
-/// Where a node says it is.
+/// The announced address of a node.
 struct Announced {
     address: String,
-    /// The registration that stood then: a newer one knows better.
+    /// The registration at the time of the announcement. A newer one replaces the announcement.
     registered: Incarnation,
     until: Instant,
 }
@@ -48,7 +50,7 @@ impl Peers {
         Self { remembered: Mutex::new(remembered), ..Self::default() }
     }
 
-    /// Somebody may be at this address, whatever the file says.
+    /// Adds an address that may belong to a node.
     pub fn give(&self, address: String) {
         self.given.lock().insert(address);
     }
@@ -63,37 +65,37 @@ impl Peers {
         transport
     }
 
-    /// Everywhere but at `own` where somebody may be.
+    /// All addresses that may belong to a node, except `own`.
     pub fn known(&self, own: &str) -> BTreeSet<String> {
         let mut all = self.given.lock().clone();
         all.extend(self.remembered.lock().iter().cloned());
         let now = Instant::now();
         let announced = self.announced.lock();
-        // Whoever cannot be found may well not find this node.
+        // A node that cannot be found may be unable to find this node too.
         all.extend(announced.values().filter(|it| now < it.until).map(|it| it.address.clone()));
         all.remove(own);
         all
     }
 
-    /// One that is known and is not `own`, another each turn.
+    /// One known address other than `own`, another one each turn.
     pub fn in_turn(&self, own: &str, turn: usize) -> Option<String> {
         let others = self.known(own);
         let place = turn.checked_rem(others.len())?;
         others.into_iter().nth(place)
     }
 
-    /// A node whose registration is this one says that it is at another address now.
+    /// A node with this registration announces another address.
     pub fn announce(&self, node: NodeId, registered: Incarnation, address: &str) {
         let (address, until) = (address.to_owned(), Instant::now() + ANNOUNCED_FOR);
         self.announced.lock().insert(node, Announced { address, registered, until });
     }
 
-    /// It is where its registration says, after all.
+    /// The node answers at its registered address again.
     pub fn is_at_home(&self, node: NodeId) {
         self.announced.lock().remove(&node);
     }
 
-    /// Where a node of this registration says it is, if that is another address.
+    /// The announced address of a node with this registration, if it has announced another one.
     pub fn announced(&self, node: NodeId, registered: Incarnation) -> Option<String> {
         let announced = self.announced.lock();
         let said = announced.get(&node)?;
@@ -101,8 +103,8 @@ impl Peers {
         counts.then(|| said.address.clone())
     }
 
-    /// Writes `addresses` if they differ from what the file holds. After a failed sync the node
-    /// has to stop: what else of the directory was to be durable is no longer known.
+    /// Writes `addresses` if they differ from the file. After a failed sync the node has to stop,
+    /// because the durable state of the directory is then unknown.
     pub async fn remember(
         &self,
         env: &Env,
@@ -132,7 +134,7 @@ pub struct SyncFailed(io::Error);
 
 enum WriteError {
     Sync(SyncFailed),
-    /// The file is as it was, or gone; tried again later.
+    /// The file is unchanged or gone. It is tried again later.
     Other(io::Error),
 }
 
@@ -142,8 +144,8 @@ impl From<io::Error> for WriteError {
     }
 }
 
-/// Reads the remembered addresses; a missing or unreadable file is an empty list. It is advice: a
-/// line that is no address is left out.
+/// Reads the remembered addresses. A missing or unreadable file gives an empty list, and a line
+/// that is no address is left out, because the file is only a hint.
 pub fn load(disk: &dyn Disk) -> Vec<String> {
     let text = match read(disk) {
         Ok(text) => text,

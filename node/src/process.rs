@@ -1,4 +1,4 @@
-//! What this process has used: for `/metrics`, `NodeStatus` and `cairn bench`.
+//! The resources that this process has used: for `/metrics`, `NodeStatus` and `cairn bench`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -9,7 +9,7 @@ pub struct Usage {
     pub rss_peak_bytes: u64,
 }
 
-/// Read from `/proc/self`; zeros where there is none.
+/// Read from `/proc/self`. Zeros if that does not exist.
 pub fn usage() -> Usage {
     usage_of("self").unwrap_or_default()
 }
@@ -33,8 +33,8 @@ fn usage_of(process: &str) -> Option<Usage> {
 /// More descriptors than this are of no use to a node.
 const DESCRIPTORS_MAX: u64 = 1 << 20;
 
-/// Raises the soft limit of open files to the hard one: a shell's usual 1,024 would be used up by
-/// a thousand clients. Gives the limit that holds now.
+/// Raises the soft limit of open files to the hard one, because a thousand clients would use up a
+/// shell's usual 1,024. Returns the limit now in force.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);

@@ -1,12 +1,12 @@
-//! A segment's blocks from another node, each decoded and verified before it is given on.
+//! A segment's blocks from another node. Each is decoded and verified before it is passed on.
 //!
 //! ```text
 //! open: head ──► block table, checked against the digest
 //! next: block ──► decoded, checked against the table     one block within `stall_ms`
 //! ```
 //!
-//! A reading is bounded by its progress alone: a path that carries a block (1 MiB) each `stall_ms`
-//! reads to the end, however long that takes.
+//! A read is limited only by its progress. If each block (1 MiB) arrives within `stall_ms`, the
+//! read continues to the end, with no limit on the total time.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::shared::Calls;
 /// Why a node gave no more blocks.
 #[derive(Debug)]
 pub enum RemoteError {
-    /// Its bytes are not those of the digest: it should be told.
+    /// Its bytes do not match the digest. It should be told.
     Wrong(Status),
     /// It does not answer, or does not hold the segment.
     Failed(Status),
@@ -45,7 +45,7 @@ impl From<Status> for RemoteError {
     }
 }
 
-/// A block as it came, and its raw bytes, which are verified.
+/// A block as received, and its verified raw bytes.
 pub struct Block {
     pub stored: Bytes,
     pub raw: Bytes,
@@ -56,7 +56,7 @@ pub struct RemoteBlocks {
     table: BlockTable,
     stored: StoredBlocks,
     codecs: Codecs,
-    /// The block that comes next.
+    /// The next block.
     next: usize,
     stall: Duration,
     stream: Streaming<GetReply>,

@@ -1,5 +1,5 @@
-//! What this node has to say of its replicas, queued until the leader has answered it. The loop that
-//! sends it is `upkeep::report`.
+//! This node's reports about its replicas, queued until the leader has answered them. The loop that
+//! sends them is `upkeep::report`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 
 use crate::wake::Wake;
 
-/// What is said of a replica, most urgent first: a replica that is bad must stop counting even
-/// while uploads keep the queue full. (A Lost moves the slot's epoch, so a Durable of the old one
-/// that is still queued is void, and the new one is derived again.)
+/// The kind of a report, most urgent first. A bad replica must stop counting even while uploads
+/// keep the queue full. (A Lost report moves the slot's epoch. A queued Durable of the old epoch is
+/// then void, and a new one is derived again.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Said {
     Lost,
@@ -37,7 +37,7 @@ impl Reporter {
         self.wake.ring();
     }
 
-    /// Waits until something is queued, for `most` at the longest.
+    /// Waits until a report is queued, at most for `most`.
     pub async fn wait(&self, most: Duration) {
         self.wake.wait(most).await;
     }
@@ -47,7 +47,7 @@ impl Reporter {
         self.pending.lock().len()
     }
 
-    /// The next batch of one kind, left in the queue until it is answered.
+    /// The next batch of one kind. It stays in the queue until it is answered.
     pub fn next_batch(&self) -> Option<(Said, Vec<Replica>)> {
         let pending = self.pending.lock();
         let (said, _) = pending.first()?;

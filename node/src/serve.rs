@@ -1,4 +1,4 @@
-//! Production around the assembly: files, sockets, TLS, threads, and an orderly end.
+//! The production shell around the assembly: files, sockets, TLS, threads, and an orderly stop.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -29,9 +29,9 @@ use crate::raft::Engine;
 use crate::shared::Member;
 use cairn_host::windows;
 
-/// Where the cluster's nodes are is looked up this often: they may move, and names may.
+/// Period of the lookup of the nodes' addresses: nodes and names may move.
 const NODES_LOOKUP: Duration = Duration::from_secs(10);
-/// Calls under way get this long to finish once the node is told to stop.
+/// Time that running calls get to finish once the node is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 pub struct ServeConfig {
@@ -61,7 +61,7 @@ pub enum ServeError {
     Tls(String),
     #[error("server failed: {0}")]
     Server(String),
-    /// The node found that it must not go on.
+    /// The node found that it must stop.
     #[error("node stopped: {0}")]
     Fatal(String),
     /// Its data directory must not come back under its id.
@@ -69,22 +69,22 @@ pub enum ServeError {
     MustNotComeBack(String),
 }
 
-/// Told how the node will have ended.
+/// Called with the node's result when it begins to stop.
 pub type Stopping = Box<dyn FnOnce(&Result<(), ServeError>) + Send>;
 
-/// What the process of a node is told on the way.
+/// The callbacks into the process of a node.
 pub struct Told {
     /// The bound address and the cluster, once the node serves.
     pub ready: Box<dyn FnOnce(SocketAddr, ClusterId) + Send>,
-    /// How the node will have ended, when it begins to stop. What follows may wait for a disk
-    /// that does not answer: the process must see to it that it ends all the same.
+    /// The node's result, when it begins to stop. The rest may wait for a disk that does not
+    /// answer. So the process must make sure that it ends anyway.
     pub stopping: Stopping,
 }
 
-/// Runs a node until `stop` resolves or it must not go on.
+/// Runs a node until `stop` resolves or the node must stop.
 ///
-/// Boxed, so that openraft's instances for production are compiled with this crate and not with
-/// every binary that awaits it.
+/// The future is boxed, so that openraft's production instances are compiled only with this crate,
+/// not with every binary that awaits it.
 pub fn serve(
     config: ServeConfig,
     stop: BoxFuture<'static, ()>,
@@ -93,7 +93,7 @@ pub fn serve(
     Box::pin(run(config, stop, told))
 }
 
-/// What stands in the data directory beside the store. Blocks.
+/// Opens the parts of the data directory other than the store. Blocks.
 fn open_data(data: &std::path::Path) -> Result<(FileDisk, DirectoryLock, SledLedger), ServeError> {
     let failed = |reason: String| ServeError::Data { path: data.to_owned(), reason };
     let disk = FileDisk::create(data).map_err(|error| failed(error.to_string()))?;
@@ -118,7 +118,7 @@ async fn run(
         Env { runtime: Arc::clone(&host) as _, dialer: Arc::new(TcpDialer::new(key.clone())) };
     let (disk, lock, ledger) = tokio::select! {
         biased;
-        // The disk may not even let itself be opened.
+        // A failing disk may not even allow the open.
         () = &mut stop => {
             (told.stopping)(&Ok(()));
             return Ok(());
@@ -139,7 +139,7 @@ async fn run(
         ledger: Arc::new(ledger),
         fatal: Arc::new(move |reason| {
             tracing::error!(%reason, "the node must stop");
-            // Only the first reason is wanted.
+            // Only the first reason is needed.
             let _ = fatal.try_send(reason);
         }),
         usage: crate::process::usage,
@@ -167,11 +167,11 @@ async fn run(
     let serving = server.add_routes(door.routes()).serve_with_incoming_shutdown(incoming, async {
         let _ = ended.await;
     });
-    // Answers from now on, if only that the node starts.
+    // The port answers from now on, at first only that the node is starting.
     tokio::pin!(serving);
     let node = tokio::select! {
         biased;
-        // A node may wait long for a cluster to join: it can be told to stop meanwhile.
+        // A node may wait long for a cluster to join. It can be told to stop meanwhile.
         () = &mut stop => {
             (told.stopping)(&Ok(()));
             leave_locked(&host, lock);
@@ -199,14 +199,14 @@ async fn run(
     tracing::info!("node stops");
     (told.stopping)(&result);
     if result.is_ok() {
-        // Served meanwhile: the node that takes over leadership needs answers.
+        // The port is served meanwhile, because the new leader needs answers.
         tokio::select! {
             biased;
             () = node.say_goodbye() => {}
             result = &mut serving => return Err(ended_by_itself(result)),
         }
     }
-    // A disk that hangs must not keep the process: what is durable stays so.
+    // A hung disk must not keep the process alive. Durable data stays durable.
     let _ = tokio::time::timeout(STOP_DEADLINE, node.stop()).await;
     let _ = end.send(());
     let _ = tokio::time::timeout(STOP_DEADLINE, serving).await;
@@ -215,7 +215,7 @@ async fn run(
     result
 }
 
-/// Tells the listener from which addresses the cluster's nodes call.
+/// Gives the listener the addresses of the cluster's nodes.
 async fn know_nodes(member: Arc<Member>, connections: Connections) {
     loop {
         let addresses: Vec<String> = member.read(|catalogue| {
@@ -224,8 +224,8 @@ async fn know_nodes(member: Arc<Member>, connections: Connections) {
         });
         let mut known = BTreeSet::new();
         for address in addresses {
-            // A name that cannot be looked up now is looked up again; its node has a client's
-            // share meanwhile.
+            // A name that cannot be looked up now is tried again later. Meanwhile its node gets a
+            // client's share.
             if let Ok(found) = tokio::net::lookup_host(&address).await {
                 known.extend(found.map(|it| it.ip().to_canonical()));
             }
@@ -235,9 +235,9 @@ async fn know_nodes(member: Arc<Member>, connections: Connections) {
     }
 }
 
-/// Gives the data directory up, unless a job may still write there: then it stays locked until
-/// the operating system has ended the last thread of this process, so that no other process takes
-/// up a log that still changes.
+/// Releases the data directory, unless a job may still write there. In that case the directory
+/// stays locked until the operating system has ended this process's last thread. So no other
+/// process starts on a log that still changes.
 fn leave_locked(host: &TokioHost, lock: DirectoryLock) {
     if host.jobs_running() > 0 {
         std::mem::forget(lock);

@@ -1,7 +1,7 @@
-//! How a process stands that calls this node, by the catalogue as far as it is applied here: whether
-//! it may speak for its node, or must not go on.
+//! The standing of a process that calls this node, by this node's applied catalogue: whether it may
+//! act for its node, or must stop.
 //!
-//! A removed node serves Raft until its vote is not needed; `votes` says whether it is.
+//! A removed node serves Raft until its vote is no longer needed. `votes` says whether it still is.
 
 use cairn_core::catalogue::Catalogue;
 use cairn_host::envelope::{Reason, refuse};
@@ -10,12 +10,12 @@ use cairn_types::ids::{Incarnation, NodeId, Nonce};
 use cairn_types::model::Admin;
 use tonic::Status;
 
-/// What a leader makes of a heartbeat.
+/// The leader's judgement of a heartbeat.
 pub enum Standing {
     Current,
     /// This leader has not applied that registration yet.
     NotYet,
-    /// The process must not go on.
+    /// The process must stop.
     Void(String),
 }
 
@@ -30,7 +30,7 @@ pub fn of_heartbeat(
             Standing::Void(format!("node {node} was removed from the cluster"))
         }
         None => Standing::NotYet,
-        // It serves Raft until its vote is not needed.
+        // It serves Raft until its vote is no longer needed.
         Some(record) if record.admin == Admin::Removed && votes => Standing::NotYet,
         Some(record) if record.admin == Admin::Removed => {
             Standing::Void(format!("node {node} was removed from the cluster"))
@@ -44,11 +44,11 @@ pub fn of_heartbeat(
     }
 }
 
-/// Why the directory that says hello must not come back, as far as this node has applied.
+/// Why the directory that says hello must not come back, as far as this node has applied the log.
 ///
-/// A nonce that is not the registered one proves nothing to a node that is behind. A `fresh` view is
-/// not; and a directory that knows of an earlier registration only, and has sent none since that
-/// became this one, is older than it by any view (decision 0018).
+/// A view that may be behind cannot judge an unknown nonce; a `fresh` view can. There is one
+/// exception, which holds in every view: a directory is older than the registration if it knows
+/// only an earlier one and does not have the registered nonce (decision 0018).
 pub fn hello_refusal(
     catalogue: &Catalogue,
     request: &HelloRequest,
@@ -79,9 +79,10 @@ pub fn hello_refusal(
     None
 }
 
-/// Whether a Raft message from `sender` may be heeded. Not from a removed node, once its vote is
-/// of no use any more, and not from a process whose registration another one has replaced: it runs on a copied or rolled back
-/// directory. A nonce that is merely unknown proves nothing: this catalogue may be behind.
+/// Whether a Raft message from `sender` may be accepted. It is refused from a removed node whose
+/// vote is no longer needed. It is also refused from a process whose registration another one has
+/// replaced, because that process runs on a copied or rolled back directory. An unknown nonce alone
+/// is no reason to refuse: this catalogue may be behind.
 pub fn admit_raft(
     catalogue: &Catalogue,
     sender: NodeId,
@@ -101,7 +102,8 @@ pub fn admit_raft(
     Ok(())
 }
 
-/// Why the process of this node that registered as `incarnation` must not go on, if it must not.
+/// Why the process of this node that registered as `incarnation` must stop. `None` if it may
+/// continue.
 pub fn why_stop(
     catalogue: &Catalogue,
     node: NodeId,
@@ -109,7 +111,7 @@ pub fn why_stop(
     votes: bool,
 ) -> Option<String> {
     match catalogue.node(node) {
-        // Until the members without it are committed, its vote may be needed for that.
+        // Its vote may be needed to commit the membership without it.
         Some(record) if record.admin == Admin::Removed && votes => None,
         Some(record) if record.admin == Admin::Removed => {
             Some(format!("node {node} was removed from the cluster"))

@@ -21,7 +21,7 @@ pub enum StartError {
         "the data directory is not empty and has no identity file: it holds {trace}, so a node has run on it"
     )]
     NoIdentity { trace: &'static str },
-    /// A second cluster would take the place of the one that is there.
+    /// A second cluster would replace the existing one.
     #[error(
         "cluster {cluster} already exists{}: this node does not create another one",
         at(address)

@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
-/// From what a fast disk takes to what a person gives up after, seconds.
+/// From the time of a fast disk to the time after which a person gives up, seconds.
 const BOUNDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -13,13 +13,13 @@ fn seconds() -> Histogram {
     Histogram::new(BOUNDS)
 }
 
-/// The kind of a command: as many as there are commands.
+/// The kind of a command: one value for each command.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CommandKind {
     pub command: &'static str,
 }
 
-/// Seconds, as seen by this node.
+/// Waiting times in seconds, measured by this node.
 #[derive(Debug, Clone)]
 pub struct Waits {
     /// A client's command on the leader: planned, held back, ordered, applied.

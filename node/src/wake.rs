@@ -1,5 +1,5 @@
-//! A bell for a loop: many may ring it, the loop hears at least once. Wakes in order and
-//! remembers one ring, so that none is lost between two waits.
+//! A bell for a loop: many tasks may ring it, and the loop wakes at least once. Waiters wake in
+//! order. One ring is remembered, so that a ring between two waits is not lost.
 
 use std::time::Duration;
 
