@@ -1,4 +1,4 @@
-//! The production [`Dialer`]: HTTP/2 over TCP, with the cluster's TLS where it has a key.
+//! The production [`Dialer`]: HTTP/2 over TCP, with the cluster's TLS if there is a key.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::seam::{Dialer, Transport};
 use crate::tls::{ClusterKey, Trust};
 use crate::windows;
 
-/// For a TCP connection, and again for a TLS handshake: a node that takes longer is not worth
-/// waiting for, another one will do.
+/// Time limit for a TCP connection, and again for a TLS handshake. A node that takes longer is
+/// skipped, and another one is used.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection is probed this often, and given up without an answer for this long: a peer that
-/// lost power closes nothing.
+/// Probe interval of a connection, and the time without an answer after which it is closed. A peer
+/// that lost power does not close its connections.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +32,7 @@ pub struct TcpDialer {
 }
 
 impl TcpDialer {
-    /// With a key every connection is mutual TLS, without one none is.
+    /// With a key every connection is mutual TLS. Without a key no connection is.
     pub fn new(tls: Option<ClusterKey>) -> Self {
         Self { tls: tls.map(Trust::Key) }
     }
@@ -81,7 +81,7 @@ impl Dialer for TcpDialer {
                     let (address, answered) = (address.clone(), Arc::clone(&answered));
                     async move {
                         match call.await {
-                            // Who has answered once has the same key.
+                            // A server that has answered before has the same key.
                             Err(status) if !answered.load(Ordering::Relaxed) => {
                                 Err(explain(&address, keyed, status).await)
                             }
@@ -101,14 +101,14 @@ impl Dialer for TcpDialer {
     }
 }
 
-/// Why a connection that nobody has used yet failed: the two ends may not hold the same key, and
-/// neither TLS nor HTTP/2 says so.
+/// Finds out why a new connection failed. The two ends may not hold the same key, and neither TLS
+/// nor HTTP/2 reports that.
 async fn explain(address: &str, keyed: bool, status: Status) -> Status {
     let text = status.message();
     if text.contains("invalid peer certificate") {
         return refuse(Reason::Key, format!("{address} holds another cluster key: {text}"));
     }
-    // Nobody is there.
+    // No node is there.
     if text.contains("tcp connect") || text.contains("dns error") {
         return status;
     }
@@ -123,14 +123,14 @@ async fn explain(address: &str, keyed: bool, status: Status) -> Status {
     }
 }
 
-/// How a server talks.
+/// The protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speech {
     Tls,
     Plain,
 }
 
-/// Sends a request without TLS: a TLS server answers it with an alert, another one with HTTP.
+/// Sends a request without TLS. A TLS server answers with an alert, any other server with HTTP.
 async fn speech(address: &str) -> Option<Speech> {
     const ALERT: u8 = 0x15;
     let ask = async {
@@ -146,7 +146,7 @@ async fn speech(address: &str) -> Option<Speech> {
     tokio::time::timeout(CONNECT_TIMEOUT, ask).await.ok().flatten()
 }
 
-/// An error and what caused it, each text once; tonic's own is only "transport error".
+/// The texts of an error and its causes, each once. tonic's own text is only "transport error".
 fn chain(error: &dyn Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut cause = error.source();

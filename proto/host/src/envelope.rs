@@ -1,8 +1,8 @@
-//! What every call carries beside its message, and what every error says beside its text.
+//! The headers of every call and the reason in every error.
 //!
-//! Request headers name the cluster, its lineage and the node that is meant; a node refuses a
-//! call that means another (DESIGN section 6, Identity). A client that does not know them yet
-//! leaves them out and learns them from the response headers, which always carry them.
+//! Request headers name the cluster, its lineage and the target node. A node refuses a call that is
+//! meant for another one (DESIGN section 6, Identity). A client that does not know these values yet
+//! leaves them out and learns them from the response headers, which always contain them.
 
 use cairn_types::ids::{CheckpointId, ClusterId, Lineage, NodeId};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -20,7 +20,7 @@ const REASON: &str = "cairn-reason";
 /// On account of which checkpoint a call asks for segments: a digest alone gives no right to them.
 pub const ABOUT_HEADER: &str = "cairn-about";
 
-/// Who is meant by a call, or who answers; fields that are not known are `None`.
+/// The target of a call, or the node that answers. Unknown fields are `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Identity {
     pub cluster: Option<ClusterId>,
@@ -43,7 +43,7 @@ impl Identity {
         }
     }
 
-    /// Reads what a call's headers say. Malformed values are an error, absent ones `None`.
+    /// Reads the identity from a call's headers. Malformed values are an error, absent ones `None`.
     pub fn read(metadata: &MetadataMap) -> Result<Self, Status> {
         if let Some(protocol) = get(metadata, PROTOCOL)
             && protocol != PROTOCOL_VERSION.to_string()
@@ -70,7 +70,7 @@ impl Identity {
         })
     }
 
-    /// Whether a call that means `self` may be answered by `own` (all fields known).
+    /// Whether `own` (all fields known) may answer a call meant for `self`.
     pub fn check(&self, own: &Identity) -> Result<(), Status> {
         if let (Some(meant), Some(own)) = (self.cluster, own.cluster)
             && meant != own
@@ -93,8 +93,8 @@ impl Identity {
     }
 }
 
-/// Why a node refused a call: one word for each thing a caller would do differently, sent in
-/// the trailer `cairn-reason`.
+/// Why a node refused a call. There is one word for each different action of a caller, sent in the
+/// trailer `cairn-reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Ask the node in `cairn-leader`, or another one later.
@@ -103,30 +103,30 @@ pub enum Reason {
     OtherLineage,
     OtherNode,
     Protocol,
-    /// The asking node's data directory must not come back.
+    /// The caller's data directory must not come back.
     StaleIdentity,
-    /// This node has not got that far yet (a slot's epoch, its own registration): try again.
+    /// This node has not applied enough yet (a slot's epoch, its own registration): try again.
     NotYet,
-    /// This node listens and does not serve yet; it remembers nothing that others told it.
+    /// This node listens but does not serve yet. It has no memory of what others told it.
     Starting,
     /// This node does not hold the segment; another may.
     NotHeld,
     /// No room for segment data here.
     NoSpace,
-    /// Too much at once; try again later.
+    /// Too many requests at once. Try again later.
     Busy,
-    /// The two ends do not hold the same cluster key. Said by the dialer.
+    /// The two ends do not hold the same cluster key. The dialer reports this.
     Key,
     /// The segment's bytes do not match its digest.
     WrongBytes,
-    /// The slot these bytes are for is not current any more.
+    /// The slot for these bytes is no longer current.
     StaleSlot,
-    /// The segment's bytes come in a form that is not taken here: in a codec this build does not
-    /// know, or neither raw nor in the form of the segment's record.
+    /// The segment's bytes come in a form that is not accepted here: in a codec that this build
+    /// does not know, or neither raw nor in the form of the segment's record.
     Form,
-    /// The caller cannot be called back at the address it gives: it stays outside.
+    /// The caller cannot be called back at its stated address, so it stays outside the cluster.
     Unreached,
-    /// No sound member can have sent this: it would end the node that took it.
+    /// No correct member can have sent this. Accepting it would end the node.
     Implausible,
 }
 
@@ -173,11 +173,11 @@ pub fn refuse(reason: Reason, text: impl Into<String>) -> Status {
     status
 }
 
-/// Bytes of another server's text that are passed on.
+/// Most bytes of another server's text that are passed on.
 const SAID_BYTES_MAX: usize = 256;
 
-/// What another server said, fit for a log line, a message and a terminal: one line of bounded
-/// length. It may come from any server that listens at an address somebody gave.
+/// Another server's text, made fit for a log line, a message and a terminal: one line of bounded
+/// length. It may come from any server at a given address.
 pub fn said(text: &str) -> String {
     let seen = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut said = String::new();
@@ -190,7 +190,7 @@ pub fn said(text: &str) -> String {
     said
 }
 
-/// "I do not lead": with the leader's id and address where known.
+/// The refusal "not the leader", with the leader's id and address if they are known.
 pub fn not_leader(leader: Option<(NodeId, &str)>) -> Status {
     let text = match leader {
         Some((node, address)) => format!("not the leader; node {node} at {address} is"),

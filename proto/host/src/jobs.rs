@@ -1,7 +1,7 @@
-//! Which blocking jobs of a process run now, and for how long: a disk that no longer answers
+//! The running blocking jobs of a process, and how long each has run. A disk that does not answer
 //! shows as a job that does not end.
 //!
-//! Both runtimes keep this table, so that health means the same in the simulator.
+//! Both runtimes use this table, so that health means the same in the simulator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::seam::Lane;
 
-/// The jobs that run. Cheap to clone; all clones share one table.
+/// The running jobs. Cheap to clone. All clones share one table.
 #[derive(Debug, Clone, Default)]
 pub struct RunningJobs(Arc<Mutex<Running>>);
 
@@ -22,7 +22,7 @@ struct Running {
     began: BTreeMap<(Lane, u64), Instant>,
 }
 
-/// One job; it has ended once this is dropped.
+/// One job. It ends when this is dropped.
 #[derive(Debug)]
 pub struct RunningJob {
     jobs: RunningJobs,

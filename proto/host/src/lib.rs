@@ -2,13 +2,13 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`seam`] | tasks, chance, wall time, blocking work, dialing: what the simulator replaces |
+//! | [`seam`] | tasks, randomness, wall time, blocking work, dialing: replaced by the simulator |
 //! | [`tokio_host`] | production: tokio tasks, lanes of blocking work, entropy, wall clock |
-//! | [`jobs`] | which blocking jobs run, and for how long |
+//! | [`jobs`] | the running blocking jobs, and how long each has run |
 //! | [`dial`], [`tls`] | the production dialer, mutual TLS from the cluster key |
-//! | [`credentials`] | what a client shows with each call |
-//! | [`token`] | who a caller is and what it may do, signed |
-//! | [`windows`] | HTTP/2 flow control of either side |
+//! | [`credentials`] | the credentials that a client sends with each call |
+//! | [`token`] | a caller's signed identity and rights |
+//! | [`windows`] | HTTP/2 flow control of both sides |
 //! | [`envelope`] | headers of every call, reasons of every refusal |
 
 pub mod credentials;

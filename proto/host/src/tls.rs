@@ -1,17 +1,18 @@
-//! One secret per cluster, mutual TLS from it.
+//! One secret per cluster, and mutual TLS derived from it.
 //!
-//! Every node and every client holds the cluster's key file. From it each derives the same
-//! certificate authority and the same leaf certificate, byte for byte, presents the leaf and
-//! trusts only that authority: whoever lacks the key can neither connect nor pose as a node.
-//! Nothing is issued, renewed or distributed but the one file.
+//! Every node and every client holds the cluster's key file. Each derives from it the same
+//! certificate authority and the same leaf certificate, byte for byte. It presents the leaf and
+//! trusts only that authority. Without the key a process can neither connect nor pose as a node.
+//! Only the key file has to be distributed. No certificate is issued or renewed.
 //!
 //! ```text
 //!   key file --blake3::derive_key--> authority seed --Ed25519--> self-signed authority
 //!                               \--> leaf seed ------Ed25519--> leaf "cairn", signed by it
 //! ```
 //!
-//! The leaf certificate is sent to anyone who connects, and is derived from the key alone: a key
-//! that people can remember can be found by trying. [`ClusterKey::generate`] makes good ones.
+//! The leaf certificate is sent to anyone who connects, and is derived only from the key. So an
+//! attacker can test guesses of the key, and a key that people can remember can be found.
+//! [`ClusterKey::generate`] makes good keys.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -30,22 +31,22 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 use crate::dial::CONNECT_TIMEOUT;
 
-/// The name that the leaf certificate carries and that clients expect, whatever address a node
-/// has.
+/// The name in the leaf certificate. Clients expect it at every address.
 pub const TLS_NAME: &str = "cairn";
 
 /// Fewest characters of a key: 128 bits, if they are hexadecimal digits.
 const KEY_CHARACTERS_MIN: usize = 32;
-/// Longest key file, bytes: more is some other file.
+/// Longest key file, bytes. A longer file is another kind of file.
 const KEY_BYTES_MAX: usize = 4096;
-/// A key of one letter repeated is found by trying; a random one has more, almost certainly.
+/// A key with few different characters is easy to guess. A random key almost certainly has more of
+/// them.
 const DISTINCT_CHARACTERS_MIN: usize = 8;
 const NOT_TEXT: &str = "not one line of printable ASCII";
 
 const AUTHORITY_CONTEXT: &str = "cairn cluster key v1: certificate authority";
 const LEAF_CONTEXT: &str = "cairn cluster key v1: leaf certificate";
 
-/// What holds a 32-byte Ed25519 seed as PKCS #8, version 1 (RFC 8410, section 7), up to the seed.
+/// The bytes of a PKCS #8 version 1 structure (RFC 8410, section 7) before a 32-byte Ed25519 seed.
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
@@ -62,7 +63,7 @@ pub enum KeyError {
     Derive(#[from] rcgen::Error),
 }
 
-/// A cluster's secret, and the certificates derived from it. Prints nothing of either.
+/// A cluster's secret, and the certificates derived from it. Its debug output shows neither.
 #[derive(Clone)]
 pub struct ClusterKey {
     authority_pem: String,
@@ -81,7 +82,7 @@ impl ClusterKey {
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let read = || {
             let mut text = Vec::new();
-            // One byte more, so that a longer file is noticed; some files have no end.
+            // Reads one byte more, so that a longer file is noticed. Some files have no end.
             let file = std::fs::File::open(path)?;
             file.take(KEY_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
             Ok(text)
@@ -100,14 +101,14 @@ impl ClusterKey {
         }
     }
 
-    /// The authority that signs every node's certificate, as PEM: whoever trusts it can read health
-    /// and metrics over HTTPS and nothing more.
+    /// The authority that signs every node's certificate, as PEM. A process that trusts it can read
+    /// health and metrics over HTTPS and nothing more.
     pub fn authority_pem(&self) -> &str {
         &self.authority_pem
     }
 
-    /// A key from the text of its file: 32 characters or more that are not space, spaces around
-    /// them left out.
+    /// A key from the text of its file: 32 characters or more without spaces. Spaces around them
+    /// are ignored.
     pub fn from_text(text: &str) -> Result<Self, KeyError> {
         let secret = text.trim();
         if secret.len() > KEY_BYTES_MAX {
@@ -137,8 +138,8 @@ impl ClusterKey {
         Ok(Self { authority_pem, leaf_pem, leaf_key_pem: leaf_key.serialize_pem() })
     }
 
-    /// Tells this key from others without giving anything of it away: of the certificate that
-    /// everybody who connects is shown.
+    /// Identifies this key without revealing it: a hash of the authority certificate, which every
+    /// caller is shown.
     pub fn fingerprint(&self) -> String {
         hex::encode(&blake3::hash(self.authority_pem.as_bytes()).as_bytes()[..16])
     }
@@ -153,7 +154,7 @@ impl ClusterKey {
     }
 
     /// For a node's listener. A client certificate is optional, so that health and metrics can be
-    /// read over HTTPS without one; calls that need one ask [`has_peer_certificate`].
+    /// read over HTTPS without one. Calls that need one check [`has_peer_certificate`].
     pub fn server_tls(&self) -> ServerTlsConfig {
         ServerTlsConfig::new()
             .identity(self.identity())
@@ -162,12 +163,13 @@ impl ClusterKey {
             .timeout(CONNECT_TIMEOUT)
     }
 
-    /// For whoever calls a node.
+    /// For a process that calls a node.
     pub fn client_tls(&self) -> ClientTlsConfig {
         self.anonymous_tls().identity(self.identity())
     }
 
-    /// For whoever only reads health or metrics: checks the node and presents nothing.
+    /// For a process that only reads health or metrics. It checks the node and presents no
+    /// certificate.
     pub fn anonymous_tls(&self) -> ClientTlsConfig {
         ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.authority_pem))
@@ -243,8 +245,8 @@ pub fn is_open_to_others(path: &Path) -> bool {
 }
 
 /// Whether a request (by its `http` or tonic extensions) came over a connection whose client
-/// presented a certificate. The handshake has checked it against the cluster's authority.
-/// `Inner` is what the server knows of a connection below TLS.
+/// presented a certificate. The handshake has checked it against the cluster's authority. `Inner`
+/// is the server's information about a connection below TLS.
 pub fn has_peer_certificate<Inner: Clone + Send + Sync + 'static>(extensions: &Extensions) -> bool {
     extensions
         .get::<TlsConnectInfo<Inner>>()
@@ -258,7 +260,7 @@ fn key_pair(context: &str, secret: &str) -> Result<KeyPair, KeyError> {
     Ok(KeyPair::from_pkcs8_der_and_sign_algo(&der.into(), &PKCS_ED25519)?)
 }
 
-/// Everything that could differ between two holders of the key is fixed here.
+/// Fixes every value that could differ between two holders of the key.
 fn params(name: &str, serial: u64, names: Vec<String>) -> Result<CertificateParams, KeyError> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = DistinguishedName::new();
@@ -288,7 +290,8 @@ mod tests {
 
     #[test]
     fn certificates_of_a_key_never_change() {
-        // Two builds that derived other ones from the same key could not talk.
+        // Two builds that derive different certificates from the same key cannot talk to each
+        // other.
         let key = ClusterKey::from_text(&"0123456789abcdef".repeat(4)).unwrap();
         let all = [key.authority_pem, key.leaf_pem].concat();
         assert_eq!(

@@ -10,10 +10,10 @@
 //! Lane::Client      -> 4 permits     -> the same
 //! ```
 //!
-//! A client writes no log: its host has no log thread, and the log's lane has one permit.
+//! A client writes no log. Its host has no log thread, and its Log lane has one permit.
 //!
-//! A blocking job that panics aborts the process: it has left disk and memory in a state nobody
-//! reasoned about. [`abort_on_panic`] extends that to every task.
+//! A blocking job that panics aborts the process, because it leaves disk and memory in an unknown
+//! state. [`abort_on_panic`] extends that to every task.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,23 +30,23 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// Jobs waiting for the log thread. Raft has a few commits outstanding at most; whoever comes
-/// later waits in its own task.
+/// Jobs waiting for the log thread. Raft has only a few commits outstanding. Further callers wait
+/// in their own tasks.
 const LOG_QUEUE_MAX: usize = 256;
-/// Blocking jobs of one lane that run at the same time: enough to keep one disk's queue and two
-/// hashing cores busy, few enough that a burst of uploads does not spawn hundreds of threads.
+/// Blocking jobs of one lane that run at the same time: enough for one disk's queue and two hashing
+/// cores, and few enough that a burst of uploads does not start hundreds of threads.
 const LANE_JOBS_MAX: usize = 4;
-/// The same for the lanes beside those of segments: each has a job or two at a time, and must not
-/// wait for the others.
+/// The same limit for the lanes other than those of segments. Each has one or two jobs at a time
+/// and must not wait for the others.
 const SIDE_LANE_JOBS_MAX: usize = 2;
 
-/// The surroundings of one server or client process.
+/// The runtime environment of one server or client process.
 pub struct TokioHost {
     handle: Handle,
     tasks: Arc<Tasks>,
     /// The log's thread; a client has none.
     log: Option<mpsc::Sender<LogJob>>,
-    /// Of every lane that has no thread of its own.
+    /// The permits of every lane without a thread of its own.
     permits: BTreeMap<Lane, Arc<Semaphore>>,
     jobs: RunningJobs,
     random: SystemRandom,
@@ -65,13 +65,13 @@ impl TokioHost {
         Ok(Self::with(handle, Some(log)))
     }
 
-    /// The surroundings of a client: no thread of its own.
+    /// The runtime environment of a client, without a log thread.
     pub fn for_client(handle: Handle) -> Arc<Self> {
         Self::with(handle, None)
     }
 
     fn with(handle: Handle, log: Option<mpsc::Sender<LogJob>>) -> Arc<Self> {
-        // A lane that has a thread never asks for a permit.
+        // A lane with a thread never asks for a permit.
         let permits = [
             (Lane::Log, 1),
             (Lane::Data, LANE_JOBS_MAX),
@@ -90,7 +90,7 @@ impl TokioHost {
         })
     }
 
-    /// Blocking jobs that have not ended: what a stopped process may still write.
+    /// Blocking jobs that have not ended. A stopped process may still write through them.
     pub fn jobs_running(&self) -> usize {
         self.jobs.count()
     }
@@ -101,7 +101,7 @@ impl TokioHost {
     }
 
     /// Ends every task of this host and waits until all are gone. Blocking jobs that already run
-    /// are finished, not interrupted. Must not be awaited from one of the host's own tasks.
+    /// are finished, not interrupted. Do not await this in one of the host's own tasks.
     pub async fn stop(&self) {
         self.tasks.stopped.store(true, Ordering::SeqCst);
         loop {
@@ -131,7 +131,7 @@ impl Runtime for TokioHost {
             task.await;
         });
         let mut running = self.tasks.running.lock();
-        // A task that ended before this line has already left; see `Leave`.
+        // A task that ended before this line has already removed itself; see `Leave`.
         if !ended.load(Ordering::SeqCst) {
             running.insert(id, joined.abort_handle());
         }
@@ -153,7 +153,7 @@ impl Runtime for TokioHost {
                 let log = log.clone();
                 Box::pin(async move {
                     let (done, finished) = oneshot::channel();
-                    // The thread lives as long as any sender, so neither end can be missing.
+                    // The thread lives as long as any sender, so both ends exist.
                     if log.send(LogJob { job, done }).await.is_ok() {
                         let _ = finished.await;
                     }
@@ -170,7 +170,7 @@ impl Runtime for TokioHost {
 
     fn random_u64(&self) -> u64 {
         let mut bytes = [0; 8];
-        // An operating system that cannot give entropy leaves us without unique ids.
+        // Without entropy from the operating system, ids would not be unique.
         self.random.fill(&mut bytes).expect("the operating system gives random bytes");
         u64::from_le_bytes(bytes)
     }
@@ -182,8 +182,8 @@ impl Runtime for TokioHost {
     }
 }
 
-/// Makes any panic, in any thread or task, abort the process after it was printed. The server
-/// calls it first thing; tests do not.
+/// Makes any panic, in any thread or task, abort the process after the message is printed. The
+/// server calls this first. Tests do not call it.
 pub fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -192,7 +192,7 @@ pub fn abort_on_panic() {
     }));
 }
 
-/// The panic hook has printed message and place by the time the payload arrives here.
+/// By the time the payload arrives here, the panic hook has printed the message and the location.
 fn abort_if_it_panics(job: Job) {
     if catch_unwind(AssertUnwindSafe(job)).is_err() {
         eprintln!("a blocking job panicked, the process stops");
@@ -211,11 +211,11 @@ fn run_limited(handle: Handle, permits: Arc<Semaphore>, job: Job) -> BoxFuture<'
     Box::pin(async move {
         let Ok(permit) = permits.acquire_owned().await else { return };
         let run = handle.spawn_blocking(move || {
-            // The job keeps its permit even if nobody waits for it any more.
+            // The job keeps its permit even if its caller has stopped waiting.
             let _permit = permit;
             job();
         });
-        // Only a runtime that is shutting down drops a job unrun.
+        // Only a runtime that is shutting down drops a job before it runs.
         let _ = run.await;
     })
 }
@@ -229,8 +229,8 @@ struct Tasks {
     stopped: AtomicBool,
 }
 
-/// Takes a task out of its set when its future is dropped, however that comes about. `ended` is
-/// set first: a task may end before `spawn` has entered it.
+/// Removes a task from its set when its future is dropped for any reason. `ended` is set first,
+/// because a task may end before `spawn` has added it.
 struct Leave {
     tasks: Arc<Tasks>,
     id: u64,

@@ -72,7 +72,8 @@ async fn holders_of_the_key_reach_each_other_and_others_do_not() {
 async fn a_certificate_of_another_key_is_refused_by_the_node() {
     let right = key();
     let address = serve(Some(&right)).await;
-    // Trusts the node, as one could who recorded its authority, and presents a leaf of its own.
+    // It trusts the node, as a caller that recorded its authority could, and presents its own leaf
+    // certificate.
     let tls = right.anonymous_tls().identity(key().identity());
     let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
