@@ -1,8 +1,9 @@
-//! Which segment has a digest: an index that leaves the digests to the records.
+//! Finds the segment of a digest. The index does not store digests; the records do.
 //!
-//! Digests spread evenly, so their first 16 bits name a short list, and the next 32 bits an entry
-//! of it, 12 bytes: 4 million segments are 61 a list. Digests that share all of these 48 bits stand
-//! beside each other, and the records tell them apart. A copy shares the lists ([`crate::pages`]).
+//! Digests spread evenly. Their first 16 bits select a short list, and the next 32 bits an entry in
+//! it, of 12 bytes. With 4 million segments a list has 61 entries. Digests that share all of these
+//! 48 bits are adjacent, and the records distinguish them. A copy shares the lists
+//! ([`crate::pages`]).
 //!
 //! ```text
 //!   digest -> list (first 16 bits) -> (next 32 bits, segment id) -> record: is it this digest?
@@ -11,7 +12,7 @@
 use crate::pages::{Paged, SegmentPages};
 use cairn_types::ids::{SegmentDigest, SegmentId};
 
-/// Entries for which a list that is full gets more room: doubled lists would be half empty.
+/// Entries by which a full list grows. Doubled lists would be half empty.
 const ROOM: usize = 8;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(crate) struct DigestIndex {
 struct List(Vec<Entry>);
 
 impl Clone for List {
-    /// With room, as a list is copied to be added to.
+    /// Has extra room, because a list is copied in order to add to it.
     fn clone(&self) -> Self {
         let mut entries = Vec::with_capacity(self.0.len() + ROOM);
         entries.extend_from_slice(&self.0);
@@ -32,15 +33,15 @@ impl Clone for List {
     }
 }
 
-/// A part of the digest, and the two halves of the id, the high one first: in this form it takes
-/// 12 bytes.
+/// A part of the digest, and the two halves of the id, the high one first. In this form it takes 12
+/// bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     part: u32,
     id: [u32; 2],
 }
 
-/// The list that a digest belongs to, and what its entry says of it.
+/// The list of a digest, and the part of the digest in its entry.
 fn split(digest: &SegmentDigest) -> (u64, u32) {
     let [a, b, c, d, e, f, ..] = digest.0;
     (u16::from_be_bytes([a, b]).into(), u32::from_be_bytes([c, d, e, f]))
@@ -67,7 +68,7 @@ impl DigestIndex {
         alike.map(|entry| entry.id()).find(is_it)
     }
 
-    /// Puts in a segment whose digest no other one has.
+    /// Inserts a segment. No other segment may have its digest.
     pub fn insert(&mut self, digest: &SegmentDigest, id: SegmentId) {
         let (list, part) = split(digest);
         let List(entries) = self.lists.or_insert_with(list, List::default);
@@ -99,7 +100,7 @@ mod tests {
     use cairn_types::model::Segment;
     use cairn_types::slots::{References, Slots};
 
-    /// Many share their list, and each three share what their entries say.
+    /// Many share a list, and every three share the part in their entries.
     fn digest(number: u64) -> SegmentDigest {
         let mut digest = SegmentDigest([0; 32]);
         digest.0[1] = (number / 3 % 7) as u8;

@@ -1,7 +1,8 @@
 //! The named promises of DESIGN section 9, as far as a catalogue alone can show them.
 //!
-//! [`check`] looks at one state, [`check_step`] at a state and the one an entry made of it. Both
-//! start from scratch and take time linear in the catalogue: for tests and the simulator.
+//! [`check`] looks at one state. [`check_step`] looks at a state and the state after one entry.
+//! Both compute everything from scratch and take time linear in the catalogue. They are for tests
+//! and the simulator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use cairn_types::model::{
     Segment, Slot, SlotState,
 };
 
-/// Names the first invariant that does not hold, and where.
+/// Names the first invariant that is violated, and the place.
 pub fn check(catalogue: &Catalogue) -> Result<(), String> {
     let mut recount = BTreeMap::<SegmentId, BTreeMap<u32, u32>>::new();
     let mut steps = BTreeSet::new();
@@ -51,7 +52,7 @@ pub fn check(catalogue: &Catalogue) -> Result<(), String> {
     check_totals(catalogue)
 }
 
-/// What `latest` and the refs of a namespace name (C5).
+/// Checks the targets of `latest` and the refs of a namespace (C5).
 fn check_names(catalogue: &Catalogue, namespace: &Namespace) -> Result<(), String> {
     let of_namespace = catalogue.checkpoints().filter(|record| record.namespace == *namespace);
     let good = of_namespace.filter(|it| it.state == CheckpointState::Committed);
@@ -71,7 +72,7 @@ fn check_names(catalogue: &Catalogue, namespace: &Namespace) -> Result<(), Strin
     Ok(())
 }
 
-/// Totals that are kept from entry to entry equal those of a walk over all segments.
+/// Totals that are maintained from entry to entry equal those of a walk over all segments.
 fn check_totals(catalogue: &Catalogue) -> Result<(), String> {
     let mut sum = Summary::default();
     let (mut replicas_min, mut racks_min) = (u32::MAX, u32::MAX);
@@ -140,8 +141,8 @@ fn check_durability(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), St
     })
 }
 
-/// Where all nodes keep the host they came with: no two live slots of a segment on one host, but
-/// for those of nodes that stay down.
+/// Valid only if all nodes keep the host they joined with: no two live slots of a segment are on
+/// one host, except slots of nodes that stay down.
 pub fn check_hosts(catalogue: &Catalogue) -> Result<(), String> {
     for segment in catalogue.segments().iter() {
         let mut hosts = BTreeSet::new();
@@ -155,7 +156,8 @@ pub fn check_hosts(catalogue: &Catalogue) -> Result<(), String> {
     Ok(())
 }
 
-/// What one entry may do to slots and to what was deleted (D3, D4), and what a commit needs (D2).
+/// The changes that one entry may make to slots and to deleted data (D3, D4), and the conditions of
+/// a commit (D2).
 pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     let (old_ms, new_ms) = (before.cluster().clock_ms, after.cluster().clock_ms);
     ensure(old_ms <= new_ms, || format!("time: cluster time fell from {old_ms} to {new_ms} ms"))?;
@@ -193,7 +195,7 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     check_policies(before, after)?;
     for new in after.checkpoints().filter(|new| new.state == CheckpointState::Committed) {
         let old = before.checkpoint(new.id).map(|old| old.state);
-        // What is undeleted may have lost replicas since its commit.
+        // An undeleted checkpoint may have lost replicas since its commit.
         if !matches!(old, Some(CheckpointState::Committed | CheckpointState::Deleted)) {
             check_commit(after, new)?;
         }
@@ -201,7 +203,7 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     Ok(())
 }
 
-/// An upload that a rollback aborted does not begin again, under its attempt or a lower one.
+/// An upload that a rollback aborted does not begin again under its attempt or a lower one.
 fn check_fences(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     for new in after.open_uploads() {
         let old = before.checkpoint(new.id).map(|old| old.attempt);
@@ -226,8 +228,8 @@ fn is_in_service(catalogue: &Catalogue, slot: &Slot) -> bool {
     catalogue.node(slot.node).is_some_and(|node| node.admin == Admin::InService)
 }
 
-/// Replicas that count and the racks they stand in, from the definition (DESIGN section 1) and not
-/// by the functions that the catalogue itself decides with.
+/// Replicas that count, and their racks. Computed from the definition (DESIGN section 1), not with
+/// the catalogue's own functions.
 fn count(catalogue: &Catalogue, segment: &Segment) -> (u32, u32) {
     let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
     let nodes = durable.filter_map(|slot| catalogue.node(slot.node));
@@ -238,12 +240,14 @@ fn count(catalogue: &Catalogue, segment: &Segment) -> (u32, u32) {
     (racks.len() as u32, racks.iter().collect::<BTreeSet<_>>().len() as u32)
 }
 
-/// What the most demanding checkpoint of a segment wants, not by the catalogue's own function.
+/// The replicas that the most demanding checkpoint of a segment wants. Not computed with the
+/// catalogue's own function.
 fn replicas_wanted(segment: &Segment) -> u32 {
     segment.references.iter().map(|(replicas, _)| *replicas).max().unwrap_or(0)
 }
 
-/// The racks that a policy asks for, as far as there are so many: not by the catalogue's own function.
+/// The racks that a policy requires, limited by the racks that exist. Not computed with the
+/// catalogue's own function.
 fn racks_wanted(catalogue: &Catalogue, policy: &Policy) -> u32 {
     let serving = catalogue
         .nodes()
@@ -255,8 +259,8 @@ fn racks_wanted(catalogue: &Catalogue, policy: &Policy) -> u32 {
     }
 }
 
-/// A checkpoint that was just committed has W replicas that count of each segment, on the racks
-/// that its policy requires.
+/// A checkpoint that was just committed has W counting replicas of each segment, on the racks that
+/// its policy requires.
 fn check_commit(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String> {
     let want = record.policy.write_quorum;
     let want_racks = racks_wanted(catalogue, &record.policy).min(want);
@@ -274,14 +278,14 @@ fn check_commit(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), String
     Ok(())
 }
 
-/// Retention deletes only what the policy in force lets go: never one of the newest, neither by
-/// commit nor by the begin of the upload.
+/// Retention deletes only checkpoints that the policy in force allows, and never one of the newest,
+/// neither by commit nor by the begin of the upload.
 fn check_retention(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
     let rules = before.full_policy(&old.namespace).retention.rules;
     ensure(!rules.is_empty(), || {
         format!("D7: retention deleted checkpoint {} without a rule", old.id)
     })?;
-    // At least the newest good one stays.
+    // At least the newest good checkpoint stays.
     let keep_last = rules.last.unwrap_or(1);
     let others =
         before.checkpoints().filter(|other| other.is_good() && other.namespace == old.namespace);
@@ -307,8 +311,8 @@ fn check_retention(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
     })
 }
 
-/// A commit takes the place of a good checkpoint only if its upload asked for that, and never of one
-/// that a ref or a hold keeps.
+/// A commit replaces a good checkpoint only if its upload requested that, and never one that a ref
+/// or a hold protects.
 fn check_replaced(before: &Catalogue, old: &Checkpoint) -> Result<(), String> {
     let uploads = before.checkpoints_at(&old.namespace, old.step);
     let asked = uploads.filter_map(|it| it.open.as_ref()).any(|upload| upload.replace);
@@ -335,8 +339,8 @@ fn check_policies(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
     Ok(())
 }
 
-/// What is in the trash keeps all that its commit named, and only that comes back, whole; nothing
-/// else does.
+/// A checkpoint in the trash keeps everything that its commit named. Only a checkpoint in the trash
+/// can be restored, and only as a whole.
 fn check_trash(before: &Catalogue, after: &Catalogue, old: &Checkpoint) -> Result<(), String> {
     let new = after.checkpoint(old.id);
     let clock_ms = after.cluster().clock_ms;
@@ -362,20 +366,20 @@ fn check_trash(before: &Catalogue, after: &Catalogue, old: &Checkpoint) -> Resul
     })
 }
 
-/// Raw bytes of what a checkpoint names.
+/// Raw bytes of the segments that a checkpoint names.
 fn named_bytes(catalogue: &Catalogue, record: &Checkpoint) -> u64 {
     let named = record.segments.iter().filter_map(|id| catalogue.segment(id));
     named.map(|segment| u64::from(segment.form.raw_len())).sum()
 }
 
-/// A segment is reaped once nothing has referred to it for its grace.
+/// A segment is reaped only after its grace without any reference.
 fn check_reap(before: &Catalogue, after: &Catalogue, old: &Segment) -> Result<(), String> {
     ensure(!old.is_referenced(), || format!("D3: segment {} was reaped while referenced", old.id))?;
     let clock_ms = after.cluster().clock_ms;
     ensure(old.reap_after_ms <= clock_ms && !before.cluster().reap_hold, || {
         format!("D3: segment {} was reaped at {clock_ms} ms, not {}", old.id, old.reap_after_ms)
     })?;
-    // From the records and the clock: the segment's own time may be what is wrong.
+    // Computed from the records and the clock, because the segment's own time may be wrong.
     let grace_ms = before.cluster().settings.grace_ms;
     let holder = before.checkpoints().find(|record| {
         let deleted_at_ms = record.deleted_at_ms.filter(|_| !record.now);
@@ -464,7 +468,7 @@ fn check_segment(catalogue: &Catalogue, segment: &Segment) -> Result<(), String>
 
 fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(), String> {
     let id = old.id;
-    // A removed node gets nothing and confirms nothing; what it has left may be given up.
+    // A removed node gets and confirms nothing. Its remaining slots may be given up.
     for slot in new.slots.iter().filter(|slot| !is_in_service(after, slot)) {
         let known = |other: &Slot| (other.node, other.epoch) == (slot.node, slot.epoch);
         let before = old.slots.iter().find(known).map(|other| other.state);
@@ -488,7 +492,7 @@ fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(
                     format!("D3: {slot:?} of segment {id} was released without R others")
                 })?;
             }
-            // A lost replica has a newer epoch on the same node; a removed node has none.
+            // A lost replica has a newer epoch on the same node. A removed node has none.
             None => {
                 let again = new.live_slot_on(slot.node);
                 ensure(again.is_some() || !is_in_service(after, &slot), || {

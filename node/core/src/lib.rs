@@ -1,23 +1,23 @@
-//! Cairn's mind.
+//! The pure decision logic of Cairn.
 //!
-//! Code in this crate decides and touches nothing: no runtime, socket, disk, clock or random
-//! source. It is told the time and what was observed, and returns decisions.
+//! Code in this crate decides and does no IO: it has no runtime, socket, disk, clock or random
+//! source. It receives the time and the observations, and returns decisions.
 //!
 //! # Layout
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`persistent`], [`segment_set`], [`pages`], [`sharded`] | collections that snapshots share with apply |
-//! | [`digests`] | which segment has a digest |
+//! | [`digests`] | finds the segment of a digest |
 //! | [`catalogue`] | the state machine: `apply`, reads; its stored form and its digest (`stored`) |
 //! | [`retention`] | which checkpoints of a namespace its rules keep |
 //! | [`placement`] | which nodes get a segment's slots |
-//! | [`steward`] | what the leader should propose |
-//! | [`work`] | what a node should fetch and destroy |
-//! | [`voters`] | who should vote |
+//! | [`steward`] | the leader's proposals |
+//! | [`work`] | the fetches and destructions of a node |
+//! | [`voters`] | the choice of voters |
 //! | [`invariants`] | the named promises, checked against a catalogue |
 //!
-//! The words it decides about (ids, records, commands) are in `cairn-types`.
+//! The types that it decides about (ids, records, commands) are in `cairn-types`.
 
 pub mod digests;
 pub mod pages;

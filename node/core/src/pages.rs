@@ -1,9 +1,9 @@
-//! Large arrays by segment id that a copy shares with the living catalogue, and the records in one.
+//! Large arrays by segment id that a copy shares with the original, and the segment records in one.
 //!
-//! Ids are minted densely, so a record is found by its place. A copy is one pointer; a change after
-//! it copies the way to what is changed, as far as that is still shared: the list, one chunk, one
-//! page and one leaf. So a snapshot or a planner never holds up apply, apply never changes what
-//! they read, and a batch of records that lie far apart stays cheap.
+//! Ids are assigned densely, so a record is found by its position. A copy is one pointer. A change
+//! after a copy copies only the shared path to the changed record: the list, one chunk, one page
+//! and one leaf. So a snapshot or a planner never delays apply, and apply never changes the data
+//! they read. A batch of records that are far apart stays cheap.
 //!
 //! ```text
 //!   Paged         list -> chunk (16 pages) -> page: 1,024 segments
@@ -12,19 +12,19 @@
 //!                                                                 Arc
 //! ```
 //!
-//! Records lie in their leaf, not behind pointers of their own: to copy a leaf is to copy some
-//! 3 KiB that lie together, where 32 pointers would be counted in 32 places of memory.
+//! Records are stored in their leaf, not behind pointers. Copying a leaf copies about 3 KiB of
+//! adjacent memory. With 32 pointers it would update 32 counters in different places of memory.
 
 use std::sync::Arc;
 
 use cairn_types::ids::SegmentId;
 use cairn_types::model::Segment;
 
-/// Segments a page has room for.
+/// Number of segments in a page.
 pub const PAGE_SEGMENTS: usize = LEAF_SEGMENTS * LEAVES;
 const LEAF_SEGMENTS: usize = 32;
 const LEAVES: usize = 32;
-/// Pages of a chunk.
+/// Number of pages in a chunk.
 const CHUNK_PAGES: usize = 16;
 
 /// Page number (lineage included) and place of a segment within it.
@@ -36,7 +36,7 @@ pub(crate) fn id_at(page: u64, place: usize) -> SegmentId {
     SegmentId(page * PAGE_SEGMENTS as u64 + place as u64)
 }
 
-/// Pages by their number. Equal content is equal structure: no chunk is empty.
+/// Pages by their number. Equal content has equal structure: no chunk is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Paged<P> {
     /// Ascending by number.
@@ -63,7 +63,7 @@ fn chunk_place(page: u64) -> (u64, usize) {
 }
 
 impl<P> Paged<P> {
-    /// Where a chunk stands in the list, or would.
+    /// The position of a chunk in the list, or the position at which to insert it.
     fn find(&self, chunk: u64) -> Result<usize, usize> {
         // Most lists have no gap.
         let first = self.chunks.first().map_or(0, |(number, _)| *number);
@@ -111,17 +111,17 @@ impl<P> Paged<P> {
 }
 
 impl<P: Clone> Paged<P> {
-    /// The page to be changed; copies what a copy shares with us.
+    /// The page, to be changed. Copies the parts that are shared with a copy.
     pub fn get_mut(&mut self, page: u64) -> Option<&mut P> {
         let (chunk, at) = chunk_place(page);
         let place = self.find(chunk).ok()?;
-        // A copy of the way to nothing would be for nothing.
+        // Checked first, so that the path to a missing page is not copied.
         self.chunks[place].1.0[at].as_ref()?;
         let chunk = &mut Arc::make_mut(&mut self.chunks)[place].1;
         Arc::make_mut(chunk).0[at].as_mut().map(Arc::make_mut)
     }
 
-    /// The same, put in first if there is none.
+    /// Like `get_mut`, but inserts the page first if it is missing.
     pub fn or_insert_with(&mut self, page: u64, empty: impl FnOnce() -> P) -> &mut P {
         let (chunk, at) = chunk_place(page);
         let found = self.find(chunk);
@@ -143,7 +143,7 @@ pub struct SegmentPages {
 
 #[derive(Debug, Clone)]
 struct Page {
-    /// A leaf is made with its first record, and stays as long as the page does.
+    /// A leaf is made with its first record and stays as long as the page does.
     leaves: [Option<Arc<Leaf>>; LEAVES],
     occupied: usize,
 }
@@ -190,14 +190,14 @@ impl SegmentPages {
         self.pages.get(page)?.get(place)
     }
 
-    /// The record to be changed; copies what a snapshot shares with us.
+    /// The record, to be changed. Copies the parts that are shared with a snapshot.
     pub fn get_mut(&mut self, id: SegmentId) -> Option<&mut Segment> {
         self.get(id)?;
         let (page, place) = place(id);
         self.pages.get_mut(page)?.place_mut(place).as_mut()
     }
 
-    /// Puts a record in under its own id; gives back the one it displaced.
+    /// Inserts a record under its own id. Returns the record that it replaced.
     pub fn insert(&mut self, segment: Segment) -> Option<Segment> {
         let (page, place) = place(segment.id);
         let page = self.pages.or_insert_with(page, Page::empty);

@@ -1,10 +1,10 @@
-//! An ordered map whose copies cost nothing: copies share every node of the tree that neither has
-//! changed since.
+//! An ordered map with O(1) copies: copies share every node of the tree that neither has changed
+//! since.
 //!
-//! The tree is the red-black tree of `rpds` (MIT). A copy is one pointer; a change while a copy
-//! is alive copies the path to the changed entry, about 17 nodes of 100,000, and without one it
-//! changes the nodes in place. Entries come in the order of their keys, so that what is derived
-//! from a walk is the same on every node (C3); no hash and no address decides anything.
+//! The tree is the red-black tree of `rpds` (MIT). A copy is one pointer. While a copy is alive, a
+//! change copies the path to the changed entry, about 17 of 100,000 nodes. Otherwise it changes the
+//! nodes in place. Entries come in key order, so that a result derived from a walk is the same on
+//! every node (C3). No hash and no address has an effect.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -82,7 +82,7 @@ impl<K: Ord, V> Map<K, V> {
         self.0.iter().map(|(_, value)| value)
     }
 
-    /// Panics, as that of the standard library, where the start is behind the end.
+    /// Panics like the standard library's if the start is after the end.
     pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(
         &self,
         range: R,
@@ -95,16 +95,16 @@ impl<K: Ord, V> Map<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> Map<K, V> {
-    /// The value to be changed. Copies what a copy of the map shares with it.
+    /// The value, to be changed. Copies the parts that are shared with a copy of the map.
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
-        // The library copies the path even where it ends at nothing.
+        // Checked first, because the library copies the path even to a missing key.
         self.0.contains_key(key).then(|| self.0.get_mut(key)).flatten()
     }
 
-    /// The value of `key`, put in first if there is none.
+    /// The value of `key`. Inserts the default first if there is none.
     pub fn or_default(&mut self, key: K) -> &mut V
     where
         V: Default,
@@ -115,7 +115,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         self.0.get_mut(&key).expect("the key was put in where it was not")
     }
 
-    /// Gives back the value that it displaced.
+    /// Returns the value that it replaced.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let displaced = self.0.get(&key).cloned();
         self.0.insert_mut(key, value);
@@ -150,8 +150,8 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    /// Every step leaves what the standard library's map would hold, and no step changes a copy
-    /// that was taken before it.
+    /// After every step the map holds the same as the standard library's, and no step changes a
+    /// copy that was taken before it.
     #[test]
     fn it_holds_what_a_tree_map_would_and_copies_never_change() {
         let mut chance = StdRng::seed_from_u64(7);

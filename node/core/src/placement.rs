@@ -1,12 +1,15 @@
-//! Which nodes get the slots a segment lacks.
+//! Which nodes get the missing slots of a segment.
 //!
-//! In order: never two on one host, not counting one that stays down; racks before anything else,
-//! until as many are covered as the policy asks for and beyond that as evenly as there are nodes;
-//! then the node whose free space is least spoken for. Deterministic: ties go to the lower id.
+//! The rules, in order:
+//! 1. Never two slots on one host, not counting a node that stays down.
+//! 2. Racks: as many as the policy requires, and beyond that as even as the nodes allow.
+//! 3. The node with the smallest claimed share of its free space.
 //!
-//! [`Loads`] is the leader's soft knowledge. What is assigned to a node and not stored there yet is
-//! spoken for like what it stores, and so is what a plan has given it and the catalogue does not
-//! know yet: consecutive segments go to different nodes, and nobody is given more than fits.
+//! The choice is deterministic: ties go to the lower id.
+//!
+//! [`Loads`] is the leader's soft state. Bytes that are assigned to a node but not stored yet count
+//! as claimed. Bytes of a plan that the catalogue does not know yet also count. So consecutive
+//! segments go to different nodes, and no node gets more than fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +20,13 @@ use cairn_types::ids::NodeId;
 use cairn_types::limits::SHORTAGE_NODES_MAX;
 use cairn_types::model::{Admin, Node, Policy, Slot};
 
-/// Taken for the free space of a node that has not said how much it has: 1 TiB.
+/// The assumed free space of a node that has not reported it: 1 TiB.
 const FREE_BYTES_UNKNOWN: u64 = 1 << 40;
 
-/// What a segment's file takes beside its bytes: header, footer and padding, a page each.
+/// The bytes of a segment's file besides its data: header, footer and padding, a page each.
 const FILE_OVERHEAD_BYTES: u64 = 12 << 10;
 
-/// What is known of the nodes' space and work.
+/// The known space and work of the nodes.
 #[derive(Debug, Clone, Default)]
 pub struct Loads {
     nodes: BTreeMap<NodeId, Load>,
@@ -32,14 +35,15 @@ pub struct Loads {
 #[derive(Debug, Clone, Copy, Default)]
 struct Load {
     free_bytes: Option<u64>,
-    /// Waiting to be received or written there.
+    /// Bytes waiting to be received or written there.
     busy_bytes: u64,
-    /// Given to the node by a plan that is not applied yet.
+    /// Bytes assigned to the node by a plan that is not applied yet.
     planned_bytes: u64,
 }
 
 impl Loads {
-    /// A heartbeat: the bytes a node can still take (reserve taken off), and those it is busy with.
+    /// A heartbeat: the bytes that a node can still take (without the reserve), and the bytes it is
+    /// busy with.
     pub fn observe(&mut self, node: NodeId, free_bytes: u64, busy_bytes: u64) {
         let load = Load { free_bytes: Some(free_bytes), busy_bytes, planned_bytes: 0 };
         self.nodes.insert(node, load);
@@ -49,7 +53,7 @@ impl Loads {
         self.nodes.remove(&node);
     }
 
-    /// What was planned before is applied, and so among the slots of the catalogue, or will not be.
+    /// Earlier plans are now applied, so their slots are in the catalogue, or they never will be.
     pub fn settle(&mut self) {
         self.nodes.values_mut().for_each(|load| load.planned_bytes = 0);
     }
@@ -63,7 +67,7 @@ impl Loads {
         load.planned_bytes = load.planned_bytes.saturating_add(bytes);
     }
 
-    /// Bytes that the node can take beside what is assigned to it or planned for it.
+    /// Bytes that the node can take in addition to those assigned to it or planned for it.
     fn room(&self, catalogue: &Catalogue, node: &Node) -> u64 {
         let claimed = self.claimed(catalogue, node).saturating_add(FILE_OVERHEAD_BYTES);
         self.free(catalogue, node).saturating_sub(claimed)
@@ -78,7 +82,7 @@ impl Loads {
         })
     }
 
-    /// Bytes of what the node is to store still, with what each file takes beside them.
+    /// Bytes that the node still has to store, including the overhead of each file.
     fn claimed(&self, catalogue: &Catalogue, node: &Node) -> u64 {
         let slots = catalogue.node_slots(node.id);
         let assigned = slots.map_or(0, |it| it.assigned_bytes);
@@ -87,7 +91,7 @@ impl Loads {
         assigned.saturating_add(files).saturating_add(planned)
     }
 
-    /// How full `len` more bytes make the node: bytes spoken for in 2^32nds of its free space;
+    /// The load of the node after `len` more bytes: claimed bytes in 2^32nds of its free space.
     /// `None` if they do not fit.
     fn cost(&self, catalogue: &Catalogue, node: &Node, len: u32) -> Option<u128> {
         let free = self.free(catalogue, node);
@@ -98,14 +102,14 @@ impl Loads {
     }
 }
 
-/// What the slots of one segment should reach.
+/// The target for the slots of one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Replicas on nodes worth waiting for.
+    /// Replicas on nodes that are worth waiting for.
     pub replicas: u32,
-    /// Racks those cover.
+    /// Racks that those replicas cover.
     pub racks: u32,
-    /// Replicas and racks that can receive bytes now; without them there is no plan.
+    /// Replicas and racks that can receive bytes now. Without these there is no plan.
     pub quorum: Quorum,
 }
 
@@ -119,11 +123,12 @@ impl Wanted {
     }
 }
 
-/// Chooses nodes for one segment of `len` bytes beside its `live` slots; none of `exclude`, and
-/// slots there do not count as reachable. Fewer than R are a plan as long as they are a quorum.
+/// Chooses nodes for one segment of `len` bytes in addition to its `live` slots. Chooses none of
+/// `exclude`, and slots there do not count as reachable. Fewer than R are accepted if they are a
+/// quorum.
 ///
 /// # Errors
-/// `NotEnoughHosts` or `NotEnoughRacks`, with what can be had.
+/// `NotEnoughHosts` or `NotEnoughRacks`, with the numbers that are available.
 pub fn plan(
     catalogue: &Catalogue,
     loads: &mut Loads,
@@ -144,8 +149,8 @@ pub fn plan(
     Ok(draft.chosen)
 }
 
-/// Fills in the targets of a `Stage` for an upload: what lacks a quorum of replicas that count
-/// gets nodes for the slots it lacks.
+/// Fills in the targets of a `Stage` for an upload: a segment without a quorum of counting replicas
+/// gets nodes for its missing slots.
 pub fn plan_stage(
     catalogue: &Catalogue,
     loads: &mut Loads,
@@ -168,15 +173,15 @@ pub fn plan_stage(
     Ok(())
 }
 
-/// A plan in the making.
+/// A plan in progress.
 struct Draft<'a> {
     catalogue: &'a Catalogue,
     exclude: &'a BTreeSet<NodeId>,
     /// Every node with a live slot, for the host rule.
     holders: Vec<NodeId>,
-    /// Racks of those worth waiting for, one entry a node.
+    /// The racks of the nodes worth waiting for, one entry per node.
     trusted: Vec<&'a str>,
-    /// Racks of those that can receive bytes now, one entry a node.
+    /// The racks of the nodes that can receive bytes now, one entry per node.
     reachable: Vec<&'a str>,
     chosen: Vec<NodeId>,
 }
@@ -213,7 +218,7 @@ impl<'a> Draft<'a> {
             && (self.reachable.len() as u32) >= wanted.quorum.replicas;
         let candidates = self.catalogue.nodes().filter(|node| {
             let fills = |racks: &[&str]| !racks.contains(&node.rack.as_str());
-            // Once there are enough, only a rack that is missing is worth another.
+            // Once there are enough replicas, another one helps only if it fills a missing rack.
             let helps = !enough
                 || (distinct(&self.trusted) < wanted.racks && fills(&self.trusted))
                 || (distinct(&self.reachable) < wanted.quorum.racks && fills(&self.reachable));
@@ -256,8 +261,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Which nodes in service cannot take `len` bytes more, and why. One with a live slot needs no
-/// room, but it must be up.
+/// The nodes in service that cannot take `len` more bytes, and why. A node with a live slot needs
+/// no room, but it must be up.
 fn shortage(catalogue: &Catalogue, loads: &Loads, len: u32, live: &[Slot]) -> Shortage {
     let in_service = catalogue.nodes().filter(|node| node.admin == Admin::InService);
     let obstacle = |node: &Node| {

@@ -1,8 +1,8 @@
-//! Changing sets of segment ids, and counts by segment id, that are cheap to clone.
+//! Mutable sets of segment ids, and counts by segment id, that are cheap to clone.
 //!
-//! Both are paged like the records ([`crate::pages`]): one bit, or one number, a segment, behind
-//! `Arc`. Equal content is equal structure (empty pages are dropped), so an index can be
-//! compared with one rebuilt from scratch.
+//! Both are paged like the records ([`crate::pages`]): one bit or one number per segment, behind
+//! `Arc`. Equal content has equal structure (empty pages are removed). So an index can be compared
+//! with one rebuilt from scratch.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ impl SegmentSet {
         self.pages.get(page).is_some_and(|bits| bits.words[place / 64] >> (place % 64) & 1 == 1)
     }
 
-    /// Whether the id is new.
+    /// Returns whether the id is new.
     pub fn insert(&mut self, id: SegmentId) -> bool {
         if self.contains(id) {
             return false;
@@ -65,7 +65,7 @@ impl SegmentSet {
         true
     }
 
-    /// Whether the id was there.
+    /// Returns whether the id was in the set.
     pub fn remove(&mut self, id: SegmentId) -> bool {
         if !self.contains(id) {
             return false;
@@ -90,7 +90,8 @@ impl SegmentSet {
         })
     }
 
-    /// What both sets hold, in ascending order. Takes time by the pages of this set.
+    /// The ids in both sets, in ascending order. The time depends on the number of this set's
+    /// pages.
     pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = SegmentId> {
         let pages = self.pages.iter();
         let both = pages.filter_map(|(page, ours)| Some((page, ours, other.pages.get(page)?)));
@@ -100,7 +101,7 @@ impl SegmentSet {
         })
     }
 
-    /// Adds what the other set holds, page by page.
+    /// Adds the ids of the other set, page by page.
     pub fn unite(&mut self, other: &Self) {
         if self.is_empty() {
             *self = other.clone();
@@ -114,7 +115,7 @@ impl SegmentSet {
         }
     }
 
-    /// Removes what the other set holds, page by page.
+    /// Removes the ids of the other set, page by page.
     pub fn subtract(&mut self, other: &Self) {
         for (page, theirs) in other.pages.iter() {
             let Some(ours) = self.pages.get_mut(page) else { continue };
@@ -127,7 +128,7 @@ impl SegmentSet {
         }
     }
 
-    /// The places of its ids in each page, in ascending order.
+    /// The positions of its ids in each page, in ascending order.
     pub(crate) fn places(&self) -> impl Iterator<Item = (u64, impl Iterator<Item = usize>)> {
         self.pages.iter().map(|(page, bits)| {
             let words = bits.words.iter().enumerate();
@@ -135,7 +136,7 @@ impl SegmentSet {
         })
     }
 
-    /// The same set in its coded, immutable form.
+    /// The same set in its encoded, immutable form.
     pub fn to_id_set(&self) -> IdSet {
         IdSet::from_sorted(self.iter())
     }
@@ -175,7 +176,7 @@ impl fmt::Debug for SegmentSet {
     }
 }
 
-/// A number for each segment; zero where nothing was counted.
+/// A number for each segment. Zero if nothing was counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SegmentCounts {
     pages: Paged<Counts>,
@@ -206,7 +207,7 @@ impl SegmentCounts {
         counts.numbers[place] += 1;
     }
 
-    /// One more for each of these.
+    /// Adds one to the count of each of these.
     pub fn add_all(&mut self, ids: &SegmentSet) {
         for (page, places) in ids.places() {
             let counts = self.pages.or_insert_with(page, Counts::empty);

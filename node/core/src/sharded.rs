@@ -1,15 +1,15 @@
-//! A large map that is cheap to copy: small sorted lists at the ends of a trie over the first bits
-//! of the key, behind `Arc`, copied one at a time.
+//! A large map that is cheap to copy. It is a trie over the first bits of the key, with small
+//! sorted lists at its leaves. All nodes are behind `Arc` and copied one at a time.
 //!
 //! ```text
 //!   Sharded -> branch (of 16) -> branch -> branch -> branch -> sorted list of entries
 //!                 Arc              Arc       Arc       Arc        Arc
 //! ```
 //!
-//! Beside [`crate::persistent::Map`] it takes a third of the memory and one search instead of
-//! twenty steps, for keys that spread evenly and need no order.
-//! Branches are narrow because a copied branch counts each of its pointers once more, and every
-//! count is elsewhere in memory.
+//! For keys that spread evenly and need no order. Compared with [`crate::persistent::Map`] it takes
+//! a third of the memory, and one search instead of twenty steps. Branches are narrow because
+//! copying a branch increments the counter of each of its pointers, and every counter is in a
+//! different place of memory.
 
 use std::sync::Arc;
 
@@ -21,12 +21,12 @@ pub trait ShardKey: Ord + Clone {
 /// Levels of branches: four bits of the shard's number each.
 const LEVELS: u32 = 4;
 const WIDTH: usize = 16;
-/// Entries for which a list that is full gets more room: doubled lists would be half empty.
+/// Entries by which a full list grows. Doubled lists would be half empty.
 const ROOM: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node<K, V> {
-    /// Some of these are nodes, and no node is empty.
+    /// At least one of these is a node, and no node is empty.
     Branch([Option<Arc<Node<K, V>>>; WIDTH]),
     List(Vec<(K, V)>),
 }
@@ -43,7 +43,7 @@ impl<K, V> Default for Sharded<K, V> {
     }
 }
 
-/// Where the way to a shard goes on from a branch; level 0 is the root.
+/// The branch index towards a shard at a level. Level 0 is the root.
 fn turn(shard: u16, level: u32) -> usize {
     usize::from(shard >> (4 * (LEVELS - 1 - level))) % WIDTH
 }
@@ -76,7 +76,7 @@ impl<K: ShardKey, V: Clone> Node<K, V> {
         }
     }
 
-    /// The key's value, which is there, and whether nothing is left.
+    /// Removes an existing key. Returns its value, and whether the node is now empty.
     fn remove(&mut self, level: u32, key: &K) -> Option<(V, bool)> {
         match self {
             Self::Branch(nodes) => {
@@ -128,7 +128,7 @@ impl<K: ShardKey, V: Clone> Sharded<K, V> {
     }
 
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        // A copy of the way to nothing would be for nothing.
+        // Checked first, so that the path to a missing key is not copied.
         self.get(key)?;
         let (removed, is_empty) = Arc::make_mut(self.root.as_mut()?).remove(0, key)?;
         self.len -= 1;

@@ -1,8 +1,9 @@
-//! What the leader should propose, derived anew each round from the applied catalogue and what
-//! the leader observed. Nothing is remembered but where a walk goes on and which namespaces retention
-//! need not look at again, so nothing is lost with a leader, and a plan can be shown before it runs.
+//! The leader's proposals. They are derived anew each round from the applied catalogue and the
+//! leader's observations. Only two things are kept between rounds: the position of a walk, and the
+//! namespaces that retention need not look at again. So nothing is lost with a leader, and a plan
+//! can be shown before it runs.
 //!
-//! Every proposal is checked again at apply and is idempotent: proposing twice does no harm.
+//! Every proposal is checked again at apply and is idempotent: a second proposal does no harm.
 
 mod retention;
 
@@ -18,31 +19,33 @@ use cairn_types::model::{Admin, CheckpointState, Isolation, Liveness, Node, Segm
 
 pub use retention::{Evaluated, Waiting};
 
-/// Segments looked at in a round, in each of the ways below: some tens of milliseconds.
+/// Segments looked at in a round, in each of the ways below. This takes some tens of milliseconds.
 const SCAN_SEGMENTS_MAX: usize = 16_384;
-/// Checkpoints whose references are dropped in a round, and those references: as many as eight
-/// entries hold. Records without references, of uploads that came to nothing, go by the hundred.
+/// Checkpoints whose references are dropped in a round, and the number of those references: as many
+/// as eight entries hold. Records without references, of uploads that did not commit, are removed
+/// by the hundred.
 const DROPS_ROUND_MAX: usize = 256;
-/// Removed nodes of which a round voids slots.
+/// Removed nodes whose slots are voided in one round.
 const VOIDS_ROUND_MAX: usize = 4;
 const DROPPED_REFERENCES_ROUND_MAX: u64 = 8 * DROP_REFERENCES_MAX as u64;
-/// An idle cluster's clock is moved once it lags this much; half of the step that apply allows.
+/// The clock of an idle cluster is advanced once it lags by this much, half of the step that apply
+/// allows.
 const CLOCK_LAG_MS_MAX: u64 = CLOCK_STEP_MS_MAX / 2;
 
-/// What the leader has seen.
+/// The observations of the leader.
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
     /// The leader's cluster time.
     pub now_ms: u64,
-    /// The wall clock that it labels commits with.
+    /// The wall clock for the labels of commits.
     pub wall_ms: u64,
-    /// How long this leader has been leading: silence before that is not held against a node.
+    /// How long this leader has led. Silence before that does not count against a node.
     pub leading_ms: u64,
-    /// The last heartbeat of each node heard.
+    /// The last heartbeat received from each node.
     pub heartbeats: BTreeMap<NodeId, Heartbeat>,
     /// Raft members, in any role.
     pub members: BTreeSet<NodeId>,
-    /// Checkpoints that a client waits for until they have all their replicas.
+    /// Checkpoints for which a client waits until they have all their replicas.
     pub hastened: BTreeSet<CheckpointId>,
 }
 
@@ -52,10 +55,10 @@ pub struct Heartbeat {
     pub age_ms: u64,
 }
 
-/// What is kept between the rounds of one leader's term.
+/// The state kept between the rounds of one leader's term.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// Where the slow walk over all segments goes on.
+    /// The position of the slow walk over all segments.
     pub segment: SegmentId,
     pub retention: Evaluated,
 }
@@ -70,7 +73,7 @@ pub fn plan(
     if !catalogue.is_initialized() {
         return Vec::new();
     }
-    // Apply lets the clock go no further with one entry.
+    // Apply allows at most this step of the clock in one entry.
     let now_ms = seen.now_ms.min(catalogue.cluster().clock_ms.saturating_add(CLOCK_STEP_MS_MAX));
     let mut bodies = Vec::new();
     bodies.extend(liveness(catalogue, seen));
@@ -95,7 +98,8 @@ fn liveness(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
         .nodes()
         .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0))
         .filter_map(|node| {
-            // Real age: what only spares a node from going down does not bring one up.
+            // Uses the real age of the heartbeat. The leader's short term keeps a node from going
+            // down, but does not bring one up.
             let heard = heartbeat(node, seen).is_some_and(|h| h.age_ms < down_after_ms);
             let liveness = match node.liveness {
                 Liveness::Up if silent_ms(node, seen) >= down_after_ms => Liveness::Down,
@@ -108,14 +112,14 @@ fn liveness(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
     (!changes.is_empty()).then_some(Body::SetLiveness(command::SetLiveness { changes }))
 }
 
-/// A level that all nodes in service understand by now.
+/// The next level, if all nodes in service understand it.
 fn raising(catalogue: &Catalogue) -> Option<Body> {
     let level = catalogue.common_feature_level()?;
     (level > catalogue.cluster().feature_level)
         .then_some(Body::RaiseFeatureLevel(command::RaiseFeatureLevel { level }))
 }
 
-/// Records that are of no more use.
+/// Records that are no longer needed.
 fn forgetting(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
     let useless = catalogue
         .nodes()
@@ -124,16 +128,17 @@ fn forgetting(catalogue: &Catalogue, seen: &Observations) -> Option<Body> {
     (!nodes.is_empty()).then_some(Body::ForgetNodes(command::ForgetNodes { nodes }))
 }
 
-/// What removed nodes have left, some a round of each.
+/// Remaining slots of removed nodes, some of each node per round.
 fn voiding(catalogue: &Catalogue) -> impl Iterator<Item = Body> {
     let removed = catalogue.nodes().filter(|node| node.admin == Admin::Removed);
     let left = removed.filter(|node| catalogue.node_slots(node.id).is_some());
     left.map(|node| Body::VoidSlots(command::VoidSlots { node: node.id })).take(VOIDS_ROUND_MAX)
 }
 
-/// How long a node has been silent as far as this leader can tell. Without a heartbeat of this
-/// process: since it registered. Never longer than this leader has been leading: what it heard in
-/// an earlier term of its own is as old as that term, and says nothing of the time between.
+/// How long a node has been silent, as far as this leader can tell. Without a heartbeat of the
+/// node's current process, the time counts from its registration. It is never longer than this
+/// leader has led: heartbeats from an earlier term of its own say nothing about the time between
+/// the terms.
 fn silent_ms(node: &Node, seen: &Observations) -> u64 {
     let since_ms = match heartbeat(node, seen) {
         Some(heartbeat) => heartbeat.age_ms,
@@ -165,7 +170,7 @@ fn dropping(catalogue: &Catalogue, now_ms: u64) -> Vec<Body> {
     let droppable = catalogue.droppable().filter(|record| record.has_droppable(now_ms, trash_ms));
     let of_a_round = droppable.take_while(|record| {
         let room = references < DROPPED_REFERENCES_ROUND_MAX;
-        // One entry drops no more of one checkpoint.
+        // One entry drops at most this many of one checkpoint.
         references +=
             (record.reference_count() + record.dropped.len()).min(DROP_REFERENCES_MAX as u64);
         room
@@ -187,11 +192,11 @@ fn reaping(catalogue: &Catalogue, now_ms: u64) -> Option<Body> {
     (!segments.is_empty()).then_some(Body::Reap(command::Reap { segments }))
 }
 
-/// Slots to be assigned and released in one round.
+/// The slots to assign and to release in one round.
 struct Repair<'a> {
     catalogue: &'a Catalogue,
     loads: &'a mut Loads,
-    /// The most racks that any policy in use asks for.
+    /// The highest number of racks that a policy in use requires.
     racks: u32,
     looked_at: BTreeSet<SegmentId>,
     assign: Vec<(SegmentId, NodeId)>,
@@ -204,8 +209,8 @@ impl<'a> Repair<'a> {
             .checkpoints()
             .filter(|record| record.state != CheckpointState::Deleted)
             .map(|record| &record.policy);
-        // A segment's record knows R but not which policies brought it: spreading over as many
-        // racks as the strictest of them asks for is never wrong.
+        // A segment's record has R but not the policies behind it. Using as many racks as the
+        // strictest policy requires is always right.
         let racks = checkpoints
             .filter(|policy| policy.isolation == Isolation::Hard)
             .map(|policy| policy.min_racks)
@@ -215,11 +220,11 @@ impl<'a> Repair<'a> {
         Self { catalogue, loads, racks, looked_at, assign: Vec::new(), release: Vec::new() }
     }
 
-    /// First what is known to be unsettled, then what stands on nodes that stay down, then a
-    /// stretch of the walk over all segments, which finds everything else.
+    /// First the segments known to be unsettled, then segments on nodes that stay down, then a
+    /// range of the walk over all segments, which finds everything else.
     fn round(mut self, from: &mut SegmentId, hastened: &BTreeSet<CheckpointId>) -> Vec<Body> {
         let catalogue = self.catalogue;
-        // Before the others, which would leave these as they are.
+        // This is first, because the later steps would skip these segments.
         self.hasten(hastened);
         self.look(catalogue.unsettled().iter().take(SCAN_SEGMENTS_MAX));
         self.finish_sealed();
@@ -247,8 +252,8 @@ impl<'a> Repair<'a> {
         bodies
     }
 
-    /// What a node that is down keeps from its commit, of parts whose clients are through with
-    /// them, does not wait until that node has been down for long.
+    /// Repairs sealed parts whose clients have finished. If a node that is down keeps their commit
+    /// waiting, the repair does not wait until that node has been down for long.
     fn finish_sealed(&mut self) {
         let catalogue = self.catalogue;
         let is_down = |node: &Node| node.liveness == Liveness::Down && catalogue.is_trusted(node);
@@ -270,8 +275,8 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Where a client waits, a replica on a node that is down does not wait for that node: it gets
-    /// one beside it as soon as a free host can take it.
+    /// If a client waits, a replica on a node that is down is not waited for. The segment gets
+    /// another slot as soon as a free host can take it.
     fn hasten(&mut self, hastened: &BTreeSet<CheckpointId>) {
         let catalogue = self.catalogue;
         let is_down = |node: &&Node| node.liveness == Liveness::Down && catalogue.is_trusted(node);
@@ -304,7 +309,7 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Too full for the most slots one segment can be given.
+    /// Whether the lists have no room for the most slots that one segment can get.
     fn is_full(&self) -> bool {
         self.assign.len() + 8 > BATCH_SEGMENTS_MAX || self.release.len() >= BATCH_SEGMENTS_MAX
     }
@@ -324,8 +329,8 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Gives the segment the slots it lacks: on nodes worth waiting for, and of those that can
-    /// receive bytes now the quorum.
+    /// Gives the segment its missing slots: R on nodes worth waiting for, including the quorum on
+    /// nodes that can receive bytes now.
     fn add_missing(&mut self, segment: &Segment, quorum: Quorum) {
         let wanted = segment.replicas_wanted();
         let have = self.catalogue.trusted_spread(segment);
@@ -339,7 +344,7 @@ impl<'a> Repair<'a> {
         let exclude = BTreeSet::new();
         let placed =
             place(self.catalogue, self.loads, wanted, segment.form.stored_len(), &live, &exclude);
-        // What can be had of a quorum is better than nothing of it.
+        // A part of a quorum is better than nothing.
         let placed = placed.or_else(|_| {
             let wanted = Wanted { quorum: Quorum { replicas: 0, racks: 0 }, ..wanted };
             place(self.catalogue, self.loads, wanted, segment.form.stored_len(), &live, &exclude)
@@ -351,9 +356,13 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// The replica to give up, if there is one too many: first one that is not worth waiting for
-    /// (its node stays down, or has declined it), then one that shares its host, as after a move, then one that holds nothing yet, then one
-    /// that shares its rack. Never one that stands in a wanted rack alone: it would be assigned
+    /// The replica to give up, if there is one too many. The order of preference:
+    /// 1. A replica that is not worth waiting for: its node stays down or has declined it.
+    /// 2. One that shares its host, as after a move.
+    /// 3. One that holds no data yet.
+    /// 4. One that shares its rack.
+    ///
+    /// A replica that is alone in a wanted rack is never given up, because it would be assigned
     /// again at once.
     fn excess(&self, segment: &Segment) -> Option<NodeId> {
         let catalogue = self.catalogue;

@@ -1,15 +1,15 @@
-//! Who should vote: 1, 3 or 5 nodes, spread over racks, one change at a time.
+//! The choice of voters: 1, 3 or 5 nodes, spread over racks, one change at a time.
 //!
-//! Current voters are preferred; the set never shrinks by itself. A voter goes only because it
-//! was removed, because it stays down and another can take its place, or because another stands
-//! in a rack that has no voter.
+//! Current voters are preferred, and the set never shrinks by itself. A voter is replaced only in
+//! these cases: it was removed, it stays down and another node can replace it, or another node is
+//! in a rack without a voter.
 
 use std::collections::BTreeSet;
 
 use cairn_types::command::Refusal;
 use cairn_types::ids::NodeId;
 
-/// What a node's fitness to vote depends on.
+/// The data that decides whether a node can vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub id: NodeId,
@@ -18,7 +18,7 @@ pub struct Candidate {
     pub up: bool,
     /// Removed from the cluster by an operator, or about to be.
     pub removed: bool,
-    /// Down for longer than a replica would be waited for.
+    /// Down for longer than a replica is waited for.
     pub long_down: bool,
     /// Its log is close enough to the leader's to vote at once.
     pub caught_up: bool,
@@ -31,12 +31,12 @@ pub enum Change {
         remove: NodeId,
         add: NodeId,
     },
-    /// Only ever a node that was removed from the cluster.
+    /// Only for a node that is removed from the cluster.
     Remove(NodeId),
 }
 
 impl Change {
-    /// Whether `node` loses its vote by it.
+    /// Whether `node` loses its vote by this change.
     pub fn removes(self, node: NodeId) -> bool {
         match self {
             Self::Remove(remove) | Self::Replace { remove, .. } => remove == node,
@@ -44,7 +44,7 @@ impl Change {
         }
     }
 
-    /// The voters once it is made.
+    /// The voters after the change.
     pub fn applied_to(self, current: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let mut next = current.clone();
         if let Self::Add(add) | Self::Replace { add, .. } = self {
@@ -57,7 +57,7 @@ impl Change {
     }
 }
 
-/// The next step from the current voters towards the best set, or `None` if they are it.
+/// The next step from the current voters towards the best set. `None` if they are the best set.
 pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Option<Change> {
     let voters: Vec<&Candidate> =
         candidates.iter().filter(|node| current.contains(&node.id)).collect();
@@ -66,7 +66,7 @@ pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Opti
         .filter(|node| !current.contains(&node.id))
         .filter(|node| node.up && node.caught_up && !node.removed && !node.long_down)
         .collect();
-    // A voter nobody knows any more is as good as removed.
+    // A voter without a record counts as removed.
     let unknown = current.iter().find(|id| !voters.iter().any(|voter| voter.id == **id));
     let removed = voters.iter().find(|voter| voter.removed).map(|voter| voter.id);
     if let Some(gone) = unknown.copied().or(removed) {
@@ -80,8 +80,8 @@ pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Opti
     grow(&voters, &spares).or_else(|| spread(&voters, &spares))
 }
 
-/// The voters once `node` has left the cluster: its vote moves first, and both the voters before
-/// that and those after it need a majority that is up.
+/// The voters after `node` has left the cluster. Its vote moves first. Both the voters before and
+/// the voters after that need a majority that is up.
 pub fn leave(
     current: &BTreeSet<NodeId>,
     candidates: &[Candidate],
@@ -104,13 +104,13 @@ pub fn leave(
         .map_err(|(up, voters)| Refusal::NoMajority { node, up, voters })
 }
 
-/// How a voter goes: a spare takes its place, if there is one.
+/// The change that removes a voter. A spare replaces it, if there is one.
 fn without(gone: NodeId, voters: &[&Candidate], spares: &[&Candidate]) -> Change {
     replace(gone, voters, spares).unwrap_or(Change::Remove(gone))
 }
 
-/// A change goes through two majorities: of the voters before it and of those after it. Where one
-/// of them is not up: how many of how many are.
+/// A change needs two majorities: of the voters before it and of those after it. If one of them is
+/// not up, the error gives the number of voters that are up and their total.
 fn majorities(
     current: &BTreeSet<NodeId>,
     candidates: &[Candidate],
@@ -133,7 +133,7 @@ fn replace(remove: NodeId, voters: &[&Candidate], spares: &[&Candidate]) -> Opti
     best(&staying, spares).map(|add| Change::Replace { remove, add: add.id })
 }
 
-/// The spare that adds most: a host and a rack with the fewest voters, then the lowest id.
+/// The most useful spare: its host and rack have the fewest voters, then the lowest id.
 fn best<'a>(voters: &[&Candidate], spares: &[&'a Candidate]) -> Option<&'a Candidate> {
     let rank = |spare: &&&Candidate| {
         let on_host = voters.iter().filter(|voter| voter.host == spare.host).count();
@@ -143,8 +143,8 @@ fn best<'a>(voters: &[&Candidate], spares: &[&'a Candidate]) -> Option<&'a Candi
     spares.iter().min_by_key(rank).copied()
 }
 
-/// Adds a voter if the next odd number can be reached with the spares at hand: an even number
-/// tolerates no more than the odd one below it.
+/// Adds a voter if the next odd number can be reached with the available spares. An even number
+/// tolerates no more failures than the odd one below it.
 fn grow(voters: &[&Candidate], spares: &[&Candidate]) -> Option<Change> {
     let target = match voters.len() {
         0 => return None,
@@ -158,8 +158,8 @@ fn grow(voters: &[&Candidate], spares: &[&Candidate]) -> Option<Change> {
     best(voters, spares).map(|add| Change::Add(add.id))
 }
 
-/// Moves a vote from the most crowded rack to one without, or off a shared host, while all voters
-/// are up.
+/// Moves a vote from the most crowded rack to a rack without one, or off a shared host, while all
+/// voters are up.
 fn spread(voters: &[&Candidate], spares: &[&Candidate]) -> Option<Change> {
     if voters.len() < 3 || voters.iter().any(|voter| !voter.up) {
         return None;

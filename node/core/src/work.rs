@@ -1,8 +1,8 @@
-//! What one node should fetch and destroy, derived from its applied catalogue alone.
+//! The fetches and destructions of one node, derived only from its applied catalogue.
 //!
-//! Both lists are bounded and ordered; asking again after doing some of it gives the rest. A node
-//! destroys a file only under the digest's lock, after checking [`may_destroy`] once more against
-//! what it has applied by then (D3).
+//! Both lists are bounded and ordered. A second call after some of the work is done gives the rest.
+//! A node destroys a file only under the digest's lock, after checking [`may_destroy`] once more
+//! against its applied state at that time (D3).
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ pub struct NodeWork {
     pub destroys: Vec<Destroy>,
 }
 
-/// A replica this node is to make.
+/// A replica that this node has to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetch {
     pub segment: SegmentId,
     pub digest: SegmentDigest,
     pub len: u32,
-    /// Of the slot to be reported durable.
+    /// The epoch of the slot to report durable.
     pub epoch: Epoch,
-    /// Whether the catalogue waits for this replica: the node has not declined it, nor is it
+    /// Whether the catalogue waits for this replica: the node has not declined it, and it is not
     /// overdue.
     pub awaited: bool,
     /// Replicas that count now.
     pub counting: u32,
-    /// Other nodes with a Durable slot: those that are up first, among them those in this node's
-    /// rack.
+    /// Other nodes with a Durable slot. Nodes that are up come first, and among them those in this
+    /// node's rack.
     pub sources: Vec<NodeId>,
-    /// The other nodes with a slot, in the same order: what they have in quarantine may hold the
-    /// last good copy of some block.
+    /// The other nodes with a slot, in the same order. Their quarantine may hold the last good copy
+    /// of some block.
     pub remains: Vec<NodeId>,
 }
 
-/// A file this node is to give up, and the slots to be reported removed then.
+/// A file that this node has to give up, and the slots to report as removed after that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destroy {
     pub digest: SegmentDigest,
@@ -49,16 +49,17 @@ pub struct Destroy {
 
 /// At most `max` of each kind.
 ///
-/// Fetched are Assigned replicas of segments that a committed checkpoint names, or that a sealed
-/// part of an upload that is about to commit does (others are sent by their client): fewest counting replicas first, then those registered last, which are
-/// those of the newest checkpoints. What no node that is up can give comes after all that can be
-/// fetched, so that however much of it there is, it never keeps repair from going on.
+/// The fetches are Assigned replicas of two kinds of segments: those named by a committed
+/// checkpoint, and those of a sealed part of an upload that is about to commit. Clients send all
+/// others. Segments with the fewest counting replicas come first, then those registered last, which
+/// are those of the newest checkpoints. Segments without a source that is up come after all others,
+/// so that they never block the repair of the rest.
 pub fn for_node(catalogue: &Catalogue, node: NodeId, max: usize) -> NodeWork {
     for_node_but(catalogue, node, max, |_| false, |_| false)
 }
 
-/// As [`for_node`], without the fetches and the destroys of digests that are under way already or
-/// have failed a moment ago: however many of those there are, they hide nothing else.
+/// Like [`for_node`], without the fetches and destructions of digests that are already in progress
+/// or have just failed. Any number of those does not hide other work.
 pub fn for_node_but(
     catalogue: &Catalogue,
     node: NodeId,
@@ -88,14 +89,15 @@ pub fn for_node_but(
     }
 }
 
-/// Whether this node's file of a digest may be destroyed: it has a Released slot and no other.
+/// Whether this node's file of a digest may be destroyed: the node has a Released slot of it and no
+/// other slot.
 pub fn may_destroy(catalogue: &Catalogue, node: NodeId, digest: &SegmentDigest) -> bool {
     let segment = catalogue.segment_by_digest(digest);
     segment.is_some_and(|segment| destroy(segment, node).is_some())
 }
 
-/// Durable slots of `node` among the `max` segments from `from` on, and where to go on: at zero
-/// after the last one.
+/// Durable slots of `node` among the `max` segments from `from` on, and the position for the next
+/// call. The position is zero after the last segment.
 pub fn durable_from(
     catalogue: &Catalogue,
     node: NodeId,
@@ -151,8 +153,8 @@ fn fetches(
     wanted.into_iter().filter_map(fetch).collect()
 }
 
-/// Open uploads of which at most one part is not sealed. A replica that a sealed part lost is the
-/// nodes' to make: its writer has gone, and the last part's cannot send it.
+/// Open uploads with at most one unsealed part. If a sealed part has lost a replica, the nodes have
+/// to make it: its writer has gone, and the last part's writer cannot send it.
 fn closing(catalogue: &Catalogue) -> Vec<&Checkpoint> {
     let uploads = catalogue.open_uploads().map(Arc::as_ref);
     uploads
@@ -169,7 +171,7 @@ fn sealed_in(upload: &Checkpoint, id: SegmentId) -> bool {
         && parts.into_iter().any(|part| part.part.sealed.is_some() && part.staged.contains(id))
 }
 
-/// Where a replica for this node can be read from, best first.
+/// The nodes from which this node can read a replica, best first.
 pub fn sources(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<NodeId> {
     ranked(catalogue, segment, reader, |slot| slot.state == SlotState::Durable)
 }
@@ -178,7 +180,7 @@ pub fn sources(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<
 fn remains(catalogue: &Catalogue, segment: &Segment, reader: NodeId) -> Vec<NodeId> {
     let durable = sources(catalogue, segment, reader);
     let mut nodes = ranked(catalogue, segment, reader, |slot| !durable.contains(&slot.node));
-    // Slots of several epochs stand together.
+    // Slots of several epochs are adjacent.
     nodes.dedup();
     nodes
 }

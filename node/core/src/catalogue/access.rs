@@ -1,7 +1,8 @@
-//! Whose tokens are taken: issuers, revoked tokens, and whether there must be one (T1, decision 0018).
+//! Which tokens are accepted: issuers, revoked tokens, and whether a token is required (T1,
+//! decision 0018).
 //!
-//! A revoked token is remembered until it could not be used anyway. Until then a command on its behalf
-//! has no effect, whichever door took it: apply asks again.
+//! A revoked token is remembered until it would have expired anyway. Until then a command on its
+//! behalf has no effect, even if some node accepted it: apply checks again.
 
 use std::sync::Arc;
 
@@ -14,20 +15,20 @@ use cairn_types::rights::TokenSubject;
 use super::{Apply, Catalogue, Entry, check_text, malformed};
 use crate::persistent::Map;
 
-/// What the catalogue knows of tokens.
+/// The catalogue's data about tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     pub(super) issuers: Arc<Vec<Issuer>>,
     pub(super) revoked: Map<TokenId, Revoked>,
 }
 
-/// Somebody whose signature makes a token.
+/// A person or program whose signature makes a token valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     pub name: String,
     /// Ed25519.
     pub key: [u8; 32],
-    /// Wall-clock label of when it was added.
+    /// Wall-clock label of the time when it was added.
     pub wall_ms: u64,
 }
 
@@ -37,13 +38,14 @@ impl Issuer {
     }
 }
 
-/// A token that was ended before it expired.
+/// A token that was revoked before it expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
     /// Wall clock of its expiry.
     pub until_ms: u64,
     pub reason: String,
-    /// Wall-clock label of the revocation, and whose token revoked it, if one did.
+    /// Wall-clock label of the revocation, and the name of the token that revoked it, if a token
+    /// did.
     pub wall_ms: u64,
     pub by: String,
 }
@@ -58,13 +60,13 @@ impl Access {
         self.issuers.iter().find(|issuer| issuer.id() == id)
     }
 
-    /// By id, behind a place.
+    /// Ordered by id, after `after`.
     pub fn revoked_after(&self, after: TokenId) -> impl Iterator<Item = (&TokenId, &Revoked)> {
         let from = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
         self.revoked.range(from)
     }
 
-    /// Refuses a token that is not good any more, whatever it was good for.
+    /// Refuses a token that is no longer valid, for every right.
     pub fn check(&self, token: &TokenSubject) -> Result<(), Refusal> {
         if self.issuer(token.issuer).is_none() {
             let text = format!("no issuer of this cluster has key {}", token.issuer);
@@ -89,7 +91,7 @@ impl Apply for SetIssuer {
             }
             (Err(_), None) => return Err(malformed(format!("no issuer {name}"))),
             (Ok(at), Some(key)) if issuers[at].key == key => {}
-            // Its tokens would end without a word.
+            // A new key would end the old key's tokens without a warning.
             (Ok(_), Some(_)) => {
                 return Err(malformed(format!("issuer {name} has another key: remove it first")));
             }

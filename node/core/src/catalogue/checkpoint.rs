@@ -1,18 +1,19 @@
 //! The catalogue's own record of a checkpoint.
 //!
 //! References: a checkpoint holds at most one on a segment, taken at Stage. They are kept in two
-//! disjoint sets, `segments` (what the commit names) and `loose` (the rest):
+//! disjoint sets: `segments` (the segments that the commit names) and `loose` (the others).
 //!
 //! ```text
 //!   Open       segments = {}            loose = everything staged by any run or attempt
 //!   Committed  segments = the content   loose = leftovers, dropped by DropReferences
-//!   Deleted    in the trash: as they were, until the grace is over or a deletion with `now`
-//!              then segments, loose = what DropReferences has not yet dropped
+//!   Deleted    in the trash: unchanged, until the grace is over or a deletion with `now`
+//!              then segments, loose = the references that DropReferences has not dropped yet
 //! ```
 //!
-//! An upload that was aborted or expired is in no trash: its references are dropped at once, and their
-//! segments wait out the grace. Until that is over, its record stays with them in `dropped`, so that
-//! `rm --deleted` can give their space back early. `dropped` is no reference, and keeps nothing.
+//! An upload that was aborted or expired does not go to the trash. Its references are dropped at
+//! once, and its segments wait for the end of the grace. Until then its record lists them in
+//! `dropped`, so that `rm --deleted` can free their space early. `dropped` is no reference and
+//! keeps nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,20 +35,21 @@ pub struct Checkpoint {
     pub step: Step,
     pub attempt: Attempt,
     pub state: CheckpointState,
-    /// The rules this checkpoint is held to; `keep_last` here decides nothing: it is what the
-    /// namespace had from the commit on.
+    /// The rules for this checkpoint. `keep_last` here decides nothing: it is the namespace's value
+    /// after the commit.
     pub policy: Policy,
-    /// When its attempt began: beside the commit, what retention goes by.
+    /// When its attempt began. Retention uses this in addition to the commit.
     pub began: Began,
-    /// Parts the upload has, or had.
+    /// Number of parts of the upload.
     pub parts_wanted: u32,
     pub labels: BTreeMap<String, String>,
     pub metrics: BTreeMap<String, Metric>,
-    /// Set where it must not be used.
+    /// Set if the checkpoint must not be used.
     pub quarantine: Option<Quarantine>,
     /// Present while the state is Open.
     pub open: Option<Upload>,
-    /// In part order; empty until the commit. Shared by copies of the record, as they may be many.
+    /// In part order. Empty until the commit. Copies of the record share it, because there may be
+    /// many parts.
     pub parts: Arc<[SealedPart]>,
     pub segments: IdSet,
     pub loose: SegmentSet,
@@ -62,37 +64,37 @@ pub struct Checkpoint {
     /// Cluster time of the deletion.
     pub deleted_at_ms: Option<u64>,
     pub deleted_for: Option<DeletedFor>,
-    /// The client that asked for the deletion, and when by the wall clock.
+    /// The client that requested the deletion, and the wall clock at that time.
     pub deleted_by: String,
     pub deleted_wall_ms: u64,
-    /// Deleted without a grace: what loses its last reference may be reaped at once.
+    /// Deleted without a grace: a segment that loses its last reference may be reaped at once.
     pub now: bool,
-    /// Of a deleted checkpoint: what it gave back under a grace.
+    /// On a deleted checkpoint: the segments that it gave back under a grace.
     pub dropped: SegmentSet,
-    /// Cluster time at which the grace of the last of these is over, and that of an upload which a
-    /// rollback aborted; 0 without one.
+    /// Cluster time at which the last of these graces ends, or the grace of an upload that a
+    /// rollback aborted. Zero if there is none.
     pub dropped_until_ms: u64,
 }
 
-/// What an upload in progress has reached.
+/// The state of an upload in progress.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upload {
     /// Cluster time from which the upload is stale.
     pub lease_until_ms: u64,
-    /// Commit may take the place of a committed checkpoint of this step.
+    /// The commit may replace a committed checkpoint of this step.
     pub replace: bool,
-    /// `keep_last` that the namespace gets with the commit: `Some(0)` keeps all.
+    /// The `keep_last` that the commit sets for the namespace. `Some(0)` keeps all.
     pub keep_last: Option<u32>,
-    /// Parts that were staged or sealed in this attempt.
+    /// The parts staged or sealed in this attempt.
     pub parts: Map<u32, UploadPart>,
-    /// How many of these are sealed; derived.
+    /// The number of sealed ones. Derived.
     pub sealed: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UploadPart {
     pub part: OpenPart,
-    /// What the current run staged; fixed once the part is sealed.
+    /// The segments staged by the current run. Fixed once the part is sealed.
     pub staged: SegmentSet,
 }
 
@@ -116,7 +118,7 @@ impl Checkpoint {
         self.loose.iter().chain(self.segments.iter())
     }
 
-    /// Whether `DropReferences` has something to do here now or once a grace is over.
+    /// Whether `DropReferences` has work here now, or will have once a grace is over.
     pub(super) fn may_be_droppable(&self) -> bool {
         match self.state {
             CheckpointState::Open => false,
@@ -125,9 +127,9 @@ impl Checkpoint {
         }
     }
 
-    /// Cluster time up to which a deleted checkpoint keeps its references and can be undeleted, where
-    /// the trash keeps what is deleted for `trash_ms`. `None` where it is in no trash: it was never
-    /// committed, deleted with `now`, or deleted before there was a trash.
+    /// Cluster time until which a deleted checkpoint keeps its references and can be undeleted, if
+    /// the trash keeps checkpoints for `trash_ms`. `None` if it is not in the trash: it was never
+    /// committed, was deleted with `now`, or was deleted before the trash existed.
     pub fn trash_until_ms(&self, trash_ms: u64) -> Option<u64> {
         let skips =
             canary!("replaced_without_grace") && self.deleted_for == Some(DeletedFor::Replaced);
@@ -144,7 +146,7 @@ impl Checkpoint {
         self.trash_until_ms(trash_ms).is_some_and(|until_ms| clock_ms < until_ms)
     }
 
-    /// Whether `DropReferences` has something to do here at this cluster time.
+    /// Whether `DropReferences` has work here at this cluster time.
     pub fn has_droppable(&self, clock_ms: u64, trash_ms: u64) -> bool {
         match self.state {
             CheckpointState::Open => false,
@@ -161,20 +163,20 @@ impl Checkpoint {
         }
     }
 
-    /// Whether nobody can ask any more for the space of this deleted checkpoint before its grace
-    /// is over.
+    /// Whether the space of this deleted checkpoint can no longer be freed before its grace is
+    /// over.
     pub(super) fn is_spent(&self, clock_ms: u64) -> bool {
         self.now || self.dropped.is_empty() || clock_ms >= self.dropped_until_ms
     }
 
-    /// Whether this deleted record is of no use any more: it is spent, and refuses no attempt that a
-    /// rollback aborted.
+    /// Whether this deleted record is no longer needed: it is spent, and it does not have to refuse
+    /// an attempt that a rollback aborted.
     pub(super) fn is_over(&self, clock_ms: u64) -> bool {
         let refuses = self.deleted_for == Some(DeletedFor::RolledBack);
         self.is_spent(clock_ms) && (!refuses || clock_ms >= self.dropped_until_ms)
     }
 
-    /// How many parts of an open upload are sealed.
+    /// Number of sealed parts of an open upload.
     pub fn sealed_count(&self) -> u32 {
         self.open.as_ref().map_or(0, |upload| upload.sealed)
     }

@@ -1,13 +1,13 @@
-//! The way out: Delete, the trash, DropReferences, Reap; and the way back: Undelete.
+//! Deletion: Delete, the trash, DropReferences, Reap. And the way back: Undelete.
 //!
-//! What was committed goes to the trash: it keeps its references for the grace, and can be undeleted
-//! whole (D7). Then its references are dropped, and what nothing refers to is reaped at once. A Delete
-//! with `now`, also a second one, ends its time in the trash.
+//! A committed checkpoint goes to the trash. It keeps its references for the grace, and can be
+//! undeleted as a whole (D7). Then its references are dropped, and segments without a reference are
+//! reaped at once. A Delete with `now` ends its time in the trash, even as a second Delete.
 //!
-//! What was never committed drops its references at once, and its segments wait out the grace. The
-//! record stays as long, so that a second Delete with `now` still finds it: DropReferences then ends
-//! that grace. It never ends the grace of another deletion that was not told `now`, also where both
-//! gave back the same segment. Below `TRASH_LEVEL` this goes for all.
+//! An uncommitted upload drops its references at once, and its segments wait for the end of the
+//! grace. Its record stays for the same time, so that a second Delete with `now` still finds it;
+//! DropReferences then ends that grace. It never ends the grace of another deletion without `now`,
+//! even if both gave back the same segment. Below `TRASH_LEVEL` this holds for all deletions.
 //!
 //! ```text
 //!   committed <--Undelete-- in the trash --grace, now--> DropReferences --> Reap: slots Released
@@ -33,7 +33,7 @@ use cairn_types::ids::{CheckpointId, SegmentId};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, DROP_REFERENCES_MAX, UNDELETED_KEPT_MS};
 use cairn_types::model::{CheckpointState, DeletedFor, SlotState};
 
-/// The feature level from which what is deleted goes to the trash.
+/// The feature level from which deleted checkpoints go to the trash.
 const TRASH_LEVEL: u32 = 2;
 
 impl Apply for Delete {
@@ -83,7 +83,7 @@ impl Catalogue {
             let namespace = record.namespace.clone();
             match reason {
                 DeleteReason::Retention => self.use_confirmation(&namespace),
-                // Another one may be the newest of its day now.
+                // Another checkpoint may now be the newest of its day.
                 DeleteReason::Asked => self.note_change(id),
             }
         }
@@ -94,7 +94,7 @@ impl Catalogue {
         Ok(Reply::Done)
     }
 
-    /// How long the trash keeps what is deleted.
+    /// How long the trash keeps deleted checkpoints.
     pub fn trash_ms(&self) -> u64 {
         match self.cluster.feature_level < TRASH_LEVEL {
             true => 0,
@@ -114,7 +114,7 @@ impl Catalogue {
         if let Some(by) = other {
             return Err(Refusal::StepTaken { checkpoint: id, by });
         }
-        // Retention could let it go again at once.
+        // Retention could delete it again at once.
         let is_held = !self.full_policy(&record.namespace).retention.rules.is_empty();
         drop(of_step);
         let label_max_ms = self.label_max_ms(record);
@@ -125,7 +125,7 @@ impl Catalogue {
             record.state = CheckpointState::Committed;
             (record.deleted_at_ms, record.deleted_for) = (None, None);
             (record.deleted_by, record.deleted_wall_ms) = (String::new(), 0);
-            // Labels may have been taken back meanwhile (C5).
+            // Labels may have been taken back since the deletion (C5).
             record.commit.iter_mut().for_each(|it| it.wall_ms = it.wall_ms.min(label_max_ms));
             record.began.wall_ms = record.began.wall_ms.min(label_max_ms);
         });
@@ -144,7 +144,8 @@ impl Catalogue {
         Ok(Reply::Done)
     }
 
-    /// No commit of a namespace is labelled later than a newer one.
+    /// The upper limit for this commit's label: the label of the next newer commit of its
+    /// namespace, or the newest label that the namespace remembers.
     fn label_max_ms(&self, record: &Checkpoint) -> u64 {
         let names = self.index.namespaces.get(&record.namespace);
         let index = record.commit.map_or(0, |commit| commit.index);
@@ -156,9 +157,9 @@ impl Catalogue {
         newer.and_then(|record| record.commit).map_or(newest, |commit| commit.wall_ms)
     }
 
-    /// Whether a committed checkpoint is one of the `count` newest of its namespace, or newer: by
-    /// its commit, or by the begin of its upload. Where uploads overlap, one that began early may
-    /// commit late; it must not push out what began after it. Those in quarantine do not count.
+    /// Whether a committed checkpoint is among the `count` newest of its namespace, by its commit
+    /// or by the begin of its upload. If uploads overlap, one that began early may commit late. It
+    /// must not push out checkpoints that began after it. Checkpoints in quarantine do not count.
     pub(super) fn is_among_newest(&self, record: &Checkpoint, count: usize) -> bool {
         let Some(names) = self.index.namespaces.get(&record.namespace) else { return false };
         let newer = |map: &Map<u64, CheckpointId>, index: u64| {
@@ -168,7 +169,7 @@ impl Catalogue {
         by_commit < count || newer(&names.good_begins, record.began.index) < count
     }
 
-    /// From here on the checkpoint never counts again (D4); its references go bit by bit.
+    /// From here on the checkpoint never counts again (D4). Its references are dropped in steps.
     pub(super) fn mark_deleted(
         &mut self,
         entry: Entry,
@@ -212,7 +213,7 @@ impl Catalogue {
         let named: Vec<SegmentId> = record.segments.iter().take(room).collect();
         let room = if now { room - named.len() } else { 0 };
         let hastened: Vec<SegmentId> = record.dropped.iter().take(room).collect();
-        // What is dropped under a grace of its own outlasts those that began before.
+        // References dropped under their own grace wait longer than those whose grace began before.
         let others = match at_once {
             true => self.graces_of_others(id, [&loose, &named, &hastened]),
             false => BTreeMap::new(),
@@ -264,7 +265,7 @@ impl Catalogue {
         }
         for segment in hastened {
             self.change_segment(segment, |segment| {
-                // A later time was set by another checkpoint that let it go after this one.
+                // A later time was set by another checkpoint that released it after this one.
                 if !segment.is_referenced() && segment.reap_after_ms <= dropped_until_ms {
                     let due_ms = clock_ms.max(due_ms(segment.id));
                     segment.reap_after_ms = segment.reap_after_ms.min(due_ms);
@@ -283,8 +284,8 @@ impl Catalogue {
         Ok(Reply::Dropped { left })
     }
 
-    /// Of these segments, the ones that deletions beside `id` gave back under a grace that still
-    /// runs and that nobody asked to end; each with the end of the last such grace.
+    /// Those of the segments that deletions other than `id` gave back under a grace that still runs
+    /// and was not ended by request. Each comes with the end of the last such grace.
     fn graces_of_others(
         &self,
         id: CheckpointId,
@@ -293,7 +294,7 @@ impl Catalogue {
         let clock_ms = self.cluster.clock_ms;
         let mut until = BTreeMap::<SegmentId, u64>::new();
         let batch: SegmentSet = batch.into_iter().flatten().copied().collect();
-        // Nothing was dropped by a record that is not deleted.
+        // A record that is not deleted has dropped nothing.
         let others = self.droppable().filter(|other| other.id != id);
         for other in others.filter(|other| !other.is_spent(clock_ms)) {
             for segment in batch.common(&other.dropped) {

@@ -1,15 +1,15 @@
-//! Feature levels: what keeps a cluster of mixed builds together through a rolling upgrade.
+//! Feature levels: they keep a cluster of mixed builds consistent during a rolling upgrade.
 //!
 //! ```text
-//!   build          understands commands up to a level, and says so when it registers
+//!   build          understands commands up to a level, and reports it when it registers
 //!   cluster        is at a level; no command above it takes effect
 //!   steward        raises the cluster's level once every node in service understands the next one
 //! ```
 //!
 //! A command above the cluster's level is refused before it is proposed, and again at apply. So no
-//! node in service meets a command in the log that it does not understand. A node of an older build
-//! that is started after the level was raised stops as soon as its catalogue is at that level,
-//! before it applies any command of it.
+//! node in service finds a command in the log that it does not understand. An older build may be
+//! started after the level was raised. It then stops as soon as its catalogue is at that level,
+//! before it applies any command of that level.
 
 use super::{Apply, Catalogue, Entry};
 use cairn_types::command::{Body, RaiseFeatureLevel, Refusal, Reply};
@@ -23,8 +23,8 @@ impl Apply for RaiseFeatureLevel {
 }
 
 impl Catalogue {
-    /// Refuses what the cluster is not ready for. A cluster that is just being made has no level
-    /// yet: the command that makes it gives it one, and a node that joins it tries again.
+    /// Refuses a command that the cluster is not ready for. A new cluster has no level until the
+    /// command that creates it sets one. A node that joins before that tries again.
     pub fn admit(&self, body: &Body) -> Result<(), Refusal> {
         if !self.is_initialized() && !matches!(body, Body::InitCluster(_)) {
             return Err(Refusal::NotInitialized);
@@ -39,7 +39,7 @@ impl Catalogue {
         if needed <= current { Ok(()) } else { Err(Refusal::FeatureLevel { needed, current }) }
     }
 
-    /// The level that every node in service understands; `None` without such a node.
+    /// The highest level that every node in service understands. `None` if there is no such node.
     pub fn common_feature_level(&self) -> Option<u32> {
         let serving = self
             .nodes()
@@ -48,12 +48,12 @@ impl Catalogue {
     }
 
     pub(super) fn raise_feature_level(&mut self, level: u32) -> Result<Reply, Refusal> {
-        // It never falls: commands of the level may have been applied.
+        // The level never falls, because commands of the level may have been applied.
         self.cluster.feature_level = self.cluster.feature_level.max(level);
         Ok(Reply::Done)
     }
 
-    /// Refuses a build that does not understand what the log may hold by now.
+    /// Refuses a build that does not understand all commands that the log may hold by now.
     pub(super) fn check_build(&self, got: u32) -> Result<(), Refusal> {
         let current = self.cluster.feature_level;
         if got < current { Err(Refusal::OldBuild { got, current }) } else { Ok(()) }

@@ -1,7 +1,7 @@
-//! Holds, and what keeps a checkpoint from deletion at all (D7).
+//! Holds, and all other protection of a checkpoint from deletion (D7).
 //!
-//! A hold ends by itself at its time, or when its owner releases it. An ended hold keeps nothing;
-//! its record goes when room is needed or its checkpoint goes.
+//! A hold ends by itself at its time, or when its owner releases it. An ended hold keeps nothing.
+//! Its record is removed when room is needed or when its checkpoint is removed.
 
 use std::ops::Bound;
 
@@ -73,7 +73,7 @@ impl Catalogue {
         Ok(Reply::Done)
     }
 
-    /// Refuses where [`Catalogue::add_hold`] could find no room.
+    /// Refuses if [`Catalogue::add_hold`] could find no room.
     pub(super) fn check_room_for_hold(&self, id: CheckpointId) -> Result<(), Refusal> {
         let most = self.active_holds(id).count();
         if most >= HOLDS_MAX || self.holds.len() >= HOLDS_TOTAL_MAX {
@@ -82,7 +82,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// All holds, also those that have ended, by checkpoint and owner, behind a place.
+    /// All holds, including ended ones, ordered by checkpoint and owner, after a given one.
     pub fn holds_after(
         &self,
         after: Option<(CheckpointId, String)>,
@@ -96,19 +96,19 @@ impl Catalogue {
         self.holds.range(owners).map(|(_, hold)| hold)
     }
 
-    /// Holds that keep a checkpoint now.
+    /// Holds that protect a checkpoint now.
     pub fn active_holds(&self, id: CheckpointId) -> impl Iterator<Item = &Hold> {
         let clock_ms = self.cluster.clock_ms;
         self.holds_of(id).filter(move |hold| hold.is_active(clock_ms))
     }
 
-    /// Of these, what keeps it from deletion, as people read it.
+    /// The active holds as text for people.
     pub(super) fn kept_by_holds(&self, id: CheckpointId) -> impl Iterator<Item = String> {
         let holds = self.active_holds(id).map(Hold::shown);
         holds.filter(|_| !canary!("holds_keep_nothing"))
     }
 
-    /// Drops the records of holds that have ended, of one checkpoint.
+    /// Removes the records of ended holds of one checkpoint.
     fn forget_ended_holds(&mut self, id: CheckpointId) {
         let clock_ms = self.cluster.clock_ms;
         let ended = self.holds_of(id).filter(|hold| !hold.is_active(clock_ms));
@@ -127,7 +127,7 @@ impl Catalogue {
         }
     }
 
-    /// Drops all holds of a checkpoint whose record goes.
+    /// Removes all holds of a checkpoint whose record is removed.
     pub(super) fn forget_holds(&mut self, id: CheckpointId) {
         let owners: Vec<String> = self.holds_of(id).map(|hold| hold.owner.clone()).collect();
         for owner in owners {
@@ -135,13 +135,13 @@ impl Catalogue {
         }
     }
 
-    /// Whether a ref or a hold keeps a committed checkpoint.
+    /// Whether a ref or a hold protects a committed checkpoint.
     pub(super) fn is_protected(&self, record: &Checkpoint) -> bool {
         let is_named = !canary!("refs_keep_nothing") && self.refs_to(record).next().is_some();
         record.is_committed() && (is_named || self.kept_by_holds(record.id).next().is_some())
     }
 
-    /// Refuses to delete or replace a checkpoint that refs or holds keep; names them.
+    /// Refuses to delete or replace a checkpoint that refs or holds protect, and names them.
     pub(super) fn check_unprotected(&self, record: &Checkpoint) -> Result<(), Refusal> {
         if !self.is_protected(record) {
             return Ok(());

@@ -1,10 +1,10 @@
-//! What is derived from the catalogue's state, kept incrementally and rebuilt on load.
+//! Data derived from the catalogue's state. It is maintained incrementally and rebuilt on load.
 //!
-//! Nothing here is persisted or part of the digest. Whatever changes a segment goes through
-//! [`Catalogue::change_segment`] and whatever changes a checkpoint's place or state through
-//! [`Catalogue::change_checkpoint`], which take the record's contribution out and put the changed
-//! one in; so an index is right if these two functions are. `invariants::check` compares with a
-//! rebuilt one.
+//! Nothing here is persisted or part of the digest. Every change of a segment goes through
+//! [`Catalogue::change_segment`]. Every change of a checkpoint's place or state goes through
+//! [`Catalogue::change_checkpoint`]. These two remove the record's contribution and add the changed
+//! one. So an index is right if these two functions are. `invariants::check` compares it with a
+//! rebuilt index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,19 +24,20 @@ pub(super) struct Indexes {
     pub digests: DigestIndex,
     pub namespaces: Map<Namespace, NamespaceIndex>,
     pub nodes: Arc<BTreeMap<NodeId, NodeSlots>>,
-    /// Segments without a reference that are not reaped, by the time from which they may be.
+    /// Segments without a reference that are not reaped, by the time from which they may be reaped.
     pub unreferenced: Map<u64, SegmentSet>,
     /// Referenced segments with an Assigned slot, or with more or fewer live slots than wanted.
     pub unsettled: SegmentSet,
-    /// By segment: checkpoints that committed it and hold their reference still.
+    /// By segment: the checkpoints that committed it and still hold their reference.
     pub committed: SegmentCounts,
-    /// How many segments stand how.
+    /// The number of segments of each kind.
     pub kinds: Kinds,
     pub open: Map<CheckpointId, ()>,
     pub checkpoints_committed: u64,
-    /// Checkpoints that may have something to drop: deleted ones, and committed ones with leftovers.
+    /// Checkpoints that may have references to drop: deleted ones, and committed ones with
+    /// leftovers.
     pub droppable: Map<CheckpointId, ()>,
-    /// Checkpoints that are not deleted, by the replicas that they want.
+    /// The number of checkpoints that are not deleted, by wanted replicas.
     pub by_replicas: [u64; REPLICAS_MAX as usize + 1],
     /// Distinct racks of registered nodes in service.
     pub racks: u32,
@@ -48,9 +49,9 @@ pub(super) struct NamespaceIndex {
     pub steps: Map<(Step, CheckpointId), ()>,
     /// Committed (not deleted) checkpoints by the log index of their commit.
     pub commits: Map<u64, CheckpointId>,
-    /// Of these, the ones that are not in quarantine.
+    /// Those of `commits` that are not in quarantine.
     pub good: Map<u64, CheckpointId>,
-    /// The same by the log index at which their upload began.
+    /// The same checkpoints by the log index at which their upload began.
     pub good_begins: Map<u64, CheckpointId>,
 }
 
@@ -59,11 +60,11 @@ pub(super) struct NamespaceIndex {
 pub struct NodeSlots {
     pub assigned: SegmentSet,
     pub durable: SegmentSet,
-    /// May overlap the others: old epochs whose file the node has not given up yet.
+    /// May overlap the other sets: slots of old epochs whose file the node has not given up yet.
     pub released: SegmentSet,
     /// Stored bytes of the live slots.
     pub live_bytes: u64,
-    /// Of these, of the Assigned ones: still to be stored.
+    /// The part of these in Assigned slots: bytes that are still to be stored.
     pub assigned_bytes: u64,
 }
 
@@ -89,7 +90,7 @@ impl NodeSlots {
     }
 }
 
-/// What a slot adds to the bytes of its node: to those of live slots, and of Assigned ones.
+/// The bytes that a slot adds to its node: to those of live slots, and to those of Assigned slots.
 fn live_and_assigned(state: SlotState, stored_len: u64) -> (u64, u64) {
     match state {
         SlotState::Assigned => (stored_len, stored_len),
@@ -107,8 +108,8 @@ impl Indexes {
         self.move_segment(Some(segment), None);
     }
 
-    /// Notes what has become of a segment. Touches only what differs, as each page that is touched
-    /// is copied where a copy of the catalogue shares it.
+    /// Notes a change of a segment. Touches only the parts that differ, because each touched page
+    /// is copied if a copy of the catalogue shares it.
     fn move_segment(&mut self, before: Option<&Segment>, after: Option<&Segment>) {
         let Some(id) = before.or(after).map(|segment| segment.id) else { return };
         if before.map(|it| &it.slots) != after.map(|it| &it.slots) {
@@ -170,7 +171,7 @@ impl Indexes {
         }
     }
 
-    /// Notes how the segment stands: who holds it, and who wants it.
+    /// Notes the segment's kind: the nodes that hold it, and its use.
     pub(super) fn classify(&mut self, segment: &Segment) {
         self.kinds.classify(segment, self.committed.get(segment.id) > 0);
     }
@@ -255,7 +256,7 @@ impl Catalogue {
         Some(answer)
     }
 
-    /// Removes a record that nothing needs any more: reaped, without reference or slot.
+    /// Removes a record that is no longer needed: reaped, without a reference or slot.
     pub(super) fn forget_if_spent(&mut self, id: SegmentId) {
         let spent = self.segments.get(id).is_some_and(|segment| {
             segment.reaped && !segment.is_referenced() && segment.slots.is_empty()
@@ -288,7 +289,7 @@ impl Catalogue {
         self.index.count_racks(self.nodes.values());
     }
 
-    /// The indexes made from scratch.
+    /// Builds the indexes from scratch.
     pub(super) fn rebuild_indexes(&self) -> Indexes {
         let mut index = Indexes::default();
         for segment in self.segments.iter() {
@@ -308,7 +309,7 @@ impl Catalogue {
         index
     }
 
-    /// Whether the incremental indexes equal those made from scratch.
+    /// Whether the incremental indexes equal rebuilt ones.
     pub(crate) fn indexes_are_consistent(&self) -> bool {
         self.index == self.rebuild_indexes()
     }

@@ -1,20 +1,21 @@
-//! How segments stand, counted by kind, so that totals walk kinds and not segments.
+//! Segments counted by kind, so that totals walk kinds and not segments.
 //!
 //! Segments are of one kind if the same nodes hold them durably, they want the same number of
-//! replicas, and they are in the same use. There are about n^3/6 kinds of each use where n nodes
-//! hold three replicas of everything, however many segments there are.
+//! replicas, and they have the same use. If n nodes hold three replicas of everything, there are
+//! about n^3/6 kinds for each use, independent of the number of segments.
 //!
 //! ```text
 //!   segment id -> cell (number of its kind, length) -> row: kind, segments, bytes
 //!                 pages of 1,024, 8 bytes each         persistent map
 //! ```
 //!
-//! Liveness is no part of a kind: a node that goes down changes none. A caller applies it to
-//! each kind (`Catalogue::counting_on`), so that `SetLiveness` costs the same however much the node
-//! holds. The durability of one checkpoint is counted from the cells of its segments.
+//! Liveness is not part of a kind: a node that goes down changes no kind. A caller applies liveness
+//! to each kind (`Catalogue::counting_on`). So the cost of `SetLiveness` does not depend on the
+//! amount of data on the node. The durability of one checkpoint is counted from the cells of its
+//! segments.
 //!
-//! Numbers of kinds are reused and differ between equal catalogues; nothing that is replicated or
-//! answered depends on them.
+//! Numbers of kinds are reused and may differ between equal catalogues. No replicated data and no
+//! answer depends on them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,11 +26,11 @@ use crate::segment_set::SegmentSet;
 use cairn_types::ids::{NodeId, SegmentId};
 use cairn_types::model::{Segment, SlotState};
 
-/// What a segment is there for.
+/// The use of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Use {
     Unreferenced,
-    /// Of uploads only, or what a committed checkpoint left over.
+    /// Referenced only by uploads, or a leftover of a committed checkpoint.
     Staged,
     Committed,
 }
@@ -43,7 +44,7 @@ pub(super) struct Kind {
     pub used: Use,
 }
 
-/// How many segments, and their raw bytes.
+/// The number of segments, and their raw bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub segments: u64,
@@ -56,7 +57,7 @@ impl Totals {
         self.bytes += u64::from(len);
     }
 
-    /// Of one segment.
+    /// The totals of one segment.
     fn of(len: u32) -> Self {
         Self { segments: 1, bytes: u64::from(len) }
     }
@@ -68,7 +69,7 @@ struct Row {
     totals: Totals,
 }
 
-/// A kind's number, above zero, and the segment's raw bytes; zeros where there is no segment.
+/// A kind's number, above zero, and the segment's raw bytes. Zeros if there is no segment.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cell {
     kind: u32,
@@ -92,7 +93,7 @@ pub(super) struct Kinds {
     pages: Paged<Page>,
     rows: Map<u32, Row>,
     numbers: Map<Arc<Kind>, u32>,
-    /// Numbers below or at `most` that no row has.
+    /// Numbers up to `most` that no row has.
     unused: Map<u32, ()>,
     /// The highest number so far.
     most: u32,
@@ -102,7 +103,7 @@ pub(super) struct Kinds {
 const DENSE_SEGMENTS: u64 = 4096;
 
 impl Kinds {
-    /// Notes how a segment stands now, whatever it was before.
+    /// Notes the segment's current kind and replaces the earlier one.
     pub fn classify(&mut self, segment: &Segment, is_committed: bool) {
         let used = match is_committed {
             true => Use::Committed,
@@ -130,9 +131,9 @@ impl Kinds {
         self.leave(old.kind, Totals::of(old.len));
     }
 
-    /// Notes that a checkpoint has committed these segments; how they stand else is as it was.
+    /// Notes that a checkpoint has committed these segments. The rest of their kind is unchanged.
     pub fn commit(&mut self, ids: &SegmentSet) {
-        // Kind by kind, as a checkpoint has millions of segments and few kinds.
+        // Works by kind, because a checkpoint has millions of segments but few kinds.
         let mut becomes = BTreeMap::<u32, (u32, Totals)>::new();
         let mut pages = std::mem::take(&mut self.pages);
         for (number, places) in ids.places() {
@@ -160,14 +161,14 @@ impl Kinds {
         }
     }
 
-    /// What a kind becomes by a commit; `None` for one that it does not change.
+    /// The kind that a commit turns a kind into. `None` if the commit does not change it.
     fn committed_kind(&mut self, number: u32) -> Option<u32> {
         let row = self.rows.get(&number).filter(|row| row.kind.used != Use::Committed)?;
         let kind = Kind { used: Use::Committed, ..(*row.kind).clone() };
         Some(self.number_of(kind))
     }
 
-    /// The segment is gone.
+    /// The segment is removed.
     pub fn forget(&mut self, id: SegmentId) {
         let old = self.cell(id);
         if old.kind != 0 {
@@ -181,7 +182,7 @@ impl Kinds {
         self.rows.values().map(|row| (&*row.kind, row.totals))
     }
 
-    /// The kinds of these segments, about `count` of them, with their totals.
+    /// The kinds of these segments, with their totals. `count` is their approximate number.
     pub fn of(&self, ids: impl Iterator<Item = SegmentId>, count: u64) -> Vec<(&Kind, Totals)> {
         let totals: Vec<(u32, Totals)> = if count < DENSE_SEGMENTS {
             let mut totals = BTreeMap::<u32, Totals>::new();
@@ -245,7 +246,7 @@ impl Kinds {
         number
     }
 
-    /// Takes this number of segments away from this kind.
+    /// Subtracts these totals from the kind.
     fn leave(&mut self, number: u32, totals: Totals) {
         let Some(row) = self.rows.get_mut(&number) else { return };
         row.totals.segments -= totals.segments;
@@ -259,7 +260,7 @@ impl Kinds {
     }
 }
 
-/// Equal where the same segments are of equal kinds, whatever the numbers are.
+/// Two values are equal if the same segments have equal kinds. The numbers of the kinds may differ.
 impl PartialEq for Kinds {
     fn eq(&self, other: &Self) -> bool {
         let cells_are_equal = |ours: &Page, theirs: &Page| {

@@ -1,14 +1,14 @@
-//! Wall-clock labels of commits: a namespace's never decrease from one commit to the next, and an
-//! operator takes them back after a wrong clock.
+//! Wall-clock labels of commits. In a namespace they never decrease from one commit to the next. An
+//! operator can take them back after a wrong clock.
 //!
 //! ```text
 //!   commits by log index    t1  t2  t3 | F1  F2 .. Fn       labels, F later than `to`
-//!   RepairTime(to, after)   t1  t2  t3 | to  to .. Fn       from the oldest on, some an entry
+//!   RepairTime(to, after)   t1  t2  t3 | to  to .. Fn       from the oldest on, some per entry
 //! ```
 //!
-//! Labels never decrease, so those that are too late are the newest. The oldest of them is changed
-//! first, and the namespace remembers its newest label until the last one is changed: after each
-//! entry, and with commits in between, labels still never decrease.
+//! Labels never decrease, so the labels that are too late are the newest. The oldest of them is
+//! changed first. The namespace remembers its newest label until the last one is changed. So labels
+//! do not decrease after any entry, even with commits in between.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use cairn_types::command::{Refusal, RepairTime, Reply};
 use cairn_types::ids::{CheckpointId, Namespace};
 use cairn_types::limits::{REPAIR_COMMITS_MAX, REPAIR_LABELS_MAX, REPAIR_NAMED_MAX};
 
-/// What of a namespace is labelled later than some time.
+/// The labels of a namespace that are later than a given time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Later {
-    /// The newest label that the namespace remembers, of a commit that may be deleted by now: the
-    /// next commits get it too.
+    /// The newest label that the namespace remembers. Its commit may be deleted by now. The next
+    /// commits get at least this label.
     pub newest_ms: u64,
     pub commits: u64,
-    /// The newest `REPAIR_NAMED_MAX` of them.
+    /// The newest `REPAIR_NAMED_MAX` of these commits.
     pub newest: Vec<Arc<Checkpoint>>,
 }
 
 impl Entry<'_> {
-    /// The label of a commit made by this entry, which never goes back in a namespace.
+    /// The label of a commit made by this entry. It never decreases in a namespace.
     pub(super) fn wall_after(&self, last_wall_ms: u64) -> u64 {
         self.wall_ms.max(last_wall_ms)
     }
@@ -74,7 +74,7 @@ impl Catalogue {
         Ok(Reply::TimeRepaired { changed: changed as u32, next: is_left.then_some(looked_at) })
     }
 
-    /// Whether the checkpoint was labelled later.
+    /// Takes the label back. Returns whether it was later.
     fn take_label_back(&mut self, id: CheckpointId, to_ms: u64) -> bool {
         if self.label_ms(id) <= to_ms {
             return false;
@@ -94,7 +94,8 @@ impl Catalogue {
         commit.map_or(0, |commit| commit.wall_ms)
     }
 
-    /// What `RepairTime` would change, from all its entries together. Costs a walk over it.
+    /// The total change that `RepairTime` would make with all its entries. Costs a walk over the
+    /// namespace.
     pub fn labelled_later(&self, namespace: &Namespace, to_ms: u64) -> Result<Later, Refusal> {
         let record = self.namespace(namespace).ok_or_else(|| no_commit(namespace))?;
         let is_late = |record: &&Arc<Checkpoint>| self.label_ms(record.id) > to_ms;

@@ -1,9 +1,9 @@
 //! The catalogue: the state machine that Raft drives.
 //!
-//! [`Catalogue::apply`] is pure and total: the same log gives the same catalogue on every node
-//! (C3), and a bad command is a typed refusal that changes nothing but the cluster clock. A copy costs
-//! O(1): it shares everything with the original until one of the two changes it, and then only what
-//! is changed is copied. So snapshots and planners never hold up apply.
+//! [`Catalogue::apply`] is pure and total. The same log gives the same catalogue on every node
+//! (C3). A bad command gets a typed refusal and changes only the cluster clock. A copy costs O(1):
+//! it shares everything with the original until one of the two changes, and then only the changed
+//! part is copied. So snapshots and planners never delay apply.
 //!
 //! ```text
 //!   checkpoint --reference--> segment --slot--> node
@@ -14,8 +14,8 @@
 //! ```
 //!
 //! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds`,
-//! `access` (tokens) and the remembered replies. Everything in [`index`] is derived from these and rebuilt on load;
-//! `retention_inputs` only says that something changed.
+//! `access` (tokens) and the remembered replies. Everything in [`index`] is derived from these and
+//! rebuilt on load. `retention_inputs` only counts changes.
 
 mod access;
 mod annotate;
@@ -76,7 +76,7 @@ use replies::Replies;
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
     cluster: Cluster,
-    /// Few, read for each slot, and changed seldom: copied as a whole.
+    /// Few records, read for each slot and rarely changed, so they are copied as a whole.
     nodes: Arc<BTreeMap<NodeId, Node>>,
     namespaces: Map<Namespace, NamespaceRecord>,
     checkpoints: Map<CheckpointId, Arc<Checkpoint>>,
@@ -87,27 +87,27 @@ pub struct Catalogue {
     replies: Replies,
     access: Access,
     index: Indexes,
-    /// By namespace: a number that rises whenever retention could come to something else, on this
-    /// copy only. Neither stored nor compared.
+    /// By namespace: a number that rises whenever retention could have a new result, on this copy
+    /// only. It is neither stored nor compared.
     retention_inputs: Map<Namespace, u64>,
 }
 
-/// What an entry tells its handlers beside its body.
+/// The data of an entry that its handlers get besides the body.
 #[derive(Debug, Clone, Copy)]
 struct Entry<'a> {
     index: u64,
-    /// Of slots this entry assigns.
+    /// The epoch of slots that this entry assigns.
     epoch: Epoch,
     wall_ms: u64,
-    /// On whose behalf.
+    /// The subject on whose behalf the command runs.
     subject: &'a Subject,
 }
 
 impl Catalogue {
     /// Applies the entry at log index `index`.
     ///
-    /// Total: every command gets a reply. A refused one has no effect but the clock; a repeated
-    /// request id gets its first reply and has no effect again (C4).
+    /// Total: every command gets a reply. A refused command only changes the clock. A repeated
+    /// request id gets its first reply and has no second effect (C4).
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
         let clock_ms = self.cluster.clock_ms;
         let step_end = clock_ms.saturating_add(CLOCK_STEP_MS_MAX);
@@ -142,9 +142,9 @@ impl Catalogue {
     }
 }
 
-/// What a command does to the catalogue.
+/// The effect of a command on the catalogue.
 trait Apply {
-    /// Total; a refusal leaves the catalogue as it was.
+    /// Total. A refusal leaves the catalogue unchanged.
     fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal>;
 }
 
@@ -152,7 +152,7 @@ fn malformed(what: impl Into<String>) -> Refusal {
     Refusal::Malformed(what.into())
 }
 
-/// Refuses what would be shown as something else than it is.
+/// Refuses text with control characters, which a terminal would not show as written.
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
     match text.contains(char::is_control) {
         true => Err(malformed(format!("{what} with control characters"))),
@@ -165,7 +165,7 @@ fn check_batch(what: &str, len: usize, max: usize) -> Result<(), Refusal> {
     if len <= max { Ok(()) } else { Err(malformed(format!("{len} {what}, at most {max}"))) }
 }
 
-/// The answer to a batch whose items stand for themselves.
+/// The result of a batch whose items are handled independently.
 #[derive(Debug, Default)]
 struct Tally {
     accepted: u32,

@@ -1,4 +1,4 @@
-//! Nodes: how they come, register, go down and leave.
+//! Nodes: joining, registering, going down and leaving.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -104,8 +104,8 @@ impl Catalogue {
                 return Err(Refusal::NodeRemoved(known.id));
             }
             if known.incarnation == Incarnation(0) {
-                // A join that was cut short and tried again somewhere else: until the node
-                // registers, what it said last is where it can be reached.
+                // A join was interrupted and repeated from another place. Until the node registers,
+                // its last stated address is the one where it can be reached.
                 known.host.clone_from(&node.host);
                 known.rack.clone_from(&node.rack);
                 known.address.clone_from(&node.address);
@@ -132,8 +132,8 @@ impl Catalogue {
         Ok(Reply::NodeAllocated { node: self.add_node(node) })
     }
 
-    /// Drops records that are of no more use: of nodes that never registered, and of removed ones.
-    /// Their ids are never minted again.
+    /// Removes records that are no longer needed: of nodes that never registered, and of removed
+    /// nodes. Their ids are never assigned again.
     pub(super) fn forget_nodes(&mut self, nodes: &[NodeId]) -> Result<Reply, Refusal> {
         check_batch("nodes", nodes.len(), NODES_MAX)?;
         let mut tally = Tally::default();
@@ -147,8 +147,8 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// Whether a node's record is of no more use: it did not register in time, or was removed long
-    /// ago. Whether it is still a Raft member is for the leader to say.
+    /// Whether a node's record is no longer needed: the node did not register in time, or was
+    /// removed long ago. The leader checks whether it is still a Raft member.
     pub fn may_forget(&self, node: &Node) -> bool {
         let age_ms = self.cluster.clock_ms.saturating_sub(node.liveness_since_ms);
         let after_ms = match node {
@@ -160,7 +160,7 @@ impl Catalogue {
         age_ms >= after_ms && slots.is_none_or(NodeSlots::is_empty)
     }
 
-    /// Joins that were given up must not keep a real node out of a full cluster.
+    /// Abandoned joins must not keep a real node out of a full cluster.
     fn forget_one_that_never_came(&mut self) {
         let clock_ms = self.cluster.clock_ms;
         let idle = |it: &&Node| {
@@ -175,7 +175,7 @@ impl Catalogue {
         }
     }
 
-    /// Whether a node of this id was a member once, of which there is no record any more.
+    /// Whether a node of this id was a member once and has no record any more.
     pub fn is_forgotten(&self, node: NodeId) -> bool {
         let counter = node.0 & ((1 << LINEAGE_SHIFT) - 1);
         let minted = node.0 == self.cluster.lineage.mint(counter)
@@ -256,7 +256,7 @@ impl Catalogue {
         record.incarnation = incarnation;
         record.inventoried = false;
         record.liveness = Liveness::Up;
-        // A new process is given a full term before its silence counts.
+        // A new process gets a full term before its silence counts.
         record.liveness_since_ms = self.cluster.clock_ms;
         record.capacity_bytes = *capacity_bytes;
         record.feature_level = *feature_level;
@@ -288,8 +288,8 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// Final: the node's slots count no more from here on (D4). They vanish, live and released
-    /// alike: some with this entry, the rest with those of [`VoidSlots`].
+    /// Final: the node's slots no longer count from here on (D4). All of them, live and released,
+    /// are removed: some by this entry, the rest by those of [`VoidSlots`].
     pub(super) fn remove_node(&mut self, node: NodeId, accept: Accept) -> Result<Reply, Refusal> {
         let clock_ms = self.cluster.clock_ms;
         if self.nodes.get(&node).is_some_and(|record| record.admin == Admin::Removed) {
@@ -301,10 +301,10 @@ impl Catalogue {
         record.admin = Admin::Removed;
         record.inventoried = false;
         record.liveness = Liveness::Down;
-        // From when on it may be forgotten.
+        // The start of the time after which the record may be removed.
         record.liveness_since_ms = clock_ms;
         self.recount_racks();
-        // A node of an older build voids all at once: all do, until all are newer.
+        // A node of an older build voids all slots at once. So all nodes do, until all are newer.
         let steps = self.cluster.feature_level >= VOIDED_LEVEL;
         self.void_some(node, if steps { VOIDED_SEGMENTS_MAX } else { usize::MAX });
         Ok(Reply::Done)
@@ -318,7 +318,7 @@ impl Catalogue {
         Ok(Reply::Dropped { left: self.void_some(node, VOIDED_SEGMENTS_MAX) })
     }
 
-    /// Takes the node's slots off `most` segments; how many slots are left.
+    /// Removes the node's slots from at most `most` segments. Returns how many slots are left.
     fn void_some(&mut self, node: NodeId, most: usize) -> u64 {
         let slots = self.index.nodes.get(&node).cloned().unwrap_or_default();
         let held = slots.assigned.iter().chain(slots.durable.iter()).chain(slots.released.iter());
@@ -334,8 +334,8 @@ impl Catalogue {
 }
 
 impl Catalogue {
-    /// Whether a node in service may go, as far as data and hosts are concerned. The vote is the
-    /// leader's care: see `voters::may_leave`.
+    /// Whether a node in service may be removed, as far as data and hosts are concerned. The leader
+    /// checks the vote: see `voters::leave`.
     pub fn may_remove(&self, node: NodeId, accept: Accept) -> Result<(), Refusal> {
         let record = self.nodes.get(&node).ok_or(Refusal::UnknownNode(node))?;
         if record.admin == Admin::Removed {
@@ -362,10 +362,10 @@ impl Catalogue {
         Ok(())
     }
 
-    /// What goes with a node. Costs a walk over the kinds of segments.
+    /// The cost of a node's removal. Costs a walk over the kinds of segments.
     pub fn removal_cost(&self, node: NodeId) -> RemovalCost {
         let mut cost = RemovalCost::default();
-        // What lies on a node that is down may never come back.
+        // Data on a node that is down may never come back.
         let lives =
             |other: &NodeId| *other != node && self.nodes.get(other).is_some_and(Node::counts);
         let kinds = self.index.kinds.iter();
@@ -383,19 +383,19 @@ impl Catalogue {
         cost
     }
 
-    /// The most replicas that a checkpoint wants.
+    /// The highest number of replicas that a checkpoint wants.
     fn replicas_in_use(&self) -> u32 {
         self.index.by_replicas.iter().rposition(|count| *count > 0).map_or(1, |most| most as u32)
     }
 }
 
-/// What a node's removal costs.
+/// The cost of a node's removal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RemovalCost {
-    /// Referenced segments that are durable there: their replicas are made elsewhere.
+    /// Referenced segments that are durable on it. Their replicas are made elsewhere.
     pub segments: u64,
     pub bytes: u64,
-    /// Of these, without another living replica.
+    /// Those of them without another replica on a living node.
     pub segments_lost: u64,
     pub bytes_lost: u64,
 }

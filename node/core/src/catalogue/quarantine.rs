@@ -1,9 +1,10 @@
 //! Checkpoints that must not be used: one, or all of later steps.
 //!
-//! A checkpoint in quarantine stays whole, and is restored by its step. `latest` and times pass it over.
-//! Rules of retention do not count it, and keep it for a time (14 days by default). Its step may be
-//! written again by a higher attempt: the commit then replaces it. An open upload that a rollback
-//! aborts does not begin again under its attempt, so that the bad job does not go on where it was.
+//! A checkpoint in quarantine stays complete and can be restored by its step. `latest` and
+//! addresses by time skip it. Retention rules do not count it, and keep it for a time (14 days by
+//! default). A higher attempt may write its step again; the commit then replaces it. An open upload
+//! that a rollback aborts cannot begin again under its attempt, so that the bad job does not
+//! continue from there.
 
 use std::ops::Bound;
 
@@ -44,7 +45,7 @@ impl Apply for Rollback {
     }
 }
 
-/// A quarantine says why, in one line.
+/// A quarantine must have a reason, in one line.
 fn check_said(reason: &str, by: &str) -> Result<(), Refusal> {
     if reason.trim().is_empty() {
         return Err(malformed("a quarantine without a reason"));
@@ -85,15 +86,15 @@ impl Catalogue {
         Ok(Reply::RolledBack { quarantined, aborted })
     }
 
-    /// The record stays until the grace is over, though it may refer to nothing: so long it refuses the
-    /// attempt that was aborted.
+    /// The record stays until the grace is over, even without references. During this time it
+    /// refuses the aborted attempt.
     fn abort_for_rollback(&mut self, entry: Entry, id: CheckpointId, by: &str) {
         self.mark_deleted(entry, id, DeletedFor::RolledBack, by);
         let until_ms = self.cluster.clock_ms.saturating_add(self.cluster.settings.grace_ms);
         self.change_checkpoint(id, |record| record.dropped_until_ms = until_ms);
     }
 
-    /// Refuses an attempt that a rollback aborted, and lower ones of its step.
+    /// Refuses an attempt that a rollback aborted, and lower attempts of its step.
     pub(super) fn check_not_rolled_back(
         &self,
         namespace: &Namespace,
@@ -110,8 +111,8 @@ impl Catalogue {
         }
     }
 
-    /// Of the namespace of `id`: commits of later steps that are not in quarantine, and open uploads
-    /// of later steps.
+    /// In the namespace of `id`: commits of later steps that are not in quarantine, and open
+    /// uploads of later steps.
     fn of_later_steps(&self, id: CheckpointId) -> (Vec<CheckpointId>, Vec<CheckpointId>) {
         let (mut good, mut open) = (Vec::new(), Vec::new());
         let Some(record) = self.checkpoint(id) else { return (good, open) };

@@ -1,5 +1,5 @@
-//! What may be asked of a catalogue. Only committed checkpoints are visible unless a question
-//! says otherwise (C2).
+//! Queries on a catalogue. Only committed checkpoints are visible unless a query says otherwise
+//! (C2).
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use cairn_types::model::{
 use cairn_types::retention::{BestMetric, Extreme};
 use cairn_types::rights::{Grant, Right};
 
-/// Which checkpoints to list: ordered by (namespace, step, id).
+/// A query for checkpoints. The order is (namespace, step, id).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
-    /// This namespace and those below it; empty for all.
+    /// This namespace and those below it. Empty means all.
     pub prefix: String,
     pub filter: ListFilter,
     /// Continue after this one.
@@ -52,7 +52,7 @@ struct NameRange {
 }
 
 impl NameRange {
-    /// A range whose start is past its end would be a panic.
+    /// Checked because a map panics on a range whose start is after its end.
     fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| self.first >= *end)
     }
@@ -90,12 +90,12 @@ impl Catalogue {
         self.nodes.values().find(|node| node.cookie == cookie)
     }
 
-    /// Whether a later process of this node has registered in place of the one with `nonce`.
+    /// Whether a later process of this node has replaced the one with `nonce` by registering.
     pub fn is_superseded(&self, node: NodeId, nonce: Nonce) -> bool {
         self.nodes.get(&node).is_some_and(|record| record.superseded.contains(&nonce))
     }
 
-    /// The segments with a slot on this node; `None` where it has none.
+    /// The segments with a slot on this node. `None` if it has no slot.
     pub fn node_slots(&self, id: NodeId) -> Option<&NodeSlots> {
         self.index.nodes.get(&id)
     }
@@ -108,7 +108,7 @@ impl Catalogue {
         self.namespaces.iter()
     }
 
-    /// Names of namespaces with a record, behind a place.
+    /// Names of namespaces with a record, after a given name.
     pub(crate) fn namespaces_after(
         &self,
         from: Bound<&Namespace>,
@@ -116,13 +116,13 @@ impl Catalogue {
         self.namespaces.range::<Namespace, _>((from, Bound::Unbounded)).map(|(name, _)| name)
     }
 
-    /// The others, up to that place.
+    /// The other names, up to that name.
     pub(crate) fn namespaces_to(&self, to: &Namespace) -> impl Iterator<Item = &Namespace> {
         let up_to = (Bound::Unbounded, Bound::Included(to));
         self.namespaces.range::<Namespace, _>(up_to).map(|(name, _)| name)
     }
 
-    /// How many checkpoints of a namespace are committed.
+    /// Number of committed checkpoints of a namespace.
     pub(crate) fn commit_count(&self, namespace: &Namespace) -> usize {
         self.index.namespaces.get(namespace).map_or(0, |names| names.commits.len())
     }
@@ -131,7 +131,7 @@ impl Catalogue {
         self.checkpoints.get(&id)
     }
 
-    /// In every state, by id.
+    /// Checkpoints in every state, by id.
     pub fn checkpoints(&self) -> impl DoubleEndedIterator<Item = &Arc<Checkpoint>> {
         self.checkpoints.values()
     }
@@ -165,7 +165,7 @@ impl Catalogue {
             .filter_map(|id| self.checkpoints.get(id))
     }
 
-    /// The same without those in quarantine.
+    /// The same, without checkpoints in quarantine.
     pub fn good_commits(
         &self,
         namespace: &Namespace,
@@ -191,18 +191,18 @@ impl Catalogue {
         &self.index.unsettled
     }
 
-    /// Segments that may be reaped from the time beside them on, earliest first.
+    /// Segments and the time from which each may be reaped, earliest first.
     pub fn unreferenced(&self) -> impl Iterator<Item = (u64, SegmentId)> {
         let times = self.index.unreferenced.iter();
         times.flat_map(|(reap_after_ms, set)| set.iter().map(move |id| (*reap_after_ms, id)))
     }
 
-    /// Checkpoints for which `DropReferences` has something to do, now or once a grace is over.
+    /// Checkpoints for which `DropReferences` has work, now or once a grace is over.
     pub(crate) fn droppable(&self) -> impl Iterator<Item = &Arc<Checkpoint>> {
         self.index.droppable.keys().filter_map(|id| self.checkpoints.get(id))
     }
 
-    /// Whether a checkpoint that committed the segment holds its reference still.
+    /// Whether a checkpoint that committed the segment still holds its reference.
     pub fn is_committed(&self, id: SegmentId) -> bool {
         self.index.committed.get(id) > 0
     }
@@ -221,14 +221,15 @@ impl Catalogue {
         self.replies.get(request)
     }
 
-    /// The committed checkpoint an address means.
+    /// The committed checkpoint of an address.
     pub fn resolve(&self, address: &Address) -> Result<CheckpointInfo, Refusal> {
         self.resolve_record(address).map(|record| self.info(record))
     }
 
-    /// As [`Catalogue::resolve`], without computing its durability.
+    /// Like [`Catalogue::resolve`], without computing its durability.
     ///
-    /// The best one, and one by time, take a walk over the namespace's good commits.
+    /// An address of the best checkpoint, or by time, takes a walk over the namespace's good
+    /// commits.
     pub fn resolve_record(&self, address: &Address) -> Result<&Arc<Checkpoint>, Refusal> {
         let mut commits = self.commits(&address.namespace);
         let mut good = self.good_commits(&address.namespace);
@@ -266,7 +267,8 @@ impl Catalogue {
         })
     }
 
-    /// What the namespace's policy says is best; of this metric, if one is named.
+    /// The metric by which the namespace's policy finds the best checkpoint. `metric`, if given,
+    /// must be used.
     fn best_metric(
         &self,
         namespace: &Namespace,
@@ -280,15 +282,15 @@ impl Catalogue {
         })
     }
 
-    /// The good commit with the best value; of equal ones the newest. Without the metric a checkpoint
-    /// takes no part.
+    /// The good commit with the best value. Among equal values the newest. Checkpoints without the
+    /// metric are ignored.
     fn best_commit(&self, namespace: &Namespace, best: &BestMetric) -> Option<&Arc<Checkpoint>> {
         let in_quarantine = canary!("best_in_quarantine");
         let commits = self.commits(namespace);
         let good = commits.filter(|record| in_quarantine || record.quarantine.is_none());
         let value = |record: &Checkpoint| record.metrics.get(&best.metric).map(|it| it.value());
         let measured = good.filter_map(|record| Some((value(record)?, record)));
-        // Metrics are finite. Of two the first, which is the newer, stays unless the other is better.
+        // Metrics are finite. Of two equal ones the first stays, which is the newer.
         let better = |one: f64, other: f64| match best.extreme {
             Extreme::Min => other < one,
             Extreme::Max => other > one,
@@ -297,7 +299,7 @@ impl Catalogue {
         found.map(|(_, record)| record)
     }
 
-    /// At most `limit` checkpoints. How safe each is, is a second question: [`Catalogue::listed`].
+    /// At most `limit` checkpoints. Their durability is a separate query: [`Catalogue::listed`].
     pub fn list(&self, query: &ListQuery) -> ListPage {
         let after = query.after.as_ref();
         let mut page = ListPage::default();
@@ -330,7 +332,7 @@ impl Catalogue {
         page
     }
 
-    /// Namespaces from the name `from` on: all, or `prefix` itself and what is below it.
+    /// Namespaces from the name `from` on: all, or `prefix` itself and those below it.
     fn namespaces_below<'a>(
         &'a self,
         prefix: &str,
@@ -348,8 +350,8 @@ impl Catalogue {
         exact.into_iter().chain(below.into_iter().flatten())
     }
 
-    /// What a client needs to know of a checkpoint. Of an open upload: what is sealed, and what
-    /// it has staged so far.
+    /// The information about a checkpoint for a client. For an open upload: the sealed parts, and
+    /// the segments staged so far.
     pub fn info(&self, record: &Checkpoint) -> CheckpointInfo {
         let parts = match record.open {
             Some(_) => sealed_parts(record).cloned().collect(),
@@ -358,7 +360,7 @@ impl Catalogue {
         CheckpointInfo { parts, ..self.listed(record) }
     }
 
-    /// As [`Catalogue::info`], without the parts, which may be many.
+    /// Like [`Catalogue::info`], without the parts, because there may be many.
     pub fn listed(&self, record: &Checkpoint) -> CheckpointInfo {
         let open = record.open.is_some();
         let (mut parts_missing, mut first_missing) = (0, Vec::new());
@@ -413,13 +415,14 @@ impl Catalogue {
         }
     }
 
-    /// How safe a checkpoint is now. One without segments is as safe as it wants to be.
+    /// The durability of a checkpoint now. A checkpoint without segments has all the replicas it
+    /// wants.
     pub fn durability(&self, record: &Checkpoint) -> Durability {
         self.standing(record).0
     }
 
-    /// The durability of the segments a checkpoint names, of an open upload those that it has
-    /// staged; how many they are and their bytes.
+    /// The durability, number and bytes of the segments that a checkpoint names. For an open
+    /// upload, of the segments that it has staged.
     fn standing(&self, record: &Checkpoint) -> (Durability, Totals) {
         let wanted = record.policy.replicas;
         let mut least = Durability {

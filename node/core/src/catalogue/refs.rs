@@ -1,9 +1,9 @@
 //! Refs: named pointers of a namespace, moved by compare-and-swap (C5).
 //!
-//! A ref that is removed stays as a tombstone: its history is kept, and its generation goes on, so
-//! that a slow client cannot mistake a new ref of the name for the one it knew. Where `REFS_MAX` names
-//! were used, the oldest tombstone makes room, and new refs begin above all generations there. All
-//! refs of a namespace go when its last checkpoint does.
+//! A removed ref stays as a tombstone: its history is kept and its generation continues. So a slow
+//! client cannot mistake a new ref of the same name for the one it knew. If `REFS_MAX` names are in
+//! use, the oldest tombstone is removed, and a new ref's generation is above all generations of the
+//! namespace. All refs of a namespace are removed with its last checkpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use cairn_types::marks::{Ref, RefMove};
 
 use super::{Apply, Catalogue, Checkpoint, Entry, check_text, malformed};
 
-/// The refs of one namespace, removed ones too.
+/// The refs of one namespace, including removed ones.
 pub type Refs = Arc<BTreeMap<RefName, Ref>>;
 
 impl Apply for SetRef {
@@ -55,7 +55,8 @@ impl Catalogue {
         let refs = Arc::make_mut(self.refs.or_default(set.namespace.clone()));
         let mut generation = 0;
         if refs.len() >= REFS_MAX && !refs.contains_key(&set.name) {
-            // Above that of every tombstone that was forgotten: this may be one of them.
+            // Above the generation of every removed tombstone, because this name may be one of
+            // them.
             generation = refs.values().map(|target| target.generation).max().unwrap_or(0);
             forget_oldest_removed(refs);
         }
@@ -80,12 +81,12 @@ impl Catalogue {
         Ok(Reply::Done)
     }
 
-    /// The refs of a namespace by name, removed ones too.
+    /// The refs of a namespace by name, including removed ones.
     pub fn refs(&self, namespace: &Namespace) -> impl Iterator<Item = (&RefName, &Ref)> {
         self.refs.get(namespace).into_iter().flat_map(|refs| refs.iter())
     }
 
-    /// Where a ref points now.
+    /// The current target of a ref.
     pub fn ref_target(&self, namespace: &Namespace, name: &RefName) -> Option<CheckpointId> {
         self.refs.get(namespace)?.get(name)?.checkpoint
     }
@@ -117,7 +118,7 @@ fn live(refs: &Refs) -> usize {
     refs.values().filter(|target| target.checkpoint.is_some()).count()
 }
 
-/// Makes room for a new ref where removed ones fill the table.
+/// Makes room for a new ref if removed ones fill the table.
 fn forget_oldest_removed(refs: &mut BTreeMap<RefName, Ref>) {
     let removed = refs.iter().filter(|(_, target)| target.checkpoint.is_none());
     let age = |target: &Ref| target.history.last().map_or(0, |last| last.wall_ms);

@@ -1,8 +1,8 @@
 //! Replies remembered for retried requests (C4).
 //!
-//! Kept: the last `REPLIES_MAX` replies, of `REPLIES_BYTES_MAX` at most, in log order. Not kept: refusals and `Lacking` (they had
-//! no effect, and a retry should be judged anew), `Staged` and `Reported` (idempotent by
-//! themselves, and large or frequent).
+//! Kept: the last `REPLIES_MAX` replies, of at most `REPLIES_BYTES_MAX`, in log order. Not kept:
+//! refusals and `Lacking` (they had no effect, and a retry should be decided anew), `Staged` and
+//! `Reported` (idempotent by themselves, and large or frequent).
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use cairn_types::limits::{REPLIES_BYTES_MAX, REPLIES_MAX};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Replies {
     by_request: Sharded<RequestId, Arc<Reply>>,
-    /// Position in the order of remembering -> request.
+    /// Position in the order of storing -> request.
     order: Sharded<u64, RequestId>,
-    /// Positions `first..next` are taken.
+    /// Positions `first..next` are in use.
     first: u64,
     next: u64,
-    /// Of all that are remembered, roughly.
+    /// Approximate bytes of all remembered replies.
     bytes: usize,
 }
 
-/// Bytes of a remembered reply beside what [`weight`] counts: record, request and indexes.
+/// Bytes of a remembered reply that [`weight`] does not count: record, request and indexes.
 const REPLY_BYTES: usize = 256;
 
-/// Bytes a reply takes in memory, roughly.
+/// Approximate bytes of a reply in memory.
 fn weight(reply: &Reply) -> usize {
     REPLY_BYTES
         + match reply {

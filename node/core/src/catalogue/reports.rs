@@ -1,7 +1,7 @@
-//! What nodes say of their own replicas: inventory, durable, lost, declined, removed.
+//! Nodes' reports about their own replicas: inventory, durable, lost, declined, removed.
 //!
-//! A report counts iff its incarnation and the slot's epoch are current at apply; of a batch,
-//! each replica stands for itself.
+//! A report counts only if its incarnation and the slot's epoch are current at apply. The replicas
+//! of a batch are handled independently.
 
 use std::sync::Arc;
 
@@ -74,7 +74,8 @@ impl Catalogue {
         })
     }
 
-    /// Assigned slots are not worth waiting for any more. One that is Durable by now stays so.
+    /// The node declines these Assigned slots, so they are no longer waited for. A slot that is
+    /// Durable by now stays Durable.
     pub(super) fn declined(
         &mut self,
         node: NodeId,
@@ -98,7 +99,7 @@ impl Catalogue {
         })
     }
 
-    /// Changes those live slots that are current, and that may become what is asked.
+    /// Changes those of the live slots that are current and that allow the change.
     fn set_current(
         &mut self,
         node: NodeId,
@@ -167,7 +168,7 @@ impl Catalogue {
         (slot.epoch == epoch || canary!("stale_epoch")).then_some(slot)
     }
 
-    /// Puts `new` in the place of its node's live slot.
+    /// Replaces its node's live slot with `new`.
     fn set_live_slot(&mut self, id: SegmentId, new: Slot) {
         let old = self.segments.get(id).and_then(|segment| segment.live_slot_on(new.node));
         if old == Some(new) {
@@ -180,8 +181,8 @@ impl Catalogue {
                 if let Some(slot) = slots.iter_mut().find(live) {
                     *slot = new;
                 }
-                // A node that holds the file for a live slot has applied that slot, so it will
-                // never destroy the file for an older one: nothing is left to be reported removed.
+                // A node that holds the file for a live slot has applied that slot. So it will
+                // never destroy the file for an older slot, and no removal will be reported.
                 if new.state == SlotState::Durable {
                     let replaced =
                         |slot: &Slot| slot.node == new.node && slot.state == SlotState::Released;

@@ -1,12 +1,12 @@
-//! May a node put a copy out of quarantine back that it has no slot for?
+//! Whether a node may put back a copy from quarantine that it has no slot for.
 //!
-//! The leader asks before it proposes a slot; apply asks `may_assign` again. Copies that nobody
-//! needs stay in quarantine.
+//! The leader checks this before it proposes a slot. Apply checks `may_assign` again. Copies that
+//! are not needed stay in quarantine.
 
 use super::Catalogue;
 use cairn_types::ids::{NodeId, SegmentDigest, SegmentId};
 
-/// Why a node gets no slot for a copy it has.
+/// Why a node gets no slot for its copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoSlot {
     #[error("the catalogue has no segment {0}")]

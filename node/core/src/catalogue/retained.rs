@@ -1,14 +1,14 @@
-//! Retention over the catalogue: what its rules come to, what a run of it may delete, and the
-//! confirmation that a large run waits for (D7).
+//! Retention over the catalogue: the result of its rules, the deletions that a run may make, and
+//! the confirmation that a large run waits for (D7).
 //!
 //! ```text
 //!   leader: retention_run --- small -------------------------> Delete, with the policy's version
 //!                         \-- large --> waits --> ConfirmRetention --^      each uses up one
 //! ```
 //!
-//! A run is large where it would let go more than 30 % of a namespace with more than 10 checkpoints.
-//! The confirmation names a number and a version of the policy. It is in the namespace's record, so
-//! that it outlives the leader; a change of the policy voids it.
+//! A run is large if it would delete more than 30 % of a namespace with more than 10 checkpoints.
+//! The confirmation names a number and a version of the policy. It is stored in the namespace's
+//! record, so that it survives a change of the leader. A change of the policy voids it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use cairn_types::retention::Retention;
 use super::{Apply, Catalogue, Checkpoint, Entry, malformed};
 use crate::retention::{Commit, Evaluation, Reason, UnknownTimeZone, evaluate};
 
-/// A namespace of so many checkpoints may lose any number of them to one run.
+/// A namespace of up to this many checkpoints may lose any number of them to one run.
 const FEW_CHECKPOINTS: usize = 10;
-/// Of a larger one, a run that asks nobody takes so many percent at most.
+/// In a larger namespace, a run without a confirmation deletes at most this percentage.
 const UNCONFIRMED_PERCENT_MAX: usize = 30;
 
 impl Apply for ConfirmRetention {
@@ -46,21 +46,21 @@ impl Apply for ConfirmRetention {
     }
 }
 
-/// What retention would do with a namespace, and why.
+/// The result of retention for a namespace, with reasons.
 #[derive(Debug, Clone)]
 pub struct RetentionPlan {
     pub policy_version: u64,
     pub retention: Retention,
     /// Committed checkpoints, newest first, each with the reasons to keep it.
     pub checkpoints: Vec<(Arc<Checkpoint>, Vec<Reason>)>,
-    /// Wall clock, and cluster time, from which it may come to something else by itself.
+    /// Wall clock, and cluster time, from which the result may change by itself.
     pub next_wall_ms: Option<u64>,
     pub next_clock_ms: Option<u64>,
     /// Checkpoints that a confirmation still covers.
     pub confirmed: u64,
 }
 
-/// One round's share of a run.
+/// The part of a run that one round does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetentionRun {
     pub policy_version: u64,
@@ -76,7 +76,7 @@ impl RetentionPlan {
         let_go.map(|(record, _)| record)
     }
 
-    /// Whether so much would be let go that somebody must agree.
+    /// Whether the run would delete so much that it needs a confirmation.
     pub fn is_large(&self) -> bool {
         let (all, let_go) = (self.checkpoints.len(), self.let_go().count());
         all > FEW_CHECKPOINTS && let_go * 100 > all * UNCONFIRMED_PERCENT_MAX
@@ -87,7 +87,7 @@ impl RetentionPlan {
         self.is_large() && self.confirmed == 0 && !canary!("confirmation_ignored")
     }
 
-    /// What to delete at once, `most` at most.
+    /// The deletions for now, at most `most`.
     pub fn run(&self, most: usize) -> RetentionRun {
         let policy_version = self.policy_version;
         let let_go = self.let_go().count() as u64;
@@ -104,7 +104,7 @@ impl RetentionPlan {
 }
 
 impl Catalogue {
-    /// What the rules of a namespace come to at a wall clock; `what_if` are other rules than its own.
+    /// The result of a namespace's rules at a wall clock. `what_if` gives other rules than its own.
     pub fn retention_plan(
         &self,
         namespace: &Namespace,
@@ -157,8 +157,8 @@ impl Catalogue {
         }
     }
 
-    /// Bytes of segments that nothing refers to any more once these checkpoints are gone: for each,
-    /// what goes with it where those before it are gone.
+    /// Bytes of segments that lose their last reference when these checkpoints are deleted. Each
+    /// value counts the segments freed by that checkpoint once those before it are deleted.
     pub fn freed_by<'a>(&self, gone: impl Iterator<Item = &'a Arc<Checkpoint>>) -> Vec<u64> {
         let mut left = BTreeMap::<SegmentId, u32>::new();
         let freed = gone.map(|record| {
@@ -176,19 +176,20 @@ impl Catalogue {
         freed.collect()
     }
 
-    /// Rises whenever retention of the namespace could come to something else, but for time.
+    /// Rises whenever the result of the namespace's retention could change, except by time.
     pub fn retention_inputs(&self, namespace: &Namespace) -> u64 {
         self.retention_inputs.get(namespace).copied().unwrap_or(0)
     }
 
-    /// The version of everything that a deletion by retention goes by: the policy, and what people and
-    /// jobs said of checkpoints. It never falls, and a deletion that was evaluated before is refused.
+    /// The version of all inputs to a deletion by retention: the policy, and the marks that people
+    /// and jobs set on checkpoints. It never falls. A deletion that was evaluated at an earlier
+    /// version is refused.
     pub fn retention_version(&self, namespace: &Namespace) -> u64 {
         let record = self.namespaces.get(namespace);
         record.map_or(0, |it| it.policy_version.saturating_add(it.changes))
     }
 
-    /// Something was said of a checkpoint that may be a reason to keep it or another one.
+    /// A mark on a checkpoint changed, which may be a reason to keep this or another checkpoint.
     pub(super) fn note_change(&mut self, id: CheckpointId) {
         let namespace = self.checkpoints.get(&id).map(|record| record.namespace.clone());
         if let Some(record) = namespace.and_then(|name| self.namespaces.get_mut(&name)) {
@@ -203,7 +204,7 @@ impl Catalogue {
         }
     }
 
-    /// Refuses a deletion by retention that apply can tell is wrong, without a calendar.
+    /// Refuses a deletion by retention that apply can recognise as wrong without a calendar.
     pub(super) fn check_retention(
         &self,
         record: &Checkpoint,
@@ -214,7 +215,7 @@ impl Catalogue {
         match policy_version {
             Some(got) if got != current => return Err(Refusal::PolicyChanged { got, current }),
             Some(_) => {}
-            // A leader of an older build evaluated `keep_last` and nothing else.
+            // A leader of an older build evaluated only `keep_last`.
             None => {
                 let mut others = rules.clone();
                 others.last = None;
@@ -224,7 +225,7 @@ impl Catalogue {
             }
         }
         if rules.is_empty() {
-            // Without a rule, all are among the newest.
+            // Without a rule, all checkpoints count as the newest.
             return Err(Refusal::KeptByPolicy { keep_last: u32::MAX });
         }
         let counts = record.quarantine.is_none() || policy_version.is_none();
@@ -240,7 +241,7 @@ impl Catalogue {
         }
     }
 
-    /// A deletion by retention uses up one of those that were confirmed.
+    /// A deletion by retention uses up one confirmed deletion.
     pub(super) fn use_confirmation(&mut self, namespace: &Namespace) {
         let Some(record) = self.namespaces.get_mut(namespace) else { return };
         let is_current = |it: &Confirmed| it.policy_version == record.policy_version && it.left > 1;

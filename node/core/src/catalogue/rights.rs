@@ -1,15 +1,16 @@
-//! Whether a command may take effect on its subject's behalf (T1): asked at the door, so that no entry
-//! is written for nothing, and by apply, so that no door has to be believed.
+//! Whether a command may take effect on its subject's behalf (T1). The receiving node checks this,
+//! so that refused commands are not written to the log. Apply checks it again, so that no receiving
+//! node has to be trusted.
 //!
 //! ```text
 //!   subject by token? --no--> may: a holder of the key, or a process of this machine
 //!        | yes
-//!   issuer still there, token not revoked --> namespace of what is touched --> Grant::allows
-//!        --> whose upload, whose ref, what the attempt fences
+//!   issuer still there, token not revoked --> namespace of the object --> Grant::allows
+//!        --> owner of the upload, owner of the ref, bound of the attempt
 //! ```
 //!
-//! What a subject may not know of at all is unknown to it: a checkpoint in a namespace where it has no
-//! right is refused like one that is not there.
+//! An object that a subject has no right to see is unknown to it. A checkpoint in a namespace
+//! without a right is refused like one that does not exist.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,8 @@ use cairn_types::rights::{Need, Right, Subject, TokenSubject};
 use super::{Catalogue, Checkpoint};
 
 impl Catalogue {
-    /// Refuses what the subject may not do. `wall_ms`: the leader's wall clock, which bounds attempts.
+    /// Refuses a command that the subject has no right to. `wall_ms` is the leader's wall clock,
+    /// which bounds attempts.
     pub fn authorize(&self, subject: &Subject, body: &Body, wall_ms: u64) -> Result<(), Refusal> {
         let Some(token) = subject.token() else { return Ok(()) };
         self.access.check(token)?;
@@ -70,7 +72,7 @@ impl Catalogue {
         }
     }
 
-    /// The checkpoint, if the subject may know that there is one.
+    /// The checkpoint, if the subject may know that it exists.
     pub fn known_to(&self, token: &TokenSubject, id: CheckpointId) -> Result<&Checkpoint, Refusal> {
         let record = self.checkpoint(id).filter(|record| token.grant.knows(&record.namespace));
         record.map(|record| &**record).ok_or(Refusal::UnknownCheckpoint(id))
@@ -107,8 +109,8 @@ impl Catalogue {
         may_in(token, need, &self.known_to(token, id)?.namespace)
     }
 
-    /// Stage, SealPart and Renew: of one's own upload. What was committed meanwhile is answered as to
-    /// anyone who may write there.
+    /// Stage, SealPart and Renew need one's own upload. An upload that has committed meanwhile is
+    /// answered as for any subject that may write there.
     fn may_upload(&self, token: &TokenSubject, id: CheckpointId) -> Result<(), Refusal> {
         let record = self.known_to(token, id)?;
         may_in(token, Need::Write, &record.namespace)?;
@@ -129,7 +131,7 @@ impl Catalogue {
             return Err(not_allowed(token, &what, namespace.as_str()));
         }
         for record in self.checkpoints_at(namespace, begin.step) {
-            // One in quarantine is replaced without being asked.
+            // A checkpoint in quarantine is replaced even without a request to replace it.
             if record.is_committed() && record.quarantine.is_some() && !is_own(token, record) {
                 may_in(token, Need::Delete, namespace)?;
             }
@@ -146,7 +148,7 @@ impl Catalogue {
     fn may_delete(&self, token: &TokenSubject, delete: &Delete) -> Result<(), Refusal> {
         let record = self.known_to(token, delete.checkpoint)?;
         match record.open {
-            // Giving up one's own upload destroys nothing that was promised.
+            // Abandoning one's own upload destroys no promised data.
             Some(_) if is_own(token, record) => may_in(token, Need::Write, &record.namespace),
             Some(_) => {
                 may_in(token, Need::Delete, &record.namespace)?;
@@ -157,7 +159,8 @@ impl Catalogue {
         }
     }
 
-    /// A ref keeps its checkpoint from retention: who may not delete moves only what it set itself.
+    /// A ref keeps its checkpoint from retention. So a subject without the right to delete moves
+    /// only refs that it set itself.
     fn may_set_ref(&self, token: &TokenSubject, set: &SetRef) -> Result<(), Refusal> {
         may_in(token, Need::Write, &set.namespace)?;
         if let Some(id) = set.checkpoint {
@@ -180,7 +183,8 @@ impl Catalogue {
         }
     }
 
-    /// Labels decide what retention keeps: who may not delete adds to another's, and changes none.
+    /// Labels decide which checkpoints retention keeps. So a subject without the right to delete
+    /// may add labels to another's checkpoint, and may change none.
     fn may_annotate(&self, token: &TokenSubject, annotate: &Annotate) -> Result<(), Refusal> {
         let record = self.known_to(token, annotate.checkpoint)?;
         may_in(token, Need::Write, &record.namespace)?;
@@ -199,7 +203,7 @@ impl Catalogue {
     }
 }
 
-/// Whether the subject's token began the upload, or one of the same name.
+/// Whether the subject's token began the upload, or a token of the same name did.
 fn is_own(token: &TokenSubject, record: &Checkpoint) -> bool {
     record.began.subject == token.name || canary!("uploads_are_anyones")
 }

@@ -1,4 +1,4 @@
-//! SealPart, and the commit that the last one makes.
+//! SealPart, and the commit that follows the last one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -73,12 +73,12 @@ impl Catalogue {
         }
     }
 
-    /// Parts of an open upload that are sealed: what a leader compares the next one with.
+    /// The number of sealed parts of an open upload. A leader compares the next part with it.
     pub fn parts_sealed(&self, checkpoint: CheckpointId) -> u32 {
         self.checkpoint(checkpoint).map_or(0, |record| record.sealed_count())
     }
 
-    /// The answer to a part that is sealed already: the same content is a retry.
+    /// The answer for a part that is sealed already. The same content counts as a retry.
     fn sealed_before(
         &mut self,
         id: CheckpointId,
@@ -107,7 +107,7 @@ impl Catalogue {
         Some(Ok(reply))
     }
 
-    /// Whether the part's manifest and set are those that were staged.
+    /// Whether the part's manifest and set match the staged ones.
     fn check_content(
         &self,
         part: u32,
@@ -160,8 +160,8 @@ impl Catalogue {
         (total > 0).then_some(Reply::Lacking { segments, total })
     }
 
-    /// What would keep `checkpoint` from committing if `part` were sealed now; empty also where
-    /// other parts are still to come.
+    /// The segments that would keep `checkpoint` from committing if `part` were sealed now. Empty
+    /// also if other parts are still missing.
     pub fn lacking_if_sealed(&self, checkpoint: CheckpointId, part: u32) -> Vec<SegmentId> {
         let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
         let Some(upload) = &record.open else { return Vec::new() };
@@ -172,8 +172,8 @@ impl Catalogue {
         self.below_quorum(record, union(upload).iter()).collect()
     }
 
-    /// Of the sealed parts of an open upload, segments that lack what its commit asks for: `most`
-    /// of them, each once.
+    /// From the sealed parts of an open upload: at most `most` segments below the commit's quorum,
+    /// each once.
     pub(crate) fn lacking_in(&self, record: &Checkpoint, most: usize) -> BTreeSet<SegmentId> {
         let parts = record.open.iter().flat_map(|upload| upload.parts.values());
         let sealed = parts.filter(|part| part.part.sealed.is_some());
@@ -187,14 +187,14 @@ impl Catalogue {
         lacking
     }
 
-    /// Which of `lacking` still lack what `checkpoint`'s policy asks for.
+    /// Those of `lacking` that are still below the quorum of `checkpoint`'s policy.
     pub fn still_lacking(&self, checkpoint: CheckpointId, lacking: &[SegmentId]) -> Vec<SegmentId> {
         let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
         self.below_quorum(record, lacking.iter().copied()).collect()
     }
 
-    /// Of `segments`, those without the replicas that count and the racks that the checkpoint's
-    /// policy asks for: the one place where a commit's quorum is decided.
+    /// Those of `segments` that do not have the counting replicas and racks that the checkpoint's
+    /// policy requires. Only this function decides a commit's quorum.
     fn below_quorum(
         &self,
         record: &Checkpoint,
@@ -209,8 +209,8 @@ impl Catalogue {
         })
     }
 
-    /// Refuses to replace a checkpoint that was not to be replaced: one that came out of quarantine
-    /// after the upload began, or that a ref or a hold keeps.
+    /// Refuses to replace a protected checkpoint: one that left quarantine after the upload began,
+    /// or that a ref or a hold protects.
     fn check_replaceable(&self, replaced: &Checkpoint, upload: &Upload) -> Result<(), Refusal> {
         if !upload.replace && replaced.quarantine.is_none() {
             return Err(Refusal::StepExists {
@@ -222,13 +222,13 @@ impl Catalogue {
         self.check_unprotected(replaced)
     }
 
-    /// What the commit of an upload takes the place of.
+    /// The checkpoint that the commit of an upload replaces.
     fn replaced_by(&self, record: &Checkpoint) -> Option<&Arc<Checkpoint>> {
         self.checkpoints_at(&record.namespace, record.step).find(|other| other.is_committed())
     }
 
-    /// Makes an upload whose parts are all sealed visible, in place of what it replaces; `all` is
-    /// what its parts name together.
+    /// Makes an upload with all parts sealed visible, and replaces the previous checkpoint. `all`
+    /// is the union of its parts' segments.
     fn commit(
         &mut self,
         entry: Entry,
@@ -248,7 +248,7 @@ impl Catalogue {
         if let Some(replaced) = replaced {
             self.mark_deleted(entry, replaced, DeletedFor::Replaced, &by);
         }
-        // What the upload asked for beside its data takes effect now and not before.
+        // The upload's changes to the policy take effect now and not earlier.
         self.say_keep_last(entry, &namespace, keep_last);
         let keep_last = self.policy(&namespace).keep_last;
         let names = self.namespaces.or_default(namespace);
@@ -264,7 +264,7 @@ impl Catalogue {
             (record.segment_bytes, record.new_bytes) = (segment_bytes, new_bytes);
             record.segments = all.to_id_set();
             record.loose.subtract(all);
-            // For a retry of this put to be compared with.
+            // Stored so that a retry of this put can be compared with it.
             record.policy.keep_last = keep_last;
             record.commit = Some(commit);
             record.state = CheckpointState::Committed;

@@ -1,7 +1,6 @@
-//! Repair and rebalance: slots beside those a segment has, and excess ones given up.
-//!
+//! Repair and rebalance: new slots for a segment, and release of excess ones.
 //! Copy first, then release: a replica is given up only when R others count. The leader's steward
-//! asks the same questions before it proposes, through the same functions.
+//! uses the same functions for these checks before it proposes.
 
 use super::policy::spread;
 use super::stage::LIVE_SLOTS_MAX;
@@ -67,7 +66,7 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// Whether a replica on this node is worth waiting for: it is in service, and up or not down
+    /// Whether to wait for a replica on this node: the node is in service, and is up or not down
     /// for long.
     pub(crate) fn is_trusted(&self, node: &Node) -> bool {
         let down_ms = self.cluster.clock_ms.saturating_sub(node.liveness_since_ms);
@@ -78,8 +77,8 @@ impl Catalogue {
                 || canary!("wait_for_the_dead"))
     }
 
-    /// Whether the replica of a slot is worth waiting for: its node is, and has not declined it,
-    /// nor had it assigned for longer than it should take.
+    /// Whether to wait for the replica of a slot: its node is worth waiting for, has not declined
+    /// it, and has not had it assigned for too long.
     pub(crate) fn trusts(&self, slot: &Slot) -> bool {
         let node = self.nodes.get(&slot.node);
         node.is_some_and(|node| self.is_trusted(node)) && slot.is_awaited(self.cluster.clock_ms)
@@ -91,21 +90,23 @@ impl Catalogue {
         slots.filter_map(|slot| self.nodes.get(&slot.node))
     }
 
-    /// How many live slots are worth waiting for, and in how many racks.
+    /// The number of live slots that are worth waiting for, and of their racks.
     pub(crate) fn trusted_spread(&self, segment: &Segment) -> Quorum {
         spread(self.trusted_holders(segment).map(|node| node.rack.as_str()))
     }
 
-    /// As [`Catalogue::trusted_spread`], without the slot on `node`.
+    /// Like [`Catalogue::trusted_spread`], without the slot on `node`.
     pub(crate) fn trusted_spread_without(&self, segment: &Segment, node: NodeId) -> Quorum {
         let others = self.trusted_holders(segment).filter(|holder| holder.id != node);
         spread(others.map(|holder| holder.rack.as_str()))
     }
 
-    /// Whether a referenced segment may get a slot on this node: it has fewer than R that are
-    /// worth waiting for, or fewer than R that can receive bytes now (for whom that is worth a
-    /// copy, the steward decides), or none of them counts (then no wait may ever end, and a node
-    /// may have a copy in quarantine), or all of them leave a rack empty that this one would fill.
+    /// Whether a referenced segment may get a slot on this node. One of these must be true:
+    /// - Fewer than R of its slots are worth waiting for.
+    /// - Fewer than R can receive bytes now. The steward decides for which segments that is worth a
+    ///   copy.
+    /// - None of them counts. Then waiting may never end, and a node may have a copy in quarantine.
+    /// - All of them leave a rack empty that this node would fill.
     pub(crate) fn may_assign(&self, segment: &Segment, node: NodeId) -> bool {
         let live: Vec<NodeId> = segment.live_slots().map(|slot| slot.node).collect();
         let wanted = segment.replicas_wanted();
@@ -127,8 +128,8 @@ impl Catalogue {
             || (have.replicas == wanted && fills_rack)
     }
 
-    /// Whether the live slot on this node may go (D3): R others count, on as many racks as
-    /// before, or on R of them.
+    /// Whether the live slot on this node may be released (D3): R others count, on as many racks as
+    /// before or on R racks.
     pub(crate) fn may_release(&self, segment: &Segment, node: NodeId) -> bool {
         let wanted = segment.replicas_wanted();
         if wanted == 0 || segment.live_slot_on(node).is_none() {

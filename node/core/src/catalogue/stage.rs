@@ -1,10 +1,10 @@
 //! Stage: an upload registers segments, and gets slots for those that lack replicas.
 //!
-//! The whole batch is judged before anything changes, so a refusal has no effect. A committed
-//! checkpoint may be staged again: that gives slots to what has lost its replicas.
+//! The whole batch is checked before anything changes, so a refusal has no effect. A committed
+//! checkpoint may be staged again. Then segments that lost replicas get slots.
 //!
-//! The first Stage of a segment fixes the form of its record. A later one with another form is
-//! answered with the record's; only another length is refused.
+//! The first Stage of a segment fixes the form of its record. A later one with another form gets
+//! the record's form in the answer. Only another length is refused.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,11 @@ use cairn_types::limits::{
 use cairn_types::model::{CheckpointState, OpenPart, Segment, Slot, SlotState};
 use cairn_types::slots::{References, Slots};
 
-/// Live slots a segment may have at most: one set of replicas all on nodes that are down, and one
-/// that takes its place.
+/// Most live slots of a segment: one set of replicas on nodes that are all down, and one set that
+/// replaces it.
 pub const LIVE_SLOTS_MAX: usize = 2 * REPLICAS_MAX as usize;
 
-/// What one segment of the batch will get.
+/// The planned result for one segment of the batch.
 struct Planned<'a> {
     form: Form,
     existing: Option<SegmentId>,
@@ -107,7 +107,7 @@ impl Catalogue {
         }
         let first_new = SegmentId(self.cluster.lineage.mint(first_new));
         for id in self.note_staged(checkpoint, part, run, &ids) {
-            // A new one was minted with its reference.
+            // A new segment was minted with its reference.
             if id < first_new {
                 self.change_segment(id, |segment| {
                     if !(canary!("uncounted_reference") && segment.is_referenced()) {
@@ -121,8 +121,8 @@ impl Catalogue {
         Ok(Reply::Staged { segments: kept.iter().map(staged).collect() })
     }
 
-    /// A committed checkpoint is put once more: what lost its replicas gets slots to be sent to.
-    /// Its references stand, so none is taken; nothing that is not committed is taken in.
+    /// A committed checkpoint is put once more. Segments that lost replicas get slots for them. Its
+    /// references exist already, so none is taken. A segment that it does not name is not accepted.
     fn stage_again(
         &mut self,
         entry: Entry,
@@ -169,14 +169,14 @@ impl Catalogue {
             return Err(two_lengths(item));
         }
         let kept = existing.is_some_and(|segment| self.meets(segment, quorum));
-        // A leader that plans on an older view may send targets for what is kept by now.
+        // A leader that plans on an older view may send targets for a kept segment.
         let targets = if kept { &[][..] } else { &item.targets };
         if !kept {
             let live: Vec<Slot> =
                 existing.map_or(Vec::new(), |segment| segment.live_slots().collect());
             self.check_targets(&live, targets)?;
-            // Its plan had enough, so the leader's view was older: of replicas that have been
-            // reaped since, say. Whether there is too little now, the next plan says.
+            // The leader's plan had enough replicas, so its view was older, for example before
+            // replicas were reaped. The next plan shows whether there are too few now.
             if !self.reaches(&live, targets, quorum) {
                 return Err(Refusal::BadTargets);
             }
@@ -199,9 +199,9 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Whether the node can take a slot beside live ones on `others`: it takes slots at all, and
-    /// none of them is on its host, but for one that stays down: another one has its host now, or
-    /// it has been taken to another.
+    /// Whether the node can take a slot in addition to live ones on `others`. It must take slots at
+    /// all, and none of the others may be on its host. A node that stays down is ignored, because
+    /// its host or its machine may now be in use by another node.
     pub(crate) fn may_take_slot(&self, target: NodeId, others: &[NodeId]) -> bool {
         let Some(node) = self.nodes.get(&target) else { return false };
         let on_host = |other: &NodeId| {
@@ -249,7 +249,7 @@ impl Catalogue {
         }
     }
 
-    /// Up to when a slot that is assigned now is worth waiting for.
+    /// The time until which a slot assigned now is waited for.
     pub(super) fn assigned_until_ms(&self) -> u64 {
         self.cluster.clock_ms.saturating_add(self.cluster.settings.assigned_for_ms())
     }
@@ -268,7 +268,7 @@ impl Catalogue {
         });
     }
 
-    /// Slots of this entry on checked nodes, in the order of a record.
+    /// The slots of this entry on checked nodes, in the order of a record.
     fn assigned_slots(&self, targets: &[NodeId], entry: Entry) -> Slots {
         let (epoch, until_ms) = (entry.epoch, self.assigned_until_ms());
         let slot =
@@ -278,10 +278,10 @@ impl Catalogue {
         slots.into_iter().collect()
     }
 
-    /// Adds segments to the part of the run, and returns those the checkpoint did not hold yet.
+    /// Adds segments to the run's part. Returns those that the checkpoint did not hold yet.
     ///
-    /// Another run starts an unsealed part afresh. A sealed part is fixed: a run that stages it
-    /// again only takes references, and may then seal the same content.
+    /// Another run starts an unsealed part again from empty. A sealed part is fixed: a run that
+    /// stages it again only takes references, and may then seal the same content.
     fn note_staged(
         &mut self,
         checkpoint: CheckpointId,

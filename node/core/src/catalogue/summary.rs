@@ -1,4 +1,4 @@
-//! The catalogue at a glance: what `status` and the metrics show.
+//! A summary of the catalogue for `status` and the metrics.
 
 use super::kinds::Use;
 use super::{Catalogue, policy};
@@ -7,7 +7,7 @@ use cairn_types::ids::NodeId;
 use cairn_types::model::{Admin, Liveness, Segment, Slot, SlotState};
 
 /// Totals over the whole catalogue. Costs a walk over the namespaces and over the kinds of
-/// segments, however many segments there are.
+/// segments, independent of the number of segments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub checkpoints_committed: u64,
@@ -15,20 +15,21 @@ pub struct Summary {
     /// Referenced segments and their raw bytes.
     pub segments: u64,
     pub segment_bytes: u64,
-    /// Of committed checkpoints: with fewer than R replicas that count.
+    /// Segments of committed checkpoints with fewer than R replicas that count.
     pub segments_below: u64,
     pub bytes_below: u64,
-    /// Of committed checkpoints: without any replica that counts.
+    /// Segments of committed checkpoints without any replica that counts.
     pub segments_unavailable: u64,
-    /// Of these: no node at all has a Durable replica, up or down. They are rotten or lost, unless
-    /// good blocks of them are left in quarantine.
+    /// Those of them without a Durable replica on any node, up or down. They are damaged or lost,
+    /// unless good blocks of them are left in quarantine.
     pub segments_lost: u64,
-    /// Of committed checkpoints: in fewer racks than their R replicas could and should stand in.
+    /// Segments of committed checkpoints in fewer racks than their R replicas could and should
+    /// cover.
     pub segments_short_of_racks: u64,
     pub segments_unreferenced: u64,
     pub bytes_unreferenced: u64,
-    /// Nodes, and racks, whose loss every committed segment survives; what an empty catalogue
-    /// would survive is no loss at all.
+    /// The numbers of nodes and of racks whose loss every committed segment survives. Zero for an
+    /// empty catalogue.
     pub nodes_can_be_lost: u32,
     pub racks_can_be_lost: u32,
     /// The newest wall-clock label of any commit.
@@ -36,7 +37,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether all is well, and not how much there is: for those who may not know what others store.
+    /// The summary without amounts, for a subject that must not learn how much others store.
     pub fn without_totals(&self) -> Self {
         Self {
             nodes_can_be_lost: self.nodes_can_be_lost,
@@ -46,7 +47,7 @@ impl Summary {
     }
 }
 
-/// Replicas of one node.
+/// The number of replicas on one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NodeTally {
     pub assigned: u64,
@@ -66,8 +67,8 @@ impl Catalogue {
         let labels = self.namespaces().map(|(_, record)| record.last_wall_ms);
         sum.label_newest_ms = labels.max().unwrap_or(0);
         let (mut replicas_min, mut racks_min) = (u32::MAX, u32::MAX);
-        // What the default policy asks for stands in for policies that differ between the
-        // checkpoints of one segment: racks are required as far as the cluster has them.
+        // The default policy is used, because the checkpoints of one segment may have different
+        // policies. Racks are required as far as the cluster has them.
         let racks_wanted = cairn_types::model::Policy::default().min_racks.min(self.racks()).max(1);
         for (kind, totals) in self.index.kinds.iter() {
             if kind.used == Use::Unreferenced {
@@ -89,7 +90,7 @@ impl Catalogue {
             }
             if have.replicas == 0 {
                 sum.segments_unavailable += totals.segments;
-                // What a removed node has left is not voided yet, but gone.
+                // A removed node's remaining slots are not voided yet, but do not count.
                 let is_there = |node: &NodeId| {
                     self.nodes.get(node).is_some_and(|node| node.admin == Admin::InService)
                 };
@@ -115,7 +116,7 @@ impl Catalogue {
         })
     }
 
-    /// The slots in `state` on `node`, with their segments, by segment id.
+    /// The slots in `state` on `node`, with their segments, ordered by segment id.
     pub fn slots_on(
         &self,
         node: NodeId,

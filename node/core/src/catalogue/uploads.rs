@@ -1,4 +1,4 @@
-//! Uploads: how they open, are joined, fenced, kept alive and given up.
+//! Uploads: opening, joining, fencing, renewal and expiry.
 //!
 //! ```text
 //!               Begin                  last SealPart
@@ -51,8 +51,9 @@ impl Apply for ExpireUploads {
 }
 
 impl Catalogue {
-    /// Whether an upload is none too many where `most` may be open at once. Asked before it is proposed, so that the bound may
-    /// change between builds: no node depends on it when it applies the command.
+    /// Whether one more upload may begin if at most `most` may be open at once. Checked before the
+    /// upload is proposed, so that the limit may differ between builds: apply does not depend on
+    /// it.
     pub fn has_room_for(&self, begin: &Begin, most: usize) -> bool {
         let (open, committed) = self.at_step(&begin.namespace, begin.step);
         let is_known =
@@ -68,7 +69,7 @@ impl Catalogue {
         let (open, committed) = self.at_step(&begin.namespace, begin.step);
         if let Some(committed) = committed {
             if committed.attempt == attempt && is_of_job(begin, &committed.began) {
-                // The same attempt would be taken for a retry of what must not be used.
+                // The same attempt would count as a retry of a checkpoint that must not be used.
                 check_usable(committed)?;
                 let parts = committed.parts_wanted;
                 check_part_count(begin.parts, parts)?;
@@ -114,8 +115,8 @@ impl Catalogue {
             .ok_or(Refusal::UnknownCheckpoint(id))
     }
 
-    /// One above all that the step has seen, so that an upload takes over from one that died, no
-    /// matter whose clock is ahead.
+    /// One above all attempts of the step, so that an upload takes over from a dead one independent
+    /// of clocks.
     fn next_attempt(&self, begin: &Begin) -> Attempt {
         let seen = self.checkpoints_at(&begin.namespace, begin.step).map(|record| record.attempt.0);
         Attempt(seen.max().unwrap_or(0).saturating_add(1))
@@ -177,7 +178,7 @@ impl Catalogue {
         id
     }
 
-    /// Another part begins: what it says beside the others is added to what they said.
+    /// Another part begins. Its labels and terms are added to those of the other parts.
     fn join(&mut self, id: CheckpointId, begin: &Begin) {
         self.change_checkpoint(id, |checkpoint| {
             let labels = begin.labels.iter().map(|(key, value)| (key.clone(), value.clone()));
@@ -191,8 +192,8 @@ impl Catalogue {
         });
     }
 
-    /// A higher attempt takes the upload over: it starts from nothing, but what the lower one
-    /// staged stays referenced, so that the new one finds it durable.
+    /// A higher attempt takes the upload over. It starts empty, but the segments staged by the
+    /// lower attempt stay referenced, so that the new one finds them durable.
     fn fence(
         &mut self,
         entry: Entry,
@@ -212,7 +213,8 @@ impl Catalogue {
             checkpoint.open = Some(upload(begin));
             (before, checkpoint.loose.clone())
         });
-        // References are counted by wanted replicas: count them under the new number.
+        // References are counted by wanted replicas, so they are counted again under the new
+        // number.
         if let Some((before, loose)) = before
             && before != wanted
             && !canary!("taken_over_as_counted")
@@ -226,7 +228,7 @@ impl Catalogue {
         }
     }
 
-    /// The open upload this command speaks of, if it may still speak of it.
+    /// The open upload that this command names, if the command may still change it.
     pub(super) fn open_upload(
         &self,
         id: CheckpointId,
@@ -247,7 +249,7 @@ impl Catalogue {
         }
     }
 
-    /// The upload to be changed, with its lease renewed. No index depends on what it holds.
+    /// The upload to be changed, with its lease renewed. No index depends on its content.
     pub(super) fn renew_lease(&mut self, id: CheckpointId) -> Option<&mut Checkpoint> {
         let lease_until_ms = self.cluster.clock_ms.saturating_add(self.cluster.settings.lease_ms);
         let checkpoint = Arc::make_mut(self.checkpoints.get_mut(&id)?);
@@ -317,7 +319,7 @@ fn began(begin: &Begin, entry: Entry) -> Began {
     Began { index: entry.index, wall_ms: entry.wall_ms, client, job, subject }
 }
 
-/// Whether this may be the job that began an attempt: one that is not named may be any.
+/// Whether this may be the job that began an attempt. An unnamed job may be any job.
 fn is_of_job(begin: &Begin, began: &Began) -> bool {
     begin.job.is_empty() || began.job.is_empty() || begin.job == began.job
 }
@@ -367,8 +369,8 @@ fn check_fence(got: Attempt, record: &Checkpoint) -> Result<(), Refusal> {
     })
 }
 
-/// Whether this is the job that began the attempt. Neither of two jobs with equal attempts is the
-/// later one: joined, their parts would be mixed in one checkpoint.
+/// Whether this is the job that began the attempt. Two jobs with equal attempts have no order. If
+/// they joined, their parts would be mixed in one checkpoint.
 fn check_job(begin: &Begin, open: &Checkpoint) -> Result<(), Refusal> {
     if is_of_job(begin, &open.began) {
         return Ok(());
@@ -382,8 +384,8 @@ fn check_job(begin: &Begin, open: &Checkpoint) -> Result<(), Refusal> {
     })
 }
 
-/// Whether what this part asks for is what the parts before it asked for. What it does not name
-/// is theirs.
+/// Whether the terms of this part equal those of the parts before it. Terms that it does not name
+/// are taken from them.
 fn check_terms(begin: &Begin, open: &Checkpoint) -> Result<(), Refusal> {
     let other = |what: &str, got: &dyn std::fmt::Display, current: &dyn std::fmt::Display| {
         let (got, current) = (got.to_string(), current.to_string());
@@ -426,13 +428,13 @@ fn check_part_count(got: u32, current: u32) -> Result<(), Refusal> {
     if got == current { Ok(()) } else { Err(Refusal::PartCount { got, current }) }
 }
 
-/// Counts one reference less.
+/// Removes one reference from the count.
 pub(super) fn subtract_reference(segment: &mut Segment, replicas: u32) {
     let was_there = segment.references.subtract(replicas);
     debug_assert!(was_there, "segment {} has no such reference", segment.id);
 }
 
-/// The segments an upload's sealed parts name together.
+/// The union of the segments of an upload's sealed parts.
 pub(super) fn union(upload: &Upload) -> SegmentSet {
     let mut all = SegmentSet::default();
     for part in upload.parts.values() {
@@ -441,7 +443,7 @@ pub(super) fn union(upload: &Upload) -> SegmentSet {
     all
 }
 
-/// Refuses a part number beyond the upload's.
+/// Refuses a part number that the upload does not have.
 pub(super) fn check_part(part: u32, parts: u32) -> Result<(), Refusal> {
     if part < parts { Ok(()) } else { Err(Refusal::PartOutOfRange { part, parts }) }
 }

@@ -205,7 +205,7 @@ fn set_to_wire(set: &IdSet) -> wire::IdSet {
     wire::IdSet { len: set.len(), deltas: set.encoded().clone() }
 }
 
-/// Copied, so that a set kept for long does not hold the whole record it came in.
+/// Copied, so that a long-lived set does not keep the whole received record in memory.
 fn set_from_wire(field: &'static str, set: Option<wire::IdSet>) -> Result<IdSet, ConvertError> {
     let set = required(field, set)?;
     Ok(IdSet::decode(Bytes::copy_from_slice(&set.deltas), set.len)?)

@@ -30,7 +30,7 @@ impl Stored for Holds {
 }
 
 impl Loader {
-    /// Behind the checkpoints.
+    /// Call it after the checkpoints are loaded.
     pub fn hold(&mut self, checkpoint: CheckpointId, hold: Hold) -> Result<(), LoadError> {
         let is_known = self.catalogue.checkpoints.contains_key(&checkpoint);
         let key = (checkpoint, hold.owner.clone());

@@ -1,7 +1,8 @@
-//! Makes a catalogue from its persistent records, one by one, and trusts none of them.
+//! Builds a catalogue from its persistent records, one by one, and checks all of them.
 //!
-//! A snapshot's reader hands over every record; `finish` counts what is derived and compares it
-//! with what the records claim. Bytes that passed a checksum can still have been written by a bug.
+//! The reader of a snapshot passes every record. `finish` computes the derived values and compares
+//! them with the records' values. Even bytes with a right checksum may come from a bug in the
+//! writer.
 
 use cairn_types::ids::{
     CheckpointId, LINEAGE_SHIFT, Namespace, NodeId, RefName, RequestId, SegmentDigest, SegmentId,
@@ -40,16 +41,16 @@ pub enum LoadError {
     Reply(RequestId),
 }
 
-/// Collects records in any order within each kind; nodes before segments.
+/// Collects records in any order within each kind. Nodes come before segments.
 #[derive(Debug)]
 pub struct Loader {
     pub(super) catalogue: Catalogue,
 }
 
 impl Loader {
-    /// Starts from the cluster record; [`Cluster::default`] is that of an empty catalogue.
+    /// Starts from the cluster record. [`Cluster::default`] is the record of an empty catalogue.
     pub fn new(cluster: Cluster) -> Result<Self, LoadError> {
-        // Half of the room below the lineage, so that minting at apply can never run over.
+        // Half of the id range below the lineage, so that minting at apply can never overflow.
         let max = 1 << (LINEAGE_SHIFT - 1);
         let counters = [
             cluster.next_node,
@@ -64,7 +65,7 @@ impl Loader {
         Ok(Self { catalogue: Catalogue { cluster, ..Catalogue::default() } })
     }
 
-    /// Checks that references fit together (D6) and makes the derived rest.
+    /// Checks that references are consistent (D6) and builds the derived data.
     pub fn finish(self) -> Result<Catalogue, LoadError> {
         let mut catalogue = self.catalogue;
         // By wanted replicas.
@@ -98,7 +99,8 @@ impl Loader {
     }
 }
 
-/// Whether an id could have been minted: of an older lineage, or below this lineage's counter.
+/// Whether an id could have been minted: it is of an older lineage, or below this lineage's
+/// counter.
 pub(super) fn is_minted(id: u64, cluster: &Cluster, next: fn(&Cluster) -> u64) -> bool {
     let (lineage, counter) = (id >> LINEAGE_SHIFT, id & ((1 << LINEAGE_SHIFT) - 1));
     let current = u64::from(cluster.lineage.0);

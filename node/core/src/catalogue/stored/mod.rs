@@ -1,14 +1,14 @@
-//! The stored form of a whole catalogue: what a node writes to `snapshots/` and sends to one that
-//! lags behind the log.
+//! The stored form of a whole catalogue. A node writes it to `snapshots/` and sends it to a node
+//! that lags behind the log.
 //!
 //! ```text
 //!   head  node*  namespace*  segment*  checkpoint*  ref*  hold*  issuer*  revoked*  reply*  tail
 //!   each: length as varint, SnapshotRecord          tail: record count, BLAKE3 of all before it
 //! ```
 //!
-//! Written and read as a stream, one record in memory at a time. Equal catalogues give equal
-//! bytes. [`read`] trusts nothing: kinds must come in order, values are checked as those from the
-//! network are, references are counted anew by the loader, and the checksum must fit.
+//! Written and read as a stream, one record in memory at a time. Equal catalogues give equal bytes.
+//! [`read`] checks everything: kinds must come in order, values are checked like those from the
+//! network, the loader counts references again, and the checksum must match.
 
 mod access;
 mod checkpoint;
@@ -35,13 +35,13 @@ use super::Catalogue;
 pub use loader::{LoadError, Loader};
 use loader::{is_minted, policy_is_sound};
 
-/// Raised when a reader of the version before would misread a snapshot.
+/// Raised when a reader of the previous version would misread a snapshot.
 pub const SNAPSHOT_VERSION: u32 = 2;
 
-/// Longest record, bytes: a checkpoint of 65,536 parts with inline manifests of 4 KiB and 4
-/// million segments has some 280 MiB.
+/// Longest record, bytes. A checkpoint of 65,536 parts with inline manifests of 4 KiB and 4 million
+/// segments has about 280 MiB.
 const RECORD_BYTES_MAX: u64 = 512 << 20;
-/// Bytes gathered before they are hashed and written, and read at once.
+/// Bytes collected before they are hashed and written, and bytes read at once.
 const GATHER_BYTES: usize = 64 << 10;
 
 /// Why bytes are not a catalogue.
@@ -67,7 +67,7 @@ pub enum SnapshotError {
     Checksum,
 }
 
-/// What takes the records of a kind, one after the other.
+/// Receives the records of a kind, one after the other.
 type Put<'a, M> = &'a mut dyn FnMut(M) -> io::Result<()>;
 
 /// A kind of record.
@@ -75,11 +75,11 @@ trait Stored {
     type Message;
     /// All records of this kind, always in the same order.
     fn each(catalogue: &Catalogue, put: Put<'_, Self::Message>) -> io::Result<()>;
-    /// Takes one back, checked for what can be told of it alone.
+    /// Loads one record, after the checks that need only this record.
     fn load(message: Self::Message, loader: &mut Loader) -> Result<(), StoredError>;
 }
 
-/// Why a record is not taken back.
+/// Why a record is rejected.
 enum StoredError {
     Value(ConvertError),
     Load(LoadError),
@@ -97,10 +97,11 @@ impl From<LoadError> for StoredError {
     }
 }
 
-/// A row for each kind, in the order of a snapshot, behind the head: its message, who stores it.
+/// One row for each kind, in the order of a snapshot, after the head: its message and the type that
+/// stores it.
 macro_rules! stored {
     ($($Kind:ident $Stored:path,)*) => {
-        /// Gives every record of the catalogue to `put`, but for head and tail.
+        /// Passes every record of the catalogue to `put`, except head and tail.
         fn each_record(catalogue: &Catalogue, put: Put<'_, Record>) -> io::Result<()> {
             $(<$Stored>::each(catalogue, &mut |message| put(Record::$Kind(message)))?;)*
             Ok(())
@@ -113,7 +114,7 @@ macro_rules! stored {
             }
         }
 
-        /// Place of a record's kind in the stream.
+        /// Position of a record's kind in the stream.
         fn kind(record: &Record) -> usize {
             let mut place = 1;
             $(
@@ -156,7 +157,7 @@ pub fn write(catalogue: &Catalogue, out: &mut dyn Write) -> io::Result<()> {
 }
 
 impl Catalogue {
-    /// BLAKE3 over all stored records (C3). What a snapshot keeps is in it, derived indexes are not.
+    /// BLAKE3 over all stored records (C3). Derived indexes are not included.
     pub fn digest(&self) -> [u8; 32] {
         let mut nowhere = io::sink();
         let mut writer = Writer::to(&mut nowhere);
@@ -169,8 +170,8 @@ impl Catalogue {
     }
 }
 
-/// Reads what [`write`] wrote, for a build that understands feature levels up to `level`; `input`
-/// ends where the snapshot does.
+/// Reads the output of [`write`], for a build that understands feature levels up to `level`.
+/// `input` ends where the snapshot does.
 pub fn read(input: &mut dyn Read, level: u32) -> Result<Catalogue, SnapshotError> {
     let input = BufReader::with_capacity(GATHER_BYTES, input);
     let mut reader = Reader { input, hasher: blake3::Hasher::new(), records: 0, kind: 0 };
@@ -241,7 +242,7 @@ impl<'a> Writer<'a> {
 
 struct Reader<'a> {
     input: BufReader<&'a mut dyn Read>,
-    /// Of all records so far.
+    /// The hash of all records so far.
     hasher: blake3::Hasher,
     records: u64,
     /// Kind of the last record.
@@ -249,7 +250,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next record; `None` after a tail that is right and the last.
+    /// The next record. `None` after a valid tail at the end.
     fn next(&mut self) -> Result<Option<Record>, SnapshotError> {
         let frame = self.frame()?;
         let record = wire::SnapshotRecord::decode_length_delimited(&frame[..])
@@ -278,7 +279,7 @@ impl Reader<'_> {
         Ok(Some(record))
     }
 
-    /// The next record's bytes with its length prefix. Takes memory only for bytes that are there.
+    /// The next record's bytes with its length prefix. Allocates memory only for bytes that exist.
     fn frame(&mut self) -> Result<Vec<u8>, SnapshotError> {
         let mut frame = Vec::new();
         let mut len = 0u64;

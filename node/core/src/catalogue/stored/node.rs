@@ -1,4 +1,4 @@
-//! A node's record, removed ones too.
+//! A node's record, also of a removed node.
 
 use std::io;
 use std::sync::Arc;

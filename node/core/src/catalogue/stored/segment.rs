@@ -92,7 +92,7 @@ fn slots_problem(segment: &Segment) -> Option<&'static str> {
     let slots: Vec<Slot> = segment.slots.iter().collect();
     let ascending =
         slots.windows(2).all(|pair| (pair[0].node, pair[0].epoch) < (pair[1].node, pair[1].epoch));
-    // Of the slots on one node only the last, the newest, may be live.
+    // Of the slots on one node only the last one, which is the newest, may be live.
     let newest_live = slots
         .windows(2)
         .all(|pair| pair[0].node != pair[1].node || pair[0].state == SlotState::Released);

@@ -1,4 +1,4 @@
-//! A catalogue with every kind of record survives; damaged bytes never do.
+//! A catalogue with every kind of record survives. Damaged bytes never do.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use cairn_types::set_digest;
 
 use super::*;
 
-/// Of the nodes' build.
+/// The level of the nodes' build.
 const LEVEL: u32 = FEATURE_LEVEL;
 
 struct World {
@@ -206,7 +206,7 @@ fn a_flipped_bit_is_refused() {
 
 #[test]
 fn damage_under_a_right_checksum_never_passes_for_the_same_catalogue() {
-    // What a bug at the writer would leave, rather than a disk.
+    // A defect that a bug in the writer would leave, not a disk.
     let catalogue = catalogue();
     let original = encode(&catalogue);
     let mut spelled = 0;
@@ -226,7 +226,7 @@ fn damage_under_a_right_checksum_never_passes_for_the_same_catalogue() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         bytes.extend(tail(reader.records, &bytes));
         if let Ok(back) = decode(&bytes, FEATURE_LEVEL) {
-            // Some flips change only the spelling of a value, such as a boolean written as 3.
+            // Some flips change only the encoding of a value, such as a boolean written as 3.
             let same = back.digest() == catalogue.digest();
             assert_eq!(same, encode(&back) == original, "bit {bit}");
             spelled += u32::from(same);
