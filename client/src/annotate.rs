@@ -10,17 +10,17 @@ use cairn_types::model::{CheckpointInfo, Metric};
 use crate::cluster::{Answer, Client};
 use crate::error::ClientError;
 
-/// What changes: first what is removed, then what is set.
+/// The change: first names are removed, then values are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Annotation {
     pub labels: BTreeMap<String, String>,
     pub metrics: BTreeMap<String, Metric>,
-    /// Labels and metrics of these names go.
+    /// Labels and metrics with these names are removed.
     pub remove: Vec<String>,
 }
 
 impl Client {
-    /// Annotates the committed checkpoint that `address` names now. Returns it as it is then.
+    /// Annotates the committed checkpoint that `address` names now. Returns its new state.
     pub fn annotate<'a>(
         &'a self,
         address: &'a Address,
@@ -36,7 +36,7 @@ impl Client {
             let now = self.resolve(&Address { namespace: info.namespace, selector }).await?;
             match now.id == command_id {
                 true => Ok(now),
-                // It was deleted, or replaced by another one, right after.
+                // It was deleted, or replaced by another one, just after that.
                 false => Err(ClientError::Refused(Refusal::UnknownCheckpoint(command_id))),
             }
         })

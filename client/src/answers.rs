@@ -1,5 +1,5 @@
-//! Whether an answer is to its question. A node that lies, or is not the one it is taken for, must
-//! not have a client restore, or delete, what nobody named.
+//! Checks that an answer matches its question. A node that lies, or is another node than expected,
+//! must not make a client restore or delete a checkpoint that was not requested.
 
 use cairn_proto::wire;
 use cairn_types::ids::{Address, Namespace, Selector};
@@ -11,10 +11,10 @@ use cairn_types::model::{CheckpointInfo, CheckpointState};
 use crate::listing::{ListOptions, ListPage};
 use crate::marks::ListedHold;
 
-/// What is wrong with an answer.
+/// The error describes the fault of an answer.
 type Checked = Result<(), String>;
 
-/// A resolved checkpoint: of the address, committed, and with all its parts.
+/// A resolved checkpoint must match the address, be committed, and have all its parts.
 pub(crate) fn resolved(asked: &Address, info: &CheckpointInfo) -> Checked {
     let got = format!("{}@{}", info.namespace, info.step);
     let is_asked = info.namespace == asked.namespace
@@ -39,8 +39,8 @@ pub(crate) fn resolved(asked: &Address, info: &CheckpointInfo) -> Checked {
     Ok(())
 }
 
-/// A page of a listing: below the prefix, in order, after the place, and as the filter asks. The next
-/// page is behind all of it.
+/// A page of a listing must be below the prefix, in order, after the previous place, and match the
+/// filter. The next page must begin after all of its entries.
 pub(crate) fn listed(
     ListOptions { prefix, filter }: &ListOptions,
     after: Option<&ListPlace>,
@@ -62,7 +62,7 @@ pub(crate) fn listed(
         }
         last = Some(place);
     }
-    // A page that does not go on would be asked for again and again.
+    // The client would request a page that makes no progress again and again.
     match &page.next {
         Some(next) if Some(next) == after || last.is_some_and(|last| *next < last) => {
             Err(format!("the next page begins behind {}@{} again", next.0, next.1))
@@ -76,7 +76,7 @@ fn is_below(prefix: &Namespace, namespace: &Namespace) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A hold of a listing: below the prefix, behind the one before.
+/// A hold of a listing must be below the prefix and after the previous one.
 pub(crate) fn held(
     prefix: Option<&Namespace>,
     last: Option<&ListedHold>,
@@ -90,7 +90,7 @@ pub(crate) fn held(
     }
 }
 
-/// The refs of one namespace: each name once, and no more than it may have.
+/// The refs of one namespace: each name once, and at most as many as allowed.
 pub(crate) fn named(refs: &[NamedRef]) -> Checked {
     let ascend = refs.is_sorted_by(|one, next| one.name < next.name);
     match ascend && refs.len() <= REFS_MAX {
@@ -107,7 +107,7 @@ pub(crate) fn nodes(nodes: &[wire::NodeInfo]) -> Checked {
     }
 }
 
-/// Where a segment is.
+/// The location of a segment.
 pub(crate) fn located(segment: &wire::Located) -> Checked {
     match (segment.len, segment.slots.len()) {
         (len, _) if u64::from(len) > SEGMENT_BYTES_MAX => {

@@ -1,9 +1,9 @@
-//! One question over its tries, each try over one node or two.
+//! One question with its attempts. Each attempt asks one node or two.
 //!
 //! ```text
 //!   first node ----answer---------------------------------------> done
-//!        | silent for the usual time
-//!        +--> second node, which forwards a command to the leader -> done
+//!   first node ----answer---------------------------------------> done
+//!        | no answer within the usual time
 //!   both failed: the next node, after a pause
 //! ```
 
@@ -21,35 +21,35 @@ use crate::cluster::{Aim, Client};
 use crate::error::ClientError;
 use crate::tries::{Next, Tries};
 
-/// A node through which a command reached a leader that could not be asked itself is used for so
-/// long before the leader is tried again.
+/// How long a node is used that forwarded a command to a leader this client could not reach. After
+/// that the leader is tried again.
 const VIA_KEPT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Ask {
     pub what: &'static str,
     pub aim: Aim,
-    /// The node may take this long beside the usual time.
+    /// The node may take this long in addition to the usual time.
     pub wait: Duration,
     pub deadline: Option<Duration>,
-    /// The leader works on it while it says that it is busy: such an answer renews the deadline,
-    /// until this long after the first try.
+    /// The leader answers "busy" while it works on the call. Such an answer renews the deadline,
+    /// until this long after the first attempt.
     pub busy_max: Duration,
 }
 
-/// One call as it is sent.
+/// One call in its sent form.
 pub(crate) struct Call {
     pub transport: Transport,
     pub identity: Identity,
     pub wait: Duration,
-    /// The caller gives up after this.
+    /// The caller stops waiting after this.
     pub patience: Duration,
-    /// A node that does not lead passes a command on.
+    /// A node that does not lead forwards a command.
     pub forward: bool,
 }
 
 type Sent<T> = BoxFuture<'static, Result<Response<T>, Status>>;
 
-/// How a try ended, and at which node.
+/// The result of an attempt, and its node.
 struct Outcome<T> {
     address: String,
     forward: bool,
@@ -73,7 +73,7 @@ impl Client {
         mut send: impl FnMut(Call) -> Sent<T> + Send,
     ) -> Result<T, ClientError> {
         let first = Instant::now();
-        // Since when the deadline counts.
+        // The time from which the deadline counts.
         let mut since = first;
         let (address, forward) = self.first_address(ask.aim)?;
         let mut tries = Tries::starting_at(address, self.options.retry);
@@ -110,7 +110,8 @@ impl Client {
         }
     }
 
-    /// Asks the node of this try; where it is silent for longer than usual, another one as well.
+    /// Asks this attempt's node. If it gives no answer within the usual time, asks another one as
+    /// well.
     async fn try_one_or_two<T: Send + 'static>(
         &self,
         ask: &Ask,
@@ -141,8 +142,8 @@ impl Client {
             },
             Either::Right((outcome, first)) => match outcome.is_final() {
                 true => {
-                    // Twice as long as usual, and another one was quicker.
-                    // A held call may wait by design.
+                    // It took twice the usual time, and another node was faster. A held call may
+                    // wait by design, so it does not count as a failure.
                     if ask.wait.is_zero() {
                         self.note_failure(&tries.address);
                     }
@@ -179,7 +180,8 @@ impl Client {
                     Err(error) => Err(Next::Stop(error)),
                 },
                 Ok(Err(status)) => {
-                    // A transport's own `Unavailable` is silence; a node's names its cluster.
+                    // A transport's own `Unavailable` counts as no answer. A node's answer names
+                    // its cluster.
                     let reason = Reason::of(&status).filter(|reason| *reason != Reason::Key);
                     answered = reason.is_some()
                         || Identity::read(status.metadata()).is_ok_and(|id| id.cluster.is_some());
@@ -194,13 +196,13 @@ impl Client {
         })
     }
 
-    /// Chooses where the next try goes and returns the pause before it.
+    /// Chooses the node of the next attempt and returns the pause before it.
     fn advance(&self, tries: &mut Tries, next: Next) -> Duration {
         if let Next::Redirect(leader) = &next
             && self.endpoints.lock().is_avoided(leader)
         {
-            // This client cannot reach the leader, or could not a moment ago: the node that names
-            // it may.
+            // This client cannot reach the leader, or could not a moment ago. The node that names
+            // the leader may be able to.
             let text = format!("{} names {leader} as leader, which does not answer", tries.address);
             tries.forward = true;
             return tries.advance(Next::Again(text), &self.addresses(), None);
@@ -212,7 +214,7 @@ impl Client {
         tries.advance(next, &addresses, elsewhere)
     }
 
-    /// What a failed try means.
+    /// The conclusion from a failed attempt.
     fn judge(&self, address: &str, status: &Status) -> Next {
         let text = match status.message() {
             named if named.starts_with(address) => named.to_owned(),
@@ -227,7 +229,7 @@ impl Client {
                 };
             }
             Some(Reason::OtherCluster) => {
-                // It says which one it is.
+                // The answer names the other cluster.
                 if let Err(error) = self.learn(address, status.metadata()) {
                     return Next::Stop(error);
                 }
@@ -243,7 +245,7 @@ impl Client {
                 });
             }
             Some(Reason::OtherLineage) => {
-                // The cluster was recovered since: learn the new lineage.
+                // The cluster was recovered since then: learn the new lineage.
                 self.known.lock().lineage = None;
                 return Next::Again(text);
             }
@@ -255,7 +257,8 @@ impl Client {
             }
             Some(Reason::Busy) => return Next::Busy(text),
             Some(Reason::NotYet) => return Next::Again(text),
-            // Nodes say this to nodes. A peer that says it to a client is not a member of the cluster.
+            // Nodes send this to nodes. A peer that sends it to a client is not a member of the
+            // cluster.
             Some(Reason::Starting | Reason::StaleIdentity) => return Next::Elsewhere(text),
             _ => {}
         }
@@ -279,7 +282,7 @@ impl Client {
         }
     }
 
-    /// Where a call begins, and whether a command is to be passed on from there.
+    /// The first node of a call, and whether it should forward a command.
     fn first_address(&self, aim: Aim) -> Result<(String, bool), ClientError> {
         let endpoints = self.endpoints.lock();
         let remembered = {
@@ -301,7 +304,7 @@ impl Client {
             return Ok(remembered);
         }
         let addresses = self.addresses();
-        // Many clients with the same list do not all start at its head.
+        // A random start, so that clients with the same list do not all begin at its first entry.
         let start = self.env.random_u64() as usize % addresses.len().max(1);
         let chosen = addresses.get(start).map(|address| match endpoints.is_avoided(address) {
             true => endpoints.after(address, &addresses).unwrap_or_else(|| address.clone()),
@@ -330,7 +333,7 @@ impl Client {
         }
     }
 
-    /// An address gave nothing: it is asked last for a while.
+    /// An address gave no answer. It is asked last for a while.
     fn note_failure(&self, address: &str) {
         self.endpoints.lock().failed(address);
         self.forget(address);
@@ -351,7 +354,7 @@ impl Client {
 }
 
 impl<T> Outcome<T> {
-    /// Another node would say the same.
+    /// Whether another node would give the same result.
     fn is_final(&self) -> bool {
         matches!(self.result, Ok(_) | Err(Next::Stop(_)))
     }

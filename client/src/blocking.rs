@@ -1,7 +1,7 @@
 //! The client for programs that are not async: scripts, foreign languages, plain threads. It has a
-//! small tokio runtime of its own, and each call holds up the thread that makes it.
+//! small tokio runtime of its own. Each call blocks the calling thread.
 //!
-//! It works within another runtime as well, where a call holds up one thread of that runtime: async
+//! It also works within another runtime. There a call blocks one thread of that runtime, so async
 //! code should use [`crate::Client`].
 //!
 //! ```no_run
@@ -41,11 +41,11 @@ use crate::sink::Sink;
 use crate::source::Source;
 use crate::upload::{FileWriter, PutOptions, PutReport};
 
-/// Threads that move bytes. Files and hashes have others.
+/// Threads for network IO. Files and hashes use other threads.
 const WORKERS: usize = 2;
 
-/// A handle to one cluster. Cheap to clone; the threads end with the last clone and with the last
-/// reader, writer or list made of it.
+/// A handle to one cluster. Cheap to clone. The threads end when the last clone and the last
+/// reader, writer or list made from it are dropped.
 #[derive(Clone)]
 pub struct Client {
     client: crate::Client,
@@ -60,8 +60,8 @@ impl Client {
         Ok(Self { client, threads })
     }
 
-    /// The async client, for what has no method here. Give its futures to [`Client::wait`]; awaited
-    /// in another runtime they would leave connections to that one.
+    /// The async client, for functions without a method here. Give its futures to [`Client::wait`].
+    /// If another runtime awaited them, their connections would belong to that runtime.
     pub fn inner(&self) -> &crate::Client {
         &self.client
     }
@@ -153,7 +153,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// What has no blocking form: lengths, and the checkpoint.
+    /// Information without a blocking form: lengths, and the checkpoint.
     pub fn inner(&self) -> &FileReader {
         &self.reader
     }
@@ -171,8 +171,8 @@ impl io::Seek for Reader {
     }
 }
 
-/// A file that is being written; see [`FileWriter`]. Dropped without [`Writer::finish`], it commits
-/// nothing.
+/// A file that is being written; see [`FileWriter`]. If it is dropped without [`Writer::finish`],
+/// it commits nothing.
 pub struct Writer {
     writer: FileWriter,
     threads: Arc<Threads>,
@@ -190,7 +190,7 @@ impl io::Write for Writer {
         self.threads.wait(self.writer.write(bytes))
     }
 
-    /// Nothing to do: bytes are durable once [`Writer::finish`] says so.
+    /// Does nothing: the bytes are durable once [`Writer::finish`] returns.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -207,9 +207,9 @@ impl Threads {
         Ok(Arc::new(Self(Some(runtime))))
     }
 
-    /// Holds up this thread until `future` is ready. Tokio refuses to wait on a thread that is
-    /// within a runtime: there, a thread that lives as long as the call waits for it, unless it is
-    /// ready at once, as a write to a buffer is.
+    /// Blocks this thread until `future` is ready. Tokio refuses to block a thread that is within a
+    /// runtime. There a separate thread, made for this call, waits for the future, unless the
+    /// future is ready at once, such as a write to a buffer.
     fn wait<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
         let Some(runtime) = &self.0 else { unreachable!("the runtime is there until the drop") };
         if Handle::try_current().is_err() {
@@ -229,8 +229,8 @@ impl Threads {
 }
 
 impl Drop for Threads {
-    /// A runtime that is dropped within another one panics, unless it does not wait for its
-    /// blocking jobs. Nobody needs these any more.
+    /// A runtime that is dropped within another runtime panics if it waits for its blocking jobs.
+    /// Their results are no longer needed, so it does not wait.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

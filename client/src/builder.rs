@@ -1,9 +1,9 @@
-//! Making a client: endpoints, the cluster's key, and how the client behaves.
+//! Building a client: endpoints, the cluster's key, and the client's settings.
 //!
 //! ```text
 //! endpoints --> host:port, each checked --+
 //! key, key file, or none on loopback -----+--> build: a client that has contacted nothing
-//! env (the simulator, tests) -------------+        `--> connect: and a node has answered
+//! env (the simulator, tests) -------------+        `--> connect: a node has answered as well
 //! ```
 
 use std::path::PathBuf;
@@ -23,10 +23,10 @@ use crate::cluster::{Answer, Client};
 use crate::error::ClientError;
 use crate::options::{ClientOptions, Retry};
 
-/// Where a node listens unless it is told otherwise.
+/// The default port of a node.
 pub const DEFAULT_PORT: u16 = 7400;
 
-/// Why a client cannot be made as it was asked for.
+/// Why a client with these settings cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
@@ -36,17 +36,17 @@ pub enum SetupError {
         "malformed endpoint {endpoint:?}: expected HOST or HOST:PORT, such as node1:7400 or [::1]:7400"
     )]
     Endpoint { endpoint: String },
-    /// Without a key nothing tells a node from an impostor, and anybody reads what is sent.
+    /// Without a key a client cannot tell a node from an impostor, and anyone can read the traffic.
     #[error("{endpoint} is not loopback, and no key is given")]
     NoKey { endpoint: String },
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Anybody on the way could read it and use it.
+    /// Anyone on the network path could read and use it.
     #[error("{endpoint} is not loopback, no key is given, and a token is not sent in clear")]
     TokenInClear { endpoint: String },
     #[error(transparent)]
     Token(#[from] FileError),
-    /// An environment brings a dialer, which has a key or none.
+    /// An environment has its own dialer, which has a key or none.
     #[error("a key and an environment are given, and the environment's dialer has its own key")]
     KeyAndEnv,
     #[error("no tokio runtime: create the client within one")]
@@ -56,7 +56,7 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    /// What to do about it, where we know.
+    /// The fix for the error, if it is known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::NoEndpoints => "name at least one node of the cluster as HOST:PORT",
@@ -108,8 +108,8 @@ impl Client {
 }
 
 impl ClientBuilder {
-    /// Any nodes of one cluster, `HOST` or `HOST:PORT`; the others are learned from them. Adds to
-    /// those given before.
+    /// Any nodes of one cluster, `HOST` or `HOST:PORT`. The client learns the others from them.
+    /// Adds to the endpoints given before.
     pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.options.endpoints.extend(endpoints.into_iter().map(Into::into));
         self
@@ -121,27 +121,29 @@ impl ClientBuilder {
         self
     }
 
-    /// The cluster's key, read before; `None` takes back one given before.
+    /// The cluster's key, already loaded. `None` removes one given before.
     pub fn key(mut self, key: impl Into<Option<ClusterKey>>) -> Self {
         self.key = key.into().map(|key| KeyFrom::Given(key.into()));
         self
     }
 
-    /// A file with the authority of the cluster's certificates, as `cairn key ca` prints it: nodes are
-    /// known by it as by the key, and know this client by its token only.
+    /// A file with the authority of the cluster's certificates, as `cairn key ca` prints it. The
+    /// client checks nodes with it as with the key. The nodes identify this client only by its
+    /// token.
     pub fn authority_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.key = Some(KeyFrom::Authority(path.into()));
         self
     }
 
-    /// The same, read before; `None` takes back one given before, and a key.
+    /// Like [`Self::authority_file`], already loaded. `None` removes an authority or a key given
+    /// before.
     pub fn authority(mut self, authority: impl Into<Option<Authority>>) -> Self {
         self.key = authority.into().map(|it| KeyFrom::Given(Trust::Authority(it)));
         self
     }
 
-    /// Who this client is and what it may do, as an operator's token says. It has no other rights then,
-    /// whatever key it holds. `None` takes back one given before.
+    /// This client's identity and rights, as an operator's token states them. The client then has
+    /// no other rights, even if it holds a key. `None` removes a token given before.
     pub fn token(mut self, token: impl Into<Option<Token>>) -> Self {
         self.token = token.into().map(TokenFrom::Given);
         self
@@ -153,53 +155,54 @@ impl ClientBuilder {
         self
     }
 
-    /// Talks to nodes that are not loopback without a key: unencrypted, and to anybody who
-    /// answers there.
+    /// Allows nodes that are not loopback without a key. The traffic is then unencrypted, and any
+    /// server at the address is accepted.
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
         self
     }
 
-    /// The cluster that is meant: a node of another one is an error. By default, the first one that
-    /// answers is meant.
+    /// The expected cluster: a node of another one is an error. By default it is the first cluster
+    /// that answers.
     pub fn cluster(mut self, cluster: impl Into<Option<ClusterId>>) -> Self {
         self.options.cluster = cluster.into();
         self
     }
 
-    /// The rack this program runs in: replicas there are read first.
+    /// The rack of this program. Replicas in it are read first.
     pub fn rack(mut self, rack: impl Into<String>) -> Self {
         self.options.rack = Some(rack.into());
         self
     }
 
-    /// All tries of one call together; `None` tries for ever. 60 seconds by default.
+    /// Time limit for all attempts of one call together. `None` means no limit. 60 seconds by
+    /// default.
     pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.options.deadline = deadline.into();
         self
     }
 
-    /// One try's time for an answer. 5 seconds by default.
+    /// Time limit for the answer of one attempt. 5 seconds by default.
     pub fn call_deadline(mut self, deadline: Duration) -> Self {
         self.options.call_deadline = deadline;
         self
     }
 
-    /// A segment stream without progress for this long is given up. 10 seconds by default.
+    /// A segment stream without progress for this long is stopped. 10 seconds by default.
     pub fn stall_deadline(mut self, deadline: Duration) -> Self {
         self.options.stall_deadline = deadline;
         self
     }
 
-    /// Pauses between the tries of one call, and how many may fail. By default, pauses of 50 ms to
-    /// 1 s, and as many tries as the deadline allows.
+    /// Pauses between the attempts of one call, and the number of attempts that may fail. By
+    /// default, pauses of 50 ms to 1 s, and no limit on attempts except the deadline.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.options.retry = retry;
         self
     }
 
-    /// Whether a second node is asked, and a second replica is read, where the first one takes
-    /// longer than usual. True by default.
+    /// Whether a second node is asked, or a second replica is read, if the first takes longer than
+    /// usual. True by default.
     pub fn hedge(mut self, hedge: bool) -> Self {
         self.options.hedge = hedge;
         self
@@ -218,14 +221,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Surroundings other than this process's network, tasks, clock and chance, such as a
-    /// simulator's. They bring their own dialer, and with it the key.
+    /// An environment other than this process's network, tasks, clock and randomness, such as a
+    /// simulator's. It has its own dialer, which has the key.
     pub fn env(mut self, env: Env) -> Self {
         self.env = Some(env);
         self
     }
 
-    /// Makes the client. Reads the key file, and contacts nothing.
+    /// Makes the client. Reads the key file and contacts no node.
     pub fn build(self) -> Result<Client, ClientError> {
         let Self { mut options, key, token, insecure, env } = self;
         if options.endpoints.is_empty() {
@@ -274,8 +277,8 @@ impl ClientBuilder {
         Ok(with_token(Client::new(env, options), encrypted))
     }
 
-    /// Makes the client and waits until the cluster answers, at most for the deadline. Several
-    /// endpoints of different clusters are an error, unless [`Self::cluster`] says which is meant.
+    /// Makes the client and waits until the cluster answers, at most for the deadline. Endpoints of
+    /// different clusters are an error, unless [`Self::cluster`] names one.
     pub fn connect(self) -> Answer<'static, Client> {
         Box::pin(async move {
             let client = self.build()?;
@@ -288,10 +291,11 @@ impl ClientBuilder {
     }
 }
 
-/// An address as people give it, `HOST` or `HOST:PORT`, with its port; `None` if it is malformed.
+/// An address from a person, `HOST` or `HOST:PORT`, with its port. `None` if it is malformed.
 pub fn with_port(text: &str) -> Option<String> {
     let text = text.trim();
-    // A colon in brackets belongs to an IPv6 address; without brackets nobody can tell.
+    // A colon in brackets belongs to an IPv6 address. Without brackets a port cannot be told from
+    // the address.
     let has_port = text.rsplit_once(']').map_or(text, |(_, rest)| rest).contains(':');
     let address = if has_port { text.to_owned() } else { format!("{text}:{DEFAULT_PORT}") };
     check_host_port(&address).is_ok().then_some(address)

@@ -1,6 +1,6 @@
-//! Code of the caller's: sources, sinks, filters, callbacks. A panic in it ends as an error of the call that it
-//! belongs to. The process goes on, as it would not for a node; so it does after a panic of ours
-//! beside that code.
+//! The caller's code: sources, sinks, filters, callbacks. A panic in it becomes an error of the
+//! call that it belongs to. The process continues, unlike a node's. The same holds for a panic of
+//! this crate during that code.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ pub(crate) async fn blocking<T: Send + 'static, E: Into<ClientError>>(
     env.blocking(Lane::Client, job).await
 }
 
-/// A whole call, in which the caller's code runs here and there.
+/// Runs a whole call that contains the caller's code.
 pub(crate) async fn guarded<T>(
     call: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {
@@ -39,7 +39,7 @@ fn panicked(payload: &(dyn Any + Send)) -> ClientError {
 
 type Callback<P> = dyn Fn(&P) + Send + Sync;
 
-/// The callback that is told of each change of a progress `P`. One that panics is not called again.
+/// The callback for each change of a progress `P`. If it panics, it is not called again.
 pub(crate) struct Watcher<P> {
     call: Option<Box<Callback<P>>>,
     is_broken: AtomicBool,

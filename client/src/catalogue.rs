@@ -1,5 +1,5 @@
-//! What the catalogue knows: checkpoints, where segments are, nodes; and the few commands that
-//! are not an upload.
+//! Queries of the catalogue: checkpoints, locations of segments, nodes. And the few commands that
+//! are not part of an upload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,17 +20,17 @@ use crate::cluster::{Answer, Client, with_identity};
 use crate::error::ClientError;
 use crate::status::{ClusterStatus, NodeInfo, NodeStatus};
 
-/// Voters that one node is believed to name.
+/// Most voters that are accepted from one node's answer.
 const VOTERS_NAMED_MAX: usize = 16;
 
-/// A leader moves the node's vote before it answers, and may hand over leadership first.
+/// A leader moves the node's vote before it answers, and may first hand over leadership.
 const REMOVAL_WAIT: Duration = Duration::from_secs(20);
 
-/// Where a segment is.
+/// The location of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocatedSegment {
     pub digest: SegmentDigest,
-    /// `None` where the catalogue has no record of it.
+    /// `None` if the catalogue has no record of it.
     pub id: Option<SegmentId>,
     pub len: u32,
     /// Live slots.
@@ -38,7 +38,7 @@ pub struct LocatedSegment {
 }
 
 impl LocatedSegment {
-    /// Whether at least `quorum` replicas count, as far as these records of the nodes tell.
+    /// Whether at least `quorum` replicas count, by these records of the nodes.
     pub(crate) fn has_counting(&self, nodes: &BTreeMap<NodeId, NodeInfo>, quorum: u32) -> bool {
         let counts = |slot: &&Slot| {
             slot.state == SlotState::Durable
@@ -48,29 +48,29 @@ impl LocatedSegment {
     }
 }
 
-/// What a node's removal would do.
+/// The effect of a node's removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovalPlan {
-    /// Why it would be refused.
+    /// The reason for a refusal, if it would be refused.
     pub refused: Option<Refusal>,
     /// Whether the node votes now, and leads.
     pub votes: bool,
     pub leads: bool,
-    /// Who would vote without it.
+    /// The voters without it.
     pub voters: Vec<NodeId>,
-    /// Segments in use that are durable there; their replicas are made elsewhere.
+    /// Segments in use that are durable on it. Their replicas are made elsewhere.
     pub segments: u64,
     pub bytes: u64,
-    /// Of these, the ones without another living replica.
+    /// Those of them without another replica on a living node.
     pub segments_lost: u64,
     pub bytes_lost: u64,
 }
 
-/// Everything about one checkpoint.
+/// All information about one checkpoint.
 #[derive(Debug, Clone)]
 pub struct Shown {
     pub info: CheckpointInfo,
-    /// One a part.
+    /// One per part.
     pub manifests: Vec<Manifest>,
     /// Each distinct segment that the manifests name, by digest.
     pub segments: Vec<LocatedSegment>,
@@ -99,7 +99,7 @@ impl Client {
         })
     }
 
-    /// Where segments are, in the order asked.
+    /// The locations of segments, in the requested order.
     pub fn locate<'a>(&'a self, digests: &'a [SegmentDigest]) -> Answer<'a, Vec<LocatedSegment>> {
         Box::pin(async move {
             let mut all = Vec::with_capacity(digests.len());
@@ -138,7 +138,7 @@ impl Client {
         })
     }
 
-    /// The policy of a namespace; the default one where it has none.
+    /// The policy of a namespace, or the default policy if it has none.
     pub fn policy<'a>(&'a self, namespace: &'a Namespace) -> Answer<'a, Policy> {
         Box::pin(async move {
             let reply = self
@@ -155,12 +155,13 @@ impl Client {
         })
     }
 
-    /// The cluster as any node sees it: what only the leader hears from all nodes may be missing.
+    /// The cluster as any node sees it. Information that only the leader gets from the nodes may be
+    /// missing.
     pub fn status<'a>(&'a self) -> Answer<'a, ClusterStatus> {
         self.status_within(self.options.deadline)
     }
 
-    /// [`Client::status`] with a deadline of its own; `None` tries for ever.
+    /// [`Client::status`] with its own deadline. `None` means no limit.
     pub fn status_within<'a>(&'a self, deadline: Option<Duration>) -> Answer<'a, ClusterStatus> {
         Box::pin(async move {
             let reply = self
@@ -178,13 +179,13 @@ impl Client {
         })
     }
 
-    /// As [`Client::status`], from the leader if it answers: only it hears from all nodes how much
-    /// room they have.
+    /// Like [`Client::status`], from the leader if it answers. Only the leader knows how much room
+    /// all nodes have.
     pub fn full_status<'a>(&'a self) -> Answer<'a, ClusterStatus> {
         self.full_status_within(self.options.deadline)
     }
 
-    /// [`Client::full_status`] with a deadline of its own; `None` tries for ever.
+    /// [`Client::full_status`] with its own deadline. `None` means no limit.
     pub fn full_status_within<'a>(
         &'a self,
         deadline: Option<Duration>,
@@ -203,13 +204,13 @@ impl Client {
                 Ok(Ok(reply)) if answers::nodes(&reply.get_ref().nodes).is_ok() => {
                     ClusterStatus::received(reply.into_inner())
                 }
-                // What any node knows has to do.
+                // The answer of any node is used instead.
                 _ => Ok(status),
             }
         })
     }
 
-    /// One node's own view and counters. One try: the question is about that node.
+    /// One node's own view and counters. One attempt, because the question is about that node.
     pub fn node_status<'a>(&'a self, address: &'a str) -> Answer<'a, NodeStatus> {
         Box::pin(async move {
             let (mut stub, identity) = self.admin(address);
@@ -243,8 +244,8 @@ impl Client {
         }
     }
 
-    /// What every node says for itself: the endpoints, and the voters that they name. Needs no
-    /// leader. Each is asked once, all at the same time, and waited for `patience`.
+    /// The view of every node: of the endpoints, and of the voters that they name. Needs no leader.
+    /// Each is asked once, all at the same time, with the time limit `patience`.
     pub async fn views(&self, patience: Duration) -> BTreeMap<String, View> {
         let mut found = BTreeMap::new();
         // The second round asks the voters that the first one named.
@@ -262,11 +263,11 @@ impl Client {
             });
             found.extend(futures::future::join_all(asked).await);
             let named = found.values().flatten().flat_map(|status| {
-                // A cluster has at most five, and ten while they change.
+                // A cluster has at most five voters, and ten during a change.
                 status.voters.iter().take(VOTERS_NAMED_MAX)
             });
             let named = named.map(|voter| voter.address.clone());
-            // Under another name it may have answered already.
+            // A node may have answered already under another name.
             let own = found.values().flatten().map(|status| status.address.clone());
             let own: BTreeSet<String> = own.collect();
             ask = named.filter(|at| !found.contains_key(at) && !own.contains(at)).collect();
@@ -290,15 +291,15 @@ impl Client {
         })
     }
 
-    /// Takes a node out of the cluster, once the cluster can do without its vote and its
-    /// replicas. Final: its id never returns.
+    /// Removes a node from the cluster, once the cluster no longer needs its vote and its replicas.
+    /// This is final: its id never returns.
     pub async fn remove_node(&self, node: NodeId, accept: Accept) -> Result<(), ClientError> {
         self.execute(Body::RemoveNode(command::RemoveNode { node, accept }), REMOVAL_WAIT)
             .await
             .map(|_| ())
     }
 
-    /// What [`Client::remove_node`] would do now.
+    /// The effect of [`Client::remove_node`] now.
     pub fn plan_removal(&self, node: NodeId, accept: Accept) -> Answer<'_, RemovalPlan> {
         Box::pin(async move {
             let message = wire::PlanRemovalRequest {

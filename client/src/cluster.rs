@@ -1,4 +1,4 @@
-//! Finding a cluster's nodes and its leader, and asking again until there is an answer.
+//! Finds a cluster's nodes and its leader, and repeats questions until there is an answer.
 //!
 //! ```text
 //! endpoints --> any node --NotLeader, cairn-leader--> leader --> answer
@@ -6,9 +6,9 @@
 //!                  +------ next address, backing off <---+  unreachable, late, busy
 //! ```
 //!
-//! A command keeps its request id over all tries, so it has one effect (C4). The cluster's id is
-//! taken from the first answer and held: an endpoint of another cluster is an error, never a
-//! place to write to.
+//! A command keeps its request id over all attempts, so it has one effect (C4). The cluster's id is
+//! taken from the first answer and kept. An endpoint of another cluster is an error, and nothing is
+//! written to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,58 +40,58 @@ use crate::options::ClientOptions;
 use crate::status::NodeInfo;
 use crate::verify::Lost;
 
-/// First and longest pause before a plan that went stale is made again.
+/// First and longest pause before a stale plan is made again.
 const PLAN_PAUSE_MIN: Duration = Duration::from_millis(50);
 const PLAN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A leader that says that it is busy is sealing still, or others' parts are: the longest manifest
-/// over a slow path takes it many minutes. A deadline does not end a seal for so long.
+/// A leader that answers "busy" is still sealing this part or others. The longest manifest on a
+/// slow network takes many minutes. The deadline does not end a seal for this long.
 const SEAL_BUSY_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// A survey waits this long for an endpoint's answer: one that is down costs no more.
+/// Time limit for an endpoint's answer in a survey, so that an endpoint that is down costs no more.
 const SURVEY_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a question to the cluster gives. Boxed, so that this crate compiles what answers it and
-/// not every program that asks.
+/// The answer to a question to the cluster. Boxed, so that only this crate compiles the code behind
+/// it, not every calling program.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ClientError>>;
 
-/// A handle to one cluster. Cheap to clone; clones share what they learn.
+/// A handle to one cluster. Cheap to clone. Clones share what they learn.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) env: Env,
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) known: Arc<Mutex<Known>>,
     pub(crate) endpoints: Arc<Mutex<Endpoints>>,
-    /// How fast nodes gave segments of late.
+    /// The recent speed of nodes that gave segments.
     pub(crate) paces: Arc<Mutex<Paces>>,
-    /// Who this client is, where a token says so.
+    /// This client's identity, if it has a token.
     pub(crate) token: Option<Credentials>,
-    /// On account of which checkpoint this handle asks for segments.
+    /// The checkpoint for which this handle requests segments.
     pub(crate) about: Option<CheckpointId>,
     /// Nodes that nothing is read from.
     pub(crate) lost: Arc<Lost>,
 }
 
-/// What answers have taught so far.
+/// Information from earlier answers.
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) cluster: Option<ClusterId>,
-    /// The address that named it; `None` where the caller did.
+    /// The address that named the cluster. `None` if the caller did.
     pub(crate) cluster_from: Option<String>,
     pub(crate) lineage: Option<Lineage>,
     pub(crate) leader: Option<String>,
-    /// The address that answered a read last.
+    /// The address that answered the last read.
     pub(crate) reader: Option<String>,
-    /// A node that passes commands on to a leader that did not answer itself, and until when it
-    /// is used.
+    /// A node that forwards commands to a leader that did not answer itself, and the time until
+    /// which it is used.
     pub(crate) via: Option<(String, Instant)>,
     nodes: Arc<BTreeMap<NodeId, NodeInfo>>,
-    /// They are what the cluster was founded with, and never change.
+    /// Set when the cluster was founded. They never change.
     settings: Option<Settings>,
     transports: BTreeMap<String, Transport>,
 }
 
-/// Whom a call is for.
+/// The target of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Aim {
     Leader,
@@ -99,8 +99,8 @@ pub(crate) enum Aim {
 }
 
 impl Client {
-    /// A handle to the cluster that the endpoints belong to, in surroundings of the caller's.
-    /// Nothing is contacted yet. Programs begin with [`Client::builder`].
+    /// A handle to the endpoints' cluster, in the caller's environment. Contacts no node yet.
+    /// Programs begin with [`Client::builder`].
     pub fn new(env: Env, options: ClientOptions) -> Self {
         let known = Known { cluster: options.cluster, ..Known::default() };
         let known = Arc::new(Mutex::new(known));
@@ -116,20 +116,20 @@ impl Client {
         }
     }
 
-    /// The same client, asking for the segments of this checkpoint: a node gives a token's holder those
-    /// of what it may read.
+    /// The same client, requesting segments for this checkpoint. A node gives the holder of a token
+    /// only segments of checkpoints that it may read.
     pub(crate) fn about(&self, checkpoint: CheckpointId) -> Self {
         Self { about: Some(checkpoint), ..self.clone() }
     }
 
-    /// Asks every endpoint which cluster it belongs to; two of them are an error. A call goes to
-    /// one endpoint only, and an answer of the wrong cluster looks like any other. Endpoints that
-    /// do not answer soon are left out.
+    /// Asks every endpoint for its cluster. Two different clusters are an error. This is needed
+    /// because a call goes to only one endpoint, and an answer of the wrong cluster looks like any
+    /// other. Endpoints that do not answer soon are left out.
     pub fn survey(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             let asks = self.options.endpoints.iter().map(|address| async move {
                 let (mut stub, _) = self.admin(address);
-                // Without an identity: the question is who that is.
+                // Sent without an identity, because the question asks for it.
                 let request = with_identity(wire::NodeStatusRequest {}, &Identity::default());
                 (address, timeout(SURVEY_DEADLINE, stub.node_status(request)).await)
             });
@@ -154,23 +154,23 @@ impl Client {
         &self.env
     }
 
-    /// The cluster's id, if it was given or once anything has answered.
+    /// The cluster's id, if it was given or an answer has named it.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.known.lock().cluster
     }
 
-    /// What is known of the nodes: filled by `status` and `resolve`.
+    /// The known nodes. `status` and `resolve` fill this.
     pub fn nodes(&self) -> Arc<BTreeMap<NodeId, NodeInfo>> {
         self.known.lock().nodes.clone()
     }
 
-    /// Proposes a command and returns what apply answered; refusals are errors. `wait` is how
-    /// long the leader may hold the command back.
+    /// Proposes a command and returns the reply of apply. Refusals are errors. `wait` is how long
+    /// the leader may hold the command back.
     pub async fn execute(&self, body: Body, wait: Duration) -> Result<Reply, ClientError> {
         self.execute_within(body, wait, self.options.deadline).await
     }
 
-    /// [`Client::execute`] with a deadline of its own; `None` tries for ever.
+    /// [`Client::execute`] with its own deadline. `None` means no limit.
     pub async fn execute_within(
         &self,
         body: Body,
@@ -180,7 +180,7 @@ impl Client {
         self.propose(body, wait, deadline, &[]).await
     }
 
-    /// A Stage planned around nodes that could not be written to of late.
+    /// Stages with a plan that avoids nodes where recent writes failed.
     pub(crate) async fn execute_around(
         &self,
         body: Body,
@@ -228,8 +228,8 @@ impl Client {
                 match convert::reply_from_wire(reply)
                     .map_err(|error| malformed(error.to_string()))?
                 {
-                    // The leader planned on a view that was stale by then. It had no effect, and
-                    // refusals are not remembered: the same request is judged anew.
+                    // The leader planned on a stale view. The command had no effect, and refusals
+                    // are not remembered, so the same request is decided anew.
                     Reply::Refused(Refusal::BadTargets | Refusal::NotCompared { .. })
                         if left != Some(Duration::ZERO) =>
                     {
@@ -243,8 +243,8 @@ impl Client {
         })
     }
 
-    /// Tells the leader that somebody waits for all replicas of a checkpoint. A hint: it is asked
-    /// again, so that a failure is no error.
+    /// Tells the leader that a client waits for all replicas of a checkpoint. This is a hint that
+    /// is repeated, so a failure is no error.
     pub(crate) async fn hasten(&self, checkpoint: CheckpointId) {
         let deadline = Some(self.options.call_deadline);
         let (wait, busy_max) = (Duration::ZERO, Duration::ZERO);
@@ -259,7 +259,7 @@ impl Client {
         }
     }
 
-    /// A linearizable read: any node works, and the next one is asked if one fails.
+    /// A linearizable read. Any node works. If one fails, the next one is asked.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -287,14 +287,15 @@ impl Client {
         let (wait, busy_max) = (Duration::ZERO, Duration::ZERO);
         let ask = Ask { what, aim: Aim::AnyNode, wait, deadline, busy_max };
         self.ask(&ask, |call| {
-            // The node gives up first, so that its reason arrives instead of our silence.
+            // The node's time limit is shorter, so that its reason arrives before this client stops
+            // waiting.
             let wait = call.patience.mul_f32(0.8);
             send(catalogue(call.transport), call.identity, as_ms(wait))
         })
         .await
     }
 
-    /// Takes in who answered; an answer from another cluster is an error.
+    /// Learns from the answering node. An answer from another cluster is an error.
     pub(crate) fn learn(&self, address: &str, metadata: &MetadataMap) -> Result<(), ClientError> {
         let said = Identity::read(metadata).map_err(|status| ClientError::Incompatible {
             endpoint: address.to_owned(),
@@ -316,7 +317,7 @@ impl Client {
             }
             _ => {}
         }
-        // Lineages only rise; a late answer from before a recovery teaches nothing.
+        // Lineages only rise. A late answer from before a recovery is ignored.
         known.lineage = known.lineage.max(said.lineage);
         Ok(())
     }
@@ -328,7 +329,7 @@ impl Client {
         let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
         let mut known = self.known.lock();
         known.nodes = Arc::new(nodes);
-        // Connections to addresses nobody has any more are dropped.
+        // Connections to addresses that no node has any more are dropped.
         let mut transports = std::mem::take(&mut known.transports);
         transports.retain(|address, _| {
             self.options.endpoints.contains(address)
@@ -341,13 +342,13 @@ impl Client {
         self.known.lock().settings = Some(settings);
     }
 
-    /// Has the next put ask the cluster again, which says where its nodes are as well.
+    /// Makes the next put ask the cluster again. The answer also has the nodes' addresses.
     pub(crate) fn forget_settings(&self) {
         self.known.lock().settings = None;
     }
 
-    /// The cluster's settings; asks the cluster, which says where its nodes are as well, unless it
-    /// has said so before.
+    /// The cluster's settings. Asks the cluster unless they are known. The answer also has the
+    /// nodes' addresses.
     pub(crate) async fn settings(&self) -> Result<Settings, ClientError> {
         let known = self.known.lock().settings.clone();
         match known {
@@ -362,7 +363,7 @@ impl Client {
         }
     }
 
-    /// A node's record; asks the cluster once if it is not known.
+    /// A node's record. Asks the cluster once if it is not known.
     pub(crate) async fn node(&self, node: NodeId) -> Result<NodeInfo, ClientError> {
         if let Some(info) = self.known.lock().nodes.get(&node).cloned() {
             return Ok(info);
@@ -384,7 +385,7 @@ impl Client {
         Ok((stub, self.identity(Some(node))))
     }
 
-    /// The catalogue service at an address, for a call of one try.
+    /// The catalogue service at an address, for a call with one attempt.
     pub(crate) fn catalogue_at(&self, address: &str) -> (CatalogueClient<Transport>, Identity) {
         (catalogue(self.transport(address)), self.identity(None))
     }
@@ -409,7 +410,7 @@ impl Client {
         credentials::showing(transport, address, self.token.as_ref(), self.about)
     }
 
-    /// All addresses worth trying: the endpoints given, then nodes learned.
+    /// All addresses to try: the given endpoints, then learned nodes.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let mut addresses = self.options.endpoints.clone();
         for node in self.known.lock().nodes.values() {
@@ -431,7 +432,7 @@ fn catalogue(transport: Transport) -> CatalogueClient<Transport> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// A call's message with the headers that say who is meant.
+/// A call's message with the headers that name the target.
 pub(crate) fn with_identity<M>(message: M, identity: &Identity) -> Request<M> {
     let mut request = Request::new(message);
     identity.write(request.metadata_mut());

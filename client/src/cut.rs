@@ -1,7 +1,7 @@
-//! Where a part's files are cut into segments.
+//! The cuts of a part's files into segments.
 //!
-//! Cuts depend on content and sizes only, so that two uploads of the same bytes name the same
-//! segments, and a change resends little more than what changed:
+//! Cuts depend only on content and sizes. So two uploads of the same bytes name the same segments,
+//! and after a change little more than the changed bytes is sent again:
 //!
 //! ```text
 //! safetensors   [header + small tensors, up to 4 MiB] [large tensor, every 32 MiB] [..] [small ..]
@@ -37,14 +37,15 @@ pub struct Plan {
     pub segments: Vec<PlannedSegment>,
 }
 
-/// Plans the cuts of `source`. Blocks: reads the header of what looks like safetensors.
+/// Plans the cuts of `source`. Blocks, because it reads the header of files that look like
+/// safetensors.
 pub fn plan(source: &dyn Source) -> Result<Plan, SourceError> {
     let mut plan = Plan::default();
     let mut small_files = PlannedSegment::default();
     for (file, entry) in source.entries().iter().enumerate() {
         let tensors = if entry.len >= TENSOR_BYTES_MIN {
             safetensors::layout(source, file)?.filter(|layout| {
-                // Without one large tensor a small file is a small file.
+                // A small file without a large tensor is packed like other small files.
                 entry.len >= PACK_BYTES_MAX || layout.iter().any(|len| *len >= TENSOR_BYTES_MIN)
             })
         } else {
@@ -89,7 +90,7 @@ fn cut_tensors(plan: &mut Plan, file: usize, layout: &[u64]) {
     flush(plan, &mut small);
 }
 
-/// Adds a piece of at most 4 MiB to the segment being packed; starts another where it is full.
+/// Adds a piece of at most 4 MiB to the segment being packed. Starts a new segment if it is full.
 fn pack(plan: &mut Plan, packed: &mut PlannedSegment, file: usize, offset: u64, len: u64) {
     if len == 0 {
         return;

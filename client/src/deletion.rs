@@ -1,8 +1,8 @@
-//! Deleting a checkpoint and bringing it back, aborting an open upload, and ending the grace of what is
-//! deleted already.
+//! Deleting and undeleting a checkpoint, aborting an open upload, and ending the grace of deleted
+//! records early.
 //!
-//! One step may have all three kinds of records at once. So each has a method of its own: none of
-//! them ever takes a record of another kind.
+//! One step may have all three kinds of records at once. So each kind has its own method, and no
+//! method affects a record of another kind.
 
 use std::time::Duration;
 
@@ -15,21 +15,20 @@ use crate::cluster::Client;
 use crate::error::ClientError;
 use crate::listing::ListOptions;
 
-/// Records of a step that one page lists: more than a step has, unless it is put and deleted in a
-/// loop.
+/// Records of a step on one page. A step has fewer, unless it is put and deleted in a loop.
 const STEP_RECORDS: u32 = 64;
 
 /// How a checkpoint is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeleteOptions {
-    /// Gives its space back without the grace.
+    /// Frees its space without the grace.
     pub now: bool,
-    /// Also where refs or holds keep it. Refs to it name nothing then.
+    /// Deletes it even if refs or holds protect it. Refs to it then have no target.
     pub force: bool,
 }
 
 impl Client {
-    /// What [`Client::delete`] would delete: the checkpoint an address names; where none is
+    /// The target of [`Client::delete`]: the checkpoint that an address names. If none is
     /// committed, the open upload of its step.
     pub async fn deletable(&self, address: &Address) -> Result<CheckpointInfo, ClientError> {
         let missing = match self.resolve(address).await {
@@ -42,7 +41,8 @@ impl Client {
         self.find_open(&address.namespace, step).await?.ok_or(missing)
     }
 
-    /// [`Client::deletable`], refused where refs or holds keep it and the options do not say force.
+    /// Like [`Client::deletable`], but refused if refs or holds protect it and the options do not
+    /// force it.
     pub async fn deletable_with(
         &self,
         address: &Address,
@@ -59,8 +59,8 @@ impl Client {
         }
     }
 
-    /// Deletes the checkpoint an address names, or aborts the open upload of its step where none
-    /// is committed; `now` gives its space back without the grace.
+    /// Deletes the checkpoint that an address names, or aborts the open upload of its step if none
+    /// is committed. `now` frees its space without the grace.
     pub async fn delete(
         &self,
         address: &Address,
@@ -69,7 +69,8 @@ impl Client {
         self.delete_with(address, DeleteOptions { now, ..DeleteOptions::default() }).await
     }
 
-    /// [`Client::delete`], also where refs or holds keep the checkpoint if the options say so.
+    /// Like [`Client::delete`], also for a checkpoint that refs or holds protect, if the options
+    /// force it.
     pub async fn delete_with(
         &self,
         address: &Address,
@@ -78,8 +79,8 @@ impl Client {
         self.delete_as(address, options, "").await
     }
 
-    /// [`Client::delete_with`]; `by` says who deletes it, for people. A cluster with nodes of an older
-    /// build does not keep that.
+    /// Like [`Client::delete_with`]. `by` names the person or program that deletes it, for people.
+    /// A cluster with nodes of an older build does not store it.
     pub async fn delete_as(
         &self,
         address: &Address,
@@ -96,8 +97,9 @@ impl Client {
         Ok(info)
     }
 
-    /// Brings back the checkpoint of a step that was deleted last, as long as it is in the trash: it
-    /// was committed, its grace runs, and it was not deleted with `now`. `by` says who asks.
+    /// Restores the checkpoint of a step that was deleted last, if it is in the trash: it was
+    /// committed, its grace runs, and it was not deleted with `now`. `by` names the person or
+    /// program that asks.
     pub async fn undelete(
         &self,
         namespace: &Namespace,
@@ -112,14 +114,15 @@ impl Client {
         self.resolve(&Address { namespace, selector }).await
     }
 
-    /// What [`Client::undelete`] would bring back.
+    /// The target of [`Client::undelete`].
     pub async fn undeletable(
         &self,
         namespace: &Namespace,
         step: Step,
     ) -> Result<CheckpointInfo, ClientError> {
         let mut found = self.deleted(namespace, step).await?;
-        // Those that cannot come back, then the others; each in the order of their deletion.
+        // First those that cannot be undeleted, then the others, each in the order of their
+        // deletion.
         found.sort_by_key(|info| {
             let deletion = info.deletion.as_ref();
             deletion.map(|it| (it.restorable_ms > 0, it.wall_ms, info.id))
@@ -131,7 +134,7 @@ impl Client {
         }
     }
 
-    /// The open upload of a step, also where the step has a committed checkpoint.
+    /// The open upload of a step, even if the step has a committed checkpoint.
     pub async fn open_upload(
         &self,
         namespace: &Namespace,
@@ -141,7 +144,7 @@ impl Client {
         found.ok_or_else(|| no_record(namespace, step, "open upload"))
     }
 
-    /// Aborts the open upload of a step, and never deletes its committed checkpoint.
+    /// Aborts the open upload of a step. Never deletes its committed checkpoint.
     pub async fn abort_upload(
         &self,
         namespace: &Namespace,
@@ -153,7 +156,7 @@ impl Client {
         Ok(info)
     }
 
-    /// The deleted records of a step whose grace runs, oldest first; at least one.
+    /// The deleted records of a step whose grace runs, oldest first. An error if there are none.
     pub async fn deleted(
         &self,
         namespace: &Namespace,
@@ -168,8 +171,8 @@ impl Client {
         }
     }
 
-    /// Ends the grace of all deleted records of a step ([`Client::deleted`]): their space is given
-    /// back now. Touches neither its committed checkpoint nor its open upload.
+    /// Ends the grace of all deleted records of a step ([`Client::deleted`]): their space is freed
+    /// now. Its committed checkpoint and its open upload are not affected.
     pub async fn free_deleted(
         &self,
         namespace: &Namespace,
@@ -179,7 +182,7 @@ impl Client {
         for info in &found {
             let options = DeleteOptions { now: true, ..DeleteOptions::default() };
             match self.delete_record(info.id, options, "").await {
-                // Its grace ended meanwhile.
+                // Its grace ended in the meantime.
                 Err(ClientError::Refused(Refusal::UnknownCheckpoint(_))) => {}
                 other => other?,
             }

@@ -1,33 +1,33 @@
-//! How control calls to each address went of late: who is asked first, and when a second node is
-//! asked as well.
+//! The recent results of control calls to each address. They decide the order of nodes, and when a
+//! second node is asked as well.
 //!
 //! A node that is frozen, or that this client cannot reach, would cost each call its whole
-//! deadline. So a call that takes long is sent a second time, to another node: reads change
-//! nothing, and a command keeps its request id and has one effect (C4). A node that gave nothing
-//! is asked last for a while.
+//! deadline. So a call that takes long is sent a second time, to another node. That is safe: reads
+//! change nothing, and a command keeps its request id and has one effect (C4). A node that gave no
+//! answer is asked last for a while.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A second node is asked after this time while nothing was measured: more than a commit takes on
-/// a quick network with slow disks.
+/// A second node is asked after this time if nothing was measured yet. It is longer than a commit
+/// takes on a fast network with slow disks.
 const PATIENCE_UNKNOWN: Duration = Duration::from_millis(400);
-/// Bounds of that time once it follows the measured one.
+/// Bounds of that time when it follows measurements.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
-/// A command that the leader may hold back is asked for again no sooner.
+/// The shortest wait before a command that the leader may hold back is sent to a second node.
 const PATIENCE_HELD: Duration = Duration::from_secs(1);
-/// A node that gave nothing is asked last for so long; twice as long each time in a row.
+/// A node that gave no answer is asked last for this long. Each failure in a row doubles the time.
 const AVOIDED_MIN: Duration = Duration::from_secs(5);
 const AVOIDED_MAX: Duration = Duration::from_secs(80);
-/// Second calls that a client may make at once beyond their share: a cluster that is slow as a
+/// Second calls that a client may make at once above the share, so that a cluster that is slow as a
 /// whole does not get twice the load.
 const SPARE_MAX: f64 = 10.0;
-/// The share: one second call for so many that were answered.
+/// The share: one second call for this many answered calls.
 const CALLS_FOR_ONE: f64 = 10.0;
-/// Addresses remembered; more than a cluster has nodes is not needed.
+/// Limit on remembered addresses. A cluster does not have more nodes.
 const ADDRESSES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ struct Trouble {
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     troubled: BTreeMap<String, Trouble>,
-    /// Smoothed time of an answer, and its smoothed deviation from that.
+    /// Smoothed time of an answer, and the smoothed deviation from it.
     usual: Option<(Duration, Duration)>,
     spare: f64,
 }
@@ -56,14 +56,14 @@ impl Endpoints {
         self.spare = (self.spare + 1.0 / CALLS_FOR_ONE).min(SPARE_MAX);
         self.usual = Some(match self.usual {
             None => (took, took / 2),
-            // As TCP does: 1/8 of the new value, 1/4 of its deviation.
+            // Like TCP: 1/8 of the new value, 1/4 of its deviation.
             Some((mean, deviation)) => {
                 ((mean * 7 + took) / 8, (deviation * 3 + mean.abs_diff(took)) / 4)
             }
         });
     }
 
-    /// A call to `address` gave nothing.
+    /// A call to `address` got no answer.
     pub fn failed(&mut self, address: &str) {
         let now = Instant::now();
         if self.troubled.len() >= ADDRESSES_MAX {
@@ -71,7 +71,7 @@ impl Endpoints {
         }
         if self.troubled.len() < ADDRESSES_MAX {
             let trouble = self.troubled.entry(address.to_owned()).or_default();
-            // Several calls that fail together are one failure.
+            // Several calls that fail together count as one failure.
             if trouble.until.is_none_or(|until| now >= until) {
                 let long = AVOIDED_MIN.saturating_mul(1 << trouble.failures.min(8));
                 trouble.until = Some(now + long.min(AVOIDED_MAX));
@@ -85,7 +85,7 @@ impl Endpoints {
         trouble.and_then(|trouble| trouble.until).is_some_and(|until| Instant::now() < until)
     }
 
-    /// How long one node is waited for alone.
+    /// How long to wait for one node alone.
     pub fn patience(&self, held: bool) -> Duration {
         let usual = self.usual.map(|(mean, deviation)| mean + deviation * 4);
         let patience =
@@ -93,7 +93,7 @@ impl Endpoints {
         if held { patience.max(PATIENCE_HELD) } else { patience }
     }
 
-    /// Takes one second call from what is spare.
+    /// Uses one spare second call, if there is one.
     pub fn take_second(&mut self) -> bool {
         let may = self.spare >= 1.0;
         if may {

@@ -1,4 +1,4 @@
-//! What can go wrong for a caller: one variant for each thing they would do differently.
+//! The errors for a caller: one variant for each different reaction.
 
 use cairn_types::command::Refusal;
 use cairn_types::ids::{Attempt, ClusterId, NodeId, SegmentDigest};
@@ -13,74 +13,75 @@ pub enum ClientError {
     /// The client cannot be made.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// No endpoint ever answered.
+    /// No endpoint has ever answered.
     #[error("no node answers at {}: {last}", endpoints.join(", "))]
     Unreachable { endpoints: Vec<String>, last: String },
-    /// Something answers there, but it does not speak Cairn.
+    /// A server answers, but it does not speak Cairn's protocol.
     #[error("{endpoint} is not a cairn node: {what}")]
     NotACluster { endpoint: String, what: String },
-    /// A node of another cluster than the one this client knows, or was told.
+    /// A node belongs to another cluster than the one that this client knows or was given.
     #[error("{endpoint} belongs to {}, {} to cluster {want}", which(*got), from_where(want_from))]
     OtherCluster {
         endpoint: String,
         got: Option<ClusterId>,
         want: ClusterId,
-        /// The address that said so; `None` if the caller did.
+        /// The address that named that cluster. `None` if the caller did.
         want_from: Option<String>,
     },
     /// The node speaks another version of the protocol.
     #[error("{endpoint} speaks another version of the protocol: {what}")]
     Incompatible { endpoint: String, what: String },
-    /// The catalogue refused; retrying the same changes nothing.
+    /// The catalogue refused. A retry without a change gets the same answer.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The node wants to know who asks, and was not satisfied.
+    /// The node needs to know the caller's identity, and did not accept it.
     #[error("{endpoint} does not allow this: {what}")]
     NotAllowed { endpoint: String, what: String },
     /// The node and this client do not hold the same cluster key.
     #[error("{what}")]
     Key { endpoint: String, what: String },
-    /// Nodes answered, but not what was needed in the time given.
+    /// Nodes answered, but not with the needed result in the given time.
     #[error("{what} did not complete in time: {last}")]
     Timeout { what: String, last: String },
-    /// The nodes that were to store it have no room.
+    /// The nodes chosen to store it have no room.
     #[error("{what}: the nodes that can take a replica have no room: {last}")]
     NoSpace { what: String, last: String },
-    /// A node's answer makes no sense.
+    /// A node's answer is malformed.
     #[error("{what}: malformed answer: {problem}")]
     Malformed { what: String, problem: String },
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// No replica of a segment gave the right bytes. `lost`: every node that should have a
-    /// replica answers, and has none that is right.
+    /// No replica of a segment gave the right bytes. `lost` means that every node that should have
+    /// a replica answers and has no right one.
     #[error("segment {segment} of {file} cannot be read from any replica: {}", said(nodes))]
     Damaged { file: String, segment: SegmentDigest, nodes: Vec<(NodeId, String)>, lost: bool },
-    /// The nodes that may have the right bytes had too much to do.
+    /// The nodes that may have the right bytes were overloaded.
     #[error("segment {segment} of {file} could not be read in time: {}", said(nodes))]
     Busy { file: String, segment: SegmentDigest, nodes: Vec<(NodeId, String)> },
-    /// The checkpoint was there when the read began.
+    /// The checkpoint existed when the read began.
     #[error("{address} was deleted during the read")]
     Deleted { address: String },
-    /// A part of several has no attempt: each would take one of its own, and none would meet.
+    /// A part of several has no attempt. Each part would choose its own, and they would not form
+    /// one upload.
     #[error("an upload of several parts needs an attempt")]
     PartWithoutAttempt,
-    /// The upload ended without a commit while it was waited for.
+    /// The upload ended without a commit during the wait.
     #[error("the upload of {address}, attempt {attempt}, ended without a commit")]
     UploadOver { address: String, attempt: Attempt },
     /// One directory cannot hold both parts of a checkpoint.
     #[error("{file} is in parts {first} and {second}, {how}")]
     ConflictingParts { file: String, first: u32, second: u32, how: &'static str },
-    /// The checkpoint has no such file, or not that range of it.
+    /// The checkpoint has no such file, or the file has no such range.
     #[error("{address} has no {what}")]
     NoSuchFile { address: String, what: String },
-    /// The step has no record of the kind that was asked for.
+    /// The step has no record of the requested kind.
     #[error("{address} has no {what}")]
     NoSuchRecord { address: String, what: &'static str },
     #[error("{what}: limit {max}, got {got}")]
     TooLarge { what: &'static str, got: u64, max: u64 },
-    /// The caller's source, sink or filter panicked, or this crate beside it.
+    /// The caller's source, sink or filter panicked, or this crate panicked while running it.
     #[error("a panic ended the call: {message}")]
     Panicked { message: String },
     /// The work was abandoned because its runtime or its sibling work ended.
@@ -89,8 +90,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What to do about it, where we know. Programs show it: it names no flag and no verb of the
-    /// command line, which has hints of its own.
+    /// The fix for the error, if it is known. Programs show it. It names no flag and no verb of the
+    /// command line, which has its own hints.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Setup(error) => return error.hint().map(str::to_owned),
@@ -249,9 +250,9 @@ fn from_where(address: &Option<String>) -> &str {
     address.as_deref().unwrap_or("this client")
 }
 
-/// When and by whom an upload was begun: `2026-11-21T19:20:00Z by process 7 on host`.
+/// The time and the client of an upload's begin: `2026-11-21T19:20:00Z by process 7 on host`.
 pub fn began_text(client: &str, began_wall_ms: u64) -> String {
-    // The last second of the year 9999: no later one can be written.
+    // The last second of the year 9999. Later times cannot be printed.
     let began_wall_ms = began_wall_ms.min(253_402_300_799_000);
     let began = std::time::UNIX_EPOCH + std::time::Duration::from_millis(began_wall_ms);
     let began = humantime::format_rfc3339_seconds(began);
@@ -267,7 +268,7 @@ fn other_job_hint(attempt: Attempt, job: &str, client: &str, began_wall_ms: u64)
     )
 }
 
-/// Says what the other upload is, so that a person can tell a rival from a wrong clock.
+/// Describes the other upload, so that a person can tell a competing job from a wrong clock.
 fn fenced_hint(current: Attempt, client: &str, began_wall_ms: u64) -> String {
     let began = began_text(client, began_wall_ms);
     format!(
@@ -286,7 +287,7 @@ fn said(nodes: &[(NodeId, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// The command line has hints of its own, which name its flags and verbs.
+    /// The command line has its own hints, which name its flags and verbs.
     #[test]
     fn no_hint_names_a_flag_or_a_verb_of_the_command_line() {
         let (flag, verb) = (concat!("-", "-"), concat!("`cai", "rn "));

@@ -1,4 +1,4 @@
-//! What a caller can do about an error, in a few kinds.
+//! The kinds of errors, by the caller's possible reaction.
 
 use std::io;
 
@@ -9,34 +9,34 @@ use crate::error::ClientError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
 
-/// What an error means for the caller. Kinds may be added.
+/// The meaning of an error for the caller. Kinds may be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The cluster was busy or in change: the same call may succeed in a moment.
+    /// The cluster is busy or changing. The same call may succeed in a moment.
     Retry,
-    /// No node answers, or too few for what was asked.
+    /// No node answers, or too few for the request.
     Unavailable,
     /// There is no such checkpoint, file, part or node.
     NotFound,
-    /// Another upload, another content or another rule is there.
+    /// It conflicts with another upload, other content or another rule.
     Conflict,
-    /// The key, or the lack of one.
+    /// The key is wrong or missing.
     Denied,
     /// No replica gives the right bytes.
     Damaged,
-    /// The call or the client's setup is wrong as it is.
+    /// The call or the client's setup is wrong.
     Invalid,
-    /// The caller's own files, disk or code.
+    /// An error of the caller's own files, disk or code.
     Local,
-    /// The work was given up from this side.
+    /// This side cancelled the work.
     Cancelled,
-    /// A node of another version, or an answer without sense.
+    /// A node of another version, or a malformed answer.
     Protocol,
 }
 
 impl ErrorKind {
-    /// Whether the same call may succeed later, with nothing changed on this side.
+    /// Whether the same call may succeed later without a change on this side.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Retry | Self::Unavailable)
     }
@@ -74,8 +74,8 @@ impl ClientError {
         }
     }
 
-    /// Whether the same call may succeed later, with nothing changed on this side. Repeating a put
-    /// is safe: what is there is not sent again.
+    /// Whether the same call may succeed later without a change on this side. Repeating a put is
+    /// safe: durable data is not sent again.
     pub fn is_retryable(&self) -> bool {
         self.kind().is_retryable()
     }
@@ -100,7 +100,7 @@ fn kind_of_refusal(refusal: &Refusal) -> ErrorKind {
     }
 }
 
-/// For what reads and writes through tokio's traits. The error itself is inside.
+/// For code that reads and writes through tokio's traits. The original error is inside.
 impl From<ClientError> for io::Error {
     fn from(error: ClientError) -> Self {
         let kind = match error.kind() {

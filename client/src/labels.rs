@@ -1,4 +1,4 @@
-//! Taking back the time labels of a namespace that a wrong clock made.
+//! Repairs time labels of a namespace that a wrong clock made.
 
 use std::time::Duration;
 
@@ -10,32 +10,33 @@ use crate::catalogue::malformed;
 use crate::cluster::{Answer, Client, with_identity};
 use crate::error::ClientError;
 
-/// What a repair would change.
+/// The changes that a repair would make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeRepairPlan {
-    /// Labels later than this get this; milliseconds since the Unix epoch, as all times here.
+    /// Labels later than this are set to this. Milliseconds since the Unix epoch, like all times
+    /// here.
     pub to_ms: u64,
-    /// What time it is by the voters' median clock.
+    /// The time now by the voters' median clock.
     pub now_ms: u64,
-    /// The newest label of the namespace, whose commit may be deleted by now.
+    /// The newest label of the namespace. Its commit may be deleted by now.
     pub newest_ms: u64,
-    /// Commits that are labelled later, and the newest of them with their labels.
+    /// The number of commits with later labels, and the newest of them with their labels.
     pub commits: u64,
     pub newest: Vec<(Step, u64)>,
-    /// Of these commits, those whose labels a right clock may have made.
+    /// The number of those commits whose labels a right clock may have made.
     pub commits_right: u64,
 }
 
 impl TimeRepairPlan {
-    /// Whether there is something to repair.
+    /// Whether the repair would change anything.
     pub fn changes(&self) -> bool {
         self.newest_ms > self.to_ms
     }
 }
 
 impl Client {
-    /// What [`Client::repair_time`] would change now; without a time, up to now by the voters'
-    /// median clock.
+    /// The changes that [`Client::repair_time`] would make now. Without a time, the limit is now by
+    /// the voters' median clock.
     pub fn plan_time_repair<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -61,8 +62,8 @@ impl Client {
         })
     }
 
-    /// Gives commits of a namespace that are labelled later than `to_ms` this label, and lets the
-    /// next commits be labelled by the clock again. How many were changed.
+    /// Sets labels of a namespace that are later than `to_ms` to `to_ms`. The next commits then get
+    /// their labels from the clock again. Returns the number of changed commits.
     pub async fn repair_time(&self, namespace: &Namespace, to_ms: u64) -> Result<u64, ClientError> {
         let (mut changed, mut after) = (0, 0);
         loop {
@@ -75,7 +76,7 @@ impl Client {
                 Reply::TimeRepaired { changed: now, next: None } => {
                     return Ok(changed + u64::from(now));
                 }
-                // Each entry gets further in the log.
+                // Each entry must make progress in the log.
                 Reply::TimeRepaired { changed: now, next: Some(next) } if next > after => {
                     changed += u64::from(now);
                     after = next;

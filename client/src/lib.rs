@@ -1,5 +1,5 @@
-//! The Cairn SDK: everything that a program needs to write and read checkpoints. This crate is
-//! the only one a program depends on, beside tokio.
+//! The Cairn SDK: everything that a program needs to write and read checkpoints. A program needs
+//! only this crate and tokio.
 //!
 //! ```no_run
 //! use std::{path::Path, sync::Arc};
@@ -30,58 +30,58 @@
 //!
 //! # Cancellation
 //!
-//! A future that is dropped ends its work. A checkpoint is never visible half, and the same call
-//! goes on from there:
+//! Dropping a future ends its work. A checkpoint is never visible in part, and a repeated call
+//! continues the work:
 //!
 //! | dropped | what is left | the same call again |
 //! |---|---|---|
-//! | [`Client::put`] | an open upload, which expires with its lease and the grace (by default an hour); the commit, where the put was sealing | sends only what is not durable yet; says [`PutOutcome::AlreadyCommitted`] after a commit |
+//! | [`Client::put`] | an open upload, which expires with its lease and the grace (by default an hour); the commit, if the put was sealing | sends only what is not durable yet; returns [`PutOutcome::AlreadyCommitted`] after a commit |
 //! | [`FileWriter`] before `finish` | an open upload, which never commits | sends only what is not durable yet |
-//! | [`FileWriter::finish`] | as of a put | as a put |
+//! | [`FileWriter::finish`] | as for a put | as for a put |
 //! | [`Client::get`] | finished files, and part files | fetches only what is missing |
 //! | [`FileReader`], a stream | nothing | |
-//! | a command, such as [`Client::delete`] | perhaps its effect | says that there is nothing to delete |
+//! | a command, such as [`Client::delete`] | perhaps its effect | reports that there is nothing to delete |
 //!
-//! [`Client::abort_upload`] ends an open upload at once. A read, a write or a hash that has begun (32
-//! MiB at most) is finished in the background.
+//! [`Client::abort_upload`] ends an open upload at once. A read, a write or a hash that has begun
+//! (32 MiB at most) finishes in the background.
 //!
 //! # Panics
 //!
-//! A panic in a source, a sink or a filter is an error of the call it belongs to
-//! ([`ClientError::Panicked`]), not the end of the process.
+//! A panic in a source, a sink or a filter becomes an error of its call ([`ClientError::Panicked`])
+//! and does not end the process.
 //!
-//! # What happens meanwhile
+//! # Progress and tracing
 //!
-//! [`Progress`] and [`GetProgress`] count bytes, files and segments while a call runs; with
-//! [`Progress::watched`] and [`GetProgress::watched`] a callback is told of each change. Calls are
-//! `tracing` spans: `put`, `get` and `open` (INFO); below them, at DEBUG, `stage`, `segment` and
-//! `seal`, and a `call` for each question to the cluster with all its tries.
+//! [`Progress`] and [`GetProgress`] count bytes, files and segments while a call runs. With
+//! [`Progress::watched`] and [`GetProgress::watched`] a callback is called at each change. Calls
+//! are `tracing` spans: `put`, `get` and `open` (INFO). Below them, at DEBUG, are `stage`,
+//! `segment` and `seal`, and a `call` for each question to the cluster with all its attempts.
 //!
 //! # Layout
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`builder`], `options` | making a client: endpoints, key; how it behaves |
-//! | [`blocking`] | the same for programs that are not async |
-//! | [`cluster`] | finding nodes and the leader, asking until there is an answer |
-//! | [`catalogue`] | what the catalogue knows, and commands that are not an upload |
+//! | [`builder`], `options` | building a client: endpoints, key, settings |
+//! | [`blocking`] | the client for programs that are not async |
+//! | [`cluster`] | finds nodes and the leader, repeats questions until there is an answer |
+//! | [`catalogue`] | queries of the catalogue, and commands that are not part of an upload |
 //! | [`status`] | the cluster and its nodes, as they describe themselves |
 //! | `tokens` | issuers of tokens, and tokens that were revoked |
 //! | `deletion` | deleting checkpoints, aborting uploads, ending a grace early |
 //! | `annotate` | labels and metrics known after the commit |
-//! | `answers` | whether an answer is to its question |
+//! | `answers` | checks that an answer matches its question |
 //! | `listing` | listing checkpoints, a page at a time |
-//! | `labels` | taking back time labels that a wrong clock made |
+//! | `labels` | repairs time labels that a wrong clock made |
 //! | `marks` | refs, holds, quarantine of checkpoints, rollback |
-//! | `retention` | policies, where each rule comes from, plans of retention |
-//! | `quarantine` | what lies in a node's quarantine, and putting it back |
-//! | [`upload`] | from a [`source`], by way of its [`cut`]s, to a commit |
+//! | `retention` | policies, the source of each rule, plans of retention |
+//! | `quarantine` | the files in a node's quarantine, and how to put one back |
+//! | [`upload`] | from a [`source`], through its [`cut`]s, to a commit |
 //! | [`download`] | from a checkpoint to a [`sink`], verified |
 //! | [`source`], [`local_source`] | files to upload, in memory and on disk |
-//! | [`sink`], [`local_sink`] | where downloaded files go |
+//! | [`sink`], [`local_sink`] | targets of downloaded files |
 //! | `verify` | each replica read again, a whole restore read; a cluster as if nodes were lost |
 //! | `caller_code` | panics in sources, sinks, filters and callbacks |
-//! | [`error`], `kind` | what can go wrong, with hints; what a caller can do about it |
+//! | [`error`], `kind` | errors with hints; the caller's possible reactions |
 
 mod annotate;
 mod answers;
@@ -145,9 +145,10 @@ pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
 pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
 pub use verify::{BadReplica, Lost, LostFile, VerifyLevel, VerifyReport};
 
-// Other crates of Cairn that show in the interface, so that a program needs this one only.
+// Types of Cairn's other crates that are part of the interface, so that a program needs only this
+// crate.
 pub use bytes::Bytes;
-/// Streams, and what takes from them.
+/// Streams, and functions on them.
 pub mod stream {
     pub use futures::stream::{BoxStream, Stream, StreamExt, TryStreamExt};
 }

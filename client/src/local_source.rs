@@ -1,8 +1,8 @@
 //! Files and directory trees of this machine as a source.
 //!
-//! A tree may change while it is read. Length and modification time of a file are compared
-//! before and after each read, and the whole listing with a second one at the end: files that
-//! were changed, removed, renamed or added meanwhile are an error.
+//! A tree may change while it is read. Length and modification time of a file are compared before
+//! and after each read, and the whole listing with a second one at the end. Files that were
+//! changed, removed, renamed or added meanwhile are an error.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::local_sink;
 use crate::source::{Source, SourceDirectory, SourceEntry, SourceError, check_name, shown_name};
 
-/// What becomes of symbolic links.
+/// The handling of symbolic links.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Links {
     /// An error names the first one.
@@ -26,20 +26,20 @@ pub enum Links {
     Refuse,
     /// They are left out.
     Skip,
-    /// What they point to is taken in their place, wherever it is.
+    /// Their targets are taken instead, even outside the tree.
     Follow,
 }
 
 /// A predicate over names below an argument.
 pub type Exclude = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
-/// What of a tree is taken, and under which names. The default takes everything as it is.
+/// The selection and names of files of a tree. The default takes everything unchanged.
 #[derive(Clone, Default)]
 pub struct ScanOptions {
     /// A relative directory that all names are placed below.
     pub prefix: Option<Vec<u8>>,
     pub links: Links,
-    /// Files and directories that are left out, by their name below the argument.
+    /// Files and directories to leave out, by their name below the argument.
     pub exclude: Option<Exclude>,
 }
 
@@ -50,7 +50,7 @@ pub struct LocalSource {
     options: ScanOptions,
     entries: Vec<SourceEntry>,
     directories: Vec<SourceDirectory>,
-    /// Of each entry, in the same order.
+    /// One for each entry, in the same order.
     files: Vec<LocalFile>,
 }
 
@@ -62,12 +62,12 @@ struct LocalFile {
 }
 
 impl LocalSource {
-    /// Lists what is at `paths`. Blocks; nothing is opened for reading yet.
+    /// Lists the files at `paths`. Blocks. No file is opened for reading yet.
     pub fn scan(paths: &[PathBuf]) -> Result<Self, SourceError> {
         Self::scan_with(paths, ScanOptions::default())
     }
 
-    /// [`LocalSource::scan`] with a choice of what is taken.
+    /// [`LocalSource::scan`] with options.
     pub fn scan_with(paths: &[PathBuf], options: ScanOptions) -> Result<Self, SourceError> {
         let found = Scan::new(&options)?.all(paths)?;
         let directories = found
@@ -89,8 +89,8 @@ impl Source for LocalSource {
         &self.directories
     }
 
-    /// Lists everything again: what was added, removed or renamed since is no less a change than
-    /// other bytes.
+    /// Lists everything again: an added, removed or renamed file counts as a change, like changed
+    /// bytes.
     fn check_unchanged(&self) -> Result<(), SourceError> {
         let now = Scan::new(&self.options)?.all(&self.paths)?;
         for (entry, local) in self.entries.iter().zip(&self.files) {
@@ -146,18 +146,18 @@ impl Source for LocalSource {
     }
 }
 
-/// What a scan has listed.
+/// The result of a scan.
 #[derive(Default)]
 struct Found {
     files: BTreeMap<Vec<u8>, (SourceEntry, LocalFile)>,
-    /// Those without a file, and where they are.
+    /// Directories without a file, and their paths.
     directories: BTreeMap<Vec<u8>, (u32, PathBuf)>,
 }
 
 /// One walk over all arguments.
 struct Scan<'a> {
     options: &'a ScanOptions,
-    /// Before every name: empty, or a directory and a slash.
+    /// The prefix of every name: empty, or a directory and a slash.
     prefix: Vec<u8>,
     found: Found,
 }
@@ -165,9 +165,9 @@ struct Scan<'a> {
 /// A directory to be listed.
 struct Pending {
     path: PathBuf,
-    /// Below the argument; empty for the argument itself.
+    /// The name below the argument. Empty for the argument itself.
     name: Vec<u8>,
-    /// Device and inode of this directory and of those above it: kept while links are followed.
+    /// Device and inode of this directory and of those above it. Kept if links are followed.
     above: Vec<(u64, u64)>,
 }
 
@@ -199,7 +199,8 @@ impl<'a> Scan<'a> {
     }
 
     fn tree(&mut self, root: Pending) -> Result<(), SourceError> {
-        // An explicit stack: the depth of a tree is the user's choice, that of ours is not.
+        // Uses an explicit stack, because the user's tree may be deeper than the program's stack
+        // allows.
         let mut pending = vec![root];
         while let Some(directory) = pending.pop() {
             let io = |error| SourceError::Io { path: shown(&directory.path), error };
@@ -223,7 +224,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Takes one entry of a directory; whether it was taken at all.
+    /// Takes one entry of a directory. Returns whether it was taken.
     fn child(
         &mut self,
         directory: &Pending,
@@ -265,7 +266,7 @@ impl<'a> Scan<'a> {
         self.options.exclude.as_ref().is_some_and(|exclude| exclude(name))
     }
 
-    /// What is at `path`, and where it really is; `None` for a link that is left out.
+    /// The object at `path`, and its real path. `None` for a link that is left out.
     fn look(&self, path: &Path) -> Result<Option<(PathBuf, Metadata)>, SourceError> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => SourceError::NotFound { path: shown(path) },
@@ -320,7 +321,7 @@ impl<'a> Scan<'a> {
         self.check_count()
     }
 
-    /// Links to directories can multiply a small tree without end.
+    /// Links to directories can multiply a small tree without limit.
     fn check_count(&self) -> Result<(), SourceError> {
         let count = self.found.files.len() + self.found.directories.len();
         match count as u64 > MANIFEST_ENTRIES_MAX {
@@ -474,7 +475,7 @@ mod tests {
 
     #[test]
     fn links_are_followed_or_left_out_on_demand() {
-        // As in a cache of Hugging Face: names are links to blobs elsewhere.
+        // As in the Hugging Face cache: names are links to blobs elsewhere.
         let dir = tree(&["blobs/1f", "blobs/2f", "snapshots/rev/own"]);
         let snapshot = dir.path().join("snapshots/rev");
         link("../../blobs/1f", snapshot.join("config.json"));
@@ -492,7 +493,7 @@ mod tests {
         assert_eq!(names(&by_link), all);
         assert_eq!(names(&scan_with(&snapshot, links(Links::Skip)).unwrap()), ["own"]);
         assert!(scan_with(&snapshot.join("all"), links(Links::Skip)).unwrap().entries().is_empty());
-        // The link is pointed elsewhere while the upload runs.
+        // The link is changed while the upload runs.
         fs::remove_file(snapshot.join("config.json")).unwrap();
         link("../../blobs/2f", snapshot.join("config.json"));
         assert!(matches!(source.check_unchanged(), Err(SourceError::Changed { .. })));

@@ -1,4 +1,4 @@
-//! Refs, holds, quarantine and rollback: what people and jobs say of checkpoints.
+//! Refs, holds, quarantine and rollback: marks that people and jobs set on checkpoints.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use crate::error::ClientError;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefList {
-    /// By name; those that were removed, too, with their history.
+    /// By name. Includes removed ones, with their history.
     pub refs: Vec<NamedRef>,
-    /// Steps of those checkpoints they name or named that are not deleted.
+    /// The steps of their current and former targets that are not deleted.
     pub steps: BTreeMap<CheckpointId, Step>,
 }
 
-/// A hold, and what it is on.
+/// A hold and its checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListedHold {
@@ -43,11 +43,11 @@ impl ListedHold {
     }
 }
 
-/// What a rollback did.
+/// The result of a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RollbackReport {
-    /// What `latest` is now, unless another one of an earlier step was committed later.
+    /// The current `latest`, unless another checkpoint of an earlier step was committed later.
     pub checkpoint: CheckpointInfo,
     /// Commits of later steps that were put into quarantine.
     pub quarantined: u64,
@@ -56,13 +56,13 @@ pub struct RollbackReport {
 }
 
 impl Client {
-    /// Points the ref `name` of the address's namespace at the checkpoint the address names now;
-    /// `expect` is the generation the ref must have, 0 where it must not be there. `by` says who
-    /// moves it. Returns what it points to.
+    /// Points the ref `name` of the address's namespace at the checkpoint that the address names
+    /// now. `expect` is the generation that the ref must have, 0 if it must not exist. `by` names
+    /// the person or program that moves it. Returns the new target.
     ///
     /// # Errors
     ///
-    /// [`Refusal::RefMoved`](command::Refusal::RefMoved) where the generation is another one,
+    /// [`Refusal::RefMoved`](command::Refusal::RefMoved) if the generation differs,
     /// [`Refusal::Quarantined`](command::Refusal::Quarantined) for a checkpoint in quarantine.
     pub fn set_ref<'a>(
         &'a self,
@@ -85,8 +85,8 @@ impl Client {
         })
     }
 
-    /// The record of a checkpoint that was just changed. As it was before, where it was deleted or
-    /// replaced right after, or where nobody answers: the change was made all the same.
+    /// The current record of a checkpoint that was just changed. If it was deleted or replaced just
+    /// after, or no node answers, returns the earlier record. The change was made in any case.
     async fn as_it_is_now(&self, before: CheckpointInfo) -> CheckpointInfo {
         let (namespace, selector) = (before.namespace.clone(), Selector::Step(before.step));
         match self.resolve(&Address { namespace, selector }).await {
@@ -95,8 +95,8 @@ impl Client {
         }
     }
 
-    /// Removes a ref; what it pointed to stays. Parameters and errors as of [`Client::set_ref`],
-    /// and [`Refusal::NoSuchRef`](command::Refusal::NoSuchRef).
+    /// Removes a ref. Its target stays. Parameters and errors as for [`Client::set_ref`], and
+    /// [`Refusal::NoSuchRef`](command::Refusal::NoSuchRef).
     pub async fn remove_ref(
         &self,
         namespace: &Namespace,
@@ -129,8 +129,8 @@ impl Client {
         })
     }
 
-    /// Keeps the checkpoint an address names now from deletion, for a time or until it is
-    /// released. A second hold of the same owner takes the place of the first.
+    /// Protects the checkpoint that an address names now from deletion, for a time or until the
+    /// hold is released. A second hold of the same owner replaces the first.
     pub async fn add_hold(
         &self,
         address: &Address,
@@ -164,8 +164,8 @@ impl Client {
         Ok(self.as_it_is_now(info).await)
     }
 
-    /// Holds that have not ended, on checkpoints of a namespace and those below it; of all without
-    /// one.
+    /// Active holds on checkpoints of a namespace and those below it. Without a namespace, all
+    /// active holds.
     pub async fn holds(&self, prefix: Option<&Namespace>) -> Result<Vec<ListedHold>, ClientError> {
         let mut all: Vec<ListedHold> = Vec::new();
         loop {
@@ -183,7 +183,7 @@ impl Client {
                     Box::pin(async move { stub.list_holds(request).await })
                 })
                 .await?;
-            // A page without entries that claims more would go on for ever.
+            // A page without entries that claims more would cause an endless loop.
             let more = reply.more && !reply.holds.is_empty();
             for listed in reply.holds {
                 let wrong = |problem: String| malformed("list holds", problem);
@@ -197,8 +197,9 @@ impl Client {
         }
     }
 
-    /// Says that the checkpoint an address names now must not be used, and why: `latest` and times
-    /// pass it over, a restore of it wants [`GetOptions::quarantined`](crate::GetOptions).
+    /// Marks the checkpoint that an address names now as unusable, with a reason. `latest` and
+    /// addresses by time skip it. A restore of it needs
+    /// [`GetOptions::quarantined`](crate::GetOptions).
     pub async fn quarantine(
         &self,
         address: &Address,
@@ -208,7 +209,7 @@ impl Client {
         self.set_quarantine(address, false, reason, by).await
     }
 
-    /// Takes a checkpoint out of quarantine; why it was there is forgotten. `by` goes into the log.
+    /// Takes a checkpoint out of quarantine and removes the reason. `by` is written to the log.
     pub async fn lift_quarantine(
         &self,
         address: &Address,
@@ -231,14 +232,14 @@ impl Client {
         Ok(self.as_it_is_now(info).await)
     }
 
-    /// Puts all commits of later steps than the address names into quarantine, and aborts open
-    /// uploads of later steps, in one entry of the log. Their steps may be written again.
+    /// Quarantines all commits of later steps than the address names, and aborts open uploads of
+    /// later steps, in one entry of the log. Their steps may be written again.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Quarantined`](command::Refusal::Quarantined) where the checkpoint to go back to is
-    /// in quarantine itself; [`Refusal::Malformed`](command::Refusal::Malformed) where more than
-    /// 16,384 checkpoints would change.
+    /// [`Refusal::Quarantined`](command::Refusal::Quarantined) if the target of the rollback is in
+    /// quarantine itself. [`Refusal::Malformed`](command::Refusal::Malformed) if more than 16,384
+    /// checkpoints would change.
     pub async fn roll_back(
         &self,
         address: &Address,

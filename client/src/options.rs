@@ -1,54 +1,56 @@
-//! How a client behaves: deadlines, tries, and how much it does and holds at the same time.
+//! The settings of a client: deadlines, attempts, and limits on parallel work and memory.
 
 use std::time::Duration;
 
 use cairn_types::ids::ClusterId;
 use cairn_types::limits::SEGMENT_BYTES_MAX;
 
-/// More memory than this for one upload hides no latency: 64 GiB.
+/// More memory than this for one upload does not hide more latency: 64 GiB.
 const BUDGET_KIB_MAX: u32 = 64 << 20;
-/// More streams than this for one upload hide no latency either.
+/// More streams than this for one upload do not hide more latency.
 const UPLOADS_PARALLEL_MAX: usize = 4096;
 
-/// How a client behaves. `ClientOptions::new` gives the defaults; [`crate::Client::builder`] sets them.
+/// The settings of a client. `ClientOptions::new` gives the defaults. [`crate::Client::builder`]
+/// sets them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientOptions {
-    /// Any nodes of one cluster, `host:port`; the others are learned.
+    /// Any nodes of one cluster, `host:port`. The client learns the others.
     pub endpoints: Vec<String>,
-    /// One try's time for an answer, beside what the call itself asks the node to wait.
+    /// Time limit for the answer of one attempt, in addition to the time that the call itself makes
+    /// the node wait.
     pub call_deadline: Duration,
-    /// All tries together; `None` tries for ever.
+    /// Time limit for all attempts together. `None` means no limit.
     pub deadline: Option<Duration>,
-    /// A segment stream without progress for this long is given up.
+    /// A segment stream without progress for this long is stopped.
     pub stall_deadline: Duration,
-    /// The client's own rack: replicas there are read first.
+    /// The client's own rack. Replicas in it are read first.
     pub rack: Option<String>,
-    /// The cluster to talk to, where it is known beforehand; otherwise the first one that answers.
+    /// The cluster to use, if it is known. Otherwise the first one that answers.
     pub cluster: Option<ClusterId>,
     pub retry: Retry,
-    /// Whether a second node is asked, and a second replica is read, where the first one takes
-    /// longer than usual. Costs a few calls more and saves the wait for a node that is frozen.
+    /// Whether a second node is asked, or a second replica is read, if the first takes longer than
+    /// usual. It costs a few more calls and saves the wait for a frozen node.
     pub hedge: bool,
-    /// Segments of one upload that are sent at the same time: hides the latency of many small
-    /// ones. 1 at least, 4,096 at most.
+    /// Segments of one upload that are sent at the same time. This hides the latency of many small
+    /// segments. At least 1, at most 4,096.
     pub uploads_parallel: usize,
-    /// Bytes of one upload between reading and the W-th acknowledgement: 32 MiB, the largest
-    /// segment, at least; 64 GiB at most. Beside them, half as many may be on the way to slower
-    /// nodes, 32 MiB at least.
+    /// Limit on the bytes of one upload between reading and the W-th acknowledgement. At least 32
+    /// MiB, the largest segment; at most 64 GiB. In addition, half as many bytes, and at least 32
+    /// MiB, may be on the way to slower nodes.
     pub upload_memory_bytes: u64,
 }
 
-/// Pauses between the tries of one call, and how many tries may fail. A pause is drawn evenly from
-/// half to one and a half times its length.
+/// Pauses between the attempts of one call, and how many attempts may fail. A pause is drawn
+/// uniformly from half to one and a half times its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// The first pause after every known address has failed once. Each later one is twice as long.
     pub pause_min: Duration,
     pub pause_max: Duration,
-    /// Failed tries after which a call ends, even before its deadline; `None` sets no limit.
-    /// Zero is as one. To be sent on to the leader is no failure, and neither is the answer of a
-    /// leader that is still at a commit.
+    /// The number of failed attempts after which a call ends, even before its deadline. `None` sets
+    /// no limit. Zero has the effect of one. A redirect to the leader is no failure, and neither is
+    /// the answer of a leader that still works on a commit.
     pub tries_max: Option<u32>,
 }
 
@@ -80,14 +82,14 @@ impl ClientOptions {
         }
     }
 
-    /// The budget of an upload up to the W-th acknowledgement, KiB.
+    /// The memory budget of an upload up to the W-th acknowledgement, KiB.
     pub(crate) fn foreground_kib(&self) -> u32 {
         let bytes = self.upload_memory_bytes.max(SEGMENT_BYTES_MAX);
         u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(BUDGET_KIB_MAX)
     }
 
-    /// The budget of bytes on the way to slower targets after that, KiB, all segments together. A
-    /// target further behind is left to the cluster's own catch-up.
+    /// The budget of bytes on the way to slower targets after that, KiB, for all segments together.
+    /// Targets further behind are left to the cluster's own catch-up.
     pub(crate) fn lag_kib(&self) -> u32 {
         (self.foreground_kib() / 2).max((SEGMENT_BYTES_MAX >> 10) as u32)
     }

@@ -1,4 +1,4 @@
-//! A node's quarantine, as an operator sees it: what lies there, and putting a good copy back.
+//! A node's quarantine for an operator: its files, and how to put a good copy back.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use cairn_types::ids::SegmentDigest;
 use crate::cluster::{Answer, Client, with_identity};
 use crate::status::filled;
 
-/// A node that reads files in full answers within this time: 16 of 32 MiB on a slow disk.
+/// Time limit for a node that reads files in full: 16 files of 32 MiB on a slow disk.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Some of the files in a node's quarantine, by name.
@@ -17,7 +17,7 @@ const VERIFY_DEADLINE: Duration = Duration::from_secs(90);
 #[non_exhaustive]
 pub struct QuarantinePage {
     pub files: Vec<QuarantinedFile>,
-    /// Whether others follow the last of them.
+    /// Whether more files follow.
     pub more: bool,
 }
 
@@ -28,13 +28,14 @@ pub struct QuarantinedFile {
     pub name: String,
     /// `None` for a file whose name is not a segment's.
     pub digest: Option<SegmentDigest>,
-    /// Of the file.
+    /// File bytes.
     pub bytes: u64,
-    /// `bad`, `no-slot` or `in-the-way`; `None` where the name does not say it.
+    /// `bad`, `no-slot` or `in-the-way`. `None` if the name does not tell.
     pub why: Option<String>,
-    /// When it was set aside by the node's wall clock, milliseconds since the Unix epoch.
+    /// The time of the move to quarantine by the node's wall clock, milliseconds since the Unix
+    /// epoch.
     pub since_ms: Option<u64>,
-    /// Whether it is good as a whole; `None` where it was not verified.
+    /// Whether it is good as a whole. `None` if it was not verified.
     pub good: Option<bool>,
 }
 
@@ -51,13 +52,13 @@ impl QuarantinedFile {
     }
 }
 
-/// What became of a copy that was to be put back.
+/// The result of putting a copy back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Restored {
     /// It is durable in its place, and reported.
     Restored,
-    /// The node held the segment, and its file is good.
+    /// The node already held the segment, and its file is good.
     HeldBefore,
     Refused {
         why: String,
@@ -65,9 +66,9 @@ pub enum Restored {
 }
 
 impl Client {
-    /// A page of the files in the quarantine of the node at `address`: those whose names follow
-    /// `after`, `limit` of them, or as many as fit for zero. With `verify`, the node reads each
-    /// file in full, and 16 make a page.
+    /// A page of the files in the quarantine of the node at `address`. Their names follow `after`.
+    /// The page has at most `limit` files; zero means as many as fit. With `verify`, the node reads
+    /// each file in full, and a page has 16 files.
     pub fn quarantined<'a>(
         &'a self,
         address: &'a str,
@@ -85,7 +86,7 @@ impl Client {
         })
     }
 
-    /// Has the node at `address` verify a quarantined copy of `digest` in full and put it back as
+    /// Makes the node at `address` verify a quarantined copy of `digest` in full and put it back as
     /// its replica.
     pub fn restore_quarantined<'a>(
         &'a self,

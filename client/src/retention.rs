@@ -1,4 +1,4 @@
-//! Policies of namespaces, where each rule comes from, and what retention would do.
+//! Policies of namespaces, the source of each rule, and plans of retention.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::catalogue::malformed;
 use crate::cluster::{Answer, Client, with_identity};
 use crate::error::ClientError;
 
-/// What is changed in what a namespace says of policy: first some rules are left to the namespaces
-/// above it, then others are set.
+/// A change of a namespace's own policy: first some rules are removed, so that they come from the
+/// namespaces above it, then others are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyEdit {
     pub change: PolicyChange,
@@ -23,15 +23,15 @@ pub struct PolicyEdit {
     pub unset: Vec<PolicyField>,
 }
 
-/// What a namespace goes by, and who says it.
+/// The policy in force for a namespace, and the source of each rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShownPolicy {
-    /// What the namespaces above it and itself say, from the top.
+    /// The own policies of the namespaces above it and of itself, from the top.
     pub said: Vec<(Namespace, OwnPolicy)>,
-    /// Log index of the last change of any of it; 0 before.
+    /// Log index of the last change of any of them. Zero if there was none.
     pub policy_version: u64,
-    /// Checkpoints that retention may still let go by a confirmation.
+    /// Checkpoints that a confirmation still allows retention to delete.
     pub confirmed: u64,
 }
 
@@ -40,23 +40,23 @@ impl ShownPolicy {
         self.said.iter().fold(FullPolicy::default(), |policy, (_, own)| policy.below(own))
     }
 
-    /// The namespace that says a rule; `None` where it is the default.
+    /// The namespace that sets a rule. `None` if it is the default.
     pub fn from(&self, field: PolicyField) -> Option<&Namespace> {
         self.said.iter().rev().find(|(_, own)| own.says(field)).map(|(name, _)| name)
     }
 }
 
-/// What retention would do with a namespace.
+/// The result of retention for a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPlan {
     pub policy_version: u64,
     /// The wall clock at which it was evaluated, milliseconds since the Unix epoch.
     pub now_ms: u64,
-    /// How many it would let go, and the bytes of segments that frees.
+    /// The number of checkpoints that it would delete, and the bytes of segments that this frees.
     pub let_go: u64,
     pub bytes_freed: u64,
-    /// Whether these are so many that somebody must confirm it, and how many are confirmed.
+    /// Whether the number is so large that it needs a confirmation, and the confirmed number.
     pub large: bool,
     pub confirmed: u64,
     /// Every committed checkpoint, newest first.
@@ -64,7 +64,7 @@ pub struct RetentionPlan {
 }
 
 impl RetentionPlan {
-    /// Whether nothing is let go until somebody confirms it.
+    /// Whether nothing is deleted until a confirmation.
     pub fn waits(&self) -> bool {
         self.large && self.confirmed == 0
     }
@@ -78,11 +78,11 @@ pub struct PlannedCheckpoint {
     pub step: Step,
     pub commit_index: u64,
     pub commit_wall_ms: u64,
-    /// Of its files.
+    /// Bytes of its files.
     pub bytes: u64,
-    /// Why it is kept; empty where it is let go.
+    /// The reasons to keep it. Empty if it is deleted.
     pub reasons: Vec<KeptReason>,
-    /// What that frees once all older ones that are let go are gone.
+    /// Bytes freed by its deletion once all older deleted ones are gone.
     pub frees: u64,
 }
 
@@ -92,7 +92,7 @@ impl PlannedCheckpoint {
     }
 }
 
-/// A rule that keeps a checkpoint, and what it found: the bucket, the name, its number. Durations and
+/// A rule that keeps a checkpoint, and its values: the bucket, the name, the number. Durations and
 /// times are in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -102,7 +102,7 @@ pub struct KeptReason {
 }
 
 impl Client {
-    /// The policy of a namespace, and which namespace says each rule of it.
+    /// The policy of a namespace, and the namespace that sets each rule.
     pub fn show_policy<'a>(&'a self, namespace: &'a Namespace) -> Answer<'a, ShownPolicy> {
         Box::pin(async move {
             let reply = self
@@ -131,7 +131,7 @@ impl Client {
         })
     }
 
-    /// Changes what a namespace says of policy.
+    /// Changes a namespace's own policy.
     pub async fn edit_policy(
         &self,
         namespace: &Namespace,
@@ -143,7 +143,8 @@ impl Client {
         self.execute(body, Duration::ZERO).await.map(drop)
     }
 
-    /// What retention would do now, as if the namespace said `what_if`, too. Nothing changes.
+    /// The result of retention now, as if the namespace's own policy included `what_if`. Nothing
+    /// changes.
     pub async fn plan_retention(
         &self,
         namespace: &Namespace,
@@ -164,7 +165,7 @@ impl Client {
                 checkpoints: plan.checkpoints,
             };
             for planned in page.checkpoints {
-                // A page that does not go on would be asked for again and again.
+                // The client would request a page that makes no progress again and again.
                 if before_commit != 0 && planned.commit_index >= before_commit {
                     let problem = "commits are not in order".to_owned();
                     return Err(malformed("plan retention", problem));
@@ -203,8 +204,8 @@ impl Client {
         })
     }
 
-    /// Agrees that retention lets so many checkpoints go, as long as the policy is at this version
-    /// ([`RetentionPlan::policy_version`]).
+    /// Confirms that retention may delete this many checkpoints, as long as the policy is at this
+    /// version ([`RetentionPlan::policy_version`]).
     pub async fn confirm_retention(
         &self,
         namespace: &Namespace,

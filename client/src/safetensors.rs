@@ -1,8 +1,8 @@
-//! The layout of a safetensors file, as far as cutting needs it.
+//! The parts of a safetensors file's layout that cutting needs.
 //!
-//! `[header length, u64 little-endian][header, JSON][tensors]`, each tensor named with its
-//! `data_offsets` from the header's end. Anything odd means "not safetensors", never an error:
-//! the file is then cut like any other.
+//! `[header length, u64 little-endian][header, JSON][tensors]`, each tensor with its `data_offsets`
+//! from the header's end. Any irregularity means "not safetensors" and is no error: the file is
+//! then cut like any other.
 
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -11,11 +11,11 @@ use crate::source::{Source, SourceError};
 
 /// The format's own bound on the header, bytes.
 pub const HEADER_BYTES_MAX: u64 = 100_000_000;
-/// Bound on tensors, so that a hostile header cannot take more memory than its own length.
+/// Limit on tensors, so that a hostile header cannot use more memory than its own length.
 const TENSORS_MAX: usize = 4 << 20;
 
-/// Lengths of the header (with its length field) and of each tensor, in file order; their sum is
-/// the file's length. `None` where the file is not safetensors.
+/// Lengths of the header (with its length field) and of each tensor, in file order. Their sum is
+/// the file's length. `None` if the file is not safetensors.
 pub fn layout(source: &dyn Source, file: usize) -> Result<Option<Vec<u64>>, SourceError> {
     let file_len = source.entries()[file].len;
     if file_len < 10 {
@@ -40,7 +40,7 @@ pub fn layout(source: &dyn Source, file: usize) -> Result<Option<Vec<u64>>, Sour
     }))
 }
 
-/// Tensor lengths in file order, if they tile exactly `data_len` bytes.
+/// Tensor lengths in file order, if they cover exactly `data_len` bytes.
 fn lengths(header: &[u8], data_len: u64) -> Option<Vec<u64>> {
     let Offsets(mut offsets) = serde_json::from_slice(header).ok()?;
     offsets.sort_unstable();

@@ -1,8 +1,8 @@
-//! Where a download's files go.
+//! The target of a download's files.
 //!
-//! A file is written as a part file, where no other run writes, and takes its own name only when
-//! every byte is verified; [`crate::local_sink::LocalSink`] writes below a directory,
-//! [`MemorySink`] into memory. Methods may block: they are called on `Lane::Client` only.
+//! A file is written as a part file, where no other run writes. It gets its own name only when
+//! every byte is verified. [`crate::local_sink::LocalSink`] writes below a directory,
+//! [`MemorySink`] into memory. Methods may block: they are called only on `Lane::Client`.
 //!
 //! ```text
 //! begin --> check_room --> per file: create, write_at ..., finish --> complete
@@ -14,15 +14,15 @@ use std::io;
 use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
-/// A range of a segment that makes up a range of a file.
+/// A range of a segment that is a range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileExtent {
     pub digest: SegmentDigest,
     /// Whole length of the segment.
     pub segment_len: u32,
-    /// Where the range starts in the segment.
+    /// Start of the range in the segment.
     pub segment_offset: u32,
-    /// Where it starts in the file.
+    /// Start of the range in the file.
     pub file_offset: u64,
     pub len: u32,
 }
@@ -45,7 +45,7 @@ impl FileTarget {
     }
 }
 
-/// What is at a file's place before the download.
+/// The object at a file's place before the download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     Absent,
@@ -57,36 +57,37 @@ pub enum Presence {
     Other,
 }
 
-/// What one run is going to write.
+/// The files and directories that one run will write.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
-    /// No name is below another one, and no name is twice.
+    /// No name is below another one, and no name occurs twice.
     pub files: &'a [FileTarget],
-    /// Names and modes, ascending by name; none is the name of a file or below one.
+    /// Names and modes, ascending by name. No name is a file's name or below one.
     pub directories: &'a [(Vec<u8>, u32)],
-    /// Files that exist with other content are replaced.
+    /// Whether existing files with other content are replaced.
     pub replace: bool,
 }
 
 pub trait Sink: Send + Sync + 'static {
-    /// Looks at what is there and makes the directories. Called once, before all others. Says
-    /// what was found, one a file; where a file is in the way, nothing was changed.
+    /// Looks at the existing objects and makes the directories. Called once, before all other
+    /// methods. Returns one presence per file. If an object is in the way of a file, nothing is
+    /// changed.
     fn begin(&self, plan: &Plan<'_>) -> Result<Vec<Presence>, SinkError>;
 
-    /// Takes over part files that killed runs left of these files, which exist with content that is
-    /// to be replaced; whether there was one, one a file. From here on such a file is a
-    /// [`Presence::Part`].
+    /// Takes over part files of killed runs for these files. The files exist with content that will
+    /// be replaced. Returns for each file whether there was a part file. From here on such a file
+    /// is a [`Presence::Part`].
     fn resume(&self, files: &[FileTarget]) -> Result<Vec<bool>, SinkError> {
         Ok(vec![false; files.len()])
     }
 
-    /// Fails where there is not room for so many bytes more of these files.
+    /// Fails if there is no room for this many more bytes of these files.
     fn check_room(&self, missing: &[(&FileTarget, u64)]) -> Result<(), SinkError>;
 
     /// Makes an empty part file of the file's length.
     fn create(&self, file: &FileTarget) -> Result<(), SinkError>;
 
-    /// Fills `buffer` from what [`Sink::begin`] found: the part, or the file itself.
+    /// Fills `buffer` from the object that [`Sink::begin`] found: the part file or the file itself.
     fn read_at(
         &self,
         file: &FileTarget,
@@ -98,19 +99,19 @@ pub trait Sink: Send + Sync + 'static {
     /// Writes verified bytes into the part file.
     fn write_at(&self, file: &FileTarget, offset: u64, bytes: &[u8]) -> Result<(), SinkError>;
 
-    /// Makes the part file durable and gives it its mode, time and final name. A file already
-    /// there is replaced only if `replace`; one with the same bytes stays.
+    /// Makes the part file durable and gives it its mode, time and final name. An existing file is
+    /// replaced only if `replace` is true. An existing file with the same bytes stays.
     fn finish(&self, file: &FileTarget, replace: bool) -> Result<(), SinkError>;
 
-    /// Which of these files, all finished, are other files by now, of the same length: another run
-    /// has replaced them. [`Sink::read_at`] reads the new ones from here on, and
-    /// [`Sink::complete`] takes them as verified: the caller does that first.
+    /// Those of the finished files that another run has replaced with other files of the same
+    /// length. From here on [`Sink::read_at`] reads the new ones, and [`Sink::complete`] treats
+    /// them as verified, so the caller must verify them first.
     fn replaced(&self, _files: &[FileTarget]) -> Result<Vec<usize>, SinkError> {
         Ok(Vec::new())
     }
 
-    /// All files are finished: makes their names durable, sets the modes of directories, and
-    /// checks that every name still is the file that this run wrote or verified.
+    /// Called when all files are finished. Makes their names durable, sets the modes of
+    /// directories, and checks that every name is still the file that this run wrote or verified.
     fn complete(&self) -> Result<(), SinkError>;
 }
 
@@ -119,10 +120,10 @@ pub trait Sink: Send + Sync + 'static {
 pub enum SinkError {
     #[error("{name} exists and differs from the checkpoint")]
     WouldOverwrite { name: String },
-    /// Something that is not a plain file or directory stands where one must go.
+    /// An object that is not a plain file or directory is in the place of one.
     #[error("{name} cannot be written: {why}")]
     Unsafe { name: String, why: &'static str },
-    /// A file that this run wrote or verified is another file now.
+    /// A file that this run wrote or verified has been replaced by another file.
     #[error("{name} was replaced by another process while this one worked")]
     Replaced { name: String },
     #[error(
@@ -154,7 +155,7 @@ impl SinkError {
     }
 }
 
-/// A name for people.
+/// A name as text for people.
 pub fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
@@ -190,12 +191,12 @@ impl MemorySink {
         self.state.lock().files.clone()
     }
 
-    /// Bytes that downloads have written, of whole files and of parts.
+    /// Bytes that downloads have written, in finished files and part files.
     pub fn bytes_written(&self) -> u64 {
         self.state.lock().bytes_written
     }
 
-    /// Puts a file there before a download.
+    /// Adds a file before a download.
     pub fn insert(&self, name: &[u8], content: Vec<u8>) {
         self.state.lock().files.insert(name.to_vec(), content);
     }

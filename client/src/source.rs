@@ -1,7 +1,7 @@
-//! Where an upload's bytes come from: a list of files, and reads of any range of them.
+//! The source of an upload's bytes: a list of files, and reads of any range of them.
 //!
-//! A source is stable: entries are in ascending name order, and a read gives the bytes the entry
-//! promised or an error. Files of this machine are in `local_source.rs`, files in memory here.
+//! A source is stable: entries are in ascending name order, and a read returns the bytes of the
+//! entry or an error. `local_source.rs` has files of this machine. This file has files in memory.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,28 +21,28 @@ pub struct SourceEntry {
     pub len: u64,
 }
 
-/// A directory that no file's name implies.
+/// A directory that is not implied by any file's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceDirectory {
     pub name: Vec<u8>,
     pub mode: u32,
 }
 
-/// Files to upload. Reads may block: they are called on `Lane::Client` only.
+/// Files to upload. Reads may block: they are called only on `Lane::Client`.
 pub trait Source: Send + Sync + 'static {
-    /// Ascending by name, no name twice.
+    /// Ascending by name, without duplicates.
     fn entries(&self) -> &[SourceEntry];
 
     fn directories(&self) -> &[SourceDirectory] {
         &[]
     }
 
-    /// An error where the list of files is not what it was; asked once everything has been read.
+    /// Returns an error if the list of files has changed. Called once everything has been read.
     fn check_unchanged(&self) -> Result<(), SourceError> {
         Ok(())
     }
 
-    /// Fills `buffer` from `offset` of entry `index`, wholly or with an error.
+    /// Fills all of `buffer` from `offset` of entry `index`, or returns an error.
     fn read_at(&self, index: usize, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError>;
 }
 
@@ -57,7 +57,7 @@ pub enum SourceError {
     DeadLink { path: String },
     #[error("{path} is a link to one of its parent directories")]
     LinkCycle { path: String },
-    /// The tree around it is not whole.
+    /// The tree around it is incomplete.
     #[error("{path} belongs to a get that is running or was killed")]
     UnfinishedGet { path: String },
     #[error("{path} is neither a file nor a directory")]
@@ -99,7 +99,7 @@ impl SourceError {
     }
 }
 
-/// Whether a checkpoint can keep a file or directory of this name.
+/// Whether a checkpoint can store a file or directory of this name.
 pub(crate) fn check_name(name: &[u8]) -> Result<(), SourceError> {
     match name_problem(name) {
         None => Ok(()),
@@ -119,7 +119,8 @@ pub struct MemorySource {
 }
 
 impl MemorySource {
-    /// Names are checked as for files of a disk; mode is 0644 and the modification time zero.
+    /// Names are checked like those of files on a disk. The mode is 0644 and the modification time
+    /// zero.
     pub fn new(files: BTreeMap<Vec<u8>, Bytes>) -> Result<Self, SourceError> {
         let mut source = Self::default();
         for (name, content) in files {

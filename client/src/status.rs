@@ -1,5 +1,5 @@
-//! The cluster and its nodes, as they describe themselves. These types are this crate's own: what is
-//! sent may change without them.
+//! The cluster and its nodes, as they describe themselves. These types belong to this crate: the
+//! wire format may change without them.
 //!
 //! ```text
 //! status, full_status -> ClusterStatus -> NodeInfo: a node as the cluster knows it
@@ -17,16 +17,16 @@ use cairn_types::model::Settings;
 use crate::catalogue::malformed;
 use crate::error::ClientError;
 
-/// The cluster, as the node that answered has applied it. Counts are of the whole cluster.
+/// The cluster, as applied by the node that answered. Counts are for the whole cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClusterStatus {
     pub cluster: Option<ClusterId>,
-    /// How often a lost majority was recovered.
+    /// The number of recoveries from a lost majority.
     pub lineage: u32,
-    /// Cluster time, milliseconds: the only clock that decides. It runs while the cluster does.
+    /// Cluster time, milliseconds. Decisions use only this clock. It runs while the cluster does.
     pub clock_ms: u64,
-    /// The last log entry that is applied.
+    /// The last applied log entry.
     pub applied_index: u64,
     /// The term of Raft.
     pub term: u64,
@@ -34,47 +34,47 @@ pub struct ClusterStatus {
     pub leader: Option<NodeId>,
     /// Its `host:port`.
     pub leader_address: Option<String>,
-    /// By id; removed nodes too.
+    /// By id. Includes removed nodes.
     pub nodes: Vec<NodeInfo>,
     pub checkpoints_committed: u64,
     pub checkpoints_open: u64,
     /// Segments that a checkpoint or an upload refers to, and their bytes, each counted once.
     pub segments: u64,
     pub segment_bytes: u64,
-    /// Of committed checkpoints: with fewer replicas that count than their policy wants.
+    /// Segments of committed checkpoints with fewer counting replicas than their policy wants.
     pub segments_below: u64,
     pub bytes_below: u64,
-    /// Of committed checkpoints: without any replica that counts.
+    /// Segments of committed checkpoints without any replica that counts.
     pub segments_unavailable: u64,
-    /// Of the unavailable ones: no node, up or down, has a replica. They are rotten or lost, unless
-    /// good copies are left in a quarantine.
+    /// Those of the unavailable ones without a replica on any node, up or down. They are damaged or
+    /// lost, unless good copies are left in a quarantine.
     pub segments_lost: u64,
-    /// Of committed checkpoints: in fewer racks than their policy asks for.
+    /// Segments of committed checkpoints in fewer racks than their policy requires.
     pub segments_short_of_racks: u64,
-    /// Segments that nothing refers to any more; their space is given back after the grace.
+    /// Segments without a reference. Their space is freed after the grace.
     pub segments_unreferenced: u64,
     pub bytes_unreferenced: u64,
-    /// Any so many nodes, and any so many racks, may be lost, and each committed segment has a
-    /// replica left. The majority of voters is another matter.
+    /// The number of nodes, and of racks, of which any may be lost such that each committed segment
+    /// still has a replica. This does not include the majority of voters.
     pub nodes_can_be_lost: u32,
     pub racks_can_be_lost: u32,
-    /// The features that may be used: those of the oldest build in service.
+    /// The features in use are limited to this level, the level of the oldest build in service.
     pub feature_level: u32,
     /// Nodes with a vote.
     pub voters: u32,
-    /// Namespaces whose newest commit is labelled later than the voters' clocks say it is: how
-    /// many, and the first of them. Known to the leader only.
+    /// Namespaces whose newest commit has a label later than the voters' clocks: their number, and
+    /// the first of them. Only the leader knows this.
     pub namespaces_ahead: u64,
     pub first_ahead: Vec<NamespaceAhead>,
-    /// Namespaces whose retention waits for a confirmation: how many, and the first of them. Known
-    /// to the leader only.
+    /// Namespaces whose retention waits for a confirmation: their number, and the first of them.
+    /// Only the leader knows this.
     pub namespaces_waiting: u64,
     pub first_waiting: Vec<RetentionWaiting>,
-    /// The times that the cluster was founded with.
+    /// The times that were set when the cluster was founded.
     pub settings: Settings,
 }
 
-/// A namespace whose retention would let go so much that somebody must confirm it.
+/// A namespace whose retention would delete so much that it needs a confirmation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionWaiting {
@@ -82,7 +82,8 @@ pub struct RetentionWaiting {
     pub checkpoints: u64,
 }
 
-/// A namespace whose next commits get the label of its newest one, until the clocks have reached it.
+/// A namespace whose next commits get the label of its newest one, until the clocks have reached
+/// that label.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NamespaceAhead {
@@ -99,9 +100,9 @@ pub struct NodeInfo {
     pub rack: String,
     /// `host:port`.
     pub address: String,
-    /// Whether the leader has heard from it of late.
+    /// Whether the leader has received a recent heartbeat.
     pub up: bool,
-    /// For good: its id never returns.
+    /// Removed for good: its id never returns.
     pub removed: bool,
     /// Whether its files have been compared with the catalogue since it started.
     pub inventoried: bool,
@@ -109,36 +110,37 @@ pub struct NodeInfo {
     pub incarnation: Incarnation,
     /// Whether it votes.
     pub voter: bool,
-    /// What it was given for segments.
+    /// The bytes configured for segments.
     pub capacity_bytes: u64,
-    /// The lesser of what is left of that and of its file system; known to the leader only.
+    /// The smaller of the remaining part of that and of its file system. Only the leader knows
+    /// this.
     pub available_bytes: Option<u64>,
     pub replicas_durable: u64,
     pub bytes_durable: u64,
-    /// Still to be made there.
+    /// Replicas still to be made there.
     pub replicas_assigned: u64,
-    /// Still to be destroyed there.
+    /// Replicas still to be destroyed there.
     pub replicas_released: u64,
     /// Cluster time of its last change between up and down, milliseconds.
     pub liveness_since_ms: u64,
-    /// What keeps it from its work though it is up; known to the leader only.
+    /// The reason why it cannot work although it is up. Only the leader knows this.
     pub trouble: Option<NodeTrouble>,
     /// The highest feature level that it understands.
     pub feature_level: u32,
-    /// How far its wall clock is ahead of the voters' median; known to the leader only.
+    /// How far its wall clock is ahead of the voters' median. Only the leader knows this.
     pub clock_ahead_ms: Option<i64>,
-    /// Why it cannot register, one line; known to the leader only. A server that is no node of this
-    /// cluster may have said that.
+    /// Why it cannot register, one line. Only the leader knows this. The text may come from a
+    /// server that is not a node of this cluster.
     pub outside: Option<String>,
 }
 
-/// Where a node is in its life.
+/// The state of a node's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum NodeState {
-    /// It has an id and has not registered yet.
+    /// It has an id but has not registered yet.
     Joining,
-    /// Up; its files are being compared with the catalogue.
+    /// Up, while its files are being compared with the catalogue.
     Starting,
     Up,
     Down,
@@ -176,8 +178,8 @@ impl NodeInfo {
     }
 }
 
-/// What keeps a node from its work though it is up. A time is zero where nothing is wrong; as text,
-/// one sentence.
+/// The reasons why a node that is up cannot work. A time is zero if there is no problem. Its text
+/// form is one sentence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeTrouble {
@@ -205,7 +207,7 @@ impl fmt::Display for NodeTrouble {
     }
 }
 
-/// One node's own view. Counters are since its process began.
+/// One node's own view. Counters start with its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeStatus {
@@ -214,15 +216,15 @@ pub struct NodeStatus {
     pub incarnation: Incarnation,
     pub cluster: Option<ClusterId>,
     pub lineage: u32,
-    /// Of its build.
+    /// The version of its build.
     pub version: String,
     pub feature_level: u32,
     pub applied_index: u64,
     pub term: u64,
-    /// As far as it knows.
+    /// By this node's knowledge.
     pub leader: Option<NodeId>,
     pub leader_address: Option<String>,
-    /// Segment files it has now.
+    /// Segment files that it has now.
     pub segments_held: u64,
     pub bytes_held: u64,
     /// From clients.
@@ -233,7 +235,7 @@ pub struct NodeStatus {
     /// From other nodes.
     pub segments_fetched: u64,
     pub bytes_fetched: u64,
-    /// What is left for segments, and what the node was given for them.
+    /// The remaining bytes for segments, and the bytes configured for them.
     pub available_bytes: u64,
     pub total_bytes: u64,
     /// CPU time and peak resident memory of the process.
@@ -243,13 +245,13 @@ pub struct NodeStatus {
     pub segments_quarantined: u64,
     pub fetches_pending: u64,
     pub trouble: Option<NodeTrouble>,
-    /// Where it says it is, `host:port`.
+    /// The address that it states, `host:port`.
     pub address: String,
-    /// Why it does not serve; `None` if it does.
+    /// Why it does not serve. `None` if it does.
     pub unfit: Option<String>,
-    /// Since it heard a leader; on a leader, since a majority answered it.
+    /// Time since a heartbeat of a leader. On a leader, time since a majority answered it.
     pub silence_ms: u64,
-    /// As it knows them.
+    /// By this node's knowledge.
     pub voters: Vec<Voter>,
 }
 
@@ -259,12 +261,12 @@ pub struct NodeStatus {
 pub struct Voter {
     pub node: NodeId,
     pub address: String,
-    /// Empty where it is not known.
+    /// Empty if it is not known.
     pub host: String,
     pub rack: String,
 }
 
-/// Sent forms have an empty field for what is not there.
+/// Sent messages use an empty field for a missing value.
 pub(crate) fn filled(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }

@@ -1,4 +1,4 @@
-//! Tasks that end with whoever waits for them.
+//! Tasks that end when their waiter is dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,8 +9,9 @@ use tokio::task::JoinHandle;
 
 use crate::error::ClientError;
 
-/// A task of its own, so that work spreads over cores; a future that resolves to what the task
-/// says. Dropped before that, the task is aborted; afterwards it may go on by itself.
+/// A separate task, so that work uses several cores, and a future of its result. If the future is
+/// dropped before the result, the task is aborted. After the result, the task may continue by
+/// itself.
 pub(crate) struct Task<T> {
     said: oneshot::Receiver<Result<T, ClientError>>,
     handle: JoinHandle<()>,
@@ -18,7 +19,7 @@ pub(crate) struct Task<T> {
 }
 
 impl<T: Send + 'static> Task<T> {
-    /// Starts `work`, which says its result through the sender it is given.
+    /// Starts `work`, which sends its result through the given sender.
     pub(crate) fn start<F>(
         env: &Env,
         name: &'static str,

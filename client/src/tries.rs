@@ -1,5 +1,4 @@
-//! One call over its tries: which address is next, after which pause, and what to say at the
-//! end.
+//! One call over its attempts: the next address, the pause before it, and the error at the end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,40 +6,41 @@ use std::time::Duration;
 use crate::error::ClientError;
 use crate::options::Retry;
 
-/// Pause between two addresses of the first round: enough to keep a refusing one from being
-/// hammered, too little to notice.
+/// Pause between two addresses of the first round: long enough not to overload a node that refuses,
+/// short enough not to be noticed.
 const HOP_PAUSE: Duration = Duration::from_millis(5);
-/// Redirects followed without a pause; more mean that nodes disagree about the leader.
+/// Redirects followed without a pause. More mean that nodes disagree about the leader.
 const REDIRECTS_MAX: u32 = 3;
 
-/// What to do after a try that failed.
+/// The next action after a failed attempt.
 pub(crate) enum Next {
-    /// Somewhere else.
+    /// Ask another node.
     Elsewhere(String),
-    /// The leader is said to be there.
+    /// The leader is said to be at this address.
     Redirect(String),
-    /// The same node again, after a pause.
+    /// Ask the same node again, after a pause.
     Again(String),
-    /// As `Again`; it answers, and has too much to do or is still at it.
+    /// Like `Again`. The node answers that it is overloaded or still working on the call.
     Busy(String),
-    /// That is no Cairn node; others may be.
+    /// That is no Cairn node. Other addresses may be.
     Foreign(String),
-    /// That one does not hold our key, or we not its; others may.
+    /// That node and this client hold different keys. Other nodes may hold the same.
     Locked(String),
     Stop(ClientError),
 }
 
-/// The state of one call over its tries.
+/// The state of one call over its attempts.
 #[derive(Default)]
 pub(crate) struct Tries {
     pub address: String,
-    /// A command is passed on by a node that does not lead.
+    /// A node that does not lead forwards the command.
     pub forward: bool,
     failures: u32,
-    /// Of these, the ones that do not count against the limit: the leader was still at it.
+    /// The failures that do not count against the limit, because the leader was still working on
+    /// the call.
     pub forgiven: u32,
     redirects: u32,
-    /// Whether any node has answered at all.
+    /// Whether any node has answered.
     pub answered: bool,
     foreign: BTreeMap<String, String>,
     locked: BTreeMap<String, String>,
@@ -53,14 +53,14 @@ impl Tries {
         Self { address, retry, ..Self::default() }
     }
 
-    /// Whether as many tries have failed as one call may have.
+    /// Whether the maximum number of failed attempts of a call is reached.
     pub fn is_spent(&self) -> bool {
         let failures = self.failures.saturating_sub(self.forgiven);
         self.retry.tries_max.is_some_and(|max| failures > 0 && failures >= max)
     }
 
-    /// Goes to the next address, which is `elsewhere` unless the answer named one, and returns
-    /// the pause before it.
+    /// Goes to the next address, which is `elsewhere` unless the answer named one. Returns the
+    /// pause before it.
     pub fn advance(
         &mut self,
         next: Next,
@@ -107,7 +107,7 @@ impl Tries {
         }
     }
 
-    /// Whether no address is left that could be a node of ours.
+    /// Whether every address has been found not to be a node of this cluster.
     pub fn all_foreign(&self, addresses: &[String]) -> bool {
         let foreign = |address: &String| {
             self.foreign.contains_key(address) || self.locked.contains_key(address)

@@ -1,4 +1,4 @@
-//! Whether a checkpoint that is being read still is there.
+//! Whether a checkpoint that is being read still exists.
 
 use cairn_types::command::Refusal;
 use cairn_types::ids::{Address, CheckpointId, Selector};
@@ -7,8 +7,8 @@ use cairn_types::model::CheckpointInfo;
 use crate::cluster::Client;
 use crate::error::ClientError;
 
-/// A checkpoint under a reader. Nothing keeps it from deletion; a reader that finds a segment
-/// nowhere asks here why.
+/// A checkpoint that is being read. It may be deleted during the read. A reader that finds no
+/// replica of a segment checks this.
 #[derive(Debug, Clone)]
 pub(super) struct Alive {
     address: Address,
@@ -21,7 +21,8 @@ impl Alive {
         Self { address: Address { namespace: info.namespace.clone(), selector }, id: info.id }
     }
 
-    /// An error if the checkpoint was deleted or replaced. Learns where nodes are, too.
+    /// Returns an error if the checkpoint was deleted or replaced. Also learns the nodes'
+    /// addresses.
     pub async fn check(&self, client: &Client) -> Result<(), ClientError> {
         match client.resolve(&self.address).await {
             Ok(info) if info.id == self.id => Ok(()),

@@ -1,4 +1,4 @@
-//! Blocks of one segment from one node, each decoded and verified before anyone sees it (D5).
+//! Blocks of one segment from one node, each decoded and verified before use (D5).
 
 use bytes::{Bytes, BytesMut};
 use cairn_host::envelope::Reason;
@@ -21,22 +21,22 @@ pub(super) struct Trouble {
     pub kind: Kind,
 }
 
-/// What a reader does about it.
+/// The reaction of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It gave bytes that do not match, or said so itself: it should look at its copy.
+    /// Its bytes did not match, or it reported that itself. It should check its copy.
     WrongBytes,
     /// It has no copy.
     NotHeld,
-    /// It has too much to do: its copy may be good.
+    /// It is overloaded. Its copy may be good.
     Busy,
-    /// It cannot be reached, hangs, or makes no sense.
+    /// It cannot be reached, hangs, or sends malformed answers.
     Unavailable,
 }
 
 pub(super) type Blocks = BoxStream<'static, Result<(usize, Bytes), Trouble>>;
 
-/// A stream, and what its head told of the blocks in it.
+/// A stream, and its head's information about the blocks.
 struct Open {
     stream: Streaming<wire::GetReply>,
     table: BlockTable,
@@ -55,8 +55,8 @@ struct Reading {
     buffer: BytesMut,
 }
 
-/// Streams blocks `next..end` of a segment of `len` bytes. Waiting for the next one may be given
-/// up and taken up again.
+/// Streams blocks `next..end` of a segment of `len` bytes. Waiting for the next block may be
+/// cancelled and repeated.
 pub(super) fn blocks(
     client: Client,
     node: NodeId,
@@ -145,7 +145,7 @@ impl Reading {
         let values = values.map_err(|_| odd("a block value that is not 32 bytes"))?;
         let table = BlockTable::checked(self.digest, u64::from(head.len), values)
             .map_err(|error| wrong(error.to_string()))?;
-        // A codec that was not asked for says nothing about the node's copy.
+        // A codec that was not requested says nothing about the node's copy.
         let stored = Codecs::KNOWN.blocks(head.codec, head.len, &head.stored_lens);
         let stored = stored.map_err(|error| odd(&error.to_string()))?;
         Ok(Open { stream, table, stored })

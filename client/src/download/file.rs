@@ -1,11 +1,11 @@
 //! One file of a checkpoint: `AsyncRead` and `AsyncSeek`, or a stream of bytes. Everything is
-//! verified before it is given out, and read from whichever replica gives it.
+//! verified before it is returned. It is read from any replica that answers.
 //!
 //! ```text
 //! file's range -> pieces: 1, 2, 4 .. 32 MiB -> locate, a batch at a time -> read 3 ahead -> in order
 //! ```
 //!
-//! Pieces grow, so that a short read after a seek costs a block and a long one whole segments.
+//! Pieces grow. So a short read after a seek costs one block, and a long read whole segments.
 
 use std::io::{self, SeekFrom};
 use std::ops::{Bound, Range, RangeBounds};
@@ -29,12 +29,12 @@ use crate::error::ClientError;
 use crate::sink::{FileTarget, shown};
 use crate::task::Task;
 
-/// Pieces of an ordered range read ahead; each is held whole, 32 MiB at most.
+/// Pieces of an ordered range that are read ahead. Each is held as a whole, 32 MiB at most.
 const PIECES_PARALLEL: usize = 3;
-/// Segments located at once: a reader that is slow does not go by old places for long.
+/// Segments located at once. The limit keeps a slow reader from using old locations for long.
 const LOCATE_BATCH: usize = 64;
 
-/// A file that is going to be read; see [`Client::reader`].
+/// A file to be read; see [`Client::reader`].
 #[must_use = "nothing is read before `open` or `stream`"]
 pub struct ReaderBuilder {
     client: Client,
@@ -46,7 +46,7 @@ pub struct ReaderBuilder {
 }
 
 impl Client {
-    /// Begins to read one file of the checkpoint that `address` names.
+    /// Starts to read one file of the checkpoint that `address` names.
     pub fn reader(&self, address: &Address, file: impl AsRef<[u8]>) -> ReaderBuilder {
         ReaderBuilder {
             client: self.clone(),
@@ -60,19 +60,19 @@ impl Client {
 }
 
 impl ReaderBuilder {
-    /// Only these bytes. A range that goes beyond the file's end is an error.
+    /// Reads only these bytes. A range beyond the file's end is an error.
     pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
         self.range = (range.start_bound().cloned(), range.end_bound().cloned());
         self
     }
 
-    /// The part to take the file from, where parts hold different files of that name.
+    /// The part of the file, if parts have different files of that name.
     pub fn part(mut self, part: impl Into<Option<u32>>) -> Self {
         self.part = part.into();
         self
     }
 
-    /// Reads it also from a checkpoint in quarantine; else that is an error.
+    /// Allows a checkpoint in quarantine. Without this it is an error.
     pub fn quarantined(mut self, quarantined: bool) -> Self {
         self.quarantined = quarantined;
         self
@@ -130,7 +130,7 @@ impl ReaderBuilder {
     }
 }
 
-/// A file that was found, and what reads its segments.
+/// An open file, and the reader of its segments.
 pub(crate) struct OpenFile {
     client: Client,
     reader: Arc<Reader>,
@@ -188,13 +188,13 @@ impl OpenFile {
     }
 }
 
-/// The blocks of one read, and which of their bytes are wanted.
+/// The blocks of one read, and the wanted bytes of them.
 struct Piece {
     wanted: Wanted,
     within: Range<u64>,
 }
 
-/// A range of a file in pieces that end at block borders of the segments and grow.
+/// A range of a file in growing pieces that end at block borders of the segments.
 fn pieces(target: &FileTarget, range: Range<u64>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut most = BLOCK_BYTES;
@@ -222,7 +222,7 @@ fn pieces(target: &FileTarget, range: Range<u64>) -> Vec<Piece> {
     pieces
 }
 
-/// Cuts a run of blocks down to `within`.
+/// Reduces a run of blocks to `within`.
 fn trim(blocks: Vec<Bytes>, within: Range<u64>) -> Vec<Bytes> {
     let mut at = 0;
     let mut kept = Vec::with_capacity(blocks.len());
@@ -239,20 +239,20 @@ fn trim(blocks: Vec<Bytes>, within: Range<u64>) -> Vec<Bytes> {
 
 /// One file of a checkpoint, or a range of it: position 0 is the range's start.
 ///
-/// A read that fails says the [`ClientError`] within the `io::Error`; the next one tries again
-/// from the same position. Nothing is fetched before the first read, and at most 96 MiB ahead.
+/// A failed read returns the [`ClientError`] inside the `io::Error`. The next read tries again from
+/// the same position. Nothing is fetched before the first read, and at most 96 MiB ahead.
 pub struct FileReader {
     file: Arc<OpenFile>,
     range: Range<u64>,
     position: u64,
-    /// From the end of `chunk` on.
+    /// Continues at the end of `chunk`.
     stream: Option<BoxStream<'static, Result<Bytes, ClientError>>>,
     /// Bytes from `position` on.
     chunk: Bytes,
 }
 
 impl FileReader {
-    /// Bytes that can be read from the start: of the range, or of the file.
+    /// Number of readable bytes: of the range, or of the file.
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
@@ -261,7 +261,7 @@ impl FileReader {
         self.len() == 0
     }
 
-    /// Where the next read begins.
+    /// The start of the next read.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -303,7 +303,7 @@ impl AsyncRead for FileReader {
                     this.stream = None;
                     return Poll::Ready(Err(error.into()));
                 }
-                // The manifest's extents have no gaps and end with the file.
+                // The manifest's extents have no gaps and end at the file's end.
                 None => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }
         }

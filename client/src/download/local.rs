@@ -1,7 +1,8 @@
-//! What of a download is there already: a killed one goes on, a finished one is recognised.
+//! The parts of a download that exist locally. A killed download continues, and a finished one is
+//! recognised.
 //!
-//! A segment is the unit that can be checked, so its bytes are put together from all local files
-//! that hold pieces of it and compared with its digest as a whole.
+//! Only a whole segment can be checked. So its bytes are collected from all local files that hold
+//! pieces of it and compared with its digest.
 
 use cairn_types::canary;
 use cairn_types::ids::SegmentDigest;
@@ -9,8 +10,8 @@ use cairn_types::ids::SegmentDigest;
 use super::targets::{PieceOf, SegmentWork};
 use crate::sink::{FileTarget, Presence, Sink};
 
-/// Which pieces of `work` are right where they are, in the order of its pieces. Blocks. A file
-/// that cannot be read is as good as absent.
+/// Which pieces of `work` are right in their place, in the order of its pieces. Blocks. A file that
+/// cannot be read counts as absent.
 pub(super) fn good_pieces(
     sink: &dyn Sink,
     targets: &[FileTarget],
@@ -43,7 +44,8 @@ pub(super) fn good_pieces(
     if SegmentDigest::of(&bytes) != work.digest && !canary!("trust_what_is_there") {
         return none;
     }
-    // The bytes are right now; each piece is if it equals them, twins included.
+    // The segment's bytes are right now. A piece is right if it equals them; this includes its
+    // twins.
     let is_good = |piece: &PieceOf| {
         let mut own = vec![0; piece.len as usize];
         let start = piece.offset as usize;
@@ -52,7 +54,7 @@ pub(super) fn good_pieces(
     work.pieces.iter().map(is_good).collect()
 }
 
-/// Whether pieces in ascending order leave no gap in `0..len`.
+/// Whether pieces in ascending order cover `0..len` without a gap.
 fn covers(order: &[&PieceOf], len: u32) -> bool {
     let mut end = 0;
     for piece in order {

@@ -1,7 +1,7 @@
 //! Downloads: a checkpoint, or some of its files, or a range of one, verified byte by byte.
 //!
 //! ```text
-//! resolve -> manifests -> files and their segments -> what is here already?
+//! resolve -> manifests -> files and their segments -> which exist locally?
 //!    -> locate the rest -> read, several at a time -> write blocks in place -> finish files
 //! ```
 //!
@@ -50,21 +50,21 @@ use crate::sink::{FileTarget, Sink};
 /// Manifests read at once.
 const MANIFESTS_PARALLEL: usize = 8;
 
-/// Which files, by name.
+/// Chooses files by name.
 pub type Include = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
-/// How to download. The default takes everything and overwrites nothing.
+/// How to download. The default takes all files and overwrites none.
 pub struct GetOptions {
     pub include: Option<Include>,
     /// Only this part's files.
     pub part: Option<u32>,
-    /// Reads and verifies everything, writes nothing.
+    /// Reads and verifies everything but writes nothing.
     pub verify_only: bool,
     /// Replaces existing files whose content differs.
     pub overwrite: bool,
-    /// Takes a checkpoint that is in quarantine; else it is an error.
+    /// Allows a checkpoint in quarantine. Without this it is an error.
     pub quarantined: bool,
-    /// Begins though the sink says that it lacks room.
+    /// Begins even if the sink reports too little room.
     pub ignore_free_space: bool,
     /// Segments read at once.
     pub parallel: usize,
@@ -86,7 +86,7 @@ impl Default for GetOptions {
     }
 }
 
-/// Refuses a checkpoint in quarantine, unless the caller takes it.
+/// Refuses a checkpoint in quarantine, unless the caller allows it.
 fn check_usable(info: &CheckpointInfo, quarantined: bool) -> Result<(), ClientError> {
     match &info.quarantine {
         Some(quarantine) if !quarantined => {
@@ -97,25 +97,25 @@ fn check_usable(info: &CheckpointInfo, quarantined: bool) -> Result<(), ClientEr
     }
 }
 
-/// Counters of a running download, to be read at any time. Bytes are of files unless they say
+/// Counters of a running download, to be read at any time. Bytes are of files unless stated
 /// otherwise.
 #[derive(Debug, Default)]
 pub struct GetProgress {
     pub files_total: AtomicU64,
     pub bytes_total: AtomicU64,
-    /// Found right where they were.
+    /// Found right in their place.
     pub bytes_kept: AtomicU64,
     /// Read and verified.
     pub bytes_done: AtomicU64,
-    /// Verified bytes from the network, including what lies between wanted pieces.
+    /// Verified bytes from the network, including bytes between wanted pieces.
     pub bytes_fetched: AtomicU64,
     pub files_done: AtomicU64,
     watcher: Watcher<GetProgress>,
 }
 
 impl GetProgress {
-    /// Counters that call `told` after each change, on the thread that makes it: `told` must be
-    /// quick. If it panics, it is not called again, and the download goes on.
+    /// Counters that call `told` after each change, on the thread of the change, so `told` must be
+    /// fast. If it panics, it is not called again, and the download continues.
     pub fn watched(told: impl Fn(&GetProgress) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { watcher: Watcher::new(told), ..Self::default() })
     }
@@ -139,9 +139,9 @@ pub struct GetReport {
     pub checkpoint: CheckpointInfo,
     pub files: u64,
     pub bytes: u64,
-    /// Already there, whole and verified.
+    /// Existing files, complete and verified.
     pub files_kept: u64,
-    /// Bytes of files that were not fetched because they were there.
+    /// Bytes of files that were not fetched because they existed locally.
     pub bytes_kept: u64,
     pub bytes_fetched: u64,
     pub segments_fetched: u64,
@@ -149,7 +149,7 @@ pub struct GetReport {
 }
 
 impl Client {
-    /// Downloads what `options` asks for into `sink`.
+    /// Downloads the files that `options` selects into `sink`.
     pub fn get<'a>(
         &'a self,
         address: &'a Address,
@@ -189,7 +189,7 @@ impl Client {
         Box::pin(caller_code::guarded(call).instrument(span))
     }
 
-    /// The decoded manifests of a checkpoint, one a part.
+    /// The decoded manifests of a checkpoint, one per part.
     pub fn manifests<'a>(&'a self, info: &'a CheckpointInfo) -> Answer<'a, Vec<Manifest>> {
         Box::pin(async move {
             let manifests = self.part_manifests(info, None).await?;
@@ -212,8 +212,8 @@ impl Client {
             }
             let reader = Reader::new(self, info);
             let client = self.about(info.id);
-            // The futures are made outside the stream: a closure over borrowed parts inside it would
-            // make this future one that cannot be spawned.
+            // The futures are made outside the stream. A closure over borrowed parts inside it
+            // would make this future impossible to spawn.
             let manifests: Vec<_> = (0..)
                 .zip(info.parts.iter())
                 .filter(|(part, _)| only.is_none_or(|only| only == *part))
@@ -263,7 +263,7 @@ fn whole(segment: LocatedSegment, file: &str) -> Wanted {
     Wanted { digest, len, blocks, slots, file: file.to_owned() }
 }
 
-/// A segment of an upload that is open, verified, from whichever node has it.
+/// A verified segment of an open upload, from any node that has it.
 pub(crate) async fn fetch_segment(
     client: &Client,
     digest: SegmentDigest,

@@ -1,8 +1,8 @@
-//! How fast nodes gave blocks of late: who is asked first, and how long a reader waits before it
-//! reads from a second replica in parallel.
+//! The recent speed of nodes that gave blocks. It decides the order of nodes, and how long a reader
+//! waits before it reads a second replica in parallel.
 //!
-//! Shared by all reads of a client and its clones. Whatever is known of a node is forgotten after
-//! a while, so that a node that has recovered is tried again.
+//! All reads of a client and its clones share it. Data about a node expires, so that a node that
+//! has recovered is tried again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use std::time::Duration;
 use cairn_types::ids::NodeId;
 use tokio::time::Instant;
 
-/// The shortest wait before a second replica is read: less would answer every hiccup of a disk
-/// with a second stream.
+/// The shortest wait before a second replica is read. A shorter one would start a second stream for
+/// every short delay of a disk.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
-/// The longest wait for a first block while nothing is known about other nodes.
+/// The longest wait for a first block if nothing is known about other nodes.
 pub(super) const PATIENCE_UNKNOWN: Duration = Duration::from_secs(2);
-/// A wait this many times that of another node is long.
+/// A wait is long if it is this many times another node's wait.
 const PATIENCE_FACTOR: u32 = 8;
-/// What a block may take while nothing is known about other nodes: 8 MiB a second.
+/// The time allowed for a block if nothing is known about other nodes: 8 MiB a second.
 const BLOCK_NOMINAL: Duration = Duration::from_millis(125);
 /// A node that is this many times slower than another one is asked after it.
 const SLOW_FACTOR: u32 = 4;
 /// Waits below this do not make a node slow.
 const SLOW_MIN: Duration = Duration::from_millis(50);
-/// What is known of a node is forgotten after this time without a read of it.
+/// Data about a node expires after this time without a read from it.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// A node that hung or failed is asked last for this long; each time in a row doubles it.
+/// A node that hung or failed is asked last for this long. Each failure in a row doubles the time.
 const AVOIDED_MIN: Duration = Duration::from_secs(10);
 const AVOIDED_MAX: Duration = Duration::from_secs(160);
-/// A node that has too many readers is asked last for this long.
+/// A node with too many readers is asked last for this long.
 const BUSY_AVOIDED: Duration = Duration::from_secs(1);
-/// Nodes remembered; beyond it the one read longest ago is forgotten.
+/// Limit on remembered nodes. Above it, the node read longest ago is removed.
 const NODES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
@@ -40,14 +40,14 @@ pub(crate) struct Paces {
 
 #[derive(Debug)]
 struct Pace {
-    /// Smoothed wait for a block; `None` while it has given none.
+    /// Smoothed wait for a block. `None` if the node has given none.
     wait: Option<Duration>,
     read_at: Instant,
     avoided_until: Instant,
     failures: u32,
 }
 
-/// What a stream from one replica has taken so far.
+/// The blocks and the waiting time of a stream from one replica so far.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Spent {
     pub blocks: u32,
@@ -64,20 +64,20 @@ impl Paces {
         }
     }
 
-    /// `node` lost a race for a block that it had `waited` for.
+    /// `node` lost a race for a block after a wait of `waited`.
     pub fn lost(&mut self, node: NodeId, waited: Duration, now: Instant) {
         let pace = self.pace(node, now);
-        // It would have taken longer still.
+        // It would have taken even longer.
         pace.wait = Some(pace.wait.map_or(waited, |wait| wait.max(waited)));
         if waited >= PATIENCE_UNKNOWN {
             self.failed(node, now);
         }
     }
 
-    /// `node` hung, or could not be reached.
+    /// `node` hung or could not be reached.
     pub fn failed(&mut self, node: NodeId, now: Instant) {
         let pace = self.pace(node, now);
-        // The many streams of one client fail together: that is one failure.
+        // The parallel streams of one client fail together. That counts as one failure.
         if now >= pace.avoided_until {
             let long = AVOIDED_MIN.saturating_mul(1 << pace.failures.min(8)).min(AVOIDED_MAX);
             pace.avoided_until = now + long;
@@ -85,7 +85,7 @@ impl Paces {
         }
     }
 
-    /// `node` has too much to do.
+    /// `node` is overloaded.
     pub fn busy(&mut self, node: NodeId, now: Instant) {
         let pace = self.pace(node, now);
         pace.avoided_until = pace.avoided_until.max(now + BUSY_AVOIDED);
@@ -101,7 +101,7 @@ impl Paces {
         now < pace.avoided_until || (pace.is_recent(now) && pace.wait.is_some_and(is_slow))
     }
 
-    /// How long to wait for the next block of `node` alone; `longest` is the most.
+    /// How long to wait for the next block of `node` alone, at most `longest`.
     pub fn patience(
         &self,
         node: NodeId,
@@ -111,7 +111,7 @@ impl Paces {
     ) -> Duration {
         let patience = match self.best_but(node, now) {
             Some(best) => best * PATIENCE_FACTOR,
-            // A stream that is slow but steady uses up what it may take.
+            // A slow but steady stream uses up its allowance.
             None => (PATIENCE_UNKNOWN + BLOCK_NOMINAL * spent.blocks)
                 .saturating_sub(spent.waited)
                 .min(PATIENCE_UNKNOWN),
@@ -119,7 +119,7 @@ impl Paces {
         patience.max(PATIENCE_MIN).min(longest)
     }
 
-    /// The least wait for a block of any other node.
+    /// The shortest wait for a block of any other node.
     fn best_but(&self, node: NodeId, now: Instant) -> Option<Duration> {
         let others = self.nodes.iter().filter(|(other, _)| **other != node);
         let usable = others.filter(|(_, pace)| pace.is_recent(now) && now >= pace.avoided_until);
@@ -165,12 +165,12 @@ mod tests {
         let mut paces = Paces::default();
         let patience = |paces: &Paces, spent| paces.patience(one, spent, LONGEST, now);
         assert_eq!(patience(&paces, Spent::default()), PATIENCE_UNKNOWN);
-        // One block each 1.9 s: slow, though never silent for two seconds.
+        // One block each 1.9 s: slow, but never two seconds without a block.
         assert_eq!(patience(&paces, Spent { blocks: 1, waited: ms(1900) }), PATIENCE_MIN);
         assert_eq!(patience(&paces, Spent { blocks: 30, waited: ms(300) }), PATIENCE_UNKNOWN);
         paces.gave(two, ms(5), now);
         assert_eq!(patience(&paces, Spent::default()), PATIENCE_MIN);
-        // Where every node is slow, because the network is, a second stream gains nothing.
+        // If every node is slow because of the network, a second stream gains nothing.
         paces.gave(two, ms(4000), now);
         assert_eq!(patience(&paces, Spent { blocks: 9, waited: ms(9000) }), LONGEST);
     }

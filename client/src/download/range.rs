@@ -1,4 +1,4 @@
-//! A range of one file, named by plain numbers, as an ordered stream.
+//! A range of one file, given by plain numbers, as an ordered stream.
 
 use bytes::Bytes;
 use cairn_types::ids::Address;
@@ -7,20 +7,20 @@ use futures::stream::BoxStream;
 use crate::cluster::{Answer, Client};
 use crate::error::ClientError;
 
-/// Which bytes of which file.
+/// The file and the range.
 #[derive(Debug, Clone, Copy)]
 pub struct FileRange<'a> {
     pub file: &'a [u8],
-    /// The part to take the file from; `None` where all parts agree about it.
+    /// The part of the file. `None` if all parts have the same file.
     pub part: Option<u32>,
     pub start: u64,
-    /// `None` ends at the file's end.
+    /// `None` means up to the file's end.
     pub len: Option<u64>,
 }
 
 impl Client {
-    /// Bytes of one file, in order, each verified before it is given out: [`Client::reader`] with
-    /// all of it said at once.
+    /// Bytes of one file, in order, each verified before it is returned. Like [`Client::reader`]
+    /// with all options in one value.
     pub fn read_range<'a>(
         &'a self,
         address: &'a Address,

@@ -1,10 +1,10 @@
-//! One segment's blocks from whichever replica gives them.
+//! One segment's blocks from any replica that has them.
 //!
 //! ```text
 //! choose replica --> blocks in order, verified --> deliver
-//!      ^                |  slower than others are: a second replica races for the next block
-//!      +----------------+  error or wrong bytes: go on at the next block elsewhere
-//! all failed: is the checkpoint still there? back off, locate again, start over;
+//!      ^                |  slower than others: a second replica races for the next block
+//!      +----------------+  error or wrong bytes: continue at the next block elsewhere
+//! all failed: does the checkpoint still exist? back off, locate again, start over;
 //!             until there was no progress for the deadline
 //! ```
 
@@ -29,7 +29,7 @@ use super::pace::Spent;
 use crate::cluster::{Client, with_identity};
 use crate::error::ClientError;
 
-/// What a replica in another rack must be less busy by to be asked first, bytes.
+/// A replica in another rack is asked first only if it is less busy by this many bytes.
 const RACK_BONUS: u64 = 64 << 20;
 /// Pauses before all replicas are tried again.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -41,9 +41,9 @@ pub(super) struct Wanted {
     pub digest: SegmentDigest,
     pub len: u32,
     pub blocks: Range<usize>,
-    /// Where it was when it was located last.
+    /// Its slots when it was last located.
     pub slots: Vec<Slot>,
-    /// A file it is needed for, to name in errors.
+    /// A file that needs it, for error messages.
     pub file: String,
 }
 
@@ -51,9 +51,9 @@ pub(super) struct Wanted {
 /// the replicas.
 pub(super) struct Reader {
     client: Client,
-    /// `None` where segments are read that no commit names yet.
+    /// `None` if no commit names the segments yet.
     checkpoint: Option<Alive>,
-    /// Bytes asked of each node.
+    /// Bytes requested from each node.
     in_flight: Mutex<BTreeMap<NodeId, u64>>,
 }
 
@@ -74,12 +74,12 @@ impl Drop for Replica {
     }
 }
 
-/// What one segment's read has been through.
+/// The failures of one segment's read.
 #[derive(Default)]
 struct Attempts {
     /// Failed in this round.
     failed: BTreeMap<NodeId, ()>,
-    /// What each node said last, for the error.
+    /// The last answer of each node, for the error.
     said: BTreeMap<NodeId, Trouble>,
 }
 
@@ -88,7 +88,7 @@ impl Reader {
         Self::with(&client.about(checkpoint.id), Some(Alive::of(checkpoint)))
     }
 
-    /// Of an upload's own segments, before its commit.
+    /// Reads an upload's own segments, before its commit.
     pub fn of_upload(client: &Client) -> Arc<Self> {
         Self::with(client, None)
     }
@@ -97,7 +97,7 @@ impl Reader {
         Arc::new(Self { client: client.clone(), checkpoint, in_flight: Mutex::default() })
     }
 
-    /// Hands every wanted block to `deliver`, in order, verified.
+    /// Passes every wanted block to `deliver`, in order, verified.
     pub async fn read<F>(
         self: &Arc<Self>,
         wanted: &Wanted,
@@ -140,7 +140,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The next block, if there is one soon, and the replica to go on with.
+    /// The next block, if it comes in time, and the replica to continue with.
     async fn next_block(
         self: &Arc<Self>,
         mut replica: Replica,
@@ -199,8 +199,8 @@ impl Reader {
         }
     }
 
-    /// What a replica gave, asked at `began`: a block and itself, or its failure and the one in
-    /// reserve.
+    /// Handles the result of a replica that was asked at `began`. Returns a block and that replica,
+    /// or no block and the reserve.
     fn settle(
         self: &Arc<Self>,
         item: Option<Result<(usize, Bytes), Trouble>>,
@@ -237,7 +237,7 @@ impl Reader {
         let now = Instant::now();
         match trouble.kind {
             Kind::WrongBytes => self.suspect(node, wanted.digest),
-            // That says nothing about its other segments.
+            // That says nothing about the node's other segments.
             Kind::NotHeld => {}
             Kind::Busy => self.client.paces.lock().busy(node, now),
             Kind::Unavailable => self.client.paces.lock().failed(node, now),
@@ -246,7 +246,7 @@ impl Reader {
         attempts.said.insert(node, trouble);
     }
 
-    /// Tells a node that its copy looks bad. A hint: nobody waits for it.
+    /// Tells a node that its copy looks bad. This is a hint: no task waits for it.
     fn suspect(&self, node: NodeId, digest: SegmentDigest) {
         let client = self.client.clone();
         self.client.env.spawn("suspect segment", async move {
@@ -317,7 +317,7 @@ impl Reader {
     }
 }
 
-/// Why a segment cannot be read, as far as replicas said.
+/// The error for a segment that cannot be read, by the answers of the replicas.
 fn gave_up(wanted: &Wanted, slots: &[Slot], attempts: &Attempts) -> ClientError {
     let kind_of = |node: &NodeId| attempts.said.get(node).map(|trouble| trouble.kind);
     let (file, segment) = (wanted.file.clone(), wanted.digest);

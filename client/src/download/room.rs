@@ -1,4 +1,4 @@
-//! How much room a download needs.
+//! The room that a download needs.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use cairn_types::limits::SEGMENT_BYTES_MAX;
 
 use super::targets::{PieceOf, SegmentWork};
 
-/// Bytes that will be written, by file; of each work, the pieces that are `missing`. Segments of
-/// zeros become holes and need none.
+/// Bytes to be written, by file. `missing` holds the missing pieces of each work. Segments of zeros
+/// become holes and need no room.
 pub(super) fn needed(
     works: &[SegmentWork],
     missing: &[(usize, Vec<PieceOf>)],
     is_written: impl Fn(usize) -> bool,
 ) -> BTreeMap<usize, u64> {
-    // Sparse files are cut into whole segments, of which those of zeros are one: shorter ones
-    // need not be recognised.
+    // Sparse files are cut into whole segments, and all segments of zeros are the same segment.
+    // Shorter runs of zeros need not be recognised.
     let mut zeros = None;
     let mut is_hole = |work: &SegmentWork, pieces: usize| {
         u64::from(work.len) == SEGMENT_BYTES_MAX

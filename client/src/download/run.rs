@@ -1,4 +1,4 @@
-//! One running download: what is there already, what is fetched, which files are finished.
+//! One running download: which data exists locally, which is fetched, which files are finished.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::task::Task;
 /// Jobs that finish the files of one segment.
 const FINISH_PARALLEL: usize = 4;
 
-/// How often files may be replaced by other runs while a run ends.
+/// How often other runs may replace files while a run ends.
 const REPLACED_ROUNDS_MAX: usize = 16;
 
-/// What happens to a file.
+/// The action for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Nothing: only verified.
+    /// Not written, only verified.
     Verify,
-    /// Written; `created` where its part file is there.
+    /// Written. `created` tells whether its part file exists.
     Write { created: bool },
-    /// There already, but not all of it could be verified here: fetched and compared.
+    /// Exists, but not all of it could be verified here: fetched and compared.
     Compare,
-    /// There already, verified.
+    /// Exists and is verified.
     Kept,
 }
 
@@ -50,9 +50,9 @@ pub(super) struct Get {
     ignore_free_space: bool,
     verify_only: bool,
     modes: Mutex<Vec<Mode>>,
-    /// Of each work, which of its pieces need not be fetched.
+    /// By work: which of its pieces need not be fetched.
     good: Mutex<BTreeMap<usize, Vec<bool>>>,
-    /// Of each file, pieces still to be fetched.
+    /// By file: the number of pieces still to be fetched.
     left: Vec<AtomicUsize>,
     pub progress: Arc<GetProgress>,
 }
@@ -85,7 +85,7 @@ impl Get {
         }
     }
 
-    /// Looks at what is there, before anything is fetched or written.
+    /// Examines the existing files before anything is fetched or written.
     pub async fn prepare(self: &Arc<Self>) -> Result<(), ClientError> {
         let get = self.clone();
         let begin = move || {
@@ -108,7 +108,7 @@ impl Get {
         Ok(())
     }
 
-    /// Which pieces of a work are right where they are.
+    /// Which pieces of a work are right in their place.
     async fn good_pieces(
         self: &Arc<Self>,
         index: usize,
@@ -122,7 +122,8 @@ impl Get {
         caller_code::blocking(&self.client.env, look).await
     }
 
-    /// A file that is to be replaced may have a part file of a killed run beside it: that goes on.
+    /// A file that is to be replaced may have a part file of a killed run. The download continues
+    /// with that file.
     async fn resume(
         self: &Arc<Self>,
         presences: Arc<Vec<Presence>>,
@@ -152,14 +153,14 @@ impl Get {
             let mut good = self.good.lock();
             let before = good.entry(index).or_insert_with(|| vec![false; pieces.len()]);
             for ((piece, before), now) in pieces.iter().zip(before).zip(now) {
-                // What was found right beside the old content stays so.
+                // A piece found right outside the replaced files stays right.
                 *before = now || (*before && !is_part(piece));
             }
         }
         Ok(with_parts)
     }
 
-    /// Of each file, whether all its pieces are right where they are.
+    /// By file: whether all its pieces are right in their place.
     fn whole(&self) -> Vec<bool> {
         let good = self.good.lock();
         let mut whole = vec![true; self.targets.len()];
@@ -184,7 +185,7 @@ impl Get {
         let modes: Vec<Mode> = presences.iter().zip(&whole).map(mode).collect();
         for (index, known) in good.iter_mut() {
             for (place, piece) in self.works[*index].pieces.iter().enumerate() {
-                // A new file keeps nothing of the one it replaces.
+                // A new file keeps no data of the file that it replaces.
                 if modes[piece.file] == (Mode::Write { created: false }) {
                     known[place] = false;
                 }
@@ -196,7 +197,8 @@ impl Get {
         *self.modes.lock() = modes;
     }
 
-    /// Fetches what is missing and finishes each file with its last piece; counts segments.
+    /// Fetches the missing pieces and finishes each file after its last piece. Returns the number
+    /// of segments.
     pub async fn fetch(self: &Arc<Self>, parallel: usize) -> Result<u64, ClientError> {
         let mut missing: Vec<(usize, Vec<PieceOf>)> = Vec::new();
         for (index, work) in self.works.iter().enumerate() {
@@ -279,7 +281,8 @@ impl Get {
             .await
     }
 
-    /// Puts a verified block, which starts at `start` of its segment, where its pieces belong.
+    /// Writes a verified block, which starts at `start` of its segment, to the places of its
+    /// pieces.
     fn place(&self, pieces: &[PieceOf], start: u64, bytes: &[u8]) -> Result<(), SinkError> {
         let end = start + bytes.len() as u64;
         for piece in pieces {
@@ -307,7 +310,7 @@ impl Get {
         Ok(())
     }
 
-    /// A file's mode; makes its part file if it is to be written and has none.
+    /// A file's mode. If the file is to be written and has no part file, makes one.
     fn ready(&self, file: usize) -> Result<Mode, SinkError> {
         let mut modes = self.modes.lock();
         if modes[file] == (Mode::Write { created: false }) {
@@ -317,12 +320,12 @@ impl Get {
         Ok(modes[file])
     }
 
-    /// Every piece of these files is there.
+    /// Every piece of these files exists now.
     async fn finish(self: &Arc<Self>, files: Vec<usize>) -> Result<(), ClientError> {
         if files.is_empty() {
             return Ok(());
         }
-        // Each file is synced, and syncs that run at once share the journal's commits.
+        // Each file is synced, and parallel syncs share the journal's commits.
         let share = files.len().div_ceil(FINISH_PARALLEL);
         let jobs: Vec<_> = files
             .chunks(share)
@@ -348,8 +351,8 @@ impl Get {
         Ok(())
     }
 
-    /// The last step. Another run may have put its own files in place of ours meanwhile: if they
-    /// hold the same bytes, that is no conflict.
+    /// The last step. Another run may have replaced this run's files meanwhile. If they hold the
+    /// same bytes, that is no conflict.
     pub async fn complete(self: &Arc<Self>) -> Result<(), ClientError> {
         for _ in 0..REPLACED_ROUNDS_MAX {
             let get = self.clone();
@@ -365,7 +368,7 @@ impl Get {
         Ok(())
     }
 
-    /// Verifies every byte of files that another run has put in place of those of this one.
+    /// Verifies every byte of files with which another run replaced this run's files.
     async fn verify_again(self: &Arc<Self>, replaced: &[usize]) -> Result<(), ClientError> {
         let presences = Arc::new(vec![Presence::Final; self.targets.len()]);
         let is_replaced = |piece: &PieceOf| replaced.contains(&piece.file);
@@ -381,7 +384,8 @@ impl Get {
             if doubtful.is_empty() {
                 continue;
             }
-            // Not all of the segment is here, or it is wrong: compared with the cluster's.
+            // Not all of the segment is here, or it is wrong. It is compared with the cluster's
+            // copy.
             doubtful.iter().for_each(|piece| self.modes.lock()[piece.file] = Mode::Compare);
             let located = self.client.locate(&[work.digest]).await?;
             let slots = located.into_iter().flat_map(|located| located.slots).collect();
@@ -396,12 +400,12 @@ impl Get {
         Ok(())
     }
 
-    /// Files that were there, whole and verified.
+    /// Existing files that are complete and verified.
     pub fn files_kept(&self) -> u64 {
         self.modes.lock().iter().filter(|mode| **mode == Mode::Kept).count() as u64
     }
 
-    /// Asks the sink whether it has room for what is missing.
+    /// Asks the sink whether it has room for the missing data.
     async fn check_room(
         self: &Arc<Self>,
         missing: &[(usize, Vec<PieceOf>)],

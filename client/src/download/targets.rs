@@ -1,4 +1,4 @@
-//! From manifests to files and the segments they need.
+//! Converts manifests to files and the segments that they need.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) struct PieceOf {
     pub len: u32,
 }
 
-/// One segment and everything wanted from it.
+/// One segment and all wanted pieces of it.
 #[derive(Debug, Clone)]
 pub(super) struct SegmentWork {
     pub digest: SegmentDigest,
@@ -29,7 +29,7 @@ pub(super) struct SegmentWork {
 }
 
 impl SegmentWork {
-    /// The least range of blocks that holds these pieces.
+    /// The smallest range of blocks that holds these pieces.
     pub fn blocks<'a>(
         pieces: impl IntoIterator<Item = &'a PieceOf>,
     ) -> Option<std::ops::Range<usize>> {
@@ -49,7 +49,7 @@ impl SegmentWork {
 /// The manifest of a part, with the part's number.
 pub type PartManifest = (u32, Manifest);
 
-/// What one directory is to hold.
+/// The wanted content of one directory.
 #[derive(Debug)]
 pub(super) struct Wanted {
     /// Ascending by name, each name once.
@@ -58,8 +58,8 @@ pub(super) struct Wanted {
     pub directories: Vec<(Vec<u8>, u32)>,
 }
 
-/// The files and directories that `include` takes, by name. A file that several parts name must
-/// be the same in each, and no name may be a file in one part and a directory in another.
+/// The files and directories that `include` selects, by name. A file that several parts name must
+/// be the same in each. A name must not be a file in one part and a directory in another.
 pub(super) fn targets(
     manifests: &[PartManifest],
     include: impl Fn(&[u8]) -> bool,
@@ -69,7 +69,8 @@ pub(super) fn targets(
         for entry in manifest.files.iter().filter(|entry| include(&entry.name)) {
             let content = manifest.content_of(entry);
             match files.get(&entry.name[..]) {
-                // Ranks write the same small files at slightly different times.
+                // Ranks write the same small files at slightly different times, so times are not
+                // compared.
                 Some((_, known, first)) if first.len == entry.len && *known == content => {}
                 Some((first, ..)) => {
                     return Err(conflict(&entry.name, *first, *part, "with different content"));

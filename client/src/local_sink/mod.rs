@@ -1,15 +1,15 @@
 //! A download into a directory of this machine.
 //!
 //! ```text
-//! create      .cairn-get-0/PART     a file that only this run has a name for
-//! write_at    through a descriptor, which is kept or, when opened again, compared
+//! create      .cairn-get-0/PART     a file with a name that only this run uses
+//! write_at    through a descriptor, which is kept or, after a reopen, compared
 //! finish      fsync, rename to the final name, compare the name with the descriptor
 //! complete    fsync directories, compare all names again, set modes of directories
 //! ```
 //!
-//! No file bears its final name unless this run wrote or verified each byte of that very inode:
-//! any number of runs may work in one directory. What a killed run left is taken over by one run
-//! only, and only if it is this user's; [`private`] says how.
+//! A file has its final name only if this run wrote or verified each byte of that same inode. So
+//! any number of runs may work in one directory. Part files of a killed run are taken over by one
+//! run only, and only if they belong to this user; [`private`] describes how.
 
 mod private;
 mod rename;
@@ -37,7 +37,7 @@ use self::rename::rename;
 use self::tree::{FileId, Tree, check_component, failed, split, wrapped};
 use crate::sink::{FileTarget, Plan, Presence, Sink, SinkError, shown};
 
-/// File descriptors kept open between blocks; beyond it they are reopened.
+/// File descriptors kept open between blocks. Files above this limit are reopened.
 const FILES_OPEN_MAX: usize = 64;
 /// Bytes compared at a time with a file that another run finished first.
 const COMPARE_BYTES: usize = 1 << 20;
@@ -46,7 +46,7 @@ const COMPARE_BYTES: usize = 1 << 20;
 pub struct LocalSink {
     path: PathBuf,
     tree: OnceLock<Tree>,
-    /// The directory was made by this run, which has not completed.
+    /// This run made the directory and has not completed.
     made: AtomicBool,
     run: Mutex<Run>,
 }
@@ -58,10 +58,10 @@ struct Run {
     /// Names of part files of this run.
     part_names: BTreeSet<Vec<u8>>,
     directories: Vec<(Vec<u8>, u32)>,
-    /// By file system: a rename does not leave it.
+    /// By file system, because a rename works only within one.
     privates: BTreeMap<u64, Arc<PrivateDirectory>>,
     parts: BTreeMap<Vec<u8>, Part>,
-    /// Files under their final name: those that this run reads, and those it has finished.
+    /// Files under their final name: those that this run reads, and those that it has finished.
     finals: BTreeMap<Vec<u8>, FileId>,
     open: OpenFiles,
 }
@@ -70,11 +70,11 @@ struct Run {
 struct Part {
     private: Arc<PrivateDirectory>,
     id: FileId,
-    /// Made by this run: what it has not written is zero.
+    /// Made by this run, so its unwritten bytes are zero.
     is_fresh: bool,
 }
 
-/// The descriptors used last, by name and whether it is the part file.
+/// The last used descriptors, by name and by whether it is the part file.
 #[derive(Debug, Default)]
 struct OpenFiles {
     files: BTreeMap<(Vec<u8>, bool), (Arc<File>, u64)>,
@@ -145,7 +145,7 @@ impl LocalSink {
         Ok(())
     }
 
-    /// What is there under the final names. Changes nothing.
+    /// The objects under the final names. Changes nothing.
     fn presences(&self, plan: &Plan<'_>) -> Result<Vec<Presence>, SinkError> {
         let Some(tree) = self.tree.get() else {
             return Ok(vec![Presence::Absent; plan.files.len()]);
@@ -159,7 +159,7 @@ impl LocalSink {
         plan.files.iter().map(presence).collect()
     }
 
-    /// Takes over part files of dead runs, for files that are absent or are to be replaced.
+    /// Takes over part files of dead runs, for files that are absent or will be replaced.
     fn adopt(&self, files: &[FileTarget], presences: &mut [Presence]) -> Result<(), SinkError> {
         let mut dead: BTreeMap<u64, Vec<PrivateDirectory>> = BTreeMap::new();
         for (file, presence) in files.iter().zip(presences) {
@@ -215,7 +215,7 @@ impl LocalSink {
         Ok((opened, part))
     }
 
-    /// A file under its final name: each time the one it was the first time.
+    /// Opens a file under its final name. It must be the same file as the first time.
     fn open_final(&self, file: &FileTarget) -> Result<Arc<File>, SinkError> {
         let key = (file.name.clone(), false);
         if let Some(open) = self.run.lock().open.get(&key) {
@@ -231,8 +231,8 @@ impl LocalSink {
         Ok(opened)
     }
 
-    /// After a rename, or where a file was in its way: the final name must be the part file, or
-    /// a file with the same bytes, which another run has finished.
+    /// Called after a rename, or if a file was in the way. The final name must be the part file, or
+    /// a file with the same bytes that another run has finished.
     fn settle(
         &self,
         file: &FileTarget,
@@ -256,7 +256,7 @@ impl LocalSink {
         file_id(&other, &file.name)
     }
 
-    /// Every final name still is the file that was written or verified.
+    /// Checks that every final name is still the file that was written or verified.
     fn check_names(&self) -> Result<(), SinkError> {
         let finals = std::mem::take(&mut self.run.lock().finals);
         let tree = self.tree()?;
@@ -268,7 +268,7 @@ impl LocalSink {
         Ok(())
     }
 
-    /// Removes this run's private directories, and what dead runs left of the same files.
+    /// Removes this run's private directories, and part files of dead runs for the same files.
     fn clean(&self) {
         let run = std::mem::take(&mut *self.run.lock());
         let Run { reserved, part_names, mut privates, parts, open, .. } = run;
@@ -326,7 +326,7 @@ impl Sink for LocalSink {
             let stat = rustix::fs::fstatvfs(&directory)
                 .map_err(|errno| failed("ask for the free space of", b".", errno))?;
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            // Some file systems do not know their size.
+            // Some file systems report no size.
             if stat.f_blocks > 0 && needed > free {
                 return Err(SinkError::NoRoom { needed, free });
             }
@@ -369,7 +369,7 @@ impl Sink for LocalSink {
         let (opened, part) = self.open_part(file)?;
         let written = match part.is_fresh {
             true => sparse::write(&opened, offset, bytes),
-            // What a killed run left may hold anything.
+            // A part file of a killed run may contain anything.
             false => opened.write_all_at(bytes, offset),
         };
         written.map_err(|error| wrapped("write", &file.name, error))
@@ -431,7 +431,7 @@ impl Sink for LocalSink {
         self.check_names()?;
         let directories = std::mem::take(&mut self.run.lock().directories);
         self.clean();
-        // The deepest first: a mode may close the way to what is below.
+        // The deepest first, because a mode may block access to the directories below.
         for (name, mode) in directories.iter().rev() {
             tree.set_directory_mode(name, *mode)?;
         }
@@ -441,7 +441,7 @@ impl Sink for LocalSink {
 }
 
 impl Drop for LocalSink {
-    /// Part files stay for the next run; directories that hold nothing do not.
+    /// Part files stay for the next run. Empty directories are removed.
     fn drop(&mut self) {
         let run = std::mem::take(&mut *self.run.lock());
         drop((run.parts, run.open));
@@ -459,7 +459,7 @@ fn file_id(file: &impl AsFd, name: &[u8]) -> Result<FileId, SinkError> {
 }
 
 fn set_mode_and_time(part: &File, file: &FileTarget) -> Result<(), SinkError> {
-    // Set-id bits of another machine's users mean nothing here and are dangerous.
+    // Set-id bits from another machine are meaningless here and dangerous.
     rustix::fs::fchmod(part, Mode::from_raw_mode(file.mode & 0o777))
         .map_err(|errno| failed("set mode of", &file.name, errno))?;
     let time = Timespec {

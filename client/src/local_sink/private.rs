@@ -1,15 +1,16 @@
-//! The private directory of one run: its part files are where no other run writes.
+//! The private directory of one run. It holds its part files, and no other run writes there.
 //!
 //! ```text
 //! target/.cairn-get-0/     made by this run, mode 0700
-//!          lock            locked as long as the run lives
+//!          lock            locked while the run lives
 //!          3f09c1...       one part file each, named by the hash of the final name
-//! target/.cairn-get-1/     another run's: left alone as long as its lock is held
+//! target/.cairn-get-1/     another run's: not touched while its lock is held
 //! ```
 //!
-//! A directory is made by `mkdir` alone, so two runs never make one together. A lock that is free
-//! says that the run is dead: who gets the lock may move part files into its own directory, or
-//! remove all. Where the file system has no locks, the name says so, and nobody takes it over.
+//! A directory is made only by `mkdir`, so two runs never make the same one. A free lock means that
+//! the run is dead. The run that gets the lock may move part files into its own directory, or
+//! remove everything. If the file system has no locks, the name shows that, and no run takes the
+//! directory over.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,17 +22,17 @@ use rustix::io::Errno;
 use super::tree::{FileId, Place, failed, open_directory};
 use crate::sink::SinkError;
 
-/// Begins the name of a private directory; a number follows.
+/// The start of a private directory's name. A number follows.
 const PREFIX: &[u8] = b".cairn-get-";
-/// Follows the number where the file system has no locks.
+/// Follows the number if the file system has no locks.
 const UNLOCKED: &[u8] = b"-unlocked";
 const LOCK: &[u8] = b"lock";
-/// Private directories in one directory: more runs at once than one disk can serve.
+/// Most private directories in one directory. One disk cannot serve more runs at once.
 const RUNS_MAX: usize = 1024;
-/// Dead directories looked at by one run; each is an open descriptor.
+/// Most dead directories looked at by one run. Each is an open descriptor.
 const DEAD_MAX: usize = 32;
-/// Part files of a dead run are removed by a later run once they are this much older than it:
-/// until then the command that was killed may be repeated.
+/// A later run removes part files of a dead run once they are this much older than the later run.
+/// Until then the killed command may be repeated.
 const DEAD_AGE_MAX_S: i64 = 24 * 60 * 60;
 
 #[derive(Debug)]
@@ -39,22 +40,22 @@ pub(super) struct PrivateDirectory {
     place: Place,
     name: Vec<u8>,
     directory: OwnedFd,
-    /// `None` where the file system has no locks.
+    /// `None` if the file system has no locks.
     lock: Option<OwnedFd>,
-    /// The user that this file system takes the process for.
+    /// The process's user as this file system sees it.
     owner: u32,
     made_s: i64,
 }
 
 enum Locked {
     Ours(OwnedFd),
-    /// Another run has it, or the directory is gone.
+    /// Another run has the lock, or the directory is gone.
     No,
     Unsupported,
 }
 
 impl PrivateDirectory {
-    /// Makes one in `place`. No name in `reserved` is used: those are the checkpoint's.
+    /// Makes one in `place`. Names in `reserved` belong to the checkpoint and are not used.
     pub fn make(place: &Place, reserved: &BTreeSet<Vec<u8>>) -> Result<Self, SinkError> {
         for number in 0..RUNS_MAX {
             let name = [PREFIX, number.to_string().as_bytes()].concat();
@@ -78,7 +79,7 @@ impl PrivateDirectory {
         })
     }
 
-    /// Locks the directory just made; `None` if another run took it for a dead one first.
+    /// Locks the directory just made. `None` if another run took it over first as a dead one.
     fn settle(place: &Place, name: Vec<u8>) -> Result<Option<Self>, Errno> {
         let Ok(directory) = open_directory(&place.directory, &name) else { return Ok(None) };
         let stat = rustix::fs::fstat(&directory)?;
@@ -100,22 +101,22 @@ impl PrivateDirectory {
         Ok(Some(Self { place, name, directory, lock, owner: stat.st_uid, made_s }))
     }
 
-    /// The directories of dead runs beside this one, locked. Those of other users are left alone:
-    /// they could change what they keep open.
+    /// The directories of dead runs in the same place, locked. Those of other users are not
+    /// touched: the other users could still change files that they keep open.
     pub fn dead(&self, reserved: &BTreeSet<Vec<u8>>) -> Vec<Self> {
         let owner = self.lock.is_some().then_some(self.owner);
         let Some(owner) = owner else { return Vec::new() };
         find_dead(&self.place, owner, reserved)
     }
 
-    /// Whether `stat` is a plain file that nobody else owns or has a name for.
+    /// Whether `stat` is a plain file that belongs to this user and has one name.
     fn is_own(&self, stat: &Stat) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_nlink == 1
             && stat.st_uid == self.owner
     }
 
-    /// Moves the part file of the final name `file` from a dead directory here, if it is there
+    /// Moves the part file of the final name `file` from a dead directory to this one, if it exists
     /// with the length `len`.
     pub fn adopt(&self, dead: &Self, file: &[u8], len: u64) -> Option<FileId> {
         let name = part_name(file);
@@ -160,7 +161,7 @@ impl PrivateDirectory {
         }
     }
 
-    /// Removes a dead directory whose part files are all too old, or which has none.
+    /// Removes a dead directory if all its part files are too old, or if it has none.
     pub fn remove_if_old(self, than: &Self) {
         let is_old = |name: &Vec<u8>| {
             let stat = rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -178,15 +179,16 @@ impl PrivateDirectory {
         }
     }
 
-    /// Removes the directory with all part files. An error leaves something behind for a later
-    /// run, and is no error of this one.
+    /// Removes the directory with all part files. After an error the rest is left for a later run,
+    /// and this run continues.
     pub fn remove(self) {
         for name in self.parts() {
             let _ = rustix::fs::unlinkat(&self.directory, &name, AtFlags::empty());
         }
         let _ = rustix::fs::unlinkat(&self.directory, LOCK, AtFlags::empty());
-        // NFS keeps the name of an open file under another one: close the lock first. From here
-        // another run may lock the directory as a dead one; then it is not empty and stays.
+        // NFS keeps an open file under another name, so the lock is closed first. From here on
+        // another run may lock the directory as a dead one. The directory is then not empty and
+        // stays.
         let Self { place, name, directory, lock, .. } = self;
         drop(lock);
         drop(directory);
@@ -194,12 +196,12 @@ impl PrivateDirectory {
     }
 }
 
-/// The name of the part file of `file`: no file's final name is in the same directory.
+/// The name of the part file of `file`. No file has its final name in the same directory.
 pub(super) fn part_name(file: &[u8]) -> Vec<u8> {
     blake3::hash(file).to_hex().as_bytes()[..32].to_vec()
 }
 
-/// Which private names a checkpoint's own names take, in any of its directories.
+/// The private names that a checkpoint's own names use, in any of its directories.
 pub(super) fn reserved<'a>(names: impl Iterator<Item = &'a [u8]>) -> BTreeSet<Vec<u8>> {
     names
         .flat_map(|name| name.split(|byte| *byte == b'/'))
@@ -248,7 +250,7 @@ fn lock(directory: &OwnedFd, extra: OFlags) -> Result<Locked, Errno> {
     let open =
         |extra| rustix::fs::openat(directory, LOCK, flags | extra, Mode::from_raw_mode(0o600));
     let file = match open(OFlags::CREATE | extra) {
-        // Removed meanwhile; or made first by a run that takes this for a dead one.
+        // Removed meanwhile, or made first by a run that takes this directory for a dead one.
         Err(Errno::NOENT | Errno::EXIST) => return Ok(Locked::No),
         other => other?,
     };
@@ -260,8 +262,8 @@ fn lock(directory: &OwnedFd, extra: OFlags) -> Result<Locked, Errno> {
         }
         Err(errno) => return Err(errno),
     }
-    // Who removed the directory meanwhile has unlinked the file that is locked now. The name is
-    // opened, not looked at: on NFS only that asks the server.
+    // A run that removed the directory meanwhile has unlinked the file that is locked now. The name
+    // is opened and not only looked up, because on NFS only an open asks the server.
     let Ok(named) = open(OFlags::empty()) else { return Ok(Locked::No) };
     let id = |file: &OwnedFd| rustix::fs::fstat(file).map(|stat| FileId::of(&stat));
     Ok(if id(&named)? == id(&file)? { Locked::Ours(file) } else { Locked::No })
@@ -271,7 +273,7 @@ fn modified_s(file: &OwnedFd) -> i64 {
     rustix::fs::fstat(file).map_or(0, |stat| stat.st_mtime)
 }
 
-/// Names in a directory; none if it cannot be read.
+/// Names in a directory. Empty if it cannot be read.
 fn entries(directory: &impl AsFd) -> Vec<Vec<u8>> {
     let Ok(listing) = rustix::fs::Dir::read_from(directory) else { return Vec::new() };
     listing

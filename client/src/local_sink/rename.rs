@@ -1,11 +1,11 @@
-//! A part file gets its final name: in place of what is there, or only if nothing is.
+//! Gives a part file its final name: it replaces the existing file, or works only if there is none.
 
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-/// Gives `from` the name `to`; `EXIST` where that is taken and must not be replaced.
+/// Renames `from` to `to`. `EXIST` if that name is taken and must not be replaced.
 pub(super) fn rename(
     private: &OwnedFd,
     from: &[u8],
@@ -24,8 +24,8 @@ pub(super) fn rename(
     }
 }
 
-/// [`rename`] on network file systems, which cannot refuse to replace: a link never replaces. The
-/// old name may stay.
+/// [`rename`] for network file systems, which cannot refuse to replace. A link never replaces a
+/// file. The old name may stay.
 pub(super) fn rename_by_link(
     private: &OwnedFd,
     from: &[u8],
@@ -36,7 +36,8 @@ pub(super) fn rename_by_link(
         Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {}
         other => return other,
     }
-    // No links either. Two runs may both pass here: each compares the name afterwards.
+    // The file system has no links either. Two runs may both pass this check. Each compares the
+    // name afterwards.
     match rustix::fs::statat(directory, to, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => rustix::fs::renameat(private, from, directory, to),
         Ok(_) => Err(Errno::EXIST),

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// The least hole: a block of most file systems.
+/// The smallest hole: a block of most file systems.
 const HOLE_BYTES: usize = 4096;
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
-/// Writes `bytes` at `offset` of a file that is zero there, leaving out blocks of zero.
+/// Writes `bytes` at `offset` of a file that is zero there. Blocks of zeros are left out.
 pub(super) fn write(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     for (start, end) in filled(offset, bytes) {
         file.write_all_at(&bytes[start..end], offset + start as u64)?;
@@ -16,7 +16,7 @@ pub(super) fn write(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The ranges of `bytes` that are not whole blocks of zero. Blocks are those of the file.
+/// The ranges of `bytes` that are not whole blocks of zeros. Blocks are those of the file.
 fn filled(offset: u64, bytes: &[u8]) -> Vec<(usize, usize)> {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     let mut start = 0;

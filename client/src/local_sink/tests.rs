@@ -19,7 +19,7 @@ fn begin(sink: &LocalSink, files: &[&FileTarget]) -> Result<Vec<Presence>, SinkE
     sink.begin(&Plan { files: &files, directories: &[], replace: false })
 }
 
-/// A sink that has begun, and what it found of `file`.
+/// A sink that has begun, and the presence that it found for `file`.
 fn begun(directory: &Path, file: &FileTarget) -> (LocalSink, Presence) {
     let sink = LocalSink::open(directory).unwrap();
     let found = begin(&sink, &[file]).unwrap();
@@ -80,7 +80,7 @@ fn two_runs_in_one_directory_never_share_a_file() {
     assert!(fs::read(&path).unwrap() == right, "a file with holes got its final name");
     two.write_at(&file, 0, &right[..4096]).unwrap();
     assert!(fs::read(&path).unwrap() == right);
-    // The other run finished it first, with the same bytes: that is no conflict.
+    // The other run finished first, with the same bytes. That is no conflict.
     two.finish(&file, false).unwrap();
     one.complete().unwrap();
     two.complete().unwrap();
@@ -113,7 +113,7 @@ fn a_file_that_another_run_replaces_is_noticed() {
     two.complete().unwrap();
     assert_eq!(fs::read(dir.path().join("m")).unwrap(), b"two");
 
-    // The same while its old content is read.
+    // The same happens while its old content is read.
     let (three, found) = begun(dir.path(), &file);
     let mut there = [0; 3];
     three.read_at(&file, found, 0, &mut there).unwrap();
@@ -139,7 +139,7 @@ fn a_file_that_another_run_replaced_is_taken_once_it_is_verified() {
     let mut there = [0; 3];
     one.read_at(&file, Presence::Final, 0, &mut there).unwrap();
     assert_eq!(&there, b"one");
-    // What is there now was not read.
+    // The current file was not read.
     replace("two");
     assert!(matches!(one.complete(), Err(SinkError::Replaced { .. })));
 
@@ -206,7 +206,7 @@ fn what_a_dead_run_left_is_taken_over_once() {
         sink.write_at(file, 0, b"left").unwrap();
     }
     assert_eq!(begun(dir.path(), &file).1, Presence::Absent, "its run lives");
-    // It ends in the middle of its last step: the mode of a read-only file is set already.
+    // The run ends in the middle of its last step: the mode of a read-only file is set already.
     let left = sink.open_part(&file).unwrap().0;
     left.set_permissions(fs::Permissions::from_mode(0o444)).unwrap();
     drop((left, sink));
@@ -226,7 +226,7 @@ fn what_a_dead_run_left_is_taken_over_once() {
     assert_eq!(fs::read(dir.path().join("a/m")).unwrap(), b"\0\0ft\0\0", "zeros are written too");
     one.complete().unwrap();
     drop(two);
-    // What was not asked for stays for a run that does.
+    // A part file that was not requested stays for a run that requests it.
     let (three, found) = begun(dir.path(), &other);
     assert_eq!(found, Presence::Part);
     three.finish(&other, false).unwrap();
@@ -241,14 +241,14 @@ fn old_leftovers_and_those_of_finished_files_are_removed() {
     for file in [&file, &other] {
         let (sink, _) = begun(dir.path(), file);
         sink.create(file).unwrap();
-        // Another length: it cannot be taken over.
+        // The length differs, so it cannot be taken over.
         sink.open_part(file).unwrap().0.set_len(9).unwrap();
     }
     let (sink, _) = begun(dir.path(), &file);
     write_all(&sink, &file, b"done");
     sink.complete().unwrap();
     let [private, _] = &names(dir.path())[..] else { panic!("{:?}", names(dir.path())) };
-    // A day later, whatever is complete then.
+    // A day later, the next run to complete removes it.
     let left = fs::read_dir(dir.path().join(private)).unwrap();
     for entry in left.map(Result::unwrap).filter(|entry| entry.file_name() != "lock") {
         let part = fs::File::options().write(true).open(entry.path()).unwrap();
@@ -269,11 +269,11 @@ fn part_files_of_another_user_are_left_alone() {
     sink.create(&file).unwrap();
     drop(sink);
     let private = dir.path().join(".cairn-get-0");
-    // Open to others: they may hold the file open and write to it later.
+    // Other users have access: they may hold the file open and write to it later.
     fs::set_permissions(&private, fs::Permissions::from_mode(0o770)).unwrap();
     assert_eq!(begun(dir.path(), &file).1, Presence::Absent);
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
-    // A second name of the part file would be written through.
+    // Writes would also change the second name of the part file.
     let part = fs::read_dir(&private).unwrap().map(|entry| entry.unwrap().path());
     let part = part.into_iter().find(|path| !path.ends_with("lock")).unwrap();
     fs::hard_link(&part, dir.path().join("second")).unwrap();
@@ -327,7 +327,7 @@ fn nothing_is_written_through_links() {
     write_all(&sink, &target("m", 6), b"xxxxxx");
     sink.complete().unwrap();
 
-    // A directory that becomes a link while the run works.
+    // A directory is replaced by a link while the run works.
     let late = target("d/m", 6);
     let (sink, _) = begun(dir.path(), &late);
     sink.create(&late).unwrap();
@@ -448,7 +448,7 @@ fn what_a_get_left_is_no_source() {
     sink.finish(&file, false).unwrap();
     sink.complete().unwrap();
     drop(sink);
-    // A directory of that name without a lock is somebody's own.
+    // A directory of that name without a lock belongs to the user.
     fs::create_dir(dir.path().join(".cairn-get-0")).unwrap();
     scan().unwrap();
 }

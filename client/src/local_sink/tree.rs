@@ -1,5 +1,5 @@
-//! The target directory, walked from its descriptor one component at a time, each opened without
-//! following links: nothing outside it is ever touched.
+//! The target directory. It is walked from its descriptor one component at a time, each opened
+//! without following links. So nothing outside it is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,12 +13,12 @@ use rustix::io::Errno;
 
 use crate::sink::{SinkError, shown};
 
-/// Open directory descriptors kept at most; beyond it they are reopened.
+/// Open directory descriptors kept at most. Others are reopened.
 const DIRECTORIES_OPEN_MAX: usize = 64;
-/// What the owner needs to look into a directory and to write there.
+/// The mode bits that the owner needs to list a directory and to write in it.
 const OWNER_ALL: RawMode = 0o700;
 
-/// Which file a descriptor or a name is: device and inode.
+/// The identity of a file behind a descriptor or a name: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
     pub device: u64,
@@ -49,7 +49,7 @@ pub(super) struct Tree {
 #[derive(Debug, Default)]
 struct State {
     open: BTreeMap<Vec<u8>, Arc<OwnedFd>>,
-    /// Directories that hold names which are not durable yet.
+    /// Directories with names that are not durable yet.
     unsynced: BTreeSet<Vec<u8>>,
 }
 
@@ -65,7 +65,7 @@ impl Tree {
         &self.root
     }
 
-    /// The descriptor of the directory `name`; made where missing if `make`.
+    /// The descriptor of the directory `name`. If it is missing and `make` is true, makes it.
     pub fn directory(&self, name: &[u8], make: bool) -> Result<Arc<OwnedFd>, SinkError> {
         if name.is_empty() {
             return Ok(self.root.directory.clone());
@@ -100,8 +100,8 @@ impl Tree {
         Ok(current)
     }
 
-    /// The topmost directory on the file system that a file below `parent` is or will be on:
-    /// what lies there can be renamed into `parent`.
+    /// The topmost directory on the file system of a file below `parent`. A file in it can be
+    /// renamed into `parent`.
     pub fn home(&self, parent: &[u8]) -> Result<Place, SinkError> {
         let mut home = self.root.clone();
         let ends = parent.iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -121,7 +121,7 @@ impl Tree {
         Ok(home)
     }
 
-    /// The plain file `name`; `None` where there is nothing.
+    /// The plain file `name`. `None` if there is none.
     pub fn describe(&self, name: &[u8]) -> Result<Option<Stat>, SinkError> {
         let (parent, leaf) = split(name);
         check_component(name, leaf)?;
@@ -152,8 +152,8 @@ impl Tree {
             .map_err(|errno| failed("open", name, errno))
     }
 
-    /// Makes the directory `name` if it is missing, and lets its owner work below it: a mode
-    /// that forbids that is set when all files are there.
+    /// Makes the directory `name` if it is missing, and gives its owner access below it. A mode
+    /// that forbids access is set after all files are written.
     pub fn make_directory(&self, name: &[u8]) -> Result<(), SinkError> {
         let (parent, leaf) = split(name);
         check_component(name, leaf)?;
@@ -164,7 +164,8 @@ impl Tree {
                 && stat.st_mode & OWNER_ALL != OWNER_ALL
             {
                 let mode = (stat.st_mode & 0o777) | OWNER_ALL;
-                // A directory of another user stays as it is: writing there succeeds or says why.
+                // A directory of another user is not changed. Writing there succeeds or gives the
+                // error.
                 let _ = set_mode(&directory, leaf, mode);
             }
         }
@@ -179,7 +180,7 @@ impl Tree {
         set_mode(&directory, leaf, mode & 0o777).map_err(|errno| failed("set mode of", name, errno))
     }
 
-    /// The directory `name` holds a name that is not durable yet.
+    /// Notes that the directory `name` holds a name that is not durable yet.
     pub fn changed(&self, name: &[u8]) {
         self.state.lock().unsynced.insert(name.to_vec());
     }
@@ -195,7 +196,7 @@ impl Tree {
     }
 }
 
-/// Sets a directory's mode, also that of one which its owner may not open.
+/// Sets a directory's mode, even if its owner may not open it.
 fn set_mode(parent: &impl AsFd, leaf: &[u8], mode: RawMode) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(mode);
     match open_directory(parent, leaf) {
@@ -203,7 +204,8 @@ fn set_mode(parent: &impl AsFd, leaf: &[u8], mode: RawMode) -> Result<(), Errno>
         Err(Errno::ACCESS) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = rustix::fs::openat(parent, leaf, flags, Mode::empty())?;
-            // The one way to change what only a path descriptor reaches without following links.
+            // A path descriptor does not follow links, and this is the only way to change the mode
+            // through it.
             rustix::fs::chmod(format!("/proc/self/fd/{}", directory.as_raw_fd()), mode)
         }
         Err(errno) => Err(errno),
@@ -231,7 +233,7 @@ fn is_missing(error: &SinkError) -> bool {
     matches!(error, SinkError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Names come from a checked manifest; they are checked here again, as defence in depth.
+/// Names come from a checked manifest. They are checked here again as a second defence.
 pub(super) fn check_component(name: &[u8], component: &[u8]) -> Result<(), SinkError> {
     if matches!(component, b"" | b"." | b"..") || component.iter().any(|b| matches!(b, b'/' | 0)) {
         return Err(SinkError::Unsafe { name: shown(name), why: "it leaves the directory" });
@@ -242,7 +244,7 @@ pub(super) fn check_component(name: &[u8], component: &[u8]) -> Result<(), SinkE
 pub(super) fn failed(verb: &'static str, name: &[u8], errno: Errno) -> SinkError {
     match errno {
         Errno::LOOP => SinkError::Unsafe { name: shown(name), why: "a symbolic link is there" },
-        // A link opened as a directory without following says so this way.
+        // The error for a link that is opened as a directory without following links.
         Errno::NOTDIR => SinkError::Unsafe {
             name: shown(name),
             why: "a component of its path is not a directory",
