@@ -1,4 +1,4 @@
-//! Who calls: established once for each request, before anything else is looked at (decision 0018).
+//! Who calls: established once for each request, before anything else is looked at (decision 0019).
 //!
 //! ```text
 //!   a token in the headers ──► signatures, issuer, revocation, time ──► Subject, or refused

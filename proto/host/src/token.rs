@@ -1,5 +1,5 @@
 //! Tokens: who their holder is and what it may do, signed, and narrowed without asking anybody
-//! (decision 0018).
+//! (decision 0019).
 //!
 //! ```text
 //!   issuer's key --signs--> block 0: subject, rights, namespaces, expiry, next key --+

@@ -1,5 +1,5 @@
 //! Who may do what: rights, the namespaces they hold in, and subjects that have them (DESIGN section
-//! 14, decision 0018).
+//! 14, decision 0019).
 //!
 //! ```text
 //!   token --verified at the door--> Subject { name, tokens, Grant { rights, namespaces } }

@@ -1,5 +1,5 @@
 //! Which tokens are accepted: issuers, revoked tokens, and whether a token is required (T1,
-//! decision 0018).
+//! decision 0019).
 //!
 //! A revoked token is remembered until it would have expired anyway. Until then a command on its
 //! behalf has no effect, even if some node accepted it: apply checks again.
