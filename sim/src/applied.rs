@@ -1,8 +1,8 @@
-//! Tells the checkers of every entry that a node applies, in the moment it has done so.
+//! Notifies the checkers of every entry that a node applies, right after it is applied.
 //!
-//! The product says it in a log line of the lowest level; this is the subscriber that hears it.
-//! Many entries are applied between two looks of a checker that wakes by time; what one entry did
-//! (D2, D3, D4) can be judged only here.
+//! The product writes a log line of the lowest level for each entry, and this subscriber receives
+//! it. A checker that wakes by time sees many entries at once. The effect of one entry (D2, D3, D4)
+//! can be judged only here.
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where the product applies entries. The line that counts has a field `applied`.
+/// The module in which the product applies entries. The relevant line has a field `applied`.
 const TARGET: &str = "cairn_node::raft::machine";
 
 type Listener = Box<dyn Fn(u64)>;
@@ -23,22 +23,22 @@ thread_local! {
     static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
 }
 
-/// Calls `listener` with the index of each entry from now on, in the task that applies it, until
-/// the run ends or another takes its place. It must not drive the node.
+/// Calls `listener` with the index of each entry from now on, in the task that applies it. This
+/// lasts until the run ends or another listener replaces it. The listener must not drive the node.
 pub fn listen(listener: impl Fn(u64) + 'static) {
     LISTENER.set(Some(Box::new(listener)));
 }
 
-/// Forgets the listener of this thread's run.
+/// Removes the listener of this thread's run.
 pub(crate) fn reset() {
     drop(LISTENER.take());
 }
 
-/// Hears one line and nothing else.
+/// Receives this one log line and ignores all others.
 pub(crate) struct Hear;
 
 impl Hear {
-    /// As a layer that leaves the lines it does not hear to others.
+    /// Returns it as a layer that passes all other lines on.
     pub(crate) fn beside<S>(self) -> impl Layer<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,

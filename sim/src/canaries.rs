@@ -1,7 +1,7 @@
 //! S3: known-bad variants of the product, each a canary of `cairn_types::canary`, are played in the
-//! ordinary `mix`, and each must be found by the invariant that it breaks.
+//! ordinary `mix`. Each must be found by the invariant that it breaks.
 //!
-//! A canary is active in a whole process, so each is played in a process of its own:
+//! A canary is active in a whole process, so each is played in its own process:
 //!
 //! ```text
 //!   sim canaries ---> sim canaries --play NAME      seed after seed, until one finds it
@@ -20,10 +20,10 @@ use clap::Args;
 use crate::run::{Options, run};
 use crate::scenario::{self, Play, mix};
 
-/// A run that found nothing in so much virtual time will find nothing.
+/// A run that finds nothing in this much virtual time will find nothing.
 const VIRTUAL_LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// What `sim canaries` is asked for.
+/// The arguments of `sim canaries`.
 #[derive(Args)]
 pub struct CanaryArgs {
     /// Seeds of the mix to play, from 1 on
@@ -43,12 +43,12 @@ pub struct CanaryArgs {
     play: Option<String>,
 }
 
-/// What came of one canary.
+/// The result of one canary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     played: u64,
     found_in: u64,
-    /// The first seed that found it, and the invariant by which.
+    /// The first seed that found it, and the invariant that was broken.
     first: Option<(u64, String)>,
     wall_ms: u64,
 }
@@ -81,7 +81,7 @@ pub fn act(args: &CanaryArgs) -> anyhow::Result<bool> {
     Ok(missed == 0)
 }
 
-/// Seed after seed of the mix with one canary active in this process.
+/// Plays the mix, seed by seed, with one canary active in this process.
 fn play(name: &str, seeds: u64, all_seeds: bool) -> anyhow::Result<Found> {
     let canary = canary::activate(name)?;
     #[allow(clippy::disallowed_methods, reason = "how long it takes people to wait")]
@@ -113,12 +113,12 @@ fn play(name: &str, seeds: u64, all_seeds: bool) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// What a canary is looked for in: the mix, whose clusters are of three nodes and more, unless the
-/// defect only shows in smaller ones.
+/// The scenario in which a canary is looked for. It is the mix, whose clusters have three or more
+/// nodes, unless another scenario shows the defect better.
 fn play_of(canary: &Canary) -> Play {
     let story = match canary.name {
-        // What a client asks for seldom, just after a rollback met its upload, or put what has the best
-        // metric into quarantine.
+        // These need rare events in the mix: a client's upload that a rollback has just aborted, or
+        // a quarantine of the checkpoint with the best metric.
         "rollback_leaves_uploads" | "rolled_back_begins_again" | "best_in_quarantine" => {
             scenario::find("marked_checkpoints")
         }
@@ -126,14 +126,14 @@ fn play_of(canary: &Canary) -> Play {
         "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" => {
             scenario::find("stolen_token")
         }
-        // Cut off by a successor that has fewer entries: rare in the mix.
+        // Truncation by a successor with fewer entries is rare in the mix.
         "truncation_stays" => scenario::find("cut_off_tail"),
-        // Its rules keep the newest only, of few checkpoints, and it undeletes nothing.
+        // The mix's rules keep only the newest of few checkpoints, and it never undeletes.
         "oldest_of_bucket"
         | "retention_ignores_holds"
         | "confirmation_ignored"
         | "trash_drops_references" => scenario::find("rules_and_trash"),
-        // The mix starts old disks in healthy clusters only.
+        // The mix starts old disks only in healthy clusters.
         "old_directory_votes" => scenario::find("cold_start_on_an_old_directory"),
         "remove_before_the_vote" => scenario::find("removed_voter_of_two"),
         _ => None,
@@ -141,7 +141,7 @@ fn play_of(canary: &Canary) -> Play {
     story.unwrap_or(mix::play)
 }
 
-/// Each canary in a process of its own, as many at a time as there are jobs.
+/// Plays each canary in its own process, as many at a time as there are jobs.
 fn play_all(wanted: &[&Canary], args: &CanaryArgs) -> anyhow::Result<Vec<Found>> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(vec![None; wanted.len()]);

@@ -1,5 +1,5 @@
-//! Checkpoints to upload, grown from the seed: a safetensors-like file whose tensors start their
-//! own segments, and small files beside it.
+//! Checkpoints to upload, made from the seed: a safetensors-like file whose tensors start their own
+//! segments, and small files.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::seed::Stream;
 /// Names and contents of one checkpoint's files.
 pub type Files = BTreeMap<Vec<u8>, Bytes>;
 
-/// Below this a tensor is packed with its neighbours.
+/// A tensor below this size is packed with its neighbours.
 const TENSOR_BYTES: u64 = 256 << 10;
 
 /// A checkpoint with `tensors` large tensors, a few small ones, and three small files.
@@ -28,7 +28,7 @@ pub fn checkpoint(chance: &mut Stream, tensors: usize) -> Files {
     files
 }
 
-/// A checkpoint with a tensor of two to four blocks, and a usual one.
+/// A checkpoint with a tensor of two to four blocks, and one of the usual size.
 pub fn large(chance: &mut Stream) -> Files {
     let mut files = small_files(chance);
     let lengths = [chance.range(BLOCK_BYTES + 1..3 * BLOCK_BYTES + BLOCK_BYTES / 2), TENSOR_BYTES];
@@ -37,7 +37,7 @@ pub fn large(chance: &mut Stream) -> Files {
     files
 }
 
-/// So many files of one byte, with long names: little data, and a manifest of 230 bytes a file.
+/// Files of one byte with long names: little data, and a manifest of 230 bytes per file.
 pub fn long_names(chance: &mut Stream, files: usize) -> Files {
     let name = |number: usize| format!("{number:0>200}").into_bytes();
     (0..files).map(|number| (name(number), chance.bytes(1).into())).collect()

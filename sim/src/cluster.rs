@@ -1,8 +1,9 @@
-//! A cluster of real nodes and real clients in a [`World`], and what a scenario does to it in
-//! words: start, crash, who leads, has it converged.
+//! A cluster of real nodes and real clients in a [`World`], and a scenario's operations on it in
+//! words: start, crash, find the leader, check convergence.
 //!
-//! A simulated node's `main` is in `node_main.rs`; what is expected of nodes in `expected.rs`; what
-//! they had acknowledged in `acknowledged.rs`; what a cluster has still to do in `settled.rs`.
+//! `node_main.rs` has a simulated node's `main`. `expected.rs` has the expectations about nodes.
+//! `acknowledged.rs` has the state that they had acknowledged. `settled.rs` has the cluster's
+//! remaining work.
 
 mod acknowledged;
 mod expected;
@@ -34,7 +35,7 @@ use crate::trace;
 use crate::witness;
 use crate::world::{Seat, Spec, World};
 
-/// How often a scenario looks whether something has come about.
+/// Period of a scenario's checks of a condition.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A running node, for scenarios and checkers to look into.
@@ -54,7 +55,7 @@ impl Running {
         self.shared.member.copy()
     }
 
-    /// Which life of its process this is.
+    /// The number of this process's life.
     pub fn life(&self) -> u32 {
         self.life.number
     }
@@ -72,39 +73,39 @@ struct Inner {
     nodes: Vec<ProcessId>,
     addresses: Vec<String>,
     running: BTreeMap<ProcessId, Running>,
-    /// Who each process was when it started last: what its disk says.
+    /// The node of each process at its last start, as its disk says.
     ids: BTreeMap<ProcessId, NodeId>,
-    /// When two nodes came back on each other's hosts last.
+    /// The last time two nodes came back on each other's hosts.
     exchanged: Option<Instant>,
-    /// Processes that start on an empty disk into a cluster that is there.
+    /// Processes that start on an empty disk into an existing cluster.
     newcomers: BTreeSet<ProcessId>,
-    /// Whose place processes take whose disk was lost.
+    /// The nodes that processes replace because their disk was lost.
     replaces: BTreeMap<ProcessId, NodeId>,
     /// Feature levels of processes that run an older build.
     levels: BTreeMap<ProcessId, u32>,
-    /// Processes whose next start is with an older build, by mistake.
+    /// Processes whose next start uses an older build by mistake.
     mistaken: BTreeMap<ProcessId, u32>,
-    /// The first node is told to make a cluster though its disk was lost.
+    /// The first node is told to create a cluster although its disk was lost.
     careless: bool,
-    /// Nodes whose disk is not to be looked at.
+    /// Nodes whose disk must not be checked.
     hidden: BTreeSet<ProcessId>,
-    /// Nodes on whose disks a fault was put that may well end them, and until when; for ever if
-    /// that is not said.
+    /// Nodes with a disk fault that may end them, and the end of the fault. Without a time it has
+    /// no end.
     excused: BTreeMap<ProcessId, Option<Instant>>,
-    /// Why processes ended that ended by themselves, the last time.
+    /// Why processes ended by themselves, the last time.
     ends: BTreeMap<ProcessId, End>,
     /// A node that is not expected to be in service.
     left_out: Option<ProcessId>,
-    /// It is up, and what it holds counts.
+    /// It is up, and its replicas count.
     left_out_counts: bool,
-    /// Of each node, when it was last cleanly up; for what the checkers want to know.
+    /// The state of each node when it was last cleanly up, for the checkers.
     acknowledged: BTreeMap<ProcessId, Acknowledged>,
-    /// What each node has told its clients it holds, in which file, since its last end; after that,
-    /// what of it was in its place then.
+    /// The segments that each node has acknowledged to its clients since its last end, with their
+    /// files. After an end, those of them that were in place then.
     stored: BTreeMap<ProcessId, BTreeMap<SegmentDigest, u64>>,
-    /// How far each node had applied when it was last seen.
+    /// The last applied index of each node.
     applied: BTreeMap<ProcessId, u64>,
-    /// Its times are so many times what is usual here.
+    /// The cluster's times are this many times the usual ones.
     pace: u64,
     /// The catalogue of the highest applied index that was seen.
     newest: (u64, Catalogue),
@@ -120,7 +121,7 @@ impl Inner {
         }
     }
 
-    /// The first node makes the cluster, unless it is there already.
+    /// The first node creates the cluster, unless it exists already.
     fn origin(&self, process: ProcessId, address: &str) -> Origin {
         let newcomer = self.newcomers.contains(&process) && !self.careless;
         if self.nodes.first() == Some(&process) && !newcomer {
@@ -135,21 +136,21 @@ impl Inner {
 pub enum End {
     /// It must not come back on this directory.
     Refused,
-    /// A newcomer found nobody to join.
+    /// A newcomer found no node to join.
     NobodyAnswers,
     Told,
     Other,
 }
 
 impl Cluster {
-    /// No nodes yet. Its times are `pace` times what is usual here.
+    /// Has no nodes yet. Its times are `pace` times the usual ones.
     pub fn empty(world: &World, pace: u64) -> Self {
         let inner = Inner { pace, ..Inner::default() };
         Self { world: world.clone(), inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Defines one node a rack name; the first makes the cluster, the others join it. None runs
-    /// yet.
+    /// Defines one node for each rack name. The first creates the cluster, and the others join it.
+    /// No node runs yet.
     pub fn define(world: &World, racks: &[&str]) -> Self {
         let cluster = Self::empty(world, 1);
         for rack in racks {
@@ -158,12 +159,12 @@ impl Cluster {
         cluster
     }
 
-    /// Its times are so many times what is usual here.
+    /// The cluster's times are this many times the usual ones.
     pub fn pace(&self) -> u32 {
         self.inner.lock().pace as u32
     }
 
-    /// Defines one node more, whose wall clock is off by so much. It does not run yet.
+    /// Defines one more node, with this offset of its wall clock. It does not run yet.
     pub fn add_node(&self, rack: &str, wall_skew_ms: i64) -> ProcessId {
         let name = format!("n{}", self.inner.lock().addresses.len() + 1);
         let process = self.add_process(&name, rack, wall_skew_ms);
@@ -198,15 +199,15 @@ impl Cluster {
         self.world.add(Spec { wall_skew_ms, ..Spec::new(name, rack, boot) })
     }
 
-    /// Defines a process on a copy of a node's data directory, under an address of its own. It
-    /// does not run yet, and is not counted among the nodes.
+    /// Defines a process on a copy of a node's data directory, with its own address. It does not
+    /// run yet and does not count as a node.
     pub fn add_copy(&self, of: ProcessId, chance: &Stream) -> Option<ProcessId> {
         let disk = self.world.disk(of)?;
-        // A directory that says nothing of itself is an empty one, wherever it came from.
+        // A directory without an identity counts as empty, even if it is a copy.
         disk.peek(IDENTITY_FILE)?;
         let name = format!("{}-copy", disk.name);
         let process = self.add_process(&name, "r1", 0);
-        // The same build is started on it.
+        // The copy is started with the same build.
         let level = self.inner.lock().levels.get(&of).copied();
         level.into_iter().for_each(|level| self.set_feature_level(process, level));
         self.world.replace_disk(process, disk.copy(&name, process.0, chance));
@@ -214,7 +215,7 @@ impl Cluster {
         Some(process)
     }
 
-    /// Looks at a node's disk no more: it is not the node's own just now.
+    /// Stops checking a node's disk, because it is not the node's own at the moment.
     pub fn hide_disk(&self, process: ProcessId) {
         self.inner.lock().hidden.insert(process);
     }
@@ -223,7 +224,7 @@ impl Cluster {
         self.inner.lock().hidden.remove(&process);
     }
 
-    /// Ends a node that shall come back with an empty disk, as a new member.
+    /// Ends a node that will come back with an empty disk, as a new member.
     pub fn wipe(&self, process: ProcessId) {
         self.crash(process, Crash::Power);
         let mut inner = self.inner.lock();
@@ -242,13 +243,13 @@ impl Cluster {
         }
     }
 
-    /// `--bootstrap` stays in the first node's configuration, whatever becomes of its disk.
+    /// `--bootstrap` stays in the first node's configuration, even after the loss of its disk.
     pub fn leave_bootstrap_in(&self, careless: bool) {
         self.inner.lock().careless = careless;
     }
 
-    /// Gives two nodes that are down each other's disk: from now on each is who the other was,
-    /// elsewhere.
+    /// Gives two nodes that are down each other's disk. From now on each has the other's identity,
+    /// on its own host.
     pub fn exchange_disks(&self, one: ProcessId, other: ProcessId) {
         if !self.world.exchange_disks(one, other) {
             return;
@@ -260,7 +261,8 @@ impl Cluster {
         exchange(&mut inner.applied, one, other);
         exchange(&mut inner.acknowledged, one, other);
         exchange(&mut inner.stored, one, other);
-        // The build goes with the disk: the cluster may count on what its node said last.
+        // The build moves with the disk, because the cluster relies on the level that the node last
+        // reported.
         exchange(&mut inner.levels, one, other);
     }
 
@@ -269,7 +271,7 @@ impl Cluster {
         self.inner.lock().exchanged.is_some_and(|at| at.elapsed() <= time)
     }
 
-    /// No longer one of the nodes, whether it runs or not; its disk is of no interest.
+    /// It is no longer one of the nodes, and its disk is not checked.
     pub fn retire(&self, process: ProcessId) {
         let mut inner = self.inner.lock();
         inner.nodes.retain(|node| *node != process);
@@ -277,7 +279,7 @@ impl Cluster {
         inner.hidden.insert(process);
     }
 
-    /// Takes a running node for dead although it is not; another life may take its place.
+    /// Treats a running node as dead. Another life may replace it.
     pub fn abandon(&self, process: ProcessId) -> Option<Arc<Life>> {
         let running = self.running_node(process)?;
         self.note_end(&running);
@@ -303,14 +305,14 @@ impl Cluster {
         self.world.start(process);
     }
 
-    /// Tells a running node to stop, as its supervisor would. It ends when it is ready.
+    /// Tells a running node to stop, as its supervisor would. It ends when it is finished.
     pub fn stop(&self, process: ProcessId) {
         if let Some(running) = self.running_node(process) {
             running.stop.notify_one();
         }
     }
 
-    /// Ends a node, and notes what it had acknowledged.
+    /// Ends a node, and records the state that it had acknowledged.
     pub fn crash(&self, process: ProcessId, how: Crash) {
         if let Some(running) = self.running_node(process) {
             if running.shared.member.consensus.is_leader() {
@@ -363,7 +365,7 @@ impl Cluster {
         self.inner.lock().newest.clone()
     }
 
-    /// The node that leads, of the highest term if several think so.
+    /// The node that leads. If several believe so, the one with the highest term.
     pub fn leader(&self) -> Option<Running> {
         let running = self.running().into_iter();
         let leaders = running.filter(|running| running.shared.member.consensus.is_leader());
@@ -385,12 +387,12 @@ impl Cluster {
         Some((seat, client))
     }
 
-    /// Of all nodes, running or not.
+    /// The addresses of all nodes, running or not.
     pub fn addresses(&self) -> Vec<String> {
         self.inner.lock().addresses.clone()
     }
 
-    /// Waits until `holds` says nothing is amiss; else what was amiss last.
+    /// Waits until `holds` reports no problem. After the deadline returns the last problem.
     pub async fn wait(
         &self,
         limit: Duration,
@@ -414,7 +416,7 @@ pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
     Client::new(seat.env.clone(), options)
 }
 
-/// Whose place a process has when these two have exchanged theirs.
+/// The process that has this one's place after these two have exchanged theirs.
 pub fn swapped(process: ProcessId, (one, other): (ProcessId, ProcessId)) -> ProcessId {
     match process {
         _ if process == one => other,
@@ -423,7 +425,7 @@ pub fn swapped(process: ProcessId, (one, other): (ProcessId, ProcessId)) -> Proc
     }
 }
 
-/// Swaps what a map says of two processes.
+/// Swaps the entries of two processes in a map.
 pub fn exchange<V>(map: &mut BTreeMap<ProcessId, V>, one: ProcessId, other: ProcessId) {
     let (first, second) = (map.remove(&one), map.remove(&other));
     map.extend(first.map(|first| (other, first)));

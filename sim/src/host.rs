@@ -1,8 +1,9 @@
-//! The runtime seam of one life of a simulated process: tasks, blocking work, chance, wall time.
+//! The runtime seam of one life of a simulated process: tasks, blocking work, randomness, wall
+//! time.
 //!
-//! A blocking job runs inline, at once; then its virtual time passes, then its effects on the
-//! disk settle, then its caller goes on. A crash in between cuts the job short
-//! ([`SimDisk`](crate::disk::SimDisk)). A job is a task of its process: a caller that gives up
+//! A blocking job runs inline, at once. Then its virtual time passes, then its effects on the disk
+//! settle, then its caller continues. A crash in between cuts the job short
+//! ([`SimDisk`](crate::disk::SimDisk)). A job is a task of its process: a caller that stops waiting
 //! does not stop it, as it would not stop a disk thread.
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::trace;
 pub const EPOCH_MS: u64 = 1_795_219_200_000;
 /// Jobs of the data and client lanes that run at a time.
 const LANE_WIDTH: usize = 4;
-/// And of the lanes beside them, as in production.
+/// Jobs of each other lane at a time, as in production.
 const SIDE_LANE_WIDTH: usize = 2;
 const LANES: [Lane; 6] =
     [Lane::Log, Lane::Data, Lane::Snapshot, Lane::Replication, Lane::Walk, Lane::Client];
@@ -38,7 +39,7 @@ pub struct SimHost {
     work: Arc<Work>,
 }
 
-/// The wall clock of one process: off by its skew all the time, and by a jump for a while.
+/// The wall clock of one process. It has a constant skew, and at times a jump.
 #[derive(Debug)]
 pub struct WallClock {
     skew_ms: i64,
@@ -48,7 +49,7 @@ pub struct WallClock {
 #[derive(Debug, Default)]
 struct Jump {
     now_ms: i64,
-    /// The last one that was put right, and when.
+    /// The last jump that was corrected, and the time of the correction.
     last: Option<(i64, Instant)>,
 }
 
@@ -61,7 +62,7 @@ impl WallClock {
         self.with(self.jump.lock().now_ms)
     }
 
-    /// The latest it has said within this time, as if it were now; a jump back does not count.
+    /// The latest time it has shown within this window, moved to now. A jump back does not count.
     pub fn latest_within_ms(&self, window: Duration) -> u64 {
         let jump = self.jump.lock();
         let last = jump.last.filter(|(_, ended)| ended.elapsed() < window);
@@ -72,7 +73,7 @@ impl WallClock {
         self.jump.lock().now_ms += ms;
     }
 
-    /// Back to its skew.
+    /// Ends the jump. The skew stays.
     pub fn put_right(&self) {
         let mut jump = self.jump.lock();
         if jump.now_ms != 0 {
@@ -80,7 +81,7 @@ impl WallClock {
         }
     }
 
-    /// Whether it has been right for so long.
+    /// Whether it has had no jump for this long.
     pub fn is_right_since(&self, window: Duration) -> bool {
         let jump = self.jump.lock();
         jump.now_ms == 0 && jump.last.is_none_or(|(_, ended)| ended.elapsed() >= window)
@@ -94,7 +95,7 @@ impl WallClock {
 struct Work {
     life: Arc<Life>,
     disk: SimDisk,
-    /// Room of each lane, given in the order in which it was asked for.
+    /// Permits of each lane, given in the order of the requests.
     lanes: [Semaphore; LANES.len()],
     jobs: RunningJobs,
 }
@@ -119,8 +120,8 @@ impl Runtime for SimHost {
     fn run_blocking(&self, lane: Lane, job: Job) -> BoxFuture<'static, ()> {
         let (done, finished) = oneshot::channel();
         let work = self.work.clone();
-        // What waits belongs to its task, and goes with it when the process ends: a queue in
-        // `Work` would hold jobs that hold what holds `Work`.
+        // The wait belongs to the task and ends with the process. A queue in `Work` would hold jobs
+        // that hold the owner of `Work`.
         self.life.spawn(async move {
             let Ok(room) = work.lanes[place(lane)].acquire().await else { return };
             work.run(lane, job).await;
@@ -195,8 +196,8 @@ impl Work {
         self.disk.settle(number);
     }
 
-    /// Never resolves for an abandoned process: its disk is another's now, and a job in flight
-    /// hangs.
+    /// Never resolves for an abandoned process: its disk belongs to another process now, and a job
+    /// in flight hangs.
     async fn has_disk(&self) {
         if self.life.is_abandoned() {
             std::future::pending::<()>().await;

@@ -1,28 +1,28 @@
 //! Deterministic simulation of whole clusters, nodes and clients, in one thread on virtual time,
-//! from one 64-bit seed. It replaces the lowest layer and nothing else.
+//! from one 64-bit seed. It replaces only the lowest layer.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`seed`] | chance: a tree of labelled streams |
-//! | [`trace`] | what happened: lines, rolling hash, counters |
-//! | [`process`] | which tasks belong to which life of a process, and their end |
+//! | [`seed`] | randomness: a tree of labelled streams |
+//! | [`trace`] | the record of a run: lines, rolling hash, counters |
+//! | [`process`] | the tasks of each life of a process, and their end |
 //! | [`rt`] | the runtime of consensus |
-//! | [`disk`] | written and durable, crashes, disk faults |
+//! | [`disk`] | written and durable state, crashes, disk faults |
 //! | [`host`] | the runtime seam of a process: tasks, jobs, wall time |
-//! | [`monotonic`] | clocks that run at rates of their own |
+//! | [`monotonic`] | clocks with different rates |
 //! | [`net`] | links between processes, loss, delay, partitions |
 //! | [`cluster`] | real nodes and clients in a world |
-//! | [`applied`] | hears of every entry that a node applies |
-//! | [`canaries`] | plants known-bad variants and says which are found |
-//! | [`checkpoint_files`] | what clients upload |
+//! | [`applied`] | notifies of every entry that a node applies |
+//! | [`canaries`] | plays known-bad variants and reports which are found |
+//! | [`checkpoint_files`] | the files that clients upload |
 //! | [`checkers`] | the named promises, watched while a cluster runs |
 //! | [`world`] | processes, their lives and disks, broken promises |
-//! | [`replay`] | what makes a run be played again |
+//! | [`replay`] | the input that reproduces a run |
 //! | [`minimize`] | the smallest run that still breaks a promise |
-//! | [`witness`] | what happened on the wire, counted |
+//! | [`witness`] | events on the wire, counted |
 //! | [`run`] | one run: seed and scenario in, outcome out |
 //! | [`scenario`] | scenarios by name |
-//! | [`mind`] | `core` alone under a hand-written scheduler |
+//! | [`mind`] | `core` alone with a hand-written scheduler |
 
 pub mod applied;
 pub mod canaries;

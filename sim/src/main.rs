@@ -1,13 +1,13 @@
 //! `sim`: plays scenarios by seed.
 //!
-//! Exit codes: 0 all promises kept, 1 a promise broken, traces differ, or a sweep whose faults
-//! did not happen often enough, 2 wrong usage.
+//! Exit codes: 0 all promises kept; 1 a promise broken, traces differ, or a sweep whose faults did
+//! not happen often enough; 2 wrong usage.
 
 #![allow(clippy::disallowed_methods, reason = "drives runs from outside of them")]
 
 mod verb;
 
-/// Half of a run is allocation, all of it on one thread.
+/// Half of a run's time is allocation, all on one thread.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -67,7 +67,7 @@ fn begin(args: Args) -> anyhow::Result<bool> {
     act(args.verb)
 }
 
-/// Whether all promises were kept.
+/// Returns whether all promises were kept.
 fn act(verb: Verb) -> anyhow::Result<bool> {
     match verb {
         Verb::Run(args) => verb::run::act(&args),

@@ -1,5 +1,5 @@
-//! The smallest run that still breaks the same promise: first the fewest faults, by delta
-//! debugging over their ordinals, then a smaller plan, then the faults once more.
+//! Finds the smallest run that still breaks the same promise: first the fewest faults, by delta
+//! debugging over their ordinals, then a smaller plan, then the fewest faults once more.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,7 +8,7 @@ use crate::replay::{Mask, Replay};
 use crate::run::Outcome;
 use crate::scenario::plan::{FaultEvent, MoveKind, Plan, PlanError};
 
-/// What was found, and at what cost.
+/// The result and its cost.
 #[derive(Debug)]
 pub struct Smallest {
     pub replay: Replay,
@@ -41,7 +41,7 @@ pub fn minimize(
     Ok(Smallest { replay: best.replay, outcome: best.outcome, runs })
 }
 
-/// A run that breaks the promise, and the faults it has left.
+/// A run that breaks the promise, and its remaining faults.
 struct Broken {
     replay: Replay,
     kept: Vec<u32>,
@@ -51,7 +51,7 @@ struct Broken {
 struct Search<P> {
     play: P,
     invariant: String,
-    /// Of the whole plan: what is not kept is masked.
+    /// The schedule of the whole plan. Faults that are not kept are masked.
     schedule: Vec<FaultEvent>,
     best: Broken,
     runs: u32,
@@ -77,7 +77,8 @@ impl<P: FnMut(&Replay) -> io::Result<Outcome>> Search<P> {
         Ok(Self { play, invariant, schedule, best, runs: 1, runs_max })
     }
 
-    /// Whether a run with these faults and parameters breaks it too; then it is the best.
+    /// Whether a run with these faults and parameters breaks the promise too. It is then the new
+    /// best.
     fn try_out(
         &mut self,
         kept: Vec<u32>,
@@ -101,7 +102,7 @@ impl<P: FnMut(&Replay) -> io::Result<Outcome>> Search<P> {
     }
 
     fn fewer_faults(&mut self) -> Result<(), MinimizeError> {
-        // Many planned faults found nothing to strike.
+        // Many planned faults had no effect.
         let struck: BTreeSet<u32> =
             self.best.outcome.faults.iter().map(|(ordinal, _)| *ordinal).collect();
         if struck.len() < self.best.kept.len() {
@@ -182,8 +183,8 @@ mod tests {
 
     const CULPRITS: [u32; 2] = [5, 12];
 
-    /// Breaks D2 when both culprits strike, in this order, in a run of two clients or more; and
-    /// something else with a third fault.
+    /// Breaks D2 when both culprits happen, in this order, in a run of two or more clients. A third
+    /// fault breaks something else.
     fn planted(world: World) -> BoxFuture<'static, ()> {
         async move {
             let plan = Plan::of(world.seed(), &world.tuning().set).unwrap();
@@ -226,7 +227,7 @@ mod tests {
             let plan = Plan::of(seed, &smallest.replay.tuning.set).unwrap();
             assert_eq!((plan.nodes, plan.clients), (3, 2));
             assert_eq!(plan.schedule().last().map(|event| event.ordinal), Some(CULPRITS[1]));
-            // What is written down is what was found.
+            // The written replay equals the one that was found.
             let written: Replay = smallest.replay.to_string().parse().unwrap();
             assert_eq!(play(&written).unwrap(), smallest.outcome);
             assert!(smallest.outcome.story.last().unwrap().contains("D2: planted"));

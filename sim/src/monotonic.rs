@@ -1,5 +1,5 @@
-//! The monotonic clock of one simulated machine, which runs a little faster or slower than time
-//! does. Timers are tokio's and the same for all; by this clock a leader counts cluster time.
+//! The monotonic clock of one simulated machine. It runs slightly faster or slower than real time.
+//! Timers are tokio's and the same for all machines. A leader counts cluster time by this clock.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How fast clocks run, in millionths: five in a hundred either way, a hundred times what cheap
-/// quartz does.
+/// The rates of clocks, in millionths: up to five percent faster or slower, a hundred times the
+/// error of cheap quartz.
 pub const RATES: RangeInclusive<u64> = 950_000..=1_050_000;
-/// That of time itself.
+/// The rate of real time.
 const USUAL: u64 = 1_000_000;
 
 /// See the module.
@@ -20,7 +20,7 @@ pub struct Monotonic(Mutex<State>);
 #[derive(Debug, Clone, Copy)]
 struct State {
     rate: u64,
-    /// It said `own` when the time was `since`.
+    /// It showed `own` at the time `since`.
     since: Instant,
     own: Instant,
 }
@@ -55,7 +55,7 @@ impl State {
     }
 }
 
-/// What a clock of this rate counts meanwhile.
+/// The time that a clock of this rate counts in `passed`.
 pub fn counted(passed: Duration, rate: u64) -> Duration {
     passed.mul_f64(rate as f64 / USUAL as f64)
 }

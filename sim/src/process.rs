@@ -1,8 +1,8 @@
-//! Who a task belongs to: every task of a simulated process carries its process's current life,
-//! and a crash ends them all at once.
+//! The owner of a task: every task of a simulated process carries its process's current life, and a
+//! crash ends them all at once.
 //!
-//! The life travels as a tokio task-local, so a task that consensus spawns through its own
-//! runtime type ([`crate::rt::SimRt`]) is attributed like one spawned through `Env`.
+//! The life is a tokio task-local. So a task that openraft spawns through its own runtime type
+//! ([`crate::rt::SimRt`]) gets the same owner as one spawned through `Env`.
 
 #![allow(clippy::disallowed_methods, reason = "implements the runtime seam")]
 
@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::seed::Stream;
 
-/// Handles are swept of finished tasks each time their number doubles past this.
+/// Finished tasks are removed from the handles each time their number doubles past this.
 const SWEEP_AT: usize = 64;
 
 /// One simulated operating-system process: a node or a client.
@@ -33,20 +33,20 @@ impl fmt::Display for ProcessId {
 /// One life of a process, from start to crash or stop.
 pub struct Life {
     pub process: ProcessId,
-    /// 1 for the first start, one more with each.
+    /// 1 for the first start, then one more for each start.
     pub number: u32,
     /// The process's name in traces.
     pub name: Arc<str>,
     over: AtomicBool,
     abandoned: AtomicBool,
     paused: Gate,
-    /// Shut while it applies nothing.
+    /// Closed while the process applies nothing.
     applies: Gate,
     tasks: Mutex<Tasks>,
     chance: Mutex<Stream>,
 }
 
-/// What some tasks do not pass while it is shut: whom to wake when it is opened.
+/// Some tasks do not pass the gate while it is closed. It holds the wakers to call when it opens.
 #[derive(Default)]
 struct Gate(Mutex<Option<Vec<Waker>>>);
 
@@ -100,7 +100,7 @@ impl Life {
         }
     }
 
-    /// The life that the running task belongs to, if it is a process's.
+    /// The life of the running task, if the task belongs to a process.
     pub fn current() -> Option<Arc<Self>> {
         LIFE.try_with(Arc::clone).ok()
     }
@@ -122,7 +122,7 @@ impl Life {
         T::Output: Send + 'static,
     {
         let life = self.clone();
-        // Kilobytes of state that every wrapper would move once more.
+        // Boxed, because every wrapper would otherwise move kilobytes of state again.
         let mut task = Box::pin(task);
         let turn = move |cx: &mut Context<'_>| match life.paused.stops(cx) {
             true => Poll::Pending,
@@ -137,7 +137,7 @@ impl Life {
         handle
     }
 
-    /// As [`spawn`](Self::spawn) for the task that applies the log.
+    /// Like [`spawn`](Self::spawn), for the task that applies the log.
     pub fn spawn_applying<T>(self: &Arc<Self>, task: T) -> JoinHandle<T::Output>
     where
         T: Future + Send + 'static,
@@ -151,7 +151,7 @@ impl Life {
         }))
     }
 
-    /// Nothing is applied until [`apply_again`](Self::apply_again), all else goes on.
+    /// Nothing is applied until [`apply_again`](Self::apply_again). Everything else continues.
     pub fn apply_nothing(&self) {
         self.applies.shut();
     }
@@ -160,8 +160,8 @@ impl Life {
         self.applies.open();
     }
 
-    /// No task of this life gets a turn until [`resume`](Self::resume), as under SIGSTOP: the
-    /// world goes on, its timers run out, what others send it waits.
+    /// No task of this life runs until [`resume`](Self::resume), as under SIGSTOP. The world
+    /// continues, its timers expire, and messages to it wait.
     pub fn pause(&self) {
         self.paused.shut();
     }
@@ -174,7 +174,7 @@ impl Life {
         self.paused.is_shut()
     }
 
-    /// Its host was declared dead and another life has its place and disk; it may not know.
+    /// Its host was declared dead, and another life has its place and disk. It may not know this.
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
@@ -183,8 +183,8 @@ impl Life {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// Ends every task of this life. They are dropped at their next turn: whoever hands them
-    /// messages must have stopped doing so before.
+    /// Ends every task of this life. The tasks are dropped at their next turn, so no more messages
+    /// may be passed to them by then.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
         let handles = std::mem::take(&mut self.tasks.lock().handles);

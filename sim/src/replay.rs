@@ -1,7 +1,7 @@
-//! What makes a run be played again: scenario, seed, changed plan parameters, masked faults.
+//! The input that reproduces a run: scenario, seed, changed plan parameters, masked faults.
 //!
-//! As text it is one word and its value a line, up to the first empty line; `#` begins a remark.
-//! A trace file begins with it, `sim minimize` writes one:
+//! As text it has one word and its value per line, up to the first empty line. `#` begins a remark.
+//! A trace file begins with it, and `sim minimize` writes one:
 //!
 //! ```text
 //! scenario mix
@@ -19,7 +19,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mask(BTreeSet<u32>);
 
-/// What a caller wants different from what the seed says.
+/// The caller's changes to the values from the seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// Plan parameters by name.
@@ -47,7 +47,7 @@ pub enum ReplayError {
     Lacks(&'static str),
 }
 
-/// Ordinals named by one item of a mask, at the most: a slip of the finger must not fill memory.
+/// Most ordinals in one item of a mask, so that a typing error does not fill memory.
 const RANGE_MAX: u32 = 100_000;
 
 impl Mask {
@@ -117,7 +117,7 @@ impl Replay {
         Self { scenario: scenario.to_owned(), seed, tuning, breaks: None }
     }
 
-    /// The command that plays it again.
+    /// The command that reproduces the run.
     pub fn command(&self) -> String {
         let mut line = format!("sim run --scenario {} --seed {}", self.scenario, self.seed);
         for (name, value) in &self.tuning.set {

@@ -1,9 +1,9 @@
-//! The runtime that consensus runs on in simulation: tokio with three things replaced.
+//! The runtime of consensus in simulation: tokio with three things replaced.
 //!
-//! * Random numbers come from the seed (of the process's life, where there is one).
+//! * Random numbers come from the seed (of the process's life, if there is one).
 //! * Watch channels wake their waiters in order; tokio's wake them in a random one.
-//! * A spawned task belongs to the process that spawned it, so that a crash ends it. The one that
-//!   applies the log is known by its type, so that a node can be late with that alone.
+//! * A spawned task belongs to the process that spawned it, so that a crash ends it. The task that
+//!   applies the log is recognised by its type, so that only this task of a node can be delayed.
 
 #![allow(clippy::disallowed_methods, reason = "implements the runtime seam")]
 
@@ -24,11 +24,11 @@ use crate::seed::split_mix;
 use crate::trace;
 
 thread_local! {
-    /// Chance for tasks that belong to no process.
+    /// Randomness for tasks that belong to no process.
     static SHARED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Starts this thread's shared numbers over; called at the start of every run.
+/// Resets this thread's shared numbers. Called at the start of every run.
 pub(crate) fn reset(seed: u64) {
     SHARED.set(seed);
 }
@@ -42,7 +42,7 @@ fn next_seed() -> u64 {
     next
 }
 
-/// Whether a task of this type is openraft's worker of the state machine, the only one that applies.
+/// Whether a task of this type is openraft's state machine worker, the only one that applies.
 fn applies(task: &str) -> bool {
     task.contains("::sm::worker::") && task.contains("do_spawn")
 }
@@ -121,7 +121,7 @@ impl AsyncRuntime for SimRt {
         self.0.block_on(future)
     }
 
-    /// Inline: a second thread would bring its own time and order.
+    /// Runs inline, because a second thread would have its own time and order.
     async fn spawn_blocking<F, T>(work: F) -> Result<T, io::Error>
     where
         F: FnOnce() -> T + Send + 'static,

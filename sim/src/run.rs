@@ -1,9 +1,9 @@
 //! One run: a seed and a scenario in, an outcome out.
 //!
-//! Everything a run touches is made fresh on the thread that runs it, so that a seed gives the
-//! same trace in a sweep as in a process of its own. A panic in any task is a violation, a
-//! scenario that does not end in virtual time is one, and one that does not end in real time
-//! (a deadlock or a busy loop) aborts the process with its last lines.
+//! Everything that a run uses is made new on its thread, so that a seed gives the same trace in a
+//! sweep as in its own process. A panic in any task is a violation. A scenario that does not end in
+//! virtual time is a violation. A scenario that does not end in real time (a deadlock or a busy
+//! loop) aborts the process with its last lines.
 
 #![allow(clippy::disallowed_methods, reason = "the watchdog watches real time from outside")]
 
@@ -29,7 +29,7 @@ use crate::trace::{self, Counters, Tail};
 use crate::world::{Violation, World};
 use crate::{rt, seed::Stream, witness};
 
-/// How often a run looks whether it is to stop.
+/// Period of the check whether a run must stop.
 const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// How to run.
@@ -37,15 +37,15 @@ const STOP_LOOK: Duration = Duration::from_millis(100);
 pub struct Options {
     pub seed: u64,
     pub tuning: Tuning,
-    /// What a trace file begins with, up to its first empty line.
+    /// The beginning of a trace file, up to its first empty line.
     pub head: String,
-    /// Where to write the trace, with the product's log lines between its own.
+    /// The path for the trace. The product's log lines are written between its own lines.
     pub trace: Option<PathBuf>,
-    /// Virtual time after which to look away, however far the scenario has come.
+    /// Virtual time after which the run stops, even if the scenario is not finished.
     pub until: Option<Duration>,
     /// Virtual time after which the scenario counts as stuck.
     pub virtual_limit: Duration,
-    /// Real time after which the process is aborted, if virtual time stands still so long.
+    /// Real time after which the process is aborted, if virtual time does not advance for so long.
     pub wall_limit: Duration,
     /// A violation of one of these invariants ends the run.
     pub stop_at: Vec<&'static str>,
@@ -66,11 +66,11 @@ impl Options {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     pub seed: u64,
-    /// Of all trace lines; equal for equal seeds (S1).
+    /// The hash of all trace lines. Equal for equal seeds (S1).
     pub trace_hash: String,
     pub lines: u64,
     pub virtual_ms: u64,
@@ -78,15 +78,16 @@ pub struct Outcome {
     pub counters: Counters,
     /// The trace's last lines.
     pub tail: Vec<String>,
-    /// The last faults and deeds up to the first broken promise.
+    /// The last faults and actions up to the first broken promise.
     pub story: Vec<String>,
-    /// Faults of the plan that happened: ordinal, and when and what.
+    /// Faults of the plan that happened: ordinal, time and description.
     pub faults: Vec<(u32, String)>,
 }
 
-/// Plays `scenario` in a world grown from the seed.
+/// Plays `scenario` in a world made from the seed.
 ///
-/// Fails only where the machine does: the trace file cannot be made, no runtime can be built.
+/// Fails only for reasons of the machine: the trace file cannot be made, or no runtime can be
+/// built.
 pub fn run<F, Fut>(options: &Options, scenario: F) -> io::Result<Outcome>
 where
     F: FnOnce(World) -> Fut,
@@ -152,7 +153,7 @@ where
     })
 }
 
-/// Resolves at this virtual time, if there is one.
+/// Resolves at this virtual time. Without a time it never resolves.
 async fn reached(until: Option<Duration>) {
     match until {
         Some(until) => tokio::time::sleep(until).await,
@@ -171,11 +172,11 @@ async fn broken(world: &World, invariants: &[&str]) {
 }
 
 thread_local! {
-    /// Panics of the run on this thread, if one is going on.
+    /// Panics of the run on this thread, if a run is active.
     static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// tokio swallows the panic of a spawned task: the hook remembers it.
+/// tokio swallows the panic of a spawned task, so the hook stores it.
 fn watch_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -197,7 +198,7 @@ fn watch_panics() {
     PANICS.set(Some(Vec::new()));
 }
 
-/// Dropping it calls the watchdog off.
+/// Dropping it stops the watchdog.
 struct Dog(#[allow(dead_code, reason = "its drop is the message")] mpsc::Sender<()>);
 
 fn watch(options: &Options, tail: Tail) -> Dog {
@@ -206,7 +207,7 @@ fn watch(options: &Options, tail: Tail) -> Dog {
     std::thread::spawn(move || {
         let mut before = None;
         while over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-            // On a machine with much else to do a run takes longer, but gets on.
+            // On a busy machine a run takes longer, but it advances.
             let now = last_moment(&tail);
             if now.is_some() && now != before {
                 before = now;
@@ -215,7 +216,7 @@ fn watch(options: &Options, tail: Tail) -> Dog {
             let mut text = format!(
                 "{head}seed {seed}: virtual time stood still for {limit:?} of real time; last lines:\n"
             );
-            // Where the run hangs inside the trace, there is nothing to show.
+            // If the run hangs inside the trace, there is nothing to show.
             for line in tail.try_lock().iter().flat_map(|tail| tail.iter()) {
                 text.push_str(line);
                 text.push('\n');
@@ -227,15 +228,16 @@ fn watch(options: &Options, tail: Tail) -> Dog {
     Dog(alive)
 }
 
-/// Virtual time of the last line. None where nothing can be seen: a run may hang inside the trace.
+/// Virtual time of the last line. None if it cannot be read, because a run may hang inside the
+/// trace.
 fn last_moment(tail: &Tail) -> Option<String> {
     let tail = tail.try_lock()?;
     let (moment, _) = tail.back()?.split_once(' ')?;
     Some(moment.to_owned())
 }
 
-/// Hears on this thread that the product applied an entry or cut its log; if asked to, sends its
-/// log lines into the trace file too.
+/// Receives on this thread the product's log lines about applied entries and log truncations. If
+/// requested, also writes its log lines to the trace file.
 fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
     let heard = tracing_subscriber::registry().with(Hear.beside()).with(truncations());
     if !log_into_trace {
@@ -243,14 +245,14 @@ fn subscribe(log_into_trace: bool) -> tracing::subscriber::DefaultGuard {
     }
     let lines =
         tracing_subscriber::fmt::layer().with_writer(TraceWriter).without_time().with_ansi(false);
-    // Consensus says a page with every tick.
+    // openraft logs a page with every tick.
     let quiet = Targets::new()
         .with_default(tracing::Level::DEBUG)
         .with_target("openraft", tracing::Level::INFO);
     tracing::subscriber::set_default(heard.with(lines.with_filter(quiet)))
 }
 
-/// Consensus tells nobody that it cuts its log, but says so.
+/// openraft has no callback for a truncation of its log, but it logs one.
 fn truncations<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     let only = Targets::new().with_target(TRUNCATES_IN, tracing::Level::DEBUG);
     Truncations.with_filter(only)
@@ -258,7 +260,7 @@ fn truncations<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<
 
 const TRUNCATES_IN: &str = "openraft::engine::handler::following_handler";
 const TRUNCATES: &str = "truncate logs since";
-/// Follows the other where there was nothing to cut.
+/// Follows the other line if there was nothing to truncate.
 const TRUNCATES_NOTHING: &str = "skip truncating";
 
 struct Truncations;

@@ -1,8 +1,8 @@
-//! Chance: one 64-bit seed grows a tree of labelled streams.
+//! Randomness: one 64-bit seed gives a tree of labelled streams.
 //!
-//! A fork depends on the seed and the labels on the way to it, never on how many numbers were
-//! drawn before. So a draw added in one place does not shift the numbers of any other, and a
-//! failing seed stays close to itself while a bug is being looked for.
+//! A fork depends only on the seed and the labels on its path, not on the number of earlier draws.
+//! So a new draw in one place does not change the numbers of any other. A failing seed then changes
+//! little while a bug is being searched.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ impl Stream {
         Self { key, rng: SmallRng::seed_from_u64(key) }
     }
 
-    /// The stream `label` under this one; the same however much was drawn from `self`.
+    /// The stream `label` below this one. It does not depend on the draws from `self`.
     pub fn fork(&self, label: &str) -> Self {
         let mut key = split_mix(self.key ^ 0x6361_6972_6e00_0000);
         for byte in label.bytes() {
@@ -39,13 +39,13 @@ impl Stream {
         self.rng.next_u64()
     }
 
-    /// An even draw from `0..end`; 0 where `end` is 0.
+    /// A uniform draw from `0..end`. 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        // The bias of the modulo is below 2^-32 for the small ranges that are drawn here.
+        // The bias of the modulo is below 2^-32 for the small ranges used here.
         if end == 0 { 0 } else { self.next_u64() % end }
     }
 
-    /// An even draw from `range`; its start where it is empty.
+    /// A uniform draw from `range`. Its start if it is empty.
     pub fn range(&mut self, range: Range<u64>) -> u64 {
         range.start + self.below(range.end.saturating_sub(range.start))
     }
@@ -55,13 +55,13 @@ impl Stream {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// True with this probability. Draws nothing for 0 or less, so that a fault that is switched
-    /// off costs no number.
+    /// True with this probability. Draws no number for 0 or less, so that a fault that is switched
+    /// off does not change later draws.
     pub fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && self.unit() < probability
     }
 
-    /// One of `items`, or none if there are none.
+    /// One of `items`. None if there are none.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         let place = self.below(items.len() as u64) as usize;
         items.get(place)

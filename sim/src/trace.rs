@@ -1,9 +1,9 @@
-//! What happened in a run: one line an event, a rolling hash over all lines, and counters.
+//! The record of a run: one line per event, a rolling hash over all lines, and counters.
 //!
-//! A line is `virtual ms.us | process | kind | detail`. Two runs of a seed must give the same
-//! hash (S1); where they differ, the first different line of two trace files says where chance
-//! crept in. Everything is thread-local: a run lives on one thread, and several runs may go on
-//! in one process.
+//! A line is `virtual ms.us | process | kind | detail`. Two runs of a seed must give the same hash
+//! (S1). If they differ, the first different line of two trace files shows where a source of
+//! randomness was missed. Everything is thread-local: a run lives on one thread, and several runs
+//! may be active in one process.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,9 +18,9 @@ use tokio::time::Instant;
 
 /// Lines kept for the watchdog.
 const TAIL_LINES: usize = 40;
-/// Lines kept of what led to the first broken promise.
+/// Lines kept from before the first broken promise.
 const STORY_LINES: usize = 30;
-/// Kinds of events that tell it.
+/// The kinds of events in these lines.
 const STORY_KINDS: [&str; 9] =
     ["fault", "does", "failed", "start", "crash", "ends", "leads", "calm", VIOLATION];
 /// The kind of a broken promise's event.
@@ -35,7 +35,7 @@ pub(crate) type Tail = Arc<Mutex<VecDeque<String>>>;
 #[derive(Default)]
 struct Trace {
     start: Option<Instant>,
-    /// Virtual microseconds of the latest event: the time of events after the runtime is gone.
+    /// Virtual microseconds of the latest event. Events after the end of the runtime get this time.
     last_us: u64,
     hasher: blake3::Hasher,
     lines: u64,
@@ -43,7 +43,7 @@ struct Trace {
     tail: Tail,
     counters: Counters,
     story: VecDeque<String>,
-    /// A promise is broken: the story is over.
+    /// A promise is broken, so no more story lines are added.
     told: bool,
     faults: Vec<(u32, String)>,
 }
@@ -52,7 +52,7 @@ thread_local! {
     static TRACE: RefCell<Trace> = RefCell::new(Trace::default());
 }
 
-/// What a finished run's trace amounts to.
+/// A summary of a finished run's trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// First 16 hex digits of the BLAKE3 of all lines.
@@ -60,13 +60,13 @@ pub struct Summary {
     pub lines: u64,
     pub counters: Counters,
     pub tail: Vec<String>,
-    /// The last faults and deeds up to the first broken promise.
+    /// The last faults and actions up to the first broken promise.
     pub story: Vec<String>,
-    /// Faults that happened: ordinal, and when and what.
+    /// Faults that happened: ordinal, time and description.
     pub faults: Vec<(u32, String)>,
 }
 
-/// Forgets the previous run on this thread. A trace file begins with `head`.
+/// Clears the previous run on this thread. A trace file begins with `head`.
 pub(crate) fn reset(file: Option<&Path>, head: &str) -> std::io::Result<Tail> {
     let mut file = file.map(File::create).transpose()?.map(BufWriter::new);
     if let Some(file) = &mut file {
@@ -83,7 +83,7 @@ pub(crate) fn start_clock() {
     TRACE.with_borrow_mut(|trace| trace.start = Some(Instant::now()));
 }
 
-/// Stops reading the clock (outside the runtime it would be the machine's).
+/// Stops reading the clock, because outside the runtime it would be the machine's clock.
 pub(crate) fn stop_clock() {
     let now = now_us();
     TRACE.with_borrow_mut(|trace| {
@@ -92,7 +92,7 @@ pub(crate) fn stop_clock() {
     });
 }
 
-/// Closes the run's trace and says what it held.
+/// Closes the run's trace and returns its summary.
 pub(crate) fn finish() -> Summary {
     TRACE.with_borrow_mut(|trace| {
         if let Some(mut file) = trace.file.take() {
@@ -117,7 +117,7 @@ pub fn now_us() -> u64 {
     })
 }
 
-/// Records an event; it is part of the hash, so `detail` must follow from the seed alone.
+/// Records an event. It is part of the hash, so `detail` must depend only on the seed.
 pub fn event(process: &str, kind: &str, detail: fmt::Arguments<'_>) {
     let line = stamp(process, kind, detail);
     TRACE.with_borrow_mut(|trace| {
@@ -136,13 +136,13 @@ pub fn fault(ordinal: u32, detail: fmt::Arguments<'_>) {
     TRACE.with_borrow_mut(|trace| trace.faults.push((ordinal, text)));
 }
 
-/// Writes to the trace file and the tail, but not into the hash: log lines, remarks.
+/// Writes to the trace file and the tail, but not to the hash. For log lines and remarks.
 pub fn remark(process: &str, kind: &str, detail: fmt::Arguments<'_>) {
     let line = stamp(process, kind, detail);
     TRACE.with_borrow_mut(|trace| trace.keep(line));
 }
 
-/// Adds to a counter of what really happened (S2: faults that never fire prove nothing).
+/// Adds to a counter of real events (S2: faults that never happen prove nothing).
 pub fn count(name: &'static str, more: u64) {
     if more > 0 {
         TRACE.with_borrow_mut(|trace| *trace.counters.entry(name).or_default() += more);

@@ -1,8 +1,8 @@
-//! Counts what can be seen to have happened on the wire (S2), without asking the product.
+//! Counts events that are visible on the wire (S2), without asking the product.
 //!
-//! Calls whose bodies say something are looked into as they cross: what a Stage meets in the
-//! catalogue, which reports and commits are refused, which reads go on elsewhere in mid-stream.
-//! Like the trace it is a run's own, on the run's thread.
+//! The bodies of some calls are inspected on the way: the catalogue state that a Stage meets,
+//! refused reports and commits, and reads that continue elsewhere in mid-stream. Like the trace it
+//! belongs to one run, on the run's thread.
 
 mod requests;
 
@@ -25,24 +25,24 @@ use self::requests::Requests;
 use crate::process::{Life, ProcessId};
 use crate::trace;
 
-/// Of a body, so much is kept to be looked into: the whole of every control message.
+/// Bytes of a body kept for inspection: the whole of every control message.
 const KEPT_BYTES: usize = 1 << 20;
 /// Length and flag before each message of a stream.
 const PREFIX_BYTES: usize = 5;
-/// R of the simulated uploads: one target more is a replaced one.
+/// R of the simulated uploads. One more target means a replaced one.
 const REPLICAS: usize = 3;
 
 #[derive(Default)]
 struct Witness {
-    /// The newest that was seen anywhere.
+    /// The newest catalogue seen anywhere.
     catalogue: Catalogue,
     /// Reads by client and digest that have begun to be answered.
     reads: BTreeMap<(ProcessId, Bytes), Read>,
-    /// What a read's call is about.
+    /// The subject of a read's call.
     read_calls: BTreeMap<u64, (ProcessId, Bytes)>,
-    /// Where a client's upload has sent a segment.
+    /// The nodes to which a client's upload has sent a segment.
     targets: BTreeMap<(ProcessId, Bytes), BTreeSet<ProcessId>>,
-    /// What a write's call is about, and what was acknowledged since somebody asked.
+    /// The subject of a write's call, and the acknowledged segments since the last query.
     put_calls: BTreeMap<u64, Bytes>,
     stored: Vec<(ProcessId, SegmentDigest)>,
     requests: Requests,
@@ -58,7 +58,7 @@ thread_local! {
     static WITNESS: RefCell<Witness> = RefCell::new(Witness::default());
 }
 
-/// Forgets the previous run on this thread.
+/// Clears the previous run on this thread.
 pub(crate) fn reset() {
     WITNESS.with_borrow_mut(|witness| *witness = Witness::default());
 }
@@ -68,17 +68,17 @@ pub(crate) fn knows(catalogue: &Catalogue) {
     WITNESS.with_borrow_mut(|witness| witness.catalogue = catalogue.clone());
 }
 
-/// Segments that nodes have said they hold, since the last time this was asked.
+/// Segments that nodes have acknowledged since the last query.
 pub(crate) fn take_stored() -> Vec<(ProcessId, SegmentDigest)> {
     WITNESS.with_borrow_mut(|witness| std::mem::take(&mut witness.stored))
 }
 
-/// Promises that answers broke since the last time this was asked: the name, and how.
+/// Promises that answers broke since the last query: name and description.
 pub(crate) fn take_broken() -> Vec<(&'static str, String)> {
     WITNESS.with_borrow_mut(|witness| witness.requests.take_broken())
 }
 
-/// The cluster time of which the client of this attempt knows that its upload goes on.
+/// The latest cluster time at which the client of this attempt was told that its upload continues.
 pub(crate) fn renewed_ms(upload: CheckpointId, attempt: Attempt) -> Option<u64> {
     WITNESS.with_borrow(|witness| witness.requests.renewed_ms(upload, attempt))
 }
@@ -94,7 +94,7 @@ pub(crate) struct Crossing {
 }
 
 impl Crossing {
-    /// `None` if there is nothing to be seen in such a body.
+    /// `None` if such a body has nothing to inspect.
     pub fn begin(
         call: u64,
         path: &Arc<str>,
@@ -220,7 +220,7 @@ impl Witness {
         }
     }
 
-    /// A snapshot, or the rest of one that broke off, and its pieces.
+    /// A snapshot, or the rest of one that was interrupted, and its pieces.
     fn snapshot(&self, crossing: &Crossing) {
         let messages = crossing.messages::<RaftSnapshotPiece>();
         let pieces = messages.iter().filter_map(|it| it.piece.as_ref());
@@ -236,7 +236,7 @@ impl Witness {
         trace::count("wire.snapshot_streams_resumed", resumed.into());
     }
 
-    /// A client asks for a segment: is it one whose stream broke in the middle?
+    /// A client asks for a segment. Checks whether its earlier stream broke in the middle.
     fn read(&mut self, crossing: &Crossing, key: (ProcessId, Bytes)) {
         let broken = self.reads.get(&key).is_some_and(|read| read.torn || read.source.is_over());
         if broken {
@@ -254,7 +254,7 @@ impl Witness {
         }
     }
 
-    /// What a Stage meets. What is sent after the begin of an upload is sent anew.
+    /// The state that a Stage meets. After the begin of an upload its segments count as sent anew.
     fn command(&mut self, client: ProcessId, command: &Command) {
         if matches!(command.body, Body::Begin(_)) {
             self.targets.retain(|(of, _), _| *of != client);

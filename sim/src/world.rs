@@ -1,12 +1,12 @@
-//! The world a scenario plays in: processes with their disks and addresses, the network between
-//! them, and the list of broken promises.
+//! The world of a scenario: processes with their disks and addresses, the network between them, and
+//! the list of broken promises.
 //!
-//! A process is defined once, by a boot function, and lives any number of times:
+//! A process is defined once, by a boot function, and has any number of lives:
 //!
 //! ```text
 //!   add(Spec) -> ProcessId      start(id)     a new life: boot(Seat) runs as its first task
 //!                               crash(id)     routes gone, disk cut, tasks ended
-//!                               boot returns  the same, of the process's own will
+//!                               boot returns  the same, by the process itself
 //! ```
 
 use std::collections::BTreeMap;
@@ -30,15 +30,15 @@ use crate::trace;
 /// A process's `main`: the first task of each of its lives. When it returns, the process exits.
 pub type Boot = Arc<dyn Fn(Seat) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// What a process is, life after life.
+/// The definition of a process, for all its lives.
 #[derive(Clone)]
 pub struct Spec {
     /// Its name in traces; also its disk's.
     pub name: String,
     pub rack: String,
-    /// Where others reach it, `host:port`.
+    /// The address at which others reach it, `host:port`.
     pub address: String,
-    /// How far its wall clock is off.
+    /// The offset of its wall clock.
     pub wall_skew_ms: i64,
     pub boot: Boot,
 }
@@ -59,7 +59,7 @@ impl Spec {
     }
 }
 
-/// All that one life of a process is given.
+/// Everything that one life of a process is given.
 #[derive(Clone)]
 pub struct Seat {
     pub id: ProcessId,
@@ -89,7 +89,7 @@ impl Seat {
     }
 }
 
-/// A promise that was not kept.
+/// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The invariant's name (`D2`), or `panic`, or `end`.
@@ -101,13 +101,13 @@ fn record(violations: &Mutex<Vec<Violation>>, invariant: &str, text: String) {
     trace::event("world", trace::VIOLATION, format_args!("{invariant}: {text}"));
     let violation = Violation { invariant: invariant.to_owned(), text };
     let mut violations = violations.lock();
-    // A supervisor that starts a node over and over would say the same each time.
+    // A supervisor that restarts a node repeatedly would report the same each time.
     if !violations.contains(&violation) {
         violations.push(violation);
     }
 }
 
-/// Cheap to clone; all clones are the same world.
+/// Cheap to clone. All clones are the same world.
 #[derive(Clone)]
 pub struct World {
     inner: Arc<Inner>,
@@ -147,7 +147,7 @@ impl World {
         Self { inner: Arc::new(inner) }
     }
 
-    /// A stream of this run's chance under its own label.
+    /// A stream of this run's randomness under its own label.
     pub fn stream(&self, label: &str) -> Stream {
         self.inner.chance.fork("scenario").fork(label)
     }
@@ -156,7 +156,7 @@ impl World {
         self.inner.seed
     }
 
-    /// What the caller wants different from what the seed says.
+    /// The caller's changes to the values from the seed.
     pub fn tuning(&self) -> &Tuning {
         &self.inner.tuning
     }
@@ -178,7 +178,7 @@ impl World {
         id
     }
 
-    /// Starts a process; one that runs is left alone. Returns what its new life was given.
+    /// Starts a process. A running process is not affected. Returns the seat of its new life.
     pub fn start(&self, id: ProcessId) -> Option<Seat> {
         let mut processes = self.inner.processes.lock();
         let process = processes.get_mut(&id)?;
@@ -210,7 +210,7 @@ impl World {
         Some(seat)
     }
 
-    /// Ends a process against its will; one that is down is left alone.
+    /// Ends a process from outside. A process that is down is not affected.
     pub fn crash(&self, id: ProcessId, how: Crash) {
         if let Some(in_flight) = self.end(id, how) {
             trace::count("world.crashes", 1);
@@ -218,8 +218,8 @@ impl World {
         }
     }
 
-    /// The boot function of a life has returned, as `main` of a program does: the process is over,
-    /// of its own will, and the page cache lives on.
+    /// The boot function of a life has returned, as `main` of a program does. The process has ended
+    /// by itself, and the page cache survives.
     fn exited(&self, id: ProcessId, life: &Life) {
         if life.is_abandoned() {
             life.end();
@@ -229,8 +229,8 @@ impl World {
         }
     }
 
-    /// Takes a process for dead that is not: it stands still, its disk and its address are free
-    /// for another life. When it is told to go on, its disk hangs, but what it sends arrives.
+    /// Treats a living process as dead. It is paused, and its disk and its address are free for
+    /// another life. When it is resumed, its disk hangs, but its messages arrive.
     pub fn abandon(&self, id: ProcessId) -> Option<Arc<Life>> {
         let (seat, disk) = {
             let mut processes = self.inner.processes.lock();
@@ -247,7 +247,7 @@ impl World {
         Some(seat.life)
     }
 
-    /// Returns how many jobs were in flight, if the process ran.
+    /// Returns the number of jobs in flight, if the process ran.
     fn end(&self, id: ProcessId, how: Crash) -> Option<usize> {
         let (seat, disk) = {
             let mut processes = self.inner.processes.lock();
@@ -256,8 +256,8 @@ impl World {
         };
         let in_flight = disk.jobs_in_flight();
         trace::event(&seat.life.name, "crash", format_args!("{how:?}, {in_flight} jobs in flight"));
-        // In this order: an ended task is dropped only at its next turn, and must by then be out
-        // of everyone's reach and unable to write.
+        // The order matters: an ended task is dropped only at its next turn. By then no other task
+        // may reach it, and it must not be able to write.
         self.inner.net.silence_process(id);
         disk.crash(how);
         seat.life.end();
@@ -274,7 +274,7 @@ impl World {
         self.seat(id).is_some()
     }
 
-    /// What the current life of a process was given.
+    /// The seat of the current life of a process.
     pub fn seat(&self, id: ProcessId) -> Option<Seat> {
         self.inner.processes.lock().get(&id)?.seat.clone()
     }
@@ -291,7 +291,7 @@ impl World {
         self.inner.processes.lock().get(&id).map(|process| process.disk.clone())
     }
 
-    /// The wall clock of a process, which goes on from life to life.
+    /// The wall clock of a process. It continues from life to life.
     pub fn clock(&self, id: ProcessId) -> Option<Arc<WallClock>> {
         self.inner.processes.lock().get(&id).map(|process| process.clock.clone())
     }
@@ -301,13 +301,13 @@ impl World {
         self.inner.processes.lock().get(&id).map(|process| process.monotonic.clone())
     }
 
-    /// How fast the fastest clock of all runs now.
+    /// The current rate of the fastest of all clocks.
     pub fn fastest_rate(&self) -> u64 {
         let processes = self.inner.processes.lock();
         processes.values().map(|process| process.monotonic.rate()).max().unwrap_or(0)
     }
 
-    /// Puts another disk into a process that is down (a swap, a copy). False if it runs.
+    /// Puts another disk into a process that is down (a swap, a copy). False if the process runs.
     pub fn replace_disk(&self, id: ProcessId, disk: SimDisk) -> bool {
         let mut processes = self.inner.processes.lock();
         match processes.get_mut(&id) {
@@ -330,7 +330,7 @@ impl World {
         self.replace_disk(one, for_one) && self.replace_disk(other, for_other)
     }
 
-    /// Records a broken promise; the run goes on.
+    /// Records a broken promise. The run continues.
     pub fn violation(&self, invariant: &str, text: impl Into<String>) {
         record(&self.inner.violations, invariant, text.into());
     }
@@ -341,14 +341,14 @@ impl World {
         violations.iter().any(|violation| invariants.contains(&violation.invariant.as_str()))
     }
 
-    /// Ends all processes and lets go of what their boot functions hold, which may be this world.
+    /// Ends all processes and drops the data of their boot functions, which may include this world.
     pub(crate) async fn tear_down(&self) -> Vec<Violation> {
         let ids: Vec<_> = self.inner.processes.lock().keys().copied().collect();
         for id in ids {
             self.end(id, Crash::Kill);
         }
         self.inner.abandoned.lock().drain(..).for_each(|life| life.end());
-        // Ended tasks are dropped at their next turn; those they held then get theirs.
+        // Ended tasks are dropped at their next turn. Then the tasks that they held get a turn.
         for _ in 0..16 {
             tokio::task::yield_now().await;
         }

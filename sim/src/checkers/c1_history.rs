@@ -1,11 +1,12 @@
-//! C1, D4, D5 over what clients saw: a history of puts, deletes and reads.
+//! C1, D4, D5 over the clients' observations: a history of puts, deletes and reads.
 //!
-//! At once: what nobody put is never seen, and what is read has the bytes that were put. At the end
-//! the operations of each namespace, with the times of their calls and answers, must be
-//! linearizable ([`super::linearizable`]).
+//! Checked at once: a version that no client put is never seen, and read bytes equal the bytes that
+//! were put. Checked at the end: the operations of each namespace, with the times of their calls
+//! and answers, must be linearizable ([`super::linearizable`]).
 //!
 //! Most namespaces have one writer that does one thing at a time, so that time orders their
-//! versions. Of these it is known what must be there at the end, whatever the catalogue says.
+//! versions. For these the history alone tells which versions must exist at the end. The catalogue
+//! is not asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +17,10 @@ use super::linearizable::{self, Operation};
 use crate::checkpoint_files::Files;
 use crate::trace;
 
-/// Configurations looked at for one namespace: a few hundred megabytes and seconds at the most.
+/// Most configurations tried for one namespace: a few hundred megabytes and seconds.
 pub(super) const CONFIGURATIONS_MAX: usize = 200_000;
 
-/// A step and the attempt of an upload: what a client can tell versions of a step apart by.
+/// A step and the attempt of an upload. A client distinguishes versions of a step by these.
 pub type VersionId = (u64, u64);
 
 /// A version that was read, and the note on it.
@@ -31,7 +32,7 @@ struct Version {
     files: Files,
     /// First acknowledged, or seen by a reader.
     visible: Option<Instant>,
-    /// From when on it may be gone, and from when on it is.
+    /// The time from which it may be deleted, and the time from which it is.
     maybe_gone: Option<Instant>,
     gone: Option<Instant>,
 }
@@ -44,21 +45,21 @@ struct Namespace {
     /// Time does not order its versions.
     many_writers: bool,
     operations: Vec<Operation<Input, Output>>,
-    /// Parts of an upload by several that were begun, and how many there are.
+    /// For uploads by several writers: the parts that have begun, and their total number.
     parts: BTreeMap<VersionId, (BTreeSet<u64>, u64)>,
 }
 
-/// A call that waits for its answer; without one its outcome is unknown.
+/// A call that waits for its answer. Without an answer its outcome is unknown.
 #[derive(Debug, Clone)]
 pub struct Call {
     namespace: String,
     place: usize,
 }
 
-/// Moments of one microsecond: more than a run has calls.
+/// Bits for the moments within one microsecond: more moments than a run has calls.
 const MOMENT_BITS: u32 = 20;
 
-/// What a read was about.
+/// The subject of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Step(u64),
@@ -80,12 +81,12 @@ pub struct History {
     moments: Moments,
 }
 
-/// Orders what happens in one microsecond.
+/// Orders the events within one microsecond.
 #[derive(Default)]
 pub(super) struct Moments(u64);
 
 impl Moments {
-    /// No two moments are the same.
+    /// Returns a new moment. No two moments are equal.
     pub fn now(&mut self) -> u64 {
         self.0 += 1;
         (trace::now_us() << MOMENT_BITS) + self.0 % (1 << MOMENT_BITS)
@@ -96,7 +97,7 @@ fn earlier(place: &mut Option<Instant>, time: Instant) {
     *place = Some(place.map_or(time, |old| old.min(time)));
 }
 
-/// What is recorded for the end.
+/// The records for the end of the run.
 impl History {
     fn record(&mut self, name: &str, who: &str, input: Input, called: u64) -> Call {
         let operations = &mut self.namespaces.entry(name.to_owned()).or_default().operations;
@@ -110,7 +111,7 @@ impl History {
         self.record(name, who, input, now)
     }
 
-    /// As [`call`](Self::call), of one that began then.
+    /// Like [`call`](Self::call), for a call that began at the given time.
     pub fn call_since(&mut self, name: &str, who: &str, input: Input, began: Instant) -> Call {
         self.record(name, who, input, moment(began))
     }
@@ -128,8 +129,8 @@ impl History {
         self.moments.now()
     }
 
-    /// A writer begins its part of an upload by `parts`: once all were begun it may commit, at any
-    /// time and whoever seals last.
+    /// A writer begins its part of an upload by `parts`. Once all parts have begun, the upload may
+    /// commit at any time, and any writer may seal last.
     pub fn part_begins(&mut self, name: &str, version: VersionId, part: u64, parts: u64) {
         let namespace = self.namespaces.entry(name.to_owned()).or_default();
         let (begun, _) = namespace.parts.entry(version).or_insert((BTreeSet::new(), parts));
@@ -138,7 +139,7 @@ impl History {
         }
     }
 
-    /// Somebody whose call began then is told of the commit now.
+    /// A client whose call began at that time learns of the commit now.
     pub fn saw(&mut self, name: &str, who: &str, version: VersionId, began: Instant) {
         let call = self.record(name, who, Input::Saw(version), moment(began));
         self.answer(&call, Output::Done);
@@ -149,7 +150,7 @@ impl History {
         self.namespaces.entry(name.to_owned()).or_default().many_writers = true;
     }
 
-    /// What no order of operations explains, by namespace (C1).
+    /// The namespaces whose operations fit no order, with the reason (C1).
     pub fn not_linearizable(&self) -> Vec<String> {
         let judge = |(name, namespace): (&String, &Namespace)| {
             trace::count("checked.histories", 1);
@@ -179,7 +180,7 @@ impl History {
         if let Some(again) =
             versions.iter_mut().find(|old| (old.step, old.attempt) == (step, attempt))
         {
-            // One that was deleted may come back now.
+            // A deleted version may come back now.
             again.maybe_gone = again.maybe_gone.or(again.gone.take());
             return;
         }
@@ -191,7 +192,7 @@ impl History {
         versions.push(Version { step, attempt, files, visible, maybe_gone, gone });
     }
 
-    /// The version is committed, as of now at the latest.
+    /// The version is committed, now at the latest.
     pub fn visible(&mut self, name: &str, (step, attempt): VersionId) {
         let now = Instant::now();
         let versions = &mut self.namespaces.entry(name.to_owned()).or_default().versions;
@@ -228,7 +229,7 @@ impl History {
         namespace.keep_last = Some((keep, since));
     }
 
-    /// A read between `began` and now found this version, with these files if it got that far.
+    /// A read between `began` and now found this version, and these files if it read them.
     pub fn found(
         &mut self,
         name: &str,
@@ -260,14 +261,14 @@ impl History {
         Ok(())
     }
 
-    /// A read that began then found nothing.
+    /// A read that began at that time found nothing.
     pub fn missing(&mut self, name: &str, asked: Asked, began: Instant) {
         trace::count("checked.reads", 1);
         let call = self.record(name, "reader", asked.input(), moment(began));
         self.answer(&call, Output::Missing);
     }
 
-    /// A read of a step that began then was told that it is in quarantine.
+    /// A read of a step that began at that time was refused because of quarantine.
     pub fn in_quarantine(&mut self, name: &str, step: u64, began: Instant) {
         trace::count("checked.reads", 1);
         let call = self.record(name, "reader", Input::Step(step), moment(began));
@@ -297,7 +298,7 @@ impl History {
         Ok(())
     }
 
-    /// The versions that must be there now.
+    /// The versions that must exist now.
     pub fn committed(&self) -> Vec<(String, VersionId)> {
         let now = Instant::now();
         let of = |(name, namespace): (&String, &Namespace)| -> Vec<(String, VersionId)> {
@@ -332,7 +333,7 @@ impl Namespace {
         if self.many_writers {
             return false;
         }
-        // A removal that began at any time before now may have happened before the answer.
+        // A removal that began at any earlier time may have happened before the answer.
         version.visible.is_some_and(|visible| visible < began)
             && version.maybe_gone.is_none()
             && version.gone.is_none()
@@ -345,7 +346,7 @@ mod tests {
     use super::*;
     use crate::run::{Options, run};
 
-    /// What a fake catalogue answers, judged at the end of a run.
+    /// Judges the answer of a fake catalogue at the end of a run.
     fn judged((step, attempt): VersionId, note: u64) -> (Option<&'static str>, usize) {
         let mut found = (None, 0);
         let told = std::sync::Arc::new(parking_lot::Mutex::new(None));

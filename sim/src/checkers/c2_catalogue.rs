@@ -1,6 +1,6 @@
-//! C2, D4, D6: what a catalogue alone can show, on every newest one that is seen; and what the
-//! step between two of them may do (D3, D4). And that the cluster's feature level is one that every
-//! node's build has.
+//! C2, D4, D6: the properties that a catalogue alone can show, checked on every newest catalogue.
+//! D3, D4: the allowed changes between two of them. Also checks that every node's build has the
+//! cluster's feature level.
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::invariants;

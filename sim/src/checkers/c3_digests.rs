@@ -6,19 +6,20 @@ use crate::cluster::{Cluster, Running};
 use crate::process::ProcessId;
 use crate::trace;
 
-/// Indexes remembered; nodes that are further apart meet again when the one behind has caught up.
+/// Limit on remembered indexes. Nodes that are further apart are compared again when the slower one
+/// has caught up.
 const INDEXES_MAX: usize = 20_000;
-/// Every node is compared at the multiples of this, and wherever a look by time finds it: a
-/// digest walks the whole catalogue, and a difference stays.
+/// Every node is compared at multiples of this, and at each look by time. A digest walks the whole
+/// catalogue, so not every entry is compared. A difference does not disappear.
 const EVERY: u64 = 4;
 
 #[derive(Default)]
 pub struct Checker {
-    /// The digest first seen at an applied index, and where.
+    /// The digest first seen at an applied index, and the node.
     seen: BTreeMap<u64, ([u8; 32], String)>,
-    /// Process, life and applied index that were looked at already.
+    /// By process: the life and the applied index of the last look.
     done: BTreeMap<ProcessId, (u32, u64)>,
-    /// Of the newest leader seen.
+    /// The term of the newest leader seen.
     term: u64,
     reports: u32,
 }
@@ -36,7 +37,7 @@ impl Checker {
         }
     }
 
-    /// To be called right after `node` has applied the entry at `index`.
+    /// Call this right after `node` has applied the entry at `index`.
     pub fn entry(&mut self, cluster: &Cluster, node: &Running, index: u64) {
         if index.is_multiple_of(EVERY) {
             self.compare(cluster, node, index);

@@ -1,9 +1,9 @@
-//! C5: a commit is not labelled further ahead of the voters' median wall clock than the product's
-//! bound. That labels never decrease from commit to commit, `invariants::check` sees.
+//! C5: a commit's label is not further ahead of the voters' median wall clock than the product's
+//! limit. `invariants::check` checks that labels never decrease from commit to commit.
 //!
-//! A leader takes the median of the clocks it has heard, which are a majority at least. So the label
-//! may be as late as the median of that majority whose clocks are latest. Where one clock of three
-//! or five is wrong, that is still the clock of a voter that is right.
+//! A leader takes the median of the clocks it has heard, which are at least a majority. So the
+//! label may be as late as the median of the majority with the latest clocks. If one clock of three
+//! or five is wrong, that median is still a right voter's clock.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use cairn_types::ids::NodeId;
 use crate::cluster::{Cluster, Running};
 use crate::trace;
 
-/// A label was made at most so long before its entry is applied, and by clocks that were heard at
-/// most so long before: at the usual pace.
+/// Longest time between a label and the apply of its entry, and longest age of the clock readings
+/// for it, at the usual pace.
 pub const LABEL_WINDOW: Duration = Duration::from_secs(20);
-/// The leader guesses that an answer was on its way for half of the round trip.
+/// The leader assumes that an answer travelled for half of the round trip.
 const MEASURED_MS: u64 = 1_000;
 
 #[derive(Default)]
 pub struct Checker {
     reports: u32,
-    /// The last entry that was looked at. A node that starts again applies old ones again, long after
-    /// the clocks that labelled them.
+    /// The last entry checked. A node that starts again applies old entries again, long after the
+    /// clocks that labelled them.
     newest: u64,
 }
 
 impl Checker {
-    /// To be called right after `node` has made `after` of `before` by the entry at `index`.
+    /// Call this right after `node` has changed `before` to `after` by the entry at `index`.
     pub fn entry(
         &mut self,
         cluster: &Cluster,
@@ -44,7 +44,7 @@ impl Checker {
         self.newest = index;
         for (namespace, record) in after.namespaces() {
             let known_ms = before.namespace(namespace).map_or(0, |record| record.last_wall_ms);
-            // Else the commit, if it is one, has the label of the last one.
+            // Otherwise the entry's commit, if it is one, has the label of the previous commit.
             if record.last_wall_ms <= known_ms {
                 continue;
             }
@@ -63,8 +63,8 @@ impl Checker {
     }
 }
 
-/// The latest median that a leader can have seen. `None` where a voter's clock is not known: it may
-/// have been on another host when the label was made.
+/// The latest median that a leader can have seen. `None` if a voter's clock is not known, because
+/// the voter may have been on another host when the label was made.
 fn latest_ms(cluster: &Cluster, node: &Running) -> Option<u64> {
     let window = LABEL_WINDOW * cluster.pace();
     if cluster.exchanged_within(window) {
@@ -78,7 +78,8 @@ fn latest_ms(cluster: &Cluster, node: &Running) -> Option<u64> {
     latest_median(clocks.collect::<Option<Vec<u64>>>()?)
 }
 
-/// The latest median of any majority; of an even number the earlier one of the middle is the median.
+/// The latest median of any majority. For an even number the earlier of the two middle clocks is
+/// the median.
 fn latest_median(mut clocks: Vec<u64>) -> Option<u64> {
     clocks.sort_unstable();
     let all = clocks.len();

@@ -1,5 +1,5 @@
 //! D1: every `Durable` replica of an inventoried node is a sound file with the right bytes on its
-//! disk, whether its process runs or not, unless a fault was put there.
+//! disk, even if its process is down, unless a fault was put on it.
 //!
 //! A file is parsed and hashed once in each life of its process, and once more at the end.
 
@@ -20,12 +20,12 @@ use crate::trace;
 pub struct Checker {
     /// Process, crashes of its disk, file.
     sound: BTreeSet<(ProcessId, u64, u64)>,
-    /// Files that were hurt; another one in their place must be sound.
+    /// Files damaged on purpose. A file that replaces one must be sound.
     hurt: BTreeMap<(ProcessId, SegmentDigest), u64>,
     distrusted: BTreeSet<ProcessId>,
-    /// Files that somebody took away; the node finds out in its own time.
+    /// Files removed on purpose. The node notices this by itself later.
     vanished: BTreeSet<(ProcessId, SegmentDigest)>,
-    /// What the last look at a disk was at: names changed, crashes, entry applied.
+    /// State of a disk at the last look: changed names, crashes, applied entry.
     looked: BTreeMap<ProcessId, (u64, u64, u64)>,
     reports: u32,
 }
@@ -35,17 +35,17 @@ impl Checker {
         self.hurt.insert((process, digest), file);
     }
 
-    /// What it has put into quarantine may be missing from its place.
+    /// Files that this node has quarantined may be missing from their place.
     pub fn distrust(&mut self, process: ProcessId) {
         self.distrusted.insert(process);
     }
 
-    /// Its file was taken away on purpose. One that comes in its place must be sound.
+    /// Its file was removed on purpose. A file that replaces it must be sound.
     pub fn vanished(&mut self, process: ProcessId, digest: SegmentDigest) {
         self.vanished.insert((process, digest));
     }
 
-    /// No excuses from now on, and every byte is looked at again.
+    /// From now on no fault excuses a bad file, and every byte is checked again.
     pub fn start_over(&mut self) {
         self.looked.clear();
         self.sound.clear();
@@ -77,7 +77,7 @@ impl Checker {
         }
     }
 
-    /// What a node had told its clients it holds, before it ended, is there after that.
+    /// Segments that a node acknowledged to its clients before it ended are on its disk after that.
     pub fn ended(&mut self, cluster: &Cluster, process: ProcessId) {
         let stored = cluster.take_stored(process);
         let Some(disk) = cluster.disk(process) else { return };
@@ -96,7 +96,8 @@ impl Checker {
         }
     }
 
-    /// What the entry at `index` made Durable is so, from the first moment it may count.
+    /// Replicas that the entry at `index` made Durable are sound from the first moment in which
+    /// they may count.
     pub fn entry(&mut self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
         for process in cluster.nodes() {
             let Some(disk) = cluster.disk(process) else { continue };
@@ -141,7 +142,7 @@ impl Checker {
         }
     }
 
-    /// A fault was put on this very file, or has made its node set it aside.
+    /// A fault was put on this file, or made its node move it to quarantine.
     fn is_excused(&self, process: ProcessId, disk: &SimDisk, digest: SegmentDigest) -> bool {
         let path = path_of(digest);
         let hurt = self.hurt.get(&(process, digest));
@@ -165,7 +166,7 @@ impl Checker {
         let file = disk.file_id(&path).ok_or("no such file")?;
         let key = (process, disk.crashes(), file);
         if !self.sound.contains(&key) {
-            // What a power cut would leave, not what the page cache holds.
+            // The bytes that a power cut would leave, not the bytes in the page cache.
             let bytes = disk.peek_durable(&path).ok_or("its name is not durable")?;
             verify(&bytes, digest)?;
             self.sound.insert(key);
@@ -184,7 +185,8 @@ fn is_aside(disk: &SimDisk, digest: SegmentDigest) -> bool {
     disk.paths().iter().any(|path| path.starts_with(&aside))
 }
 
-/// The footer of a segment file whose ends are good: where its blocks are.
+/// The footer of a segment file whose header and footer are good. It gives the places of the
+/// blocks.
 pub fn footer_of(file: &[u8], digest: SegmentDigest) -> Result<Footer, String> {
     let text = |error: cairn_node::store::format::FormatError| error.to_string();
     if file.len() < 2 * PAGE_BYTES {

@@ -1,6 +1,7 @@
-//! D2 at the seam of consensus: a vote, a log index and a snapshot that were flushed, and so perhaps
-//! acknowledged, before a crash are on the disk after it, and nothing more: no entry that was never
-//! appended, none that was acknowledged as cut off. The durable files are read as a node reads them.
+//! D2 at the consensus seam. A vote, a log index and a snapshot that were flushed before a crash,
+//! and so perhaps acknowledged, are on the disk after it. Nothing else is there: no entry that was
+//! never appended, and no entry whose truncation was acknowledged. The durable files are read as a
+//! node reads them.
 
 use cairn_node::disk::{Disk, Open};
 use cairn_node::raft::{LogSummary, inspect_log, inspect_snapshots};
@@ -41,21 +42,21 @@ fn log(disk: &SimDisk, before: &Acknowledged) -> Result<(), String> {
     }
 }
 
-/// What was appended may be there though it was not flushed, and what was cut off may be there until
-/// that was flushed. A snapshot that took the log's place purges it up to its last entry.
+/// An appended entry may exist although it was not flushed. A truncated entry may exist until the
+/// truncation was flushed. A snapshot that replaced the log purges it up to its last entry.
 fn adds_nothing(before: &Acknowledged, after: &LogSummary) -> bool {
     let log = before.log.last.max(before.appended);
     after.last <= log.max(before.snapshot)
 }
 
-/// What a node would find in the log of a disk that no process has.
+/// The log that a node would find on a disk that no process uses.
 pub fn read_log(disk: &SimDisk) -> Result<LogSummary, String> {
     let look = copy(disk, |path| path == LOG)?;
     inspect_log(&look).map_err(|error| error.to_string())
 }
 
-/// A vote never goes back, nor do the entries of its own term, nor what was flushed and committed.
-/// Others may have been cut by the job that the crash found in flight.
+/// A vote never goes back. The entries of its own term and all flushed and committed entries stay.
+/// Other entries may have been truncated by the job that was in flight at the crash.
 fn keeps(before: &Acknowledged, after: &LogSummary) -> bool {
     after.vote_term >= before.log.vote_term
         && after.last >= before.log.last.min(Some(before.applied))
@@ -65,7 +66,7 @@ fn keeps(before: &Acknowledged, after: &LogSummary) -> bool {
             .is_none_or(|promised| after.promise.is_some_and(|held| !held.is_behind(&promised)))
 }
 
-/// That one, or a newer one that took its place.
+/// That snapshot exists, or a newer one that replaced it.
 fn snapshot(disk: &SimDisk, before: u64) -> Result<(), String> {
     trace::count("checked.snapshots_after_crash", 1);
     let look = copy(disk, |path| path.starts_with(SNAPSHOTS))?;
@@ -73,7 +74,7 @@ fn snapshot(disk: &SimDisk, before: u64) -> Result<(), String> {
     if after >= Some(before) { Ok(()) } else { Err(format!("sound snapshots up to {after:?}")) }
 }
 
-/// Some files of a disk on one of their own, whole: what looks at them may change them.
+/// Some files of a disk, copied whole to a separate disk, because reading them may change them.
 fn copy(disk: &SimDisk, which: fn(&str) -> bool) -> Result<Mount, String> {
     let look = SimDisk::new("look", 0, &Stream::new(0)).mount();
     let write = |path: &str| -> std::io::Result<()> {

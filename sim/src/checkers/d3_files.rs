@@ -1,11 +1,11 @@
-//! D3: a segment file leaves its place only when the catalogue had released the slot, or for
+//! D3: a segment file leaves its place only after the catalogue has released the slot, or for
 //! quarantine.
 //!
-//! Compared are two looks: a file that is gone while its slot is live under the same epoch in
-//! both catalogues, or that no catalogue knew, must be in quarantine. Both the newest catalogue
-//! and the node's own may say that the slot was released: one that was cut off reaps by entries
-//! the others have long left behind. A power cut may take names that were never synced; D1
-//! watches over those that were reported.
+//! Two looks are compared. A missing file must be in quarantine if its slot is live under the same
+//! epoch in both catalogues, or if no catalogue knew it. The newest catalogue or the node's own may
+//! show that the slot was released: a node that was cut off reaps by entries that the others
+//! applied long ago. A power cut may remove names that were never synced. D1 checks the replicas
+//! that were reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,24 +20,24 @@ use crate::trace;
 #[derive(Default)]
 pub struct Checker {
     files: BTreeMap<ProcessId, BTreeSet<SegmentDigest>>,
-    /// Crashes of each disk at the last look: what one took is not the node's doing.
+    /// Crashes of each disk at the last look. The node did not cause losses by a crash.
     crashes: BTreeMap<ProcessId, u64>,
     catalogue: Catalogue,
     own: BTreeMap<ProcessId, Own>,
-    /// Changes of names on each disk at the last look: without any, nothing is gone.
+    /// Changes of names on each disk at the last look. Without a change no file is missing.
     names: BTreeMap<ProcessId, u64>,
     reports: u32,
 }
 
 impl Checker {
-    /// Somebody else takes this file away.
+    /// This file is removed from outside.
     pub fn vanished(&mut self, process: ProcessId, digest: SegmentDigest) {
         if let Some(files) = self.files.get_mut(&process) {
             files.remove(&digest);
         }
     }
 
-    /// What the next look finds is the beginning.
+    /// The next look is a new start.
     pub fn forget(&mut self, process: ProcessId) {
         self.files.remove(&process);
     }
@@ -92,7 +92,7 @@ impl Checker {
         self.catalogue = catalogue;
     }
 
-    /// Remembers what the node has applied by now, if it runs.
+    /// Stores the node's applied catalogue, if it runs.
     fn step(&mut self, cluster: &Cluster, process: ProcessId) {
         let Some(running) = cluster.running_node(process) else { return };
         let own = self.own.entry(process).or_default();
@@ -107,17 +107,17 @@ impl Checker {
     }
 }
 
-/// What a node itself had applied at the last two looks.
+/// A node's own applied catalogue at the last two looks.
 #[derive(Default)]
 struct Own {
     applied: u64,
     before: Catalogue,
     now: Catalogue,
-    /// Between the two looks.
+    /// Changed between the two looks.
     moved: bool,
 }
 
-/// A slot of the node was released in one of the two, or is another one by now.
+/// Whether a slot of the node was released in one of the two catalogues, or has been replaced.
 fn was_released(
     before: &Catalogue,
     after: &Catalogue,

@@ -1,6 +1,7 @@
-//! D3: what lost its last reference is not reaped before its grace is over, unless a deletion with
-//! `now` had it. Counted here from the references themselves, not from the times that the
-//! catalogue keeps of it. The grace of what was in the trash began with the deletion.
+//! D3: a segment that lost its last reference is not reaped before its grace ends, unless a
+//! deletion with `now` released it. The grace is computed here from the references themselves, not
+//! from the times stored in the catalogue. For a checkpoint in the trash it began with the
+//! deletion.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +13,17 @@ use crate::trace;
 
 #[derive(Default)]
 pub struct Checker {
-    /// Cluster time from which the grace of each segment without a reference runs; none of these was
-    /// in a deletion with `now` since.
+    /// Cluster time at which the grace of each segment without a reference began. None of these was
+    /// released by a deletion with `now` since then.
     since_ms: BTreeMap<SegmentId, u64>,
     last: u64,
     reports: u32,
 }
 
 impl Checker {
-    /// To be called with what the entry at `index` made of the catalogue, in order of entries.
+    /// Call this with the catalogues before and after the entry at `index`, in order of entries.
     pub fn entry(&mut self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
-        // What entries between did, nobody saw.
+        // The effects of the entries in between were not observed.
         if self.last + 1 != index {
             self.since_ms.clear();
         }

@@ -1,16 +1,17 @@
-//! C5 and D7 over what clients were told of refs, holds and quarantine: a model that asks no
-//! catalogue what keeps a checkpoint.
+//! C5 and D7 over the answers to clients about refs, holds and quarantine. This model does not ask
+//! the catalogue which marks protect a checkpoint.
 //!
-//! Certain is only what a client was told and nobody has begun to change since:
+//! A mark is certain only if a client was told of it and no client has begun to change it since:
 //!
 //! ```text
-//!   AddHold acknowledged ----------- kept -----------> ReleaseHold begins, or its time may be over
-//!   SetRef acknowledged, alone ----- kept -----------> another move of that ref begins
+//!   AddHold acknowledged ----------- protected ------> ReleaseHold begins, or its time may be over
+//!   SetRef acknowledged, alone ----- protected ------> another move of that ref begins
 //!   quarantine acknowledged -------- bad ------------> its lift begins
 //! ```
 //!
-//! At every entry what is kept must be committed, and a policy may delete only where something newer
-//! is there that is not known to be bad. The moves of each ref must be linearizable at the end.
+//! At every entry a protected checkpoint must be committed. A policy may delete only if a newer
+//! checkpoint exists that is not known to be bad. The moves of each ref must be linearizable at the
+//! end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,10 +30,10 @@ use crate::cluster::Cluster;
 use crate::monotonic::{RATES, counted};
 use crate::trace;
 
-/// Between the proposal of a hold and the moment in which it is applied.
+/// Time between the proposal of a hold and its apply.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// What clients share with the checkers. Cheap to clone; all clones are the same.
+/// The state that clients share with the checkers. Cheap to clone. All clones are the same.
 #[derive(Clone, Default)]
 pub struct Marks {
     inner: Arc<Mutex<Inner>>,
@@ -42,13 +43,13 @@ pub struct Marks {
 struct Inner {
     moments: Moments,
     refs: BTreeMap<RefKey, KnownRef>,
-    /// Holds that last for certain, until when.
+    /// Holds that certainly last, and until when.
     holds: BTreeMap<(CheckpointId, String), Option<Instant>>,
-    /// Commands about holds that were begun and may still come about.
+    /// Commands about holds that were begun and may still take effect.
     under_way: BTreeMap<(CheckpointId, String), u32>,
-    /// In quarantine for certain, since when.
+    /// Checkpoints that are certainly in quarantine, and since when.
     bad: BTreeMap<CheckpointId, Instant>,
-    /// When the last lift ended; without that it may still come about at any time.
+    /// The end of the last lift. Without an end, the lift may still take effect at any time.
     lifts: BTreeMap<CheckpointId, Option<Instant>>,
     reports: u32,
 }
@@ -58,7 +59,7 @@ type RefKey = (String, String);
 #[derive(Default)]
 struct KnownRef {
     operations: Vec<Operation<Input, Output>>,
-    /// Moves that may still come about, by place, with what each expects.
+    /// Moves that may still take effect, by place, with the generation that each expects.
     pending: BTreeMap<usize, Option<u64>>,
     names: Option<CheckpointId>,
 }
@@ -68,13 +69,13 @@ struct KnownRef {
 pub struct RefCall {
     key: RefKey,
     place: usize,
-    /// No other one was under way when it began.
+    /// No other move was in progress when it began.
     alone: bool,
 }
 
 /// Refs.
 impl Marks {
-    /// A client is about to move a ref.
+    /// A client begins to move a ref.
     pub fn move_begins(
         &self,
         (namespace, name): (&str, &str),
@@ -94,7 +95,7 @@ impl Marks {
         RefCall { key, place, alone }
     }
 
-    /// And is told what came of it.
+    /// The client gets the result of the move.
     pub fn moved(&self, call: &RefCall, output: Output) {
         let mut inner = self.inner.lock();
         let now = inner.moments.now();
@@ -127,7 +128,8 @@ impl Marks {
         let known = inner.refs.entry(key).or_default();
         known.operations.push(Operation { who: who.to_owned(), input, called, answer });
         if let Output::Stands(generation, names) = output {
-            // A move that expects another generation than it has, or an older one, is never made.
+            // A move that expects another generation than the current one, or an older one, is
+            // never made.
             let current = if names.is_some() { generation } else { 0 };
             known.pending.retain(|_, expect| expect.is_none_or(|expect| expect >= current));
             let settled = known
@@ -141,7 +143,7 @@ impl Marks {
         }
     }
 
-    /// What no order of moves and reads explains (C5).
+    /// Refs whose moves and reads fit no order (C5).
     pub fn not_linearizable(&self) -> Vec<String> {
         let inner = self.inner.lock();
         let judge = |((namespace, name), known): (&RefKey, &KnownRef)| {
@@ -163,7 +165,8 @@ impl KnownRef {
 
 /// Holds and quarantine.
 impl Marks {
-    /// A client is about to hold a checkpoint: a hold of this owner may end when this one does.
+    /// A client begins to hold a checkpoint. An existing hold of this owner may end when the new
+    /// one does.
     pub fn hold_begins(&self, id: CheckpointId, owner: &str, lasts: Option<Duration>) {
         let (mut inner, key) = (self.inner.lock(), (id, owner.to_owned()));
         let ends = lasts.map(|lasts| Instant::now() + at_least(lasts));
@@ -173,7 +176,7 @@ impl Marks {
         *inner.under_way.entry(key).or_default() += 1;
     }
 
-    /// The hold that was asked for at `began` is there, for so long.
+    /// The hold that was requested at `began` exists and lasts this long.
     pub fn held(&self, id: CheckpointId, owner: &str, began: Instant, lasts: Option<Duration>) {
         self.hold_ended(id, owner);
         let (mut inner, key) = (self.inner.lock(), (id, owner.to_owned()));
@@ -182,7 +185,7 @@ impl Marks {
         }
     }
 
-    /// An owner is about to end a hold. Whether it is there for certain at this time.
+    /// An owner begins to end a hold. Returns whether the hold certainly exists at this time.
     pub fn release_begins(&self, id: CheckpointId, owner: &str) -> bool {
         let (mut inner, key) = (self.inner.lock(), (id, owner.to_owned()));
         let is_held = inner.holds.remove(&key).is_some_and(lasts);
@@ -191,7 +194,7 @@ impl Marks {
         is_held && *under_way == 1
     }
 
-    /// A command about a hold is answered.
+    /// A command about a hold got its answer.
     pub fn hold_ended(&self, id: CheckpointId, owner: &str) {
         let (mut inner, key) = (self.inner.lock(), (id, owner.to_owned()));
         if let Some(under_way) = inner.under_way.get_mut(&key) {
@@ -202,13 +205,13 @@ impl Marks {
         }
     }
 
-    /// What this owner holds.
+    /// The checkpoints that this owner holds.
     pub fn held_by(&self, owner: &str) -> Vec<CheckpointId> {
         let inner = self.inner.lock();
         inner.holds.keys().filter(|(_, of)| of == owner).map(|(id, _)| *id).collect()
     }
 
-    /// The quarantine that was asked for at `began` is there.
+    /// The quarantine that was requested at `began` is in force.
     pub fn quarantined(&self, id: CheckpointId, began: Instant) {
         let mut inner = self.inner.lock();
         let lifted = inner.lifts.get(&id);
@@ -223,7 +226,7 @@ impl Marks {
         inner.lifts.insert(id, None);
     }
 
-    /// The lift has come about.
+    /// The lift has taken effect.
     pub fn lifted(&self, id: CheckpointId) {
         self.inner.lock().lifts.insert(id, Some(Instant::now()));
     }
@@ -235,7 +238,7 @@ impl Marks {
     }
 }
 
-/// A hold of so much cluster time lasts so long, where a fast clock counts it.
+/// The shortest real time that a hold of this cluster time lasts, if a fast clock counts it.
 fn at_least(lasts: Duration) -> Duration {
     lasts
         .mul_f64(counted(Duration::from_secs(1), *RATES.end()).as_secs_f64().recip())
@@ -247,7 +250,7 @@ fn lasts(until: Option<Instant>) -> bool {
 }
 
 impl Marks {
-    /// To be called with what the entry at `index` made of the catalogue.
+    /// Call this with the catalogues before and after the entry at `index`.
     pub fn entry(&self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
         let mut inner = self.inner.lock();
         let deleted = |id: CheckpointId| {

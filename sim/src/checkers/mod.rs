@@ -1,6 +1,6 @@
-//! The named promises (DESIGN section 9), watched from outside while a cluster runs and checked
-//! once more when it has settled. One file each; a checker looks, and tells the world what is
-//! broken.
+//! The named promises (DESIGN section 9), checked from outside while a cluster runs and once more
+//! when it has settled. Each checker has one file. It looks at the cluster and reports broken
+//! promises to the world.
 
 pub mod c1_history;
 mod c2_catalogue;
@@ -31,9 +31,9 @@ use crate::witness;
 
 /// How often running nodes are compared, at the usual pace.
 const PERIOD: Duration = Duration::from_millis(50);
-/// Looks between two that go through every file.
+/// Number of looks between two that check every file.
 const FILES_EVERY: u64 = 20;
-/// A checker that has reported so often has said enough.
+/// A checker stops reporting after this many reports.
 const REPORTS_MAX: u32 = 5;
 
 /// All checkers of one cluster.
@@ -77,7 +77,7 @@ impl Checkers {
         checkers
     }
 
-    /// What clients are told of refs, holds and quarantine goes here.
+    /// Clients record their answers about refs, holds and quarantine here.
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
@@ -85,7 +85,7 @@ impl Checkers {
     /// The running task has just applied this entry.
     fn applied(&self, index: u64) {
         let Some(life) = Life::current() else { return };
-        // A node that starts catches up unseen.
+        // A node that starts catches up without checks.
         let node = self.cluster.running_node(life.process);
         let Some(node) = node.filter(|node| node.life() == life.number) else { return };
         let mut all = self.all.lock();
@@ -115,7 +115,7 @@ impl Checkers {
         }
     }
 
-    /// To be called between the crash of a node and its start.
+    /// Call this between the crash of a node and its start.
     pub fn crashed(&self, process: ProcessId) {
         let mut all = self.all.lock();
         all.d2.look(&self.cluster, process);
@@ -124,33 +124,34 @@ impl Checkers {
         all.d1.look(&self.cluster);
     }
 
-    /// Two nodes that are down have exchanged their disks. To be called after [`crashed`](Self::crashed).
+    /// Two nodes that are down have exchanged their disks. Call this after
+    /// [`crashed`](Self::crashed).
     pub fn exchanged(&self, one: ProcessId, other: ProcessId) {
         let mut all = self.all.lock();
         all.d1.exchanged(one, other);
         all.d3.exchanged(one, other);
     }
 
-    /// The file of a segment on this node was hurt on purpose.
+    /// The file of a segment on this node was damaged on purpose.
     pub fn hurt(&self, process: ProcessId, digest: SegmentDigest) {
         let disk = self.cluster.disk(process);
         let Some(file) = disk.and_then(|disk| disk.file_id(&path_of(digest))) else { return };
         self.all.lock().d1.hurt(process, digest, file);
     }
 
-    /// The file of a segment on this node is about to be taken away on purpose.
+    /// The file of a segment on this node is about to be removed on purpose.
     pub fn vanished(&self, process: ProcessId, digest: SegmentDigest) {
         let mut all = self.all.lock();
         all.d1.vanished(process, digest);
         all.d3.vanished(process, digest);
     }
 
-    /// Reads on this node fail on purpose: it may take good files for bad.
+    /// Reads on this node fail on purpose, so it may take good files for bad ones.
     pub fn distrust(&self, process: ProcessId) {
         self.all.lock().d1.distrust(process);
     }
 
-    /// The last look, at a cluster that has settled: no excuses, every byte.
+    /// The last look at a settled cluster: no fault excuses a bad file, and every byte is checked.
     pub async fn finish(&self) {
         let mut all = self.all.lock();
         all.c3.look(&self.cluster);

@@ -1,5 +1,6 @@
-//! D2, D3, D4 at every entry: what it may do to slots and checkpoints, and what a commit needs.
-//! The first node that applies an entry shows it; that the others do the same, C3 sees.
+//! D2, D3, D4 at every entry: its allowed changes to slots and checkpoints, and the conditions of a
+//! commit. The first node that applies an entry shows its effect. C3 checks that the others do the
+//! same.
 
 use cairn_core::catalogue::Catalogue;
 use cairn_core::invariants;
@@ -14,8 +15,8 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// To be called right after `node` has applied the entry at `index`. The catalogues before
-    /// and after it, if it is the first to apply it.
+    /// Call this right after `node` has applied the entry at `index`. Returns the catalogues before
+    /// and after it, if this node is the first to apply it.
     pub fn look(
         &mut self,
         cluster: &Cluster,
@@ -27,7 +28,7 @@ impl Checker {
         }
         let catalogue = node.catalogue();
         let (before, known) = std::mem::replace(&mut self.last, (index, catalogue));
-        // Entries that no node applied while it was watched: a start from a snapshot.
+        // No watched node applied these entries: a node started from a snapshot.
         if before + 1 != index {
             trace::count("checked.steps_missed", index - before - 1);
             return None;

@@ -1,6 +1,6 @@
-//! Cluster time, as every node's own clock sees it: it never runs ahead of the time that has really
-//! passed, counted by the fastest clock of the cluster, and no upload expires before lease and grace are over since its client was last told
-//! that it goes on. The wire says what clients were told, not the catalogue.
+//! Cluster time never runs ahead of the real time that has passed, counted by the fastest clock of
+//! the cluster. No upload expires before lease and grace have passed since its client was last told
+//! that the upload continues. The answers on the wire show this, not the catalogue.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use crate::monotonic::counted;
 use crate::trace;
 use crate::witness;
 
-/// Between the proposal of one entry and the moment in which the first one was applied.
+/// Time between the proposal of one entry and the apply of the first one.
 const SLACK_MS: u64 = 1_000;
 
-/// Cluster time when it was first seen, and what may have been added since.
+/// Cluster time when it was first seen, and the most that may have been added since.
 struct Base {
     clock_ms: u64,
     most: Duration,
     looked: Instant,
-    /// Of the fastest clock, when it was looked.
+    /// The rate of the fastest clock at the last look.
     rate: u64,
 }
 
 impl Base {
-    /// The most that cluster time may have come to since it was first seen, ms.
+    /// The highest value that cluster time may have reached since it was first seen, ms.
     fn most_ms(&mut self, rate: u64) -> u64 {
         let now = Instant::now();
-        // It changed in between, nobody knows when.
+        // The rate changed in between, at an unknown time.
         self.most += counted(now.duration_since(self.looked), rate.max(self.rate));
         (self.looked, self.rate) = (now, rate);
         self.most.as_millis() as u64
@@ -43,7 +43,7 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// To be called with what the entry at `index` made of the catalogue.
+    /// Call this with the catalogues before and after the entry at `index`.
     pub fn entry(&mut self, cluster: &Cluster, index: u64, before: &Catalogue, after: &Catalogue) {
         let (rate, clock_ms) = (cluster.world().fastest_rate(), after.cluster().clock_ms);
         let base = self.base.get_or_insert_with(|| Base {
@@ -77,7 +77,7 @@ impl Checker {
         }
     }
 
-    /// A lease runs from the last moment in which its client was told that its upload goes on.
+    /// A lease runs from the last moment in which its client was told that its upload continues.
     fn leases(&mut self, cluster: &Cluster, index: u64, after: &Catalogue) {
         let lease_ms = after.cluster().settings.lease_ms;
         for record in after.open_uploads() {

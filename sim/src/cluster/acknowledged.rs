@@ -1,5 +1,5 @@
-//! What nodes had acknowledged when their processes ended, for checkers to compare with what is on
-//! their disks after that.
+//! The state that nodes had acknowledged when their processes ended. Checkers compare it with their
+//! disks after that.
 
 use cairn_node::raft::LogSummary;
 use cairn_types::ids::SegmentDigest;
@@ -10,13 +10,15 @@ use crate::disk::SimDisk;
 use crate::process::ProcessId;
 use crate::witness;
 
-/// What consensus on a node had flushed, and may have acknowledged, when its process ended.
+/// The state that consensus on a node had flushed, and may have acknowledged, when its process
+/// ended.
 #[derive(Debug, Clone)]
 pub struct Acknowledged {
     pub log: LogSummary,
-    /// The last entry of its log, flushed or not: with those above, all that may be on its disk.
+    /// The last entry of its log, flushed or not. Together with the fields above it limits the
+    /// content of its disk.
     pub appended: Option<u64>,
-    /// The last entry it had applied: committed, and never cut again.
+    /// The last entry it had applied. It is committed and never truncated.
     pub applied: u64,
     /// The last entry of its snapshot.
     pub snapshot: Option<u64>,
@@ -27,7 +29,7 @@ impl Inner {
         let said = acknowledged_by(running);
         self.acknowledged.insert(running.process, said);
         self.see(running);
-        // One that ended by itself has lost nothing by that.
+        // A node that ended by itself has lost nothing by that.
         let stored = self.stored.remove(&running.process).zip(disk);
         if let Some((mut stored, disk)) = stored {
             stored.retain(|digest, file| disk.file_id(&path_of(*digest)) == Some(*file));
@@ -42,14 +44,14 @@ impl Cluster {
         self.inner.lock().see(running);
     }
 
-    /// Remembers what a node had promised, which is about to end.
+    /// Stores the promises of a node that is about to end.
     pub(super) fn note_end(&self, running: &Running) {
         self.note_stored();
         let disk = self.disk(running.process);
         self.inner.lock().note_end(running, disk.as_ref());
     }
 
-    /// Remembers in which files segments are whose storage was acknowledged.
+    /// Stores the files of segments whose storage was acknowledged.
     pub fn note_stored(&self) {
         for (process, digest) in witness::take_stored() {
             let file = self.disk(process).and_then(|disk| disk.file_id(&path_of(digest)));
@@ -59,13 +61,14 @@ impl Cluster {
         }
     }
 
-    /// What the node's previous life had acknowledged to clients and held when it ended, once.
+    /// The segments that the node's previous life had acknowledged to clients and held when it
+    /// ended. Returned only once.
     pub fn take_stored(&self, process: ProcessId) -> Vec<SegmentDigest> {
         let stored = self.inner.lock().stored.remove(&process);
         stored.unwrap_or_default().into_keys().collect()
     }
 
-    /// What the node's previous life had acknowledged, once.
+    /// The acknowledged state of the node's previous life. Returned only once.
     pub fn take_acknowledged(&self, process: ProcessId) -> Option<Acknowledged> {
         self.inner.lock().acknowledged.remove(&process)
     }

@@ -1,5 +1,5 @@
-//! What is expected of nodes: which build each starts with, whether it may end by itself, which of
-//! them the others must do without.
+//! The expectations about nodes: the build that each starts with, whether it may end by itself, and
+//! the node that the others must do without.
 
 use cairn_types::command::FEATURE_LEVEL;
 use tokio::time::Instant;
@@ -8,12 +8,12 @@ use super::{Cluster, End};
 use crate::process::ProcessId;
 
 impl Cluster {
-    /// The build it starts with from now on understands commands up to this level.
+    /// From now on it starts with a build that understands commands up to this level.
     pub fn set_feature_level(&self, process: ProcessId, level: u32) {
         self.inner.lock().levels.insert(process, level);
     }
 
-    /// Its next start, and that one only, is with a build that understands commands up to this level.
+    /// Only its next start uses a build that understands commands up to this level.
     pub fn start_older_once(&self, process: ProcessId, level: u32) {
         self.inner.lock().mistaken.insert(process, level);
     }
@@ -29,21 +29,20 @@ impl Cluster {
         levels.min().unwrap_or(FEATURE_LEVEL)
     }
 
-    /// This is not the node's own disk, or it is being removed: that it stops, or does not start,
-    /// is no surprise.
+    /// This is not the node's own disk, or the node is being removed. So it may stop, or may not
+    /// start.
     pub fn excuse(&self, process: ProcessId) {
         self.inner.lock().excused.insert(process, None);
     }
 
-    /// A fault is on this node's disk until then: that it stops, or does not start, is no
-    /// surprise.
+    /// A fault is on this node's disk until that time. So it may stop, or may not start.
     pub fn excuse_until(&self, process: ProcessId, end: Instant) {
         let mut inner = self.inner.lock();
         let known = inner.excused.entry(process).or_insert(Some(end));
         *known = known.map(|known| known.max(end));
     }
 
-    /// It has its own disk again, and no fault on it.
+    /// It has its own disk again, without a fault.
     pub fn excuse_no_more(&self, process: ProcessId) {
         self.inner.lock().excused.remove(&process);
     }
@@ -55,22 +54,22 @@ impl Cluster {
         inner.excused.retain(|process, _| !nodes.contains(process));
     }
 
-    /// How a process ended by itself, the last time it did.
+    /// The reason of the last end of a process by itself.
     pub fn end(&self, process: ProcessId) -> Option<End> {
         self.inner.lock().ends.get(&process).copied()
     }
 
-    /// From now on the others must do without this one, or with all if there is none.
+    /// From now on the others must do without this node. `None` means that all are needed.
     pub fn leave_out(&self, process: Option<ProcessId>) {
         self.inner.lock().left_out = process;
     }
 
-    /// Whether the replicas of the one left out are replicas all the same.
+    /// Whether the replicas on the node that is left out still count.
     pub fn count_left_out(&self, counts: bool) {
         self.inner.lock().left_out_counts = counts;
     }
 
-    /// Those that must be in service.
+    /// The nodes that must be in service.
     pub(super) fn core(&self) -> Vec<ProcessId> {
         let inner = self.inner.lock();
         inner.nodes.iter().copied().filter(|node| Some(*node) != inner.left_out).collect()

@@ -1,5 +1,5 @@
 //! A simulated node's `main`, as short as the real one: pieces in, routes out, wait for the reason
-//! to end; and what it is configured with.
+//! to end. And its configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,18 @@ use crate::rt::SimRt;
 use crate::trace;
 use crate::world::Seat;
 
-/// A node that was told to stop has so long for it, as in production.
+/// Time limit for a node that was told to stop, as in production.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Small beside a snapshot here, which so travels in several pieces and breaks off between them.
+/// Small compared with a snapshot here, so that a snapshot travels in several pieces and may break
+/// off between them.
 const SNAPSHOT_PIECE_BYTES: u64 = 2 << 10;
-/// A disk that hangs is noticed sooner than in production, so that a run sees what follows.
+/// A hung disk is noticed sooner than in production, so that a run sees the consequences.
 const LOG_LATE_MS: u64 = 3_000;
 const SEGMENTS_LATE_MS: u64 = 5_000;
 pub(crate) const DISK_END_MS: u64 = 15_000;
 
-/// Cluster times that let minutes of upkeep happen in seconds.
+/// Cluster times that are short enough for minutes of upkeep to happen in seconds.
 pub(super) fn settings(pace: u64) -> Settings {
     Settings {
         lease_ms: 10_000 * pace,
@@ -129,7 +130,7 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
         Err(error) => {
             end = match error {
                 StartError::Identity(_) | StartError::Refused(_) => End::Refused,
-                // Its place is free once an operator has removed the one before.
+                // Its place is free once an operator has removed the previous node.
                 StartError::Join(_) | StartError::JoinRefused(_) => End::NobodyAnswers,
                 StartError::Founded { .. } => End::Refused,
                 _ => End::Other,
@@ -153,7 +154,7 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
         Some(until) => until.is_none_or(|until| Instant::now() <= until),
         None => false,
     };
-    // A newcomer gives up where nobody answers; its supervisor tries again.
+    // A newcomer gives up if no node answers. Its supervisor tries again.
     if !matches!(end, End::NobodyAnswers | End::Told) && !excused {
         seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
     }

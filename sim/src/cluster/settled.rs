@@ -1,4 +1,4 @@
-//! What a cluster has still to do, with all of its nodes or without the one that is left out (L1).
+//! The remaining work of a cluster, with all of its nodes or without the one that is left out (L1).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::Cluster;
 use crate::checkers::path_of;
 use crate::process::ProcessId;
 
-/// Of each segment, the most racks that one of its checkpoints wants.
+/// For each segment, the highest number of racks that one of its checkpoints wants.
 fn racks_wanted(catalogue: &Catalogue) -> BTreeMap<SegmentId, u32> {
     let mut wanted = BTreeMap::new();
     for record in catalogue.checkpoints().filter(|it| it.state != CheckpointState::Deleted) {
@@ -24,7 +24,8 @@ fn racks_wanted(catalogue: &Catalogue) -> BTreeMap<SegmentId, u32> {
 }
 
 impl Cluster {
-    /// All nodes that are not left out are up and in service, in their leader's eyes. `None` if so.
+    /// The reason why a node that is not left out is not up and in service for the leader. `None`
+    /// if there is none.
     pub fn out_of_service(&self) -> Option<String> {
         let nodes = self.core();
         let Some(leader) = self.leader() else { return Some("no leader".to_owned()) };
@@ -40,8 +41,8 @@ impl Cluster {
         None
     }
 
-    /// All nodes in service, voting where they should, nothing left to be copied, dropped or
-    /// destroyed (L1). `None` if so.
+    /// The reason why the cluster is not settled (L1). Settled means: all nodes are in service and
+    /// vote as they should, and nothing is left to copy, drop or destroy. `None` if it is settled.
     pub fn unsettled(&self) -> Option<String> {
         if let Some(text) = self.out_of_service() {
             return Some(text);
@@ -58,7 +59,7 @@ impl Cluster {
         }
         let status = leader.shared.member.consensus.status();
         let voters = status.voters.len();
-        // Two vote no better than one.
+        // Two voters tolerate no more failures than one.
         let wanted = if nodes.len() < 3 { 1 } else { 3 };
         if voters < wanted || status.going_to.is_some() {
             return Some(format!("{voters} voters, going to {:?}", status.going_to));
@@ -72,7 +73,7 @@ impl Cluster {
                 return Some(format!("segment {} has {slot:?}", segment.id));
             }
             let counting = catalogue.counting(segment);
-            // Not what the catalogue takes for the most.
+            // Computed here, not with the catalogue's own maximum.
             let most = segment.references.iter().map(|(replicas, _)| *replicas).max();
             let wanted = most.unwrap_or(0).min(nodes.len() as u32);
             let racks = wanted_racks.get(&segment.id).copied().unwrap_or(0);
@@ -97,7 +98,7 @@ impl Cluster {
         nodes.into_iter().find_map(|node| self.astray(node, &catalogue))
     }
 
-    /// A segment file without a slot on this node, or the other way round.
+    /// A segment file without a slot on this node, or a slot without a file.
     fn astray(&self, process: ProcessId, catalogue: &Catalogue) -> Option<String> {
         let disk = self.disk(process)?;
         let id = self.id_of(process)?;
@@ -113,8 +114,8 @@ impl Cluster {
         Some(format!("{} has {what}: {odd}", disk.name))
     }
 
-    /// What the nodes that are not left out still have to do: R replicas of every referenced
-    /// segment as far as there are enough of them (L1). `None` once it is done.
+    /// The remaining work of the nodes that are not left out: R replicas of every referenced
+    /// segment, as far as there are enough nodes (L1). `None` once it is done.
     pub fn core_unsettled(&self) -> Option<String> {
         if let Some(text) = self.out_of_service() {
             return Some(text);

@@ -1,12 +1,12 @@
-//! The bytes of one file as pages, so that a copy of a file is a copy of pointers, and what is
-//! written whole pages at a time lies in memory once, in every view that has it.
+//! The bytes of one file as pages. So a copy of a file is a copy of pointers, and bytes written as
+//! whole pages are in memory once for all views.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 pub(super) const PAGE: usize = 4096;
-/// What a device writes whole or not at all.
+/// The unit that a device writes completely or not at all.
 pub(super) const SECTOR: u64 = 512;
 
 #[derive(Clone, Default)]
@@ -21,7 +21,7 @@ impl Content {
         self.len
     }
 
-    /// Bytes of disk space this takes.
+    /// Bytes of disk space that the file uses.
     pub fn allocated(&self) -> u64 {
         self.pages.len() as u64 * PAGE as u64
     }

@@ -1,8 +1,8 @@
-//! What a crash leaves on a simulated disk.
+//! The state of a simulated disk after a crash.
 //!
-//! A job in flight has done a prefix of its operations, chosen by the seed. After a killed
-//! process the page cache lives on; after a power cut un-synced bytes are lost, kept, or torn,
-//! and un-synced names survive as a prefix, in order, of each directory's changes.
+//! A job in flight has done a prefix of its operations, chosen by the seed. After a killed process
+//! the page cache survives. After a power cut un-synced bytes are lost, kept, or torn, and
+//! un-synced names survive as a prefix, in order, of each directory's changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,12 +13,12 @@ use super::state::{Did, File, Inode, Running, Seq, Tree, Write, apply_entry, app
 use crate::seed::Stream;
 use crate::trace;
 
-/// How a process ends against its will.
+/// How a process is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// The process dies, the machine lives: all that was written stays.
+    /// The process dies, the machine lives: all written bytes stay.
     Kill,
-    /// The machine loses power: what was not synced is at the mercy of the seed.
+    /// The machine loses power: the seed decides which un-synced changes survive.
     Power,
 }
 
@@ -44,8 +44,8 @@ impl Tree {
         self.collect();
     }
 
-    /// Lets each job in flight have done a prefix of its operations. Returns the changes that
-    /// never happened.
+    /// Chooses how long a prefix of its operations each job in flight has done. Returns the changes
+    /// that never happened.
     fn cut_jobs(&mut self, chance: &mut Stream) -> BTreeSet<Seq> {
         let mut dropped = BTreeSet::new();
         let mut syncs = BTreeMap::new();
@@ -67,7 +67,7 @@ impl Tree {
         dropped
     }
 
-    /// Takes changes that never happened out of the pending lists and the current view.
+    /// Removes changes that never happened from the pending lists and the current view.
     fn forget(&mut self, dropped: &BTreeSet<Seq>) {
         for inode in self.inodes.values_mut() {
             match inode {
@@ -165,7 +165,7 @@ impl File {
     }
 }
 
-/// Writes each 512-byte sector of a write or leaves it out, by coin.
+/// Writes or leaves out each 512-byte sector of a write, at random.
 fn tear_sectors(content: &mut Content, offset: u64, bytes: &Bytes, chance: &mut Stream) {
     let (mut at, mut kept, mut lost) = (0, 0, 0);
     while at < bytes.len() {

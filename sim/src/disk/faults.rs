@@ -1,11 +1,11 @@
-//! Faults that a scenario switches on: what fails, where, and how often.
+//! Faults that a scenario switches on: the failing operations, their place, and their number.
 
 use std::io;
 
 use crate::seed::Stream;
 use crate::trace;
 
-/// Which operations a fault strikes.
+/// The operations that a fault affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum On {
     Read,
@@ -20,34 +20,34 @@ pub enum On {
 
 /// An operation fails with EIO.
 ///
-/// A failed sync of a file is the bad kind: the kernel drops the dirty pages, so the bytes are
-/// still read back, a later sync succeeds, and a power cut takes them.
+/// A failed sync of a file is modelled as in the worst case: the kernel drops the dirty pages. So
+/// the bytes are still read back, a later sync succeeds, and a power cut removes them.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// Paths that begin so; "" is every path.
+    /// Affects paths with this prefix. "" means every path.
     pub prefix: String,
     pub on: On,
     pub probability: f64,
-    /// Strikes at most so often.
+    /// Most times that the fault happens.
     pub times: Option<u32>,
 }
 
 #[derive(Default)]
 pub(super) struct Faults {
     pub rules: Vec<Fault>,
-    /// Bytes of space; none is plenty.
+    /// Bytes of space. `None` means enough for all runs.
     pub capacity: Option<u64>,
-    /// Bytes that may be used, whatever the disk says it has.
+    /// Bytes that may be used, independent of the space that the disk reports.
     pub quota: Option<u64>,
-    /// Jobs take so many times longer.
+    /// Jobs take this many times longer.
     pub slow: f64,
     /// Jobs do not end.
     pub stuck: bool,
-    /// How often it has got stuck.
+    /// How many times the disk got stuck.
     pub stuck_times: u64,
-    /// From this operation on, all fail.
+    /// From this operation on, all operations fail.
     pub dead_from: Option<u64>,
-    /// The next write to a path that begins so lands one page further on.
+    /// The next write to a path with this prefix is written one page further on.
     pub misdirect: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Whether `used` bytes are more than there may be.
+    /// Whether `used` bytes exceed a limit.
     pub fn is_full(&self, used: u64) -> bool {
         [self.capacity, self.quota].into_iter().flatten().any(|most| used > most)
     }

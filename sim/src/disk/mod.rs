@@ -1,7 +1,8 @@
-//! A disk that knows written from durable, and the faults a scenario can put on it.
+//! A disk that distinguishes written from durable bytes, and the faults that a scenario can put on
+//! it.
 //!
-//! It outlives the processes that use it: a process sees it through a [`Mount`], which dies with
-//! the process's life; the scenario and the checkers hold the [`SimDisk`] itself.
+//! The disk outlives the processes that use it. A process sees it through a [`Mount`], which ends
+//! with the process's life. The scenario and the checkers hold the [`SimDisk`] itself.
 //!
 //! ```text
 //!   job closure --ops--> current view --settled sync--> durable view
@@ -34,10 +35,10 @@ use self::state::{File, Ino, Inode, ROOT, Tree, Write};
 use crate::seed::Stream;
 use crate::trace;
 
-/// Inode numbers of different disks differ, so that a copied directory can be told.
+/// Different disks have different inode numbers, so that a copied directory can be detected.
 const INODES_A_DISK: u64 = 1 << 32;
 
-/// One disk. Cheap to clone; all clones are the same disk.
+/// One disk. Cheap to clone. All clones are the same disk.
 #[derive(Clone)]
 pub struct SimDisk {
     pub name: Arc<str>,
@@ -51,15 +52,15 @@ struct State {
     generation: u64,
     /// Operations since the disk was made.
     ops: u64,
-    /// Names made, moved or removed so far.
+    /// The number of names made, moved or removed so far.
     names: u64,
     last_written: Bytes,
-    /// Of the job that runs just now.
+    /// The cost of the running job.
     cost: JobCost,
-    /// Every operation of it: what, where, which bytes.
+    /// A hash of all its operations: kind, path, bytes.
     doings: DefaultHasher,
     inode_base: u64,
-    /// Syncs that failed, ever, and whether one did in this life.
+    /// The number of failed syncs, and whether one failed in this life.
     failed_syncs: u64,
     sync_failed: bool,
     /// A change of names failed in this life.
@@ -72,7 +73,7 @@ struct State {
 }
 
 impl SimDisk {
-    /// An empty disk. `number` sets its inode numbers apart from other disks'.
+    /// An empty disk. `number` makes its inode numbers different from other disks'.
     pub fn new(name: &str, number: u32, chance: &Stream) -> Self {
         Self::with_tree(name, number, chance, Tree::new())
     }
@@ -108,7 +109,7 @@ impl SimDisk {
         Mount::new(self)
     }
 
-    /// What `cp -a` onto another disk gives: the same files under other inode numbers.
+    /// The result of `cp -a` to another disk: the same files with other inode numbers.
     pub fn copy(&self, name: &str, number: u32, chance: &Stream) -> Self {
         let state = self.state.lock();
         let mut tree = Tree::new();
@@ -121,8 +122,8 @@ impl SimDisk {
         Self::with_tree(name, number, chance, tree)
     }
 
-    /// An older state of this very disk, to be put in its place later (a volume rolled back):
-    /// what is durable now, inode numbers too.
+    /// An older state of this same disk, to replace it later (a volume rolled back). It has the
+    /// data that is durable now, including inode numbers.
     pub fn image(&self, chance: &Stream) -> Self {
         let state = self.state.lock();
         let image = Self::with_tree(&self.name, 0, chance, state.tree.harshest());
@@ -130,12 +131,12 @@ impl SimDisk {
         image
     }
 
-    /// The same disk in another process's place, under that one's name.
+    /// The same disk in another process's place, with that process's name.
     pub fn named(&self, name: &str) -> Self {
         Self { name: name.into(), ..self.clone() }
     }
 
-    /// An empty disk under the old name; mounts of before answer errors.
+    /// An empty disk under the old name. Earlier mounts return errors.
     pub fn wipe(&self) {
         let mut state = self.state.lock();
         state.tree = Tree::new();
@@ -144,10 +145,10 @@ impl SimDisk {
         trace::count("disk.wipes", 1);
     }
 
-    /// Ends the life that uses the disk. Called by the world after its tasks were told to end.
+    /// Ends the life that uses the disk. The world calls it after it has ended the life's tasks.
     ///
-    /// After a failed sync the page cache holds bytes that are gone and nobody knows which: the
-    /// next life finds what a power cut leaves.
+    /// After a failed sync the page cache holds bytes that are lost, and it is unknown which. So
+    /// the next life finds the state that a power cut leaves.
     pub fn crash(&self, how: Crash) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -166,7 +167,8 @@ impl SimDisk {
         self.state.lock().faults.rules.push(fault);
     }
 
-    /// Ends EIO faults, a quota, death, stuckness and slowness; rot and capacity stay.
+    /// Ends EIO faults, a quota, death, stuckness and slowness. Damaged bytes and the capacity
+    /// stay.
     pub fn heal(&self) {
         let mut state = self.state.lock();
         let Faults { capacity, stuck_times, .. } = state.faults;
@@ -175,13 +177,13 @@ impl SimDisk {
         self.changed.notify_waiters();
     }
 
-    /// Bytes of space, or plenty.
+    /// Bytes of space. `None` means enough for all runs.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().faults.capacity = bytes;
     }
 
-    /// No more than so many bytes can be used, and nobody is told: the disk goes on saying what
-    /// room it has, as under a user's quota.
+    /// Only this many bytes can be used, and the disk does not report it: it still reports its
+    /// whole free space, as under a user's quota.
     pub fn set_quota(&self, bytes: u64) {
         self.state.lock().faults.quota = Some(bytes);
     }
@@ -191,7 +193,7 @@ impl SimDisk {
         self.state.lock().faults.slow = factor;
     }
 
-    /// Jobs do not end until this is taken back.
+    /// Jobs do not end until this is switched off.
     pub fn set_stuck(&self, stuck: bool) {
         let mut state = self.state.lock();
         state.faults.stuck_times += u64::from(stuck);
@@ -205,24 +207,24 @@ impl SimDisk {
         self.state.lock().faults.stuck
     }
 
-    /// Which time it is stuck now; `None` if it is not.
+    /// The number of the current stuck period. `None` if the disk is not stuck.
     pub fn stuck_time(&self) -> Option<u64> {
         let state = self.state.lock();
         state.faults.stuck.then_some(state.faults.stuck_times)
     }
 
-    /// All operations fail after `ops` more.
+    /// After `ops` more operations, all operations fail.
     pub fn die_after(&self, ops: u64) {
         let mut state = self.state.lock();
         state.faults.dead_from = Some(state.ops + 1 + ops);
     }
 
-    /// The next write to a path that begins with `prefix` lands one page further on.
+    /// The next write to a path that begins with `prefix` is written one page further on.
     pub fn misdirect_next(&self, prefix: &str) {
         self.state.lock().faults.misdirect = Some(prefix.to_owned());
     }
 
-    /// Whether a misdirected write hit the file at a path, or the one of that name that was moved
+    /// Whether a misdirected write hit the file at a path, or the file of that name that was moved
     /// from there to quarantine.
     pub fn is_misdirected(&self, path: &str) -> bool {
         let state = self.state.lock();
@@ -252,12 +254,12 @@ impl SimDisk {
         paths
     }
 
-    /// Whatever misdirected writes hit must be sound from now on.
+    /// From now on files that misdirected writes hit must be sound.
     pub fn forget_misdirected(&self) {
         self.state.lock().misdirected.clear();
     }
 
-    /// Takes a file's name away, as an operator's wrong `rm` or a file system check does, durably.
+    /// Removes a file's name durably, as an operator's wrong `rm` or a file system check does.
     /// False if there is no such file.
     pub fn vanish(&self, path: &str) -> bool {
         if self.take_name(path).is_none() {
@@ -267,8 +269,8 @@ impl SimDisk {
         true
     }
 
-    /// Gives a file another name in another directory, as an operator's `mv` does, durably. False
-    /// if there is no such file or directory.
+    /// Moves a file to another directory durably, as an operator's `mv` does. False if there is no
+    /// such file or directory.
     pub fn move_by_hand(&self, from: &str, to: &str) -> bool {
         let Some(file) = self.take_name(from) else { return false };
         let mut state = self.state.lock();
@@ -296,7 +298,7 @@ impl SimDisk {
         Some(file)
     }
 
-    /// Flips one bit of a file, in the page cache and on the platter. False if it has no such
+    /// Flips one bit of a file, in the page cache and on the medium. False if the file has no such
     /// byte.
     pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> bool {
         let mut state = self.state.lock();
@@ -316,7 +318,7 @@ impl SimDisk {
     }
 }
 
-/// What checkers and scenarios may look at; no fault strikes here.
+/// Functions for checkers and scenarios. No fault affects them.
 impl SimDisk {
     /// A file's bytes as a process would read them.
     pub fn peek(&self, path: &str) -> Option<Vec<u8>> {
@@ -327,7 +329,7 @@ impl SimDisk {
         }
     }
 
-    /// A file's bytes as the harshest power cut would leave them, if its name would survive.
+    /// A file's bytes after the worst possible power cut, if its name survives.
     pub fn peek_durable(&self, path: &str) -> Option<Vec<u8>> {
         let state = self.state.lock();
         match state.tree.inodes.get(&state.tree.find_durable(path)?)? {
@@ -345,17 +347,17 @@ impl SimDisk {
         paths
     }
 
-    /// Identity of the file at a path: the same as long as nobody replaces it.
+    /// Identity of the file at a path. It changes only if the file is replaced.
     pub fn file_id(&self, path: &str) -> Option<u64> {
         self.state.lock().tree.find(path)
     }
 
-    /// How often a process that used this disk has ended.
+    /// How many lives of processes that used this disk have ended.
     pub fn crashes(&self) -> u64 {
         self.state.lock().generation
     }
 
-    /// Jobs whose effects are not settled: a crash now cuts into them.
+    /// Jobs whose effects are not settled. A crash now cuts them short.
     pub fn jobs_in_flight(&self) -> usize {
         self.state.lock().tree.jobs.len()
     }
@@ -365,7 +367,7 @@ impl SimDisk {
         self.state.lock().name_failed
     }
 
-    /// Syncs that a fault made fail, ever.
+    /// The number of syncs that a fault made fail.
     pub fn failed_syncs(&self) -> u64 {
         self.state.lock().failed_syncs
     }
@@ -388,7 +390,8 @@ impl SimDisk {
         state.tree.begin_job()
     }
 
-    /// The closure has returned. What it did, a fingerprint of that, and the virtual time it takes.
+    /// The closure has returned. Returns its cost, a fingerprint of its operations, and its virtual
+    /// time.
     pub(crate) fn end_job(&self) -> (JobCost, u64, Duration) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -414,11 +417,11 @@ impl SimDisk {
     }
 }
 
-/// A fast SSD with moments: a sync takes 0.3 to 4 ms, one of fifty up to 60 ms.
+/// A fast SSD with occasional delays: a sync takes 0.3 to 4 ms, and one of fifty up to 60 ms.
 fn job_time(cost: &JobCost, slow: f64, chance: &mut Stream) -> Duration {
     let mut us = cost.reads * 80 + cost.writes * 20 + cost.names * 30;
     us += cost.bytes_read / 2_000 + cost.bytes_written / 1_000;
-    // Beyond a few, syncs of one job find little left to do.
+    // After the first few, syncs of one job have little left to write.
     for _ in 0..cost.syncs.min(4) {
         us += chance.range(300..4_000);
         if chance.chance(0.02) {
@@ -446,7 +449,7 @@ fn copy_dir(from: &Tree, dir: u64, to: &mut Tree, into: u64) {
     }
 }
 
-/// Below a directory whose own path, with a slash at its end, is in `prefix`.
+/// Lists paths below a directory. `prefix` is the directory's own path with a slash at its end.
 fn list_paths(tree: &Tree, dir: u64, prefix: &mut String, paths: &mut Vec<String>) {
     let Some(Inode::Dir(names)) = tree.inodes.get(&dir) else { return };
     let len = prefix.len();

@@ -1,5 +1,5 @@
-//! The disk seam over a simulated disk. A mount and its files belong to one life of the process:
-//! after a crash they answer only errors, so that what a dead process still drops cannot write.
+//! The disk seam on a simulated disk. A mount and its files belong to one life of the process.
+//! After a crash they return only errors, so that drops in a dead process cannot write.
 
 use std::hash::Hash;
 use std::io;
@@ -60,8 +60,8 @@ impl State {
         self.names += 1;
     }
 
-    /// A copy of `bytes`, or the last one if they are the same: who fills a file with one piece
-    /// again and again has it in memory once.
+    /// A copy of `bytes`, or the last one if they are equal. So a file filled with the same piece
+    /// repeatedly is in memory once.
     fn shared(&mut self, bytes: &[u8]) -> Bytes {
         if self.last_written != bytes {
             self.last_written = Bytes::copy_from_slice(bytes);
@@ -193,7 +193,7 @@ impl Disk for Mount {
 
     fn space(&self) -> io::Result<Space> {
         let state = self.operate(On::Read, "")?;
-        // Nobody minds what is gone of plenty, and to count it takes time.
+        // Without a capacity the used space does not matter, and counting it takes time.
         let Some(total) = state.faults.capacity else {
             return Ok(Space { total: PLENTY, available: PLENTY, inodes: u64::MAX });
         };
@@ -252,7 +252,7 @@ impl DiskFile for Handle {
         self.check_direct(offset, bytes)?;
         let mut state = self.mount.operate(On::Write, &self.path)?;
         let growth = state.file(self.ino, &self.path)?.current.growth(offset, bytes.len());
-        // To count what is used takes time.
+        // Counting the used space takes time.
         if growth > 0
             && state.faults.has_bound()
             && state.faults.is_full(state.tree.used() + growth)

@@ -1,14 +1,14 @@
-//! Files, directories and jobs of one simulated disk: what is written, what is durable, and what
-//! lies between.
+//! Files, directories and jobs of one simulated disk: the written state, the durable state, and the
+//! changes in between.
 //!
-//! Every change is applied to the `current` view at once and put on a pending list. A sync moves
-//! the pending changes before it to the `durable` view, but if it was made by a job, only when
-//! the job *settles*: that gives a crash a window between a write and its sync although the code
-//! that makes both cannot be interrupted.
+//! Every change is applied to the `current` view at once and added to a pending list. A sync moves
+//! the pending changes before it to the `durable` view. The sync of a job does so only when the job
+//! *settles*. This gives a crash a window between a write and its sync, although the code that
+//! makes both cannot be interrupted.
 //!
-//! Jobs of different lanes overlap. A sync that comes after changes of another running job to the
-//! same file or directory may have been made because of them: it carries them over, and with
-//! them all that the other job did before, its syncs included. So a job's own order stays whole.
+//! Jobs of different lanes overlap. A sync after changes of another running job to the same file or
+//! directory may depend on those changes. So it makes them durable too, together with everything
+//! that the other job did before, including its syncs. This keeps the order of each job.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub(super) type Seq = u64;
 pub type JobId = u64;
 
 pub(super) const ROOT: Ino = 1;
-/// Inodes that nothing refers to are collected after so many removals.
+/// Inodes without a reference are collected after this many removals.
 const COLLECT_EVERY: u32 = 256;
 
 #[derive(Clone)]
@@ -42,7 +42,8 @@ pub(super) enum Write {
 pub(super) struct Entry {
     pub removed: Option<String>,
     pub inserted: Option<(String, Ino)>,
-    /// The other directory of a rename between two: both halves become durable together.
+    /// The other directory of a rename between two directories. Both halves become durable
+    /// together.
     pub partner: Option<Ino>,
 }
 
@@ -77,11 +78,11 @@ pub(super) enum Did {
 #[derive(Clone, Default)]
 pub(super) struct Running {
     pub ops: Vec<(Seq, Did)>,
-    /// So many of them have taken effect for good.
+    /// The number of them that have taken effect for good.
     pub done: usize,
 }
 
-/// What a job asked of the disk.
+/// The operations of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobCost {
     pub reads: u64,
@@ -96,7 +97,7 @@ pub struct JobCost {
 pub(super) struct Tree {
     pub inodes: BTreeMap<Ino, Inode>,
     pub jobs: BTreeMap<JobId, Running>,
-    /// The job whose closure runs just now.
+    /// The job whose closure is running now.
     pub running: Option<JobId>,
     next_ino: Ino,
     next_seq: Seq,
@@ -126,7 +127,7 @@ impl Tree {
         job
     }
 
-    /// The job's time has passed: its syncs take effect.
+    /// The job's time has passed, so its syncs take effect.
     pub fn settle(&mut self, job: JobId) {
         let Some(running) = self.jobs.remove(&job) else { return };
         for (seq, did) in running.ops {
@@ -160,7 +161,7 @@ impl Tree {
             .collect()
     }
 
-    /// Lets all that `job` did up to `last` have happened; its syncs among that go to `syncs`.
+    /// Makes all changes of `job` up to `last` happen. Its syncs among them are added to `syncs`.
     fn carry(&mut self, job: JobId, last: Seq, syncs: &mut Vec<(Ino, Seq)>) {
         let Some(running) = self.jobs.get_mut(&job) else { return };
         while let Some((seq, did)) = running.ops.get(running.done)
@@ -173,8 +174,8 @@ impl Tree {
         }
     }
 
-    /// Moves the pending changes of `ino` before `before` to its durable view, and with a half
-    /// of a rename the other one, but for the changes in `skip`.
+    /// Moves the pending changes of `ino` before `before` to its durable view, except the changes
+    /// in `skip`. With one half of a rename it also moves the other.
     pub fn flush(&mut self, ino: Ino, before: Seq, skip: &BTreeSet<Seq>) {
         let mut todo = vec![(ino, before)];
         while let Some((ino, before)) = todo.pop() {
@@ -182,7 +183,8 @@ impl Tree {
         }
     }
 
-    /// Returns the other directories of the renames it moved, and up to where to flush them.
+    /// Returns the other directories of the moved renames, and the position up to which to flush
+    /// them.
     fn flush_one(&mut self, ino: Ino, before: Seq, skip: &BTreeSet<Seq>) -> Vec<(Ino, Seq)> {
         let mut partners = Vec::new();
         match self.inodes.get_mut(&ino) {
@@ -303,7 +305,7 @@ impl Tree {
         })
     }
 
-    /// Drops inodes that no view, pending change or handle refers to.
+    /// Removes inodes without a reference from a view, a pending change or a handle.
     pub fn collect(&mut self) {
         self.removals = 0;
         let mut seen = BTreeSet::from([ROOT]);
@@ -323,7 +325,7 @@ impl Tree {
         });
     }
 
-    /// Only what is durable, as after the harshest power cut.
+    /// Only the durable state, as after the worst possible power cut.
     pub fn harshest(&self) -> Self {
         let mut tree = self.clone();
         (tree.running, tree.jobs) = (None, BTreeMap::new());
@@ -343,8 +345,8 @@ impl Tree {
         tree
     }
 
-    /// Bytes of disk space taken by files that have a name or are open: what was removed gives its
-    /// space back at once, whenever its inode is collected.
+    /// Bytes of disk space of files that have a name or are open. A removed file frees its space at
+    /// once, before its inode is collected.
     pub fn used(&self) -> u64 {
         let (mut named, mut todo) = (BTreeSet::new(), vec![ROOT]);
         while let Some(ino) = todo.pop() {

@@ -103,7 +103,7 @@ fn job_in_flight_keeps_a_prefix_and_its_sync_counts_only_inside_it() {
         assert!(seed % 3 != 0 || bytes.as_deref() == Some(b"new"));
         seen.insert(bytes);
     }
-    // Gone, empty, torn, whole.
+    // Missing, empty, torn, complete.
     assert!(seen.len() >= 3, "{seen:?}");
 }
 

@@ -1,4 +1,4 @@
-//! The end of a run: nothing breaks any more, and all must converge (L1, L2).
+//! The end of a run: no more faults happen, and everything must converge (L1, L2).
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use cairn_types::model::{Admin, CheckpointState, SlotState};
 
 use super::{Kept, Mind, broken};
 
-/// Rounds until every client has put once more, and rounds until all has settled.
+/// Rounds until every client has put once more, and rounds until everything has settled.
 const PUT_ROUNDS: u32 = 400;
 const SETTLE_ROUNDS: u32 = 1_000;
-/// Of each round: leases and graces end within the settling.
+/// Milliseconds of each round. Leases and graces end within the settling.
 const ROUND_MS: u64 = 30;
 
 impl Mind {
@@ -55,7 +55,7 @@ impl Mind {
         }
     }
 
-    /// Everybody's turn.
+    /// Each node and client acts once.
     fn round(&mut self) -> Kept {
         self.now_ms += ROUND_MS;
         for letter in std::mem::take(&mut self.mail) {
@@ -77,13 +77,13 @@ impl Mind {
         Ok(())
     }
 
-    /// L1: what is still to be done, if anything is.
+    /// L1: the remaining work, if there is any.
     fn unsettled(&self) -> Option<String> {
         let catalogue = &self.model.catalogue;
         if let Some(open) = catalogue.open_uploads().next() {
             return Some(format!("upload {} is still open", open.id));
         }
-        // Also a deleted one that waits for its grace.
+        // A deleted checkpoint that waits for its grace is also kept.
         let kept = |record: &&Arc<Checkpoint>| {
             record.state == CheckpointState::Deleted
                 || record.has_droppable(self.now_ms, catalogue.trash_ms())
@@ -122,7 +122,7 @@ impl Mind {
         })
     }
 
-    /// Files are where the catalogue says, no others, and every replica says the same.
+    /// Files are exactly where the catalogue says, and every replica of the catalogue agrees.
     fn agree(&mut self) -> Kept {
         for at in 0..self.seats.len() {
             while self.apply_one(at)? {}

@@ -1,5 +1,5 @@
-//! What clients do: uploads of one part or several, with others or against them; deletions;
-//! requests sent again, at once and long after.
+//! The clients' actions: uploads of one part or several, together with others or against them;
+//! deletions; requests sent again, at once and long after.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,7 +55,7 @@ struct Upload {
     content: Vec<SegmentDigest>,
     /// Still to be staged.
     to_stage: Vec<SegmentDigest>,
-    /// Sent and not stored yet.
+    /// Sent but not stored yet.
     waits: BTreeMap<SegmentDigest, BTreeSet<NodeId>>,
     patience: u32,
 }
@@ -104,7 +104,7 @@ impl Upload {
     }
 
     fn seal(&self, checkpoint: CheckpointId) -> Body {
-        // Some manifests are stored in a segment of their part.
+        // The manifests of some parts are stored in a segment of their part.
         let manifest = match self.content.first() {
             Some(first) if self.step.is_multiple_of(3) => ManifestPlace::Segments(vec![*first]),
             _ => ManifestPlace::Inline(Bytes::from_static(b"manifest")),
@@ -159,7 +159,7 @@ impl Mind {
         }
     }
 
-    /// The client is gone, with all it knew; its letters are on their way.
+    /// The client is gone, with all its memory. Its letters are still on their way.
     fn die(&mut self, at: usize) {
         self.clients[at].asked = None;
         self.clients[at].upload = None;
@@ -182,7 +182,7 @@ impl Mind {
         self.send(Mail::Propose { from: Sender::Client(at, tag), request, body: Box::new(body) });
     }
 
-    /// A request of long ago arrives once more.
+    /// An old request arrives once more.
     fn send_old(&mut self, at: usize) {
         if let Some((request, body)) = self.chance.pick(&self.clients[at].old).cloned() {
             self.send(Mail::Propose { from: Sender::Nobody, request, body: Box::new(body) });
@@ -193,7 +193,7 @@ impl Mind {
     fn start_some(&mut self, at: usize) {
         let namespace = NAMESPACES[self.chance.below(NAMESPACES.len() as u64) as usize].to_owned();
         let step = self.chance.below(STEPS);
-        // Often another client's.
+        // Often another client's attempt.
         let attempt = 1 + self.now_ms / 700 + self.chance.below(2);
         let parts = match (step + attempt) % 5 {
             0 => 3,
@@ -238,7 +238,7 @@ impl Mind {
         self.fill(upload, at);
     }
 
-    /// Chooses the part's content: mostly what every writer of it would put.
+    /// Chooses the part's content. Usually it is the same for every writer of the part.
     fn fill(&mut self, mut upload: Upload, at: usize) {
         let label = format!("{}/{}/{}", upload.namespace, upload.step, upload.part);
         let mut chance = match self.chance.chance(0.85) {
@@ -268,7 +268,7 @@ impl Mind {
             return self.request(at, body);
         }
         upload.patience = upload.patience.saturating_sub(1);
-        // A node that does not answer is left behind sooner or later.
+        // A node that does not answer is given up after some time.
         if upload.waits.is_empty() || upload.patience == 0 || early {
             upload.patience = 12;
             let body = upload.seal(checkpoint);
@@ -341,7 +341,7 @@ impl Mind {
         }
     }
 
-    /// Its part is sealed: often the same client writes the next one.
+    /// Its part is sealed. The same client often writes the next one.
     fn next_part(&mut self, at: usize) {
         let goes_on = self.chance.chance(0.8);
         let Some(mut upload) = self.clients[at].upload.take() else { return };
@@ -362,7 +362,7 @@ impl Mind {
         }
     }
 
-    /// Something that some replica shows or showed: committed or still open.
+    /// Deletes a checkpoint that some replica shows or showed: committed or still open.
     fn delete_some(&mut self, at: usize) {
         let seat = self.any_seat();
         let records = self.seats[seat].replica.catalogue.checkpoints();
@@ -391,7 +391,7 @@ impl Mind {
         }
     }
 
-    /// In calm: one more put to this namespace, until it is committed.
+    /// During calm: one more put to this namespace, until it is committed.
     pub(super) fn want_puts(&mut self) {
         for (at, client) in self.clients.iter_mut().enumerate() {
             (client.upload, client.asked) = (None, None);

@@ -1,5 +1,5 @@
-//! Consensus as a list: one log, a leader with a queue of proposals, and a replica of the
-//! catalogue on every node that applies the log at its own pace.
+//! Consensus as a list: one log, a leader with a queue of proposals, and a replica of the catalogue
+//! on every node. Each replica applies the log at its own speed.
 //!
 //! ```text
 //!   propose -> queue (leader's) -> log -> replicas, each with a snapshot to restart from
@@ -16,7 +16,7 @@ use cairn_types::ids::{ClusterId, Cookie, Incarnation, NodeId, RequestId};
 
 use super::{Kept, Mail, Mind, Sender, broken, settings};
 
-/// Proposals a leader queues; more are turned away, as a full node does.
+/// Proposals that a leader queues. Further ones are rejected, as a full node does.
 const QUEUE_MAX: usize = 40;
 
 #[derive(Default)]
@@ -40,14 +40,14 @@ pub(super) struct Leader {
     loads: Loads,
 }
 
-/// What one node has applied.
+/// The applied state of one node.
 #[derive(Default)]
 pub(super) struct Replica {
     pub catalogue: Catalogue,
     pub applied: u64,
-    /// What a restart begins with.
+    /// The state with which a restart begins.
     snapshot: (u64, Catalogue),
-    /// The heartbeats this process heard, and when.
+    /// The heartbeats that this process received, with their times.
     heard: BTreeMap<NodeId, (Incarnation, u64)>,
 }
 
@@ -89,7 +89,7 @@ impl Mind {
         self.apply_some(0)
     }
 
-    /// A request reaches whoever leads; without a leader it comes to nothing.
+    /// A request reaches the leader. Without a leader it is lost.
     pub(super) fn propose(&mut self, from: Sender, request: RequestId, mut body: Body) {
         if self.consensus.leader.is_none() || self.consensus.queue.len() >= QUEUE_MAX {
             return;
@@ -104,7 +104,8 @@ impl Mind {
             let Some(leader) = &mut self.consensus.leader else { return };
             let catalogue = &self.seats[leader.seat].replica.catalogue;
             let planned = match catalogue.checkpoint(*checkpoint) {
-                // This leader has not applied so far, or it is long gone: ask again.
+                // This leader has not applied the upload yet, or the upload was removed long ago:
+                // ask again.
                 None => return,
                 Some(upload) => placement::plan_stage(
                     catalogue,
@@ -127,7 +128,7 @@ impl Mind {
         self.consensus.queue.push_back((from, Command::new(request, clock_ms, wall_ms, body)));
     }
 
-    /// As a node's clock: the applied value plus the leader's own time.
+    /// As on a node's clock: the applied value plus the leader's own time.
     fn leader_clock_ms(&mut self) -> u64 {
         let now_ms = self.now_ms;
         let Some(leader) = &mut self.consensus.leader else { return 0 };
@@ -139,7 +140,7 @@ impl Mind {
         computed_ms.max(applied_ms)
     }
 
-    /// The oldest proposal becomes an entry; whoever waits for it gets the answer of apply.
+    /// The oldest proposal becomes an entry. Its sender gets the reply of apply.
     pub(super) fn commit_next(&mut self) -> Kept {
         let Some((from, command)) = self.consensus.queue.pop_front() else { return Ok(()) };
         let reply = self.apply_to_model(&command)?;
@@ -150,7 +151,7 @@ impl Mind {
         Ok(())
     }
 
-    /// One replica applies some of what it lacks; its digest must be everyone's (C3).
+    /// One replica applies some of its missing entries. Its digest must equal the others' (C3).
     pub(super) fn apply_some(&mut self, seat: usize) -> Kept {
         for _ in 0..self.chance.range(1..6) {
             if !self.apply_one(seat)? {
@@ -179,7 +180,7 @@ impl Mind {
         Ok(true)
     }
 
-    /// A replica writes its snapshot, and reads it back.
+    /// A replica writes its snapshot and reads it back.
     pub(super) fn take_snapshot(&mut self, seat: usize) -> Kept {
         let replica = &mut self.seats[seat].replica;
         let copy = reload(&replica.catalogue)
@@ -204,7 +205,7 @@ impl Mind {
         }
     }
 
-    /// What survives a crash: the last snapshot; the log is replayed from there.
+    /// The state after a crash: the last snapshot. The log is replayed from there.
     pub(super) fn rewind(&mut self, seat: usize) {
         let replica = &mut self.seats[seat].replica;
         (replica.applied, replica.catalogue) = replica.snapshot.clone();
@@ -212,14 +213,14 @@ impl Mind {
         self.count("replicas.rewound");
     }
 
-    /// Someone else leads, with what it knows of the former leader's queue.
+    /// Another node becomes leader, with a part of the former leader's queue.
     pub(super) fn elect(&mut self, seat: usize) {
         let kept = self.chance.below(self.consensus.queue.len() as u64 + 1) as usize;
         let lost = self.consensus.queue.split_off(kept);
         for _ in 0..lost.len() {
             self.count("proposals.lost");
         }
-        // Whoever proposed the rest does not hear what becomes of it.
+        // The senders of the kept proposals get no answer.
         for (from, _) in &mut self.consensus.queue {
             *from = Sender::Nobody;
         }
@@ -252,7 +253,7 @@ impl Mind {
         }
     }
 
-    /// A round of the leader's steward; without a leader, perhaps an election.
+    /// A round of the leader's steward. Without a leader, perhaps an election.
     pub(super) fn lead(&mut self) {
         let seat = self.any_seat();
         if self.leader_seat().is_some() {
@@ -285,7 +286,7 @@ impl Mind {
         let beat = |(node, (incarnation, at_ms)): (&NodeId, &(Incarnation, u64))| {
             (*node, Heartbeat { incarnation: *incarnation, age_ms: now_ms - at_ms })
         };
-        // Somebody waits for the newest commits now and then.
+        // Now and then a client waits for the newest commits.
         let commits = replica.catalogue.checkpoints().rev();
         let hastened = commits.take(if hasty { 2 } else { 0 }).map(|record| record.id).collect();
         let seen = Observations {

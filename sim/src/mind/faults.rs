@@ -1,7 +1,8 @@
-//! What breaks, and the bounds within which nothing may be lost.
+//! The faults, and the limits within which no data may be lost.
 //!
-//! Crashes and elections are free. One disk, or one file, is hurt at a time (W - 1 with W = 2):
-//! the next only when the catalogue says that all is made good, which is what it promises (D2).
+//! Crashes and elections have no limit. Only one disk or one file is damaged at a time (W - 1 with
+//! W = 2). The next one is damaged only when the catalogue says that everything is repaired, which
+//! is its promise (D2).
 
 use cairn_types::command::{self, Accept, Body};
 use cairn_types::ids::{NodeId, RequestId, SegmentDigest};
@@ -10,7 +11,7 @@ use cairn_types::model::{Admin, SlotState};
 use super::seat::Disk;
 use super::{Kept, Mail, Mind, Sender};
 
-/// What is hurt now.
+/// The current damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
     /// The whole disk of a node.
@@ -48,7 +49,7 @@ impl Mind {
         Ok(())
     }
 
-    /// Process or power: what is in memory is gone, files and their names stay.
+    /// The process or the power fails: memory is lost, files and their names stay.
     pub(super) fn go_down(&mut self, at: usize) {
         if !self.seats[at].up {
             return;
@@ -69,7 +70,7 @@ impl Mind {
             .and_then(|node| self.model.catalogue.node(node))
             .is_some_and(|node| node.admin == Admin::Removed);
         if removed {
-            // A removed node's directory is emptied; it joins as a new one.
+            // A removed node's directory is emptied. It joins as a new node.
             let cookie = self.new_cookie();
             let seat = &mut self.seats[at];
             seat.disk = Disk::default();
@@ -78,7 +79,7 @@ impl Mind {
         self.seats[at].up = true;
     }
 
-    /// A disk burns, and another one takes its place in the machine: a new node on the same host.
+    /// A disk is lost and replaced in the same machine: a new node on the same host.
     fn lose_disk(&mut self, at: usize) -> Kept {
         let Some(node) = self.seats[at].node else { return Ok(()) };
         let running = self.seats.iter().filter(|seat| seat.up).count();
@@ -112,7 +113,7 @@ impl Mind {
         self.note(|| format!("seat {at} has a rotten file of {digest}"));
     }
 
-    /// A node re-reads its files and sets bad ones aside.
+    /// A node re-reads its files and moves bad ones to quarantine.
     pub(super) fn scrub(&mut self, at: usize) {
         if !self.seats[at].up || self.seats[at].incarnation.is_none() {
             return;
@@ -126,7 +127,7 @@ impl Mind {
         }
     }
 
-    /// The operator removes nodes whose disk is gone, as often as it is refused.
+    /// The operator removes nodes whose disk is gone, and repeats a refused removal.
     pub(super) fn remove_gone(&mut self) {
         let catalogue = &self.model.catalogue;
         let mut left = self.gone.iter().copied().filter(|node| {
@@ -147,7 +148,7 @@ impl Mind {
         }
     }
 
-    /// Once the catalogue says it has made good what was hurt, something else may be.
+    /// Once the catalogue says that the damage is repaired, the next damage is allowed.
     fn look_at_loss(&mut self) {
         let catalogue = &self.model.catalogue;
         let over = match self.loss {
@@ -172,7 +173,7 @@ impl Mind {
         }
     }
 
-    /// Every segment of a committed checkpoint has the replicas it wants, and they count.
+    /// Whether every segment of a committed checkpoint has the replicas it wants, and they count.
     fn is_made_good(&self) -> bool {
         let catalogue = &self.model.catalogue;
         let mut committed =

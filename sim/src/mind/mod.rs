@@ -1,4 +1,4 @@
-//! `core` alone under a hand-written scheduler: the pure catalogue, steward, placement and work of
+//! `core` alone with a hand-written scheduler: the pure catalogue, steward, placement and work of
 //! `cairn-core`, without a runtime, a disk or a network.
 //!
 //! ```text
@@ -7,20 +7,20 @@
 //!     ^------------------ Mail (bytes, answers, heartbeats) --------'
 //! ```
 //!
-//! Each step the seed picks one thing that could happen next: a letter arrives, an entry commits,
-//! a replica applies one, a node or a client acts, time passes, something breaks. Consensus is a
-//! list: what a leader has queued when it is replaced survives up to a random entry, and the rest
-//! is lost. All the rest is the product's code.
+//! In each step the seed picks one possible event: a letter arrives, an entry commits, a replica
+//! applies one, a node or a client acts, time passes, or a fault happens. Consensus is a list: when
+//! a leader is replaced, its queue survives up to a random entry, and the rest is lost. Everything
+//! else is the product's code.
 //!
 //! | module | owns |
 //! |---|---|
 //! | this one | one run: its parts, its letters, the first broken promise |
 //! | `consensus` | leaders, proposals, the log, replicas and snapshots |
-//! | `model` | the promises, looked at after every entry |
-//! | `seat` | what a node does: register, inventory, report, fetch, destroy |
+//! | `model` | the promises, checked after every entry |
+//! | `seat` | the actions of a node: register, inventory, report, fetch, destroy |
 //! | `client` | uploads, deletions, retries with old and new request ids |
-//! | `faults` | crashes, lost disks, rot, and the bounds that make every violation a bug |
-//! | `calm` | the end: faults stop and all must converge (L1, L2) |
+//! | `faults` | crashes, lost disks, damaged files, and their limits |
+//! | `calm` | the end: faults stop and everything must converge (L1, L2) |
 //! | `verb` | the command line |
 
 mod calm;
@@ -50,31 +50,31 @@ use self::seat::Seat;
 
 /// Events kept for the report of a failure.
 const EVENTS_MAX: usize = 40;
-/// Letters on the way; with one more the oldest is lost.
+/// Letters on the way. If there is one more, the oldest is lost.
 const MAIL_MAX: usize = 150;
-/// How often one is delayed for long, and how many such there are at most.
+/// Probability of a long delay, and the largest number of letters with one.
 const LATE: f64 = 0.03;
 const LATE_MAX: usize = 60;
-/// Nodes and clients of a run, the least and one more than the most.
+/// Numbers of nodes and clients of a run, as ranges without their end.
 const SEATS: std::ops::Range<u64> = 4..7;
 const CLIENTS: std::ops::Range<u64> = 2..5;
 const RACKS: [&str; 3] = ["a", "b", "c"];
 
-/// What one seed came to.
+/// The result of one seed.
 #[derive(Debug)]
 pub struct Outcome {
     pub steps: u64,
     pub entries: u64,
-    /// The run ends with the first.
+    /// The run ends with the first violation.
     pub violation: Option<Violation>,
     pub counters: Counters,
-    /// The last events, where they were asked for.
+    /// The last events, if they were requested.
     pub events: VecDeque<String>,
-    /// Of the catalogue after the log's last entry.
+    /// The digest of the catalogue after the log's last entry.
     pub digest: [u8; 32],
 }
 
-/// Plays one seed: `steps` steps of everything, then calm. `traced` keeps the last events.
+/// Plays one seed: `steps` steps with all events, then calm. `traced` keeps the last events.
 pub fn play(seed: u64, steps: u64, traced: bool) -> Outcome {
     let mut mind = Mind::new(seed, traced);
     let violation = mind.run(steps).err().map(|broken| broken.0);
@@ -88,7 +88,7 @@ pub fn play(seed: u64, steps: u64, traced: bool) -> Outcome {
     }
 }
 
-/// A promise that was not kept; it ends the run.
+/// A broken promise. It ends the run.
 #[derive(Debug)]
 struct Broken(Violation);
 
@@ -104,12 +104,12 @@ fn named(text: &str) -> Broken {
     broken(invariant, text)
 }
 
-/// Cluster times short enough for a run to see the end of them.
+/// Cluster times short enough to end within a run.
 fn settings() -> Settings {
     Settings { lease_ms: 4_000, grace_ms: 3_000, down_after_ms: 1_000, replace_after_ms: 2_000 }
 }
 
-/// Who waits for an answer.
+/// The sender that waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     /// A client and the number of its request.
@@ -139,16 +139,16 @@ struct Mind {
     seats: Vec<Seat>,
     clients: Vec<Client>,
     mail: VecDeque<Mail>,
-    /// Letters that were delayed for long.
+    /// Letters with a long delay.
     late: VecDeque<Mail>,
-    /// How often a letter is lost, and how often it arrives twice.
+    /// Probability that a letter is lost, and probability that it arrives twice.
     lossy: f64,
     twice: f64,
-    /// What is hurt and not made good yet.
+    /// The damage that is not repaired yet.
     loss: Option<Loss>,
-    /// Nodes whose disk is gone, for the operator to remove.
+    /// Nodes whose disk is gone. The operator has to remove them.
     gone: BTreeSet<NodeId>,
-    /// What was ever sealed: by namespace, step, attempt and part, contents by their set digest.
+    /// All contents ever sealed: by namespace, step, attempt and part, with their set digest.
     contents: BTreeMap<client::PartName, BTreeMap<[u8; 32], BTreeSet<SegmentDigest>>>,
     minted: u64,
     counters: Counters,
@@ -194,7 +194,7 @@ impl Mind {
         self.calm()
     }
 
-    /// One thing that could happen next.
+    /// Does one possible event.
     fn step(&mut self) -> Kept {
         match self.chance.below(1_000) {
             0..330 => self.some_times(Self::deliver_any),
@@ -223,7 +223,7 @@ impl Mind {
             986..994 => self.something_breaks(),
             994..998 => self.deliver_late(),
             _ => {
-                // Now and then long enough for leases and graces to end.
+                // Sometimes long enough for leases and graces to end.
                 let long = self.chance.chance(0.2);
                 self.now_ms += if long { self.chance.range(500..6_000) } else { 0 };
                 Ok(())
@@ -239,10 +239,10 @@ impl Mind {
         self.chance.below(self.seats.len() as u64) as usize
     }
 
-    /// The letters that are on their way arrive in any order, once, twice or never.
+    /// Letters on their way arrive in any order, once, twice or never.
     fn deliver_any(&mut self) -> Kept {
         let at = self.chance.below(self.mail.len() as u64) as usize;
-        // Early ones a little more often, so that most requests find an answer in time.
+        // Early letters are slightly more likely, so that most requests get an answer in time.
         let at = at.min(self.chance.below(self.mail.len() as u64) as usize);
         let Some(letter) = self.mail.remove(at) else { return Ok(()) };
         if self.chance.chance(self.lossy) {
@@ -260,7 +260,7 @@ impl Mind {
         self.deliver(letter)
     }
 
-    /// One of a time when the world was another.
+    /// Delivers a letter from a much earlier state of the cluster.
     fn deliver_late(&mut self) -> Kept {
         let at = self.chance.below(self.late.len() as u64) as usize;
         let Some(letter) = self.late.remove(at) else { return Ok(()) };

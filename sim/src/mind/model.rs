@@ -1,11 +1,11 @@
-//! The promises, looked at after every entry by a replica that is always at the log's end.
+//! The promises, checked after every entry by a replica that is always at the log's end.
 //!
 //! | id | how |
 //! |---|---|
 //! | C2, D3, D4, D6 | `cairn_core::invariants`, the state and the step |
-//! | C1, C2 | a list of its own of what is visible, kept from the replies, against `resolve` |
-//! | C2 | a commit names what its parts' writers put in, and has W replicas that count on the racks required, counted here |
-//! | C3 | the digest of every entry, for the replicas to be compared with |
+//! | C1, C2 | a separate list of visible checkpoints, from the replies, compared with `resolve` |
+//! | C2 | a commit names the content of its parts' writers, and has W counting replicas on the racks required, counted here |
+//! | C3 | the digest of every entry, compared with the replicas |
 //! | C4 | the reply to a repeated request is the first one, and nothing changes |
 //! | D1 | a `Durable` slot of an inventoried node has a sound file, unless a fault was put there |
 //! | D2 | every segment of a committed checkpoint has a sound file somewhere |
@@ -27,9 +27,9 @@ pub(super) struct Model {
     pub catalogue: Catalogue,
     pub index: u64,
     digests: Vec<[u8; 32]>,
-    /// First replies that must be given again.
+    /// First replies, which must be repeated.
     replies: BTreeMap<RequestId, Reply>,
-    /// What is visible: by namespace and step; and each namespace's commits, oldest first.
+    /// The visible checkpoints by namespace and step, and each namespace's commits, oldest first.
     visible: BTreeMap<(Namespace, Step), Seen>,
     commits: BTreeMap<Namespace, Vec<CheckpointId>>,
 }
@@ -72,7 +72,8 @@ impl Mind {
         Ok(reply)
     }
 
-    /// C4, and that a refusal changes nothing but the clock. Whether the request is a repeated one.
+    /// Checks C4, and that a refusal changes only the clock. Returns whether the request is a
+    /// repeated one.
     fn check_request(
         &mut self,
         before: &Catalogue,
@@ -107,7 +108,7 @@ impl Mind {
         Ok(repeated)
     }
 
-    /// Keeps the list of what is visible.
+    /// Maintains the list of visible checkpoints.
     fn follow(&mut self, before: &Catalogue, command: &Command, reply: &Reply) -> Kept {
         match (&command.body, reply) {
             (Body::SealPart(_), Reply::Committed { checkpoint, .. }) => self.committed(*checkpoint),
@@ -118,7 +119,7 @@ impl Mind {
         }
     }
 
-    /// The list is what the catalogue shows.
+    /// The list equals the catalogue's visible checkpoints.
     fn check_visible(&self) -> Kept {
         let Model { catalogue, visible, commits, .. } = &self.model;
         let committed = catalogue.checkpoints();
@@ -168,7 +169,7 @@ impl Mind {
         self.check_commit(&record)
     }
 
-    /// C2: the parts' own content, on W replicas that count.
+    /// C2: the commit has the parts' own content, on W counting replicas.
     fn check_commit(&self, record: &Checkpoint) -> Kept {
         let catalogue = &self.model.catalogue;
         let mut put = BTreeSet::new();
@@ -233,7 +234,7 @@ impl Mind {
         Ok(())
     }
 
-    /// D1 and D2 over the disks as they are.
+    /// D1 and D2 over the current disks.
     pub(super) fn check_disks(&self) -> Kept {
         let catalogue = &self.model.catalogue;
         for segment in catalogue.segments().iter() {
@@ -257,7 +258,7 @@ impl Mind {
         Ok(())
     }
 
-    /// Counts what happened (S2).
+    /// Counts the events (S2).
     fn tell(&mut self, command: &Command, reply: &Reply) {
         let accepted = matches!(reply, Reply::Reported { accepted: 1.., .. });
         let refused = matches!(reply, Reply::Reported { refused: 1.., .. });

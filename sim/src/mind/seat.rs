@@ -1,5 +1,5 @@
-//! What a node does, as `cairn-node` does it: join, register, take inventory, then report, fetch
-//! and destroy by its own replica of the catalogue.
+//! The actions of a node, in the same way as `cairn-node`: join, register, take inventory, then
+//! report, fetch and destroy by its own replica of the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,16 +12,16 @@ use cairn_types::model::{Admin, NewNode, SlotState};
 use super::consensus::Replica;
 use super::{Kept, Mail, Mind, Sender, broken};
 
-/// A request that is not answered for so long is made again.
+/// A request without an answer for this long is repeated.
 const PATIENCE_MS: u64 = 80;
-/// Nonces a data directory remembers of registrations whose fate it never heard.
+/// Nonces that a data directory remembers of registrations without an answer.
 const PENDING_MAX: usize = 8;
 /// Small, so that an inventory takes more than one entry.
 const INVENTORY_BATCH: usize = 3;
 /// Planned at a time.
 const WORK_MAX: usize = 4;
 
-/// What a crash leaves.
+/// The state that survives a crash.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     /// Files, and whether their bytes are right.
@@ -51,7 +51,7 @@ enum Said {
 
 type Report = (Said, SegmentId, Epoch);
 
-/// The request a node waits for.
+/// The request for which a node waits.
 #[derive(Debug, Clone)]
 enum Asked {
     Allocate,
@@ -60,13 +60,13 @@ enum Asked {
     Report(Vec<Report>),
 }
 
-/// A place for a node: the machine stays, nodes come and go with their disks.
+/// A place for a node: the machine stays, while nodes come and go with their disks.
 pub(super) struct Seat {
     host: String,
     pub rack: &'static str,
     pub cookie: Cookie,
     pub node: Option<NodeId>,
-    /// Whose disk was lost here.
+    /// The node whose disk was lost here.
     pub replaces: Option<NodeId>,
     pub disk: Disk,
     pub replica: Replica,
@@ -75,9 +75,9 @@ pub(super) struct Seat {
     nonce: Nonce,
     previous: Vec<Nonce>,
     announced: Option<Incarnation>,
-    /// From when on this process speaks for the node.
+    /// The incarnation with which this process acts for the node, once it is registered.
     pub incarnation: Option<Incarnation>,
-    /// Batches of the inventory still to be taken; `None` before it is made.
+    /// Remaining batches of the inventory. `None` before the inventory is made.
     inventory: Option<Vec<Vec<(SegmentId, Epoch)>>>,
     pending: BTreeSet<Report>,
     asked: Option<(u64, u64, Asked)>,
@@ -133,7 +133,7 @@ impl Seat {
         })
     }
 
-    /// What lives in memory is gone.
+    /// The memory of the process is lost.
     pub(super) fn forget(&mut self) {
         self.life += 1;
         self.nonce = Nonce(0);
@@ -157,7 +157,7 @@ impl Seat {
 }
 
 impl Mind {
-    /// A node does one of the things it has to do.
+    /// A node does one of its tasks.
     pub(super) fn act_seat(&mut self, at: usize) -> Kept {
         let now_ms = self.now_ms;
         let seat = &mut self.seats[at];
@@ -192,7 +192,7 @@ impl Mind {
         Ok(())
     }
 
-    /// One request at a time.
+    /// Sends a request. Only one is open at a time.
     fn ask(&mut self, at: usize, asked: Asked, body: Body) {
         if self.seats[at].asked.is_some() {
             return;
@@ -208,7 +208,7 @@ impl Mind {
             let nonce = Nonce(u128::from(self.mint()));
             let seat = &mut self.seats[at];
             seat.previous = seat.disk.nonces();
-            // On disk before anyone hears it.
+            // It is on disk before any node hears it.
             let excess = (seat.disk.pending.len() + 1).saturating_sub(PENDING_MAX);
             seat.disk.pending.drain(..excess);
             seat.disk.pending.push(nonce);
@@ -282,7 +282,7 @@ impl Mind {
         }
     }
 
-    /// A file goes to quarantine and the slot it may have had is given up.
+    /// A file moves to quarantine, and its slot, if there is one, is given up.
     pub(super) fn set_aside(&mut self, at: usize, digest: SegmentDigest) {
         let seat = &mut self.seats[at];
         let Some(sound) = seat.disk.files.remove(&digest) else { return };
@@ -352,7 +352,7 @@ impl Mind {
                 }
                 let removed = matches!(refusal, Refusal::NodeRemoved(_));
                 if !removed {
-                    // No directory was rolled back or copied here: this is its only process.
+                    // No directory was rolled back or copied here, so this is its only process.
                     return Err(broken("fatal", format!("seat {at} {asked:?}: {refusal}")));
                 }
                 self.go_down(at);
@@ -364,7 +364,7 @@ impl Mind {
         Ok(())
     }
 
-    /// D3: one file whose slots were all released goes.
+    /// D3: removes one file whose slots were all released.
     fn destroy_one(&mut self, at: usize, node: NodeId) -> Kept {
         let seat = &self.seats[at];
         let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
@@ -386,7 +386,7 @@ impl Mind {
         self.check_disks()
     }
 
-    /// Catch-up: from this node's own quarantine, or from the first source that gives it.
+    /// Catch-up: from this node's own quarantine, or from the first source that has the segment.
     fn fetch_one(&mut self, at: usize, node: NodeId) {
         let seat = &self.seats[at];
         let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
@@ -404,7 +404,7 @@ impl Mind {
                 Some(true) => {
                     return self.send(Mail::Fetched { seat: at, life, fetch });
                 }
-                // The reader sees wrong bytes and raises a suspicion.
+                // The reader gets wrong bytes and raises a suspicion.
                 Some(false) if self.seats[other].incarnation.is_some() => {
                     self.set_aside(other, fetch.digest);
                     self.count("rot.found_by_reader");
@@ -414,7 +414,7 @@ impl Mind {
         }
     }
 
-    /// Verified bytes are here: they become a file if the slot is still wanted.
+    /// Verified bytes have arrived. They become a file if the slot is still wanted.
     pub(super) fn fetched(&mut self, at: usize, life: u64, fetch: &Fetch) {
         let seat = &mut self.seats[at];
         if !seat.up || seat.life != life || seat.live_epoch(&fetch.digest).is_none() {
@@ -426,7 +426,7 @@ impl Mind {
         self.count("files.fetched");
     }
 
-    /// A client's bytes: taken once the slot's epoch is applied here.
+    /// A client's bytes are accepted once the slot's epoch is applied here.
     pub(super) fn receive(
         &mut self,
         at: usize,
@@ -441,7 +441,7 @@ impl Mind {
             return;
         }
         if seat.replica.applied < index {
-            // It waits for the entry, as long as its caller does.
+            // The call waits for the entry for as long as its caller waits.
             return self.send(Mail::Bytes { seat: at, client, segment, digest, epoch });
         }
         let Some(node) = seat.node else { return };

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Steps of a seed here: enough for a commit and a crash, and for calm to have work.
+/// Steps of a seed here: enough for a commit and a crash, and for work during calm.
 const STEPS: u64 = 1_500;
 
 #[test]
@@ -21,7 +21,7 @@ fn same_seed_same_log() {
     assert_ne!(first.digest, other.digest);
 }
 
-/// The model is not blind: what a broken node or a broken log would do is called by its name.
+/// The model detects broken nodes and broken logs, and names the right invariant.
 #[test]
 fn broken_worlds_are_called_by_their_invariants() {
     let name = |kept: Kept| kept.err().map(|broken| broken.0.invariant);

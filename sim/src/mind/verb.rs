@@ -1,4 +1,4 @@
-//! `sim core`: many seeds of the mind alone, in threads.
+//! `sim core`: plays many seeds of `mind` alone, in threads.
 
 #![allow(clippy::disallowed_methods, reason = "drives runs from outside of them")]
 
@@ -10,14 +10,14 @@ use std::time::Instant;
 use super::{Outcome, play};
 use crate::trace::Counters;
 
-/// Steps under faults, by default: uploads expire and nodes are replaced within them.
+/// Default number of steps with faults: enough for uploads to expire and nodes to be replaced.
 pub const STEPS: u64 = 10_000;
-/// Seeds of [`STEPS`] steps in which everything of [`OFTEN`] happens; fewer may well miss something.
+/// Number of seeds of [`STEPS`] steps in which all of [`OFTEN`] happens. Fewer seeds may miss some.
 const SEEDS_JUDGED: u64 = 20;
-/// Seeds in which everything of [`SELDOM`] happens too.
+/// Number of seeds in which all of [`SELDOM`] happens too.
 const SEEDS_FOR_ALL: u64 = 100;
 
-/// What must have happened in a sweep for its passing to mean anything (S2).
+/// Events that must happen in a sweep. Without them its passing means nothing (S2).
 const OFTEN: &[&str] = &[
     "checked.digests",
     "commits",
@@ -91,7 +91,7 @@ struct Sum {
     counters: Counters,
 }
 
-/// Plays them all; whether every promise was kept and everything happened.
+/// Plays all seeds. Returns whether every promise was kept and every event happened.
 pub fn act(args: &Args) -> anyhow::Result<bool> {
     let Seeds(start, end) = args.seeds;
     let (next, sum) = (AtomicU64::new(start), Mutex::new(Sum::default()));
@@ -148,7 +148,7 @@ impl Sum {
     }
 }
 
-/// Plays a failing seed once more, for its last events.
+/// Plays a failing seed once more, to show its last events.
 fn report(seed: u64, steps: u64) {
     let outcome = play(seed, steps, true);
     let mut text = String::new();
@@ -163,7 +163,7 @@ fn report(seed: u64, steps: u64) {
     println!("{text}  replay: sim core --seeds {seed}..{end} --steps {steps}");
 }
 
-/// What never happened in so many seeds, and should have.
+/// The events that should have happened in this many seeds but did not.
 fn lacking(seeds: u64, counters: &Counters) -> Vec<String> {
     let listed = |list: &'static [&'static str], of: u64| list.iter().filter(move |_| seeds >= of);
     listed(OFTEN, SEEDS_JUDGED)

@@ -1,7 +1,7 @@
 //! Bodies across a link: a pump on the sender's side moves frames through a bounded channel.
 //!
-//! A stream that ends without saying so is an error, never a clean end: otherwise a sender that
-//! crashed would look like one that had finished.
+//! A stream that ends without its end marker is an error, never a clean end. Otherwise a crashed
+//! sender would look like one that had finished.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::process::Life;
 use crate::trace;
 use crate::witness::Crossing;
 
-/// Frames under way in one direction of one call.
+/// Frames on the way in one direction of one call.
 const FRAMES_IN_FLIGHT: usize = 8;
 const EXECUTE: &str = "/cairn.v1.Catalogue/Execute";
 
@@ -74,8 +74,8 @@ pub(super) struct LinkBody {
     items: Option<mpsc::Receiver<Item>>,
 }
 
-/// The answer to a command that is lost on its way was given all the same: who asks again must hear
-/// the same.
+/// The answer to a command was lost on the way, but the node gave it. A repeated request must get
+/// the same answer.
 pub(super) async fn unheard(wire: &Wire, ends: (&Arc<Life>, &Arc<Life>), mut body: Body) {
     if &*wire.path != EXECUTE {
         return;
@@ -89,8 +89,8 @@ pub(super) async fn unheard(wire: &Wire, ends: (&Arc<Life>, &Arc<Life>), mut bod
     crossing.end(false);
 }
 
-/// Moves `body` from `from` to `to` in a task of `from`. Returns the far end, and the pump to
-/// stop it by.
+/// Moves `body` from `from` to `to` in a task of `from`. Returns the receiving end, and a handle to
+/// stop the pump.
 pub(super) fn pump(
     wire: Arc<Wire>,
     what: &'static str,
@@ -123,7 +123,7 @@ async fn run(
         let next = tokio::select! {
             biased;
             () = wire.torn() => break ("torn", lost()),
-            // The far end does not read on: there is no one to send to.
+            // The receiver has stopped reading, so there is no one to send to.
             () = sender.closed() => break ("unread", lost()),
             next = body.frame() => next,
         };

@@ -6,9 +6,9 @@
 //!      tasks of the caller's life                                  tasks of the target's life
 //! ```
 //!
-//! Settings are production's (`cairn_host::dial`, `cairn_node::serve`). Two things differ: every
-//! task that tonic and hyper start belongs to a life, so that a crash ends it, and the server
-//! sends no `date` header, which is read from the machine's clock.
+//! Settings are production's (`cairn_host::dial`, `cairn_node::serve`). Two things differ. Every
+//! task that tonic and hyper start belongs to a life, so that a crash ends it. The server sends no
+//! `date` header, because that is read from the machine's clock.
 
 use std::error::Error;
 use std::io;
@@ -35,7 +35,7 @@ use cairn_host::windows;
 
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Starts what hyper and tonic want to run as tasks of one life.
+/// Starts tasks for hyper and tonic as tasks of one life.
 #[derive(Clone)]
 struct Tasks(Arc<Life>);
 
@@ -49,7 +49,7 @@ where
     }
 }
 
-/// A transport to `address`, connected by its first call and again after each loss.
+/// A transport to `address`. Its first call connects, and it connects again after each loss.
 pub(super) fn transport(net: &SimNet, from: &Arc<Life>, address: &str) -> Transport {
     let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
         Ok(endpoint) => endpoint,
@@ -86,7 +86,7 @@ pub(super) fn transport(net: &SimNet, from: &Arc<Life>, address: &str) -> Transp
     }))
 }
 
-/// An error's causes; tonic's own text is only "transport error".
+/// The texts of an error's causes, because tonic's own text is only "transport error".
 fn chain(error: &dyn Error) -> String {
     let mut texts = Vec::new();
     let mut cause = error.source();
@@ -97,7 +97,7 @@ fn chain(error: &dyn Error) -> String {
     if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
 
-/// One connection: there and back once, then bytes both ways.
+/// One connection: one round trip, then bytes in both directions.
 async fn connect(
     net: SimNet,
     from: Arc<Life>,
@@ -119,7 +119,7 @@ async fn connect(
     Ok(TokioIo::new(near))
 }
 
-/// Lost handshakes are sent again until the caller's own deadline.
+/// A lost handshake is sent again until the caller's own deadline.
 async fn cross(
     net: &SimNet,
     from: crate::process::ProcessId,

@@ -1,8 +1,8 @@
 //! One call over a link: the transport under a generated client.
 //!
-//! The handler runs as a task of the target, which a crash of the target ends. If the caller
-//! goes away the handler is stopped once word of it has crossed the link, as hyper does on a
-//! stream reset; in a partition the word never comes and the handler runs on.
+//! The handler runs as a task of the target, and a crash of the target ends it. If the caller goes
+//! away, the handler is stopped once that message has crossed the link, as hyper does on a stream
+//! reset. In a partition the message never arrives and the handler continues.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -57,7 +57,7 @@ impl Service<Request<Body>> for Link {
     }
 }
 
-/// Stops the request pump of a call that its caller gave up.
+/// Stops the request pump of a call whose caller has stopped waiting.
 struct StopPump(Option<AbortHandle>);
 
 impl Drop for StopPump {
@@ -133,7 +133,7 @@ async fn serve(
     trace::event(&life.name, "handle", format_args!("#{number} from {}", from.name));
     let stopped = async {
         let _ = given_up.await;
-        // Word of it takes its time, and in a partition waits for the end of that.
+        // The message takes its time, and in a partition waits for the end of the partition.
         while net.cross(from.process, life.process).await.is_err() {
             net.mended(from.process, life.process).await;
         }

@@ -1,4 +1,4 @@
-//! The network between simulated processes: addresses, links, and what goes wrong on them.
+//! The network between simulated processes: addresses, links, and their faults.
 //!
 //! ```text
 //!   generated client -> Link --delay, loss, cut--> Routes, in a task of the target
@@ -6,9 +6,9 @@
 //!                     <---a task of the target, pump-- response body
 //! ```
 //!
-//! A partition is looked at when a message arrives. What meets one, or is lost, is answered by
-//! silence, and after [`SimNet::set_silence`] by `Unavailable`, as a connection's keep-alive
-//! would. A dead process at a reachable address refuses at once.
+//! A partition is checked when a message arrives. A message that is cut off or lost gets no answer.
+//! After [`SimNet::set_silence`] the call fails with `Unavailable`, as with a connection's
+//! keep-alive. A dead process at a reachable address refuses at once.
 //!
 //! With [`SimNet::speak_http2`] the same calls go over real HTTP/2 and a simulated connection.
 
@@ -31,19 +31,19 @@ use crate::process::{Life, ProcessId};
 use crate::seed::Stream;
 use crate::trace;
 
-/// How a link treats what crosses it, in one direction.
+/// The properties of a link in one direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkPolicy {
-    /// One way, in microseconds.
+    /// One-way delay, in microseconds.
     pub delay_us: Range<u64>,
-    /// How often a message takes a spike instead.
+    /// Probability of a long delay of a message.
     pub spike: f64,
     pub spike_us: Range<u64>,
-    /// How often a request or a reply is lost.
+    /// Probability that a request or a reply is lost.
     pub loss: f64,
-    /// How often a frame of a body breaks its call's connection.
+    /// Probability that a frame of a body breaks its call's connection.
     pub breaks: f64,
-    /// Pace of bodies.
+    /// Speed of bodies.
     pub bytes_per_s: u64,
 }
 
@@ -62,14 +62,14 @@ impl Default for LinkPolicy {
 }
 
 impl LinkPolicy {
-    /// A bad day: lost messages, spikes, broken connections.
+    /// A bad network: lost messages, long delays, broken connections.
     pub fn rough() -> Self {
         let delay_us = 500..20_000;
         Self { delay_us, spike: 0.01, loss: 0.02, breaks: 0.002, ..Self::default() }
     }
 }
 
-/// The network of one run. Cheap to clone; all clones are the same network.
+/// The network of one run. Cheap to clone. All clones are the same network.
 #[derive(Clone)]
 pub struct SimNet {
     state: Arc<Mutex<State>>,
@@ -78,9 +78,9 @@ pub struct SimNet {
 
 struct State {
     racks: BTreeMap<ProcessId, String>,
-    /// Who has an address, alive or not.
+    /// The processes that own the addresses, alive or not.
     owners: BTreeMap<String, ProcessId>,
-    /// Who answers there now.
+    /// The processes that answer there now.
     endpoints: BTreeMap<String, Endpoint>,
     policy: LinkPolicy,
     links: BTreeMap<(ProcessId, ProcessId), LinkPolicy>,
@@ -98,7 +98,7 @@ struct Endpoint {
     routes: Routes,
 }
 
-/// Why something did not arrive.
+/// Why a message did not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gone {
     Lost,
@@ -123,7 +123,7 @@ impl SimNet {
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
 
-    /// Tells where a process is to be found, whether it runs yet or not.
+    /// Sets the address and rack of a process, running or not.
     pub(crate) fn place(&self, process: ProcessId, rack: &str, address: &str) {
         let mut state = self.state.lock();
         state.racks.insert(process, rack.to_owned());
@@ -142,9 +142,10 @@ impl SimNet {
         state.endpoints.insert(address.to_owned(), endpoint);
     }
 
-    /// Nobody answers any more at the addresses of `process`; they stay its own.
+    /// The addresses of `process` no longer answer. They stay its own.
     pub(crate) fn silence_process(&self, process: ProcessId) {
-        // Routes hold the process's objects, whose drops may come back here: drop them unlocked.
+        // Routes hold the process's objects, whose drops may call this network. So they are dropped
+        // without the lock.
         let mut state = self.state.lock();
         let all = std::mem::take(&mut state.endpoints);
         let (gone, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -162,7 +163,7 @@ impl SimNet {
 
 /// What a scenario may do to the network.
 impl SimNet {
-    /// The policy of all links that have none of their own.
+    /// The policy of all links without their own policy.
     pub fn set_policy(&self, policy: LinkPolicy) {
         self.state.lock().policy = policy;
     }
@@ -172,7 +173,7 @@ impl SimNet {
         self.state.lock().links.insert((from, to), policy);
     }
 
-    /// That direction is like the others again.
+    /// That direction has the common policy again.
     pub fn unset_link(&self, from: ProcessId, to: ProcessId) {
         self.state.lock().links.remove(&(from, to));
     }
@@ -191,7 +192,7 @@ impl SimNet {
         self.state.lock().silence = silence;
     }
 
-    /// Nothing from `from` reaches `to` any more.
+    /// Messages from `from` no longer reach `to`.
     pub fn cut(&self, from: ProcessId, to: ProcessId) {
         trace::event("net", "cut", format_args!("{from} -> {to}"));
         trace::count("net.cuts", 1);
@@ -199,14 +200,14 @@ impl SimNet {
         self.changed.notify_waiters();
     }
 
-    /// Takes one cut back.
+    /// Removes one cut.
     pub fn mend(&self, from: ProcessId, to: ProcessId) {
         trace::event("net", "mend", format_args!("{from} -> {to}"));
         self.state.lock().cuts.remove(&(from, to));
         self.changed.notify_waiters();
     }
 
-    /// Cuts every link between `one` and `other`, both ways.
+    /// Cuts every link between `one` and `other` in both directions.
     pub fn partition(&self, one: &[ProcessId], other: &[ProcessId]) {
         for a in one {
             for b in other.iter().filter(|b| *b != a) {
@@ -232,7 +233,7 @@ impl SimNet {
         self.partition(&ids(inside), &ids(outside));
     }
 
-    /// Takes back all cuts and link policies.
+    /// Removes all cuts and link policies.
     pub fn heal(&self) {
         trace::event("net", "heal", format_args!("all links"));
         let mut state = self.state.lock();
@@ -261,7 +262,7 @@ impl State {
     }
 }
 
-/// What links ask.
+/// Functions for links.
 impl SimNet {
     fn next_call(&self) -> u64 {
         let mut state = self.state.lock();
@@ -277,7 +278,7 @@ impl SimNet {
         self.state.lock().endpoints.get(address).cloned()
     }
 
-    /// Takes one message across.
+    /// Delivers one message.
     async fn cross(&self, from: ProcessId, to: ProcessId) -> Result<(), Gone> {
         let (delay, lost) = self.state.lock().draw(from, to, |policy, chance| {
             let spike = chance.chance(policy.spike);
@@ -292,8 +293,8 @@ impl SimNet {
         if lost { Err(Gone::Lost) } else { Ok(()) }
     }
 
-    /// Takes one frame of a body across, at the link's pace: false if the connection breaks.
-    /// `debt_us` carries what is less than the clock's grain.
+    /// Delivers one frame of a body at the link's speed. Returns false if the connection breaks.
+    /// `debt_us` keeps the remainder below the clock's resolution.
     async fn carry(&self, from: ProcessId, to: ProcessId, len: usize, debt_us: &mut u64) -> bool {
         let (broken, pace_us) = self.state.lock().draw(from, to, |policy, chance| {
             let pace_us = len as u64 * 1_000_000 / policy.bytes_per_s.max(1);
@@ -314,7 +315,7 @@ impl SimNet {
         tokio::time::timeout(silence, self.mended(from, to)).await.is_ok()
     }
 
-    /// Resolves when nothing cuts `from` from `to`.
+    /// Resolves when `from` is no longer cut off from `to`.
     async fn mended(&self, from: ProcessId, to: ProcessId) {
         loop {
             let changed = self.changed.notified();

@@ -1,12 +1,12 @@
-//! A simulated connection: two in-memory streams and what the link does to the bytes between.
+//! A simulated connection: two in-memory streams, and the link's effect on the bytes in between.
 //!
 //! ```text
-//!   near <-duplex-> [ read, delay, write ] <-duplex-> far      and the same the other way
+//!   near <-duplex-> [ read, delay, write ] <-duplex-> far      and the same in the other direction
 //! ```
 //!
-//! TCP loses nothing: a lost packet comes late. A cut stalls the bytes, and the end of a stream
-//! too, until it is mended or the connection is given up; a break tears both directions. When
-//! one side is gone the other is told, as soon as word of it has crossed.
+//! TCP loses nothing: a lost packet arrives late. A cut stops the bytes, and the end of a stream
+//! too, until the cut is removed or the connection is closed. A break ends both directions. When
+//! one side is gone, the other learns of it as soon as that message has crossed.
 
 #![allow(clippy::disallowed_methods, reason = "a connection outlives the process that made it")]
 
@@ -21,7 +21,7 @@ use crate::trace;
 
 /// A lost packet is sent again after this long.
 pub(super) const RESEND: Duration = Duration::from_millis(200);
-/// Bytes on the way in one direction, and moved at a time.
+/// Bytes on the way in one direction, and bytes moved at a time.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// A new connection: the caller's end and the target's.
@@ -64,7 +64,7 @@ impl Direction {
     ) -> &'static str {
         let mut bytes = vec![0; BUFFER_BYTES];
         loop {
-            // A reader that was dropped looks like the end of its stream.
+            // A dropped reader looks like the end of its stream.
             let len = read.read(&mut bytes).await.unwrap_or(0);
             if !self.cross(len).await {
                 trace::count("net.broken_connections", 1);
@@ -82,7 +82,7 @@ impl Direction {
         }
     }
 
-    /// Takes some bytes, or the end, across.
+    /// Delivers some bytes, or the end of the stream.
     async fn cross(&mut self, len: usize) -> bool {
         while self.net.cross(self.from, self.to).await.is_err() {
             if self.net.is_cut(self.from, self.to) {

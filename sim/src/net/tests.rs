@@ -15,7 +15,7 @@ use super::*;
 
 const CHUNKS: usize = 20;
 
-/// Counts what it was asked and what it lived to answer.
+/// Counts its requests and its completed answers.
 #[derive(Default)]
 struct Echo {
     begun: AtomicU32,

@@ -1,9 +1,9 @@
-//! Proves the simulator's lower layer with a node that fits on a screen: it stores what it is
-//! sent under the digest, and acknowledges after file and directory are synced.
+//! Tests the simulator's lower layer with a very small node: it stores the bytes it gets under
+//! their digest, and acknowledges after file and directory are synced.
 //!
-//! Clients put until acknowledged, over lossy links; nodes are cut off and crashed, half of the
-//! time in the middle of a job. At the end every acknowledged segment must be on the node that
-//! acknowledged it, byte for byte. [`Bug`] says that the checker would notice.
+//! Clients repeat a put until it is acknowledged, over lossy links. Nodes are cut off and crashed,
+//! half of the time in the middle of a job. At the end every acknowledged segment must be on the
+//! node that acknowledged it, byte for byte. [`Bug`] proves that the checker detects a mistake.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +38,7 @@ const CLIENTS: usize = 2;
 const PUTS_A_CLIENT: usize = 12;
 const CHUNK: usize = 16 << 10;
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
-/// Attempts per put: the faults stop long before.
+/// Attempts per put. The faults stop long before this number.
 const ATTEMPTS_MAX: usize = 400;
 
 /// A mistake put into the toy node on purpose.
@@ -47,11 +47,11 @@ pub enum Bug {
     None,
     /// Acknowledges before the bytes are synced.
     NoFileSync,
-    /// Acknowledges before the name is.
+    /// Acknowledges before the name is synced.
     NoDirSync,
 }
 
-/// What was acknowledged: digest and bytes by node.
+/// The acknowledged puts: digest and bytes by node.
 type Acked = Arc<Mutex<BTreeMap<(ProcessId, Bytes), Bytes>>>;
 
 pub fn play(world: World) -> BoxFuture<'static, ()> {
@@ -105,7 +105,7 @@ pub async fn play_with(world: World, bug: Bug) {
     check(&world, &clients, &targets, &acked).await;
 }
 
-/// Cuts and crashes for a while; aims half of the crashes at a job in flight.
+/// Cuts and crashes for a while. Half of the crashes aim at a job in flight.
 async fn break_things(world: &World, nodes: &[ProcessId]) {
     let mut chance = world.stream("faults");
     for _ in 0..8 {
@@ -118,7 +118,7 @@ async fn break_things(world: &World, nodes: &[ProcessId]) {
                 world.net().heal();
             }
             1 => {
-                // Slow enough that callers give up on a running handler and come again.
+                // Slow enough that callers stop waiting for a running handler and try again.
                 let Some(disk) = world.disk(node) else { return };
                 disk.set_slow(1_000.0);
                 tokio::time::sleep(Duration::from_millis(chance.range(100..5_000))).await;
@@ -249,7 +249,7 @@ fn format(disk: &dyn Disk) -> io::Result<()> {
     disk.create_dir("tmp")?;
     disk.create_dir("data")?;
     disk.sync_dir("")?;
-    // What the last life left half done.
+    // Unfinished files of the last life.
     for left in disk.list("tmp")? {
         disk.remove(&format!("tmp/{}", left.name))?;
     }
@@ -259,7 +259,7 @@ fn format(disk: &dyn Disk) -> io::Result<()> {
 
 fn store(disk: &dyn Disk, temporary: &str, name: &str, bytes: &[u8], bug: Bug) -> io::Result<bool> {
     if disk.exists(name)? {
-        // Another put renamed it, and may not have got to its sync yet.
+        // Another put renamed it, and may not have synced yet.
         disk.sync_dir("data")?;
         return Ok(true);
     }

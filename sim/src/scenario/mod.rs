@@ -15,7 +15,8 @@ use crate::world::World;
 /// Plays one scenario.
 pub type Play = fn(World) -> BoxFuture<'static, ()>;
 
-/// Every scenario that is no story: its name, a line about it, and how to play it. The first is the default.
+/// All scenarios that are not stories: name, description, and how to play. The first is the
+/// default.
 pub const SCENARIOS: [(&str, &str, Play); 3] = [
     (
         "mix",
@@ -40,24 +41,24 @@ pub fn find(name: &str) -> Option<Play> {
     all().find(|row| row.0 == name).map(|row| row.2)
 }
 
-/// Whether the scenario goes by a [`plan::Plan`], which can be changed and masked.
+/// Whether the scenario has a [`plan::Plan`], which can be changed and masked.
 pub fn has_plan(name: &str) -> bool {
     matches!(name, "mix" | "mix-http2")
 }
 
-/// What must have happened in each seed of a scenario for its passing to mean anything (S2).
+/// Events that must happen in each seed of a scenario. Without them its passing means nothing (S2).
 const IN_EACH: [(&str, &str, u64); 3] = [
     ("mix", "client.finished", 25),
     ("mix", "client.commits", 5),
     ("mix", "faults.hit_an_operation", 10),
 ];
 
-/// Seeds of a sweep in which everything of [`OFTEN`] happens.
+/// Number of seeds of a sweep in which all of [`OFTEN`] happens.
 pub const SEEDS_TO_COUNT: u64 = 10;
-/// Seeds in which each fault and each move of a plan happens, and everything of [`SELDOM`].
+/// Number of seeds in which each fault and each move of a plan happens, and all of [`SELDOM`].
 const SEEDS_FOR_ALL: u64 = 100;
 
-/// What must have happened in so few seeds as [`SEEDS_TO_COUNT`].
+/// Events that must happen in [`SEEDS_TO_COUNT`] seeds.
 const OFTEN: &[(&str, &str)] = &[
     ("mix", "checked.catalogues"),
     ("mix", "checked.checkpoints_restored"),
@@ -95,7 +96,7 @@ const OFTEN: &[(&str, &str)] = &[
     ("mix-http2", "net.stalled_frames"),
 ];
 
-/// What must have happened in so many seeds as [`SEEDS_FOR_ALL`].
+/// Events that must happen in [`SEEDS_FOR_ALL`] seeds.
 const SELDOM: &[(&str, &str)] = &[
     ("mix", "checked.answers_again"),
     ("mix", "checked.kept"),
@@ -162,7 +163,7 @@ const SELDOM: &[(&str, &str)] = &[
     ("mix", "wire.snapshots_installed"),
 ];
 
-/// What one seed lacks of what each must have.
+/// The required events that one seed lacks.
 pub fn lacking_in_one<'a>(
     name: &'a str,
     counters: &'a Counters,
@@ -173,7 +174,7 @@ pub fn lacking_in_one<'a>(
     })
 }
 
-/// What never happened in a sweep of so many seeds, and should have.
+/// The events that should have happened in a sweep of this many seeds but did not.
 pub fn lacking(name: &str, seeds: u64, counters: &Counters) -> Vec<String> {
     let listed = |list: &'static [(&str, &str)], of: u64| {
         list.iter().filter(move |row| row.0 == name && seeds >= of).map(|row| row.1)

@@ -1,16 +1,16 @@
-//! Everything about a run of `mix` that chance decides before it begins, from the seed alone.
+//! All random decisions about a run of `mix` that are made before it begins, from the seed alone.
 //!
-//! Each seed switches some kinds of faults and of client moves off and weighs the others anew
-//! (swarm testing): a mix of everything all the time hides what needs a lot of one thing and
-//! none of another.
+//! Each seed switches some kinds of faults and of client moves off and chooses new weights for the
+//! others (swarm testing). A mix of everything all the time hides defects that need much of one
+//! kind and none of another.
 //!
-//! Two of five seeds are dense, a minute in which something goes wrong all the time. The others
-//! have a slower cluster and long stretches in which nothing happens: what only minutes bring
-//! about (leases that run out, nodes that are given up, space that is freed) is theirs.
+//! Two of five seeds are dense: a minute with faults all the time. The others have a slower cluster
+//! and long quiet periods. They cover events that take minutes: leases that expire, nodes that are
+//! given up, space that is freed.
 //!
 //! Faults are drawn beforehand too, as a [`schedule`](Plan::schedule). Every event has an ordinal
-//! and a stream of chance of its own, so that leaving one out shifts no draw of any other; and
-//! its kind is drawn such that the weight of one kind changes only the events of that kind.
+//! and its own random stream, so that leaving one out changes no draw of another. Its kind is drawn
+//! such that the weight of one kind changes only the events of that kind.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -28,14 +28,14 @@ macro_rules! kinds {
 
         impl $name {
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
-            /// Usual share, among the others'.
+            /// Usual weight relative to the others.
             const WEIGHTS: &[u64] = &[$($weight,)*];
 
             pub fn text(self) -> &'static str {
                 match self { $(Self::$kind => $text,)* }
             }
 
-            /// The counter of those that happened; also its parameter's name.
+            /// The counter of those that happened. It is also the name of its parameter.
             pub fn counter(self) -> &'static str {
                 match self { $(Self::$kind => concat!($prefix, $text),)* }
             }
@@ -44,7 +44,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// What may go wrong. The bounds of each are in `sim/README.md`.
+    /// The kinds of faults. `sim/README.md` has the limits of each.
     FaultKind "faults." {
         Crash "crash" 16,
         CrashLeader "crash_leader" 18,
@@ -87,7 +87,7 @@ kinds! {
 }
 
 kinds! {
-    /// What a client may do.
+    /// The moves of a client.
     MoveKind "does." {
         Put "put" 30,
         PutAgain "put_again" 12,
@@ -115,42 +115,43 @@ kinds! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FaultEvent {
     pub ordinal: u32,
-    /// After the faults begin.
+    /// Milliseconds after the faults begin.
     pub at_ms: u64,
     pub kind: FaultKind,
 }
 
-/// See the module. All are plain numbers, so that any can be set on the command line.
+/// See the module. All fields are plain numbers, so that each can be set on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     seed: u64,
     pub nodes: u64,
     pub clients: u64,
-    /// The cluster's times, and those of faults, are so many times what is usual.
+    /// The times of the cluster and of faults are this many times the usual ones.
     pub pace: u64,
-    /// How long things go wrong.
+    /// How long faults happen.
     pub faults_ms: u64,
-    /// Pauses between two faults are up to this.
+    /// Longest pause between two faults.
     pub pause_ms: u64,
-    /// A lost or cut-off message is answered by silence for so long.
+    /// A lost or cut-off message gets no answer for this long.
     pub silence_ms: u64,
-    /// Pace of links on a good day.
+    /// Speed of links on a good day.
     pub bytes_per_s: u64,
-    /// Wall clocks are off by up to this, either way.
+    /// Wall clocks are off by at most this, in either direction.
     pub skew_ms: u64,
-    /// Which node's disk loses or hurts bytes, counted round.
+    /// The node whose disk loses or damages bytes. The number wraps around.
     pub fragile: u64,
-    /// When faults cease, the fragile node is left out until the others have done all that a
-    /// cluster must: dead, cut off, or standing still (1, 2, 3); or none is (0).
+    /// When faults end, the fragile node is left out until the others have done all the work of a
+    /// cluster. It is dead, cut off, or paused (1, 2, 3), or no node is left out (0).
     pub left_out: u64,
-    /// Racks of the first nodes: three, or two where both have two nodes at least.
+    /// Number of racks of the first nodes: three, or two if both have at least two nodes.
     pub racks: u64,
-    /// The first node starts with an older build, and some others (1) or all (2); or none does (0).
+    /// The first node starts with an older build, and so do some others (1) or all (2). 0 means
+    /// none.
     pub older: u64,
-    /// Whether nodes that have not got the newer build by the end of the faults keep the older one.
+    /// Whether nodes that have no newer build at the end of the faults keep the older one.
     pub stays_older: u64,
-    /// What a client gets done before calm, at the most, but for now and then a move more while
-    /// things go wrong; and its pauses in between.
+    /// The most moves of a client before calm, except for a few more while faults happen, and its
+    /// longest pause between moves.
     pub moves: u64,
     pub move_pause_ms: u64,
     faults: BTreeMap<FaultKind, u64>,
@@ -166,29 +167,29 @@ pub enum PlanError {
 }
 
 const WEIGHT: RangeInclusive<u64> = 0..=1_000_000;
-/// So many runs are slower ones.
+/// Share of slower runs.
 const SLOWER: f64 = 0.6;
-/// Their faults take so many times as long as a dense one's, beside the pace.
+/// Their faults take this many times as long as those of a dense run, in addition to the pace.
 const FAULTS_STRETCH: u64 = 5;
-/// What a client's pauses in a slower run come to, in percent of the time in which things go
-/// wrong, twice over: the mean of a pause is half of the longest. With less a client is through
-/// before most faults, which then meet nobody.
+/// Twice the sum of a client's pauses in a slower run, in percent of the time with faults, because
+/// the mean of a pause is half of the longest. With a smaller value a client finishes before most
+/// faults, which then affect no client.
 const MOVES_SPAN: RangeInclusive<u64> = 80..=200;
-/// So many runs begin with one node or two, which promise less: no disk may be lost.
+/// Share of runs that begin with one or two nodes. These promise less: no disk may be lost.
 const SMALL: f64 = 0.08;
-/// So many runs begin with nodes of an older build.
+/// Share of runs that begin with nodes of an older build.
 const MIXED: f64 = 0.125;
-/// So many runs of four nodes or five have two racks.
+/// Share of runs of four or five nodes that have two racks.
 const TWO_RACKS: f64 = 0.4;
-/// What a checkpoint has where nothing else is said, and with fewer nodes cannot have.
+/// The default number of replicas of a checkpoint. A cluster with fewer nodes cannot have it.
 const REPLICAS_USUAL: u64 = 3;
-/// So many nodes have three for a commit, also while two are gone.
+/// With this many nodes a commit can require three replicas, even while two nodes are gone.
 const NODES_OF_THREE: u64 = 5;
 /// A kind is switched off in a run with this probability.
 const OFF: f64 = 0.3;
 
 impl Plan {
-    /// The plan of a seed, with these parameters set otherwise.
+    /// The plan of a seed, with these parameters changed.
     pub fn of(seed: u64, set: &BTreeMap<String, u64>) -> Result<Self, PlanError> {
         let mut plan = Self::from_seed(seed);
         for (name, value) in set {
@@ -210,7 +211,7 @@ impl Plan {
         let two_racks = root.fork("two_racks").chance(TWO_RACKS);
         let nodes = if small { draw("few_nodes", 1..=2) } else { draw("nodes", 3..=5) };
         let mut does = weights(&root.fork("does"), MoveKind::ALL, MoveKind::WEIGHTS);
-        // The other moves need something to be there.
+        // The other moves need an existing checkpoint.
         does.entry(MoveKind::Put).and_modify(|weight| *weight = (*weight).max(10));
         let faults_ms = stretched(draw("faults_ms", 20_000..=40_000), FAULTS_STRETCH);
         let moves = draw("moves", 28..=40);
@@ -288,9 +289,9 @@ impl Plan {
         self.faults.get(&kind).copied().unwrap_or(0)
     }
 
-    /// What one put asks for where clients do not agree: two replicas, three, or four where there
-    /// are so many nodes; one rack or two; of five nodes perhaps three at the commit. Where there are
-    /// few nodes, or in one case of four, what everybody asks for.
+    /// The policy of one put, if clients use different ones: two replicas, three, or four if there
+    /// are enough nodes; one rack or two; with five nodes perhaps three replicas at the commit.
+    /// With few nodes, or in one case of four, the common policy.
     pub fn varied_policy(&self, chance: &mut Stream) -> PolicyChange {
         let mut change = self.policy();
         if self.nodes >= REPLICAS_USUAL && !chance.chance(0.25) {
@@ -304,8 +305,8 @@ impl Plan {
         change
     }
 
-    /// What is asked for once nothing is wrong, whatever the namespace has been told meanwhile:
-    /// what a cluster without one node still has room for.
+    /// The policy after the faults, independent of the namespace's current one: a cluster without
+    /// one node still has room for it.
     pub fn calm_policy(&self) -> PolicyChange {
         let mut change = self.policy();
         if self.nodes >= REPLICAS_USUAL {
@@ -315,29 +316,29 @@ impl Plan {
         change
     }
 
-    /// What clients ask for: replicas on each node, where there are few.
+    /// The common policy of clients: replicas on each node if there are few nodes.
     pub fn policy(&self) -> PolicyChange {
         let replicas = (self.nodes < REPLICAS_USUAL).then_some(self.nodes as u32);
         PolicyChange { replicas, ..PolicyChange::default() }
     }
 
-    /// Whether the loss of one disk is survived.
+    /// Whether the cluster survives the loss of one disk.
     pub fn may_lose_a_disk(&self) -> bool {
         self.nodes >= REPLICAS_USUAL
     }
 
-    /// What `usual` is in this run.
+    /// The time `usual` at this run's pace.
     pub fn paced(&self, usual: Duration) -> Duration {
         usual * self.pace as u32
     }
 
-    /// How far one node's wall clock is off.
+    /// The offset of one node's wall clock.
     pub fn wall_skew_ms(&self, chance: &mut Stream) -> i64 {
         let span = self.skew_ms as i64;
         chance.below(2 * self.skew_ms + 1) as i64 - span
     }
 
-    /// What goes wrong and when, in order of time and ordinal.
+    /// The faults and their times, ordered by time and ordinal.
     pub fn schedule(&self) -> Vec<FaultEvent> {
         let chance = Stream::new(self.seed).fork("plan").fork("schedule");
         let (mut events, mut at_ms) = (Vec::new(), 0);
@@ -354,7 +355,7 @@ impl Plan {
         events
     }
 
-    /// One thing to do out of those that may be done now.
+    /// Chooses one move out of those that are allowed now.
     pub fn next_move(&self, chance: &Stream, may: impl Fn(MoveKind) -> bool) -> Option<MoveKind> {
         let open = self.does.iter().filter(|(kind, _)| may(**kind));
         let open: BTreeMap<_, _> = open.map(|(kind, weight)| (*kind, *weight)).collect();
@@ -362,7 +363,8 @@ impl Plan {
     }
 }
 
-/// Some off, the others up to four times their usual share, one at least on.
+/// Switches some off and gives the others up to four times their usual weight. At least one stays
+/// on.
 fn weights<K: Copy + Ord>(chance: &Stream, kinds: &[K], usual: &[u64]) -> BTreeMap<K, u64> {
     let mut weights: BTreeMap<K, u64> = BTreeMap::new();
     for (place, (kind, usual)) in kinds.iter().zip(usual).enumerate() {
@@ -376,8 +378,8 @@ fn weights<K: Copy + Ord>(chance: &Stream, kinds: &[K], usual: &[u64]) -> BTreeM
     weights
 }
 
-/// A race: each kind runs for an exponential time of its weight, the first to end wins. Changing
-/// the weight of one kind so changes only whether that one wins.
+/// A race: each kind runs for an exponential time of its weight, and the first to end wins. So
+/// changing the weight of one kind changes only whether that kind wins.
 fn pick<K: Copy>(
     chance: &Stream,
     weights: &BTreeMap<K, u64>,

@@ -1,6 +1,6 @@
-//! `sim meta` (S1): two fresh processes give the same trace, and so does, for some of the seeds,
-//! this one after others went before; other seeds give other traces, and a trace says enough to
-//! tell them apart.
+//! `sim meta` (S1): two fresh processes give the same trace. For some seeds this process gives it
+//! too, after it has played other seeds. Different seeds give different traces, and a trace has
+//! enough lines to distinguish them.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,7 +12,7 @@ use cairn_sim::scenario::SCENARIOS;
 
 use super::{Brief, View, each_seed, play};
 
-/// Events that a minute of virtual time leaves in a trace, at the least.
+/// The least number of events per minute of virtual time in a trace.
 const LINES_A_MINUTE_MIN: u64 = 1_000;
 
 #[derive(clap::Args)]
@@ -69,7 +69,7 @@ pub fn act(args: &Args) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// One seed's trace of two fresh processes, and perhaps of this one.
+/// One seed's trace in two fresh processes, and perhaps in this one.
 fn one(args: &Args, seed: u64) -> anyhow::Result<Vec<Brief>> {
     let mut seen = vec![fresh_process(args, seed)?, fresh_process(args, seed)?];
     if seed.is_multiple_of(args.used_every) {

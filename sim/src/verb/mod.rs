@@ -1,4 +1,4 @@
-//! What the verbs share: finding a scenario, playing a replay, saying what came of it.
+//! Common parts of the verbs: finding a scenario, playing a replay, reporting the result.
 
 pub mod meta;
 pub mod minimize;
@@ -20,7 +20,7 @@ use cairn_sim::scenario::plan::Plan;
 use cairn_sim::scenario::{self, Play, SCENARIOS};
 use parking_lot::Mutex;
 
-/// Which run.
+/// Selects the run.
 #[derive(clap::Args)]
 pub struct Which {
     #[arg(long, env = "CAIRN_SIM_SEED")]
@@ -47,7 +47,7 @@ fn find(name: &str) -> anyhow::Result<Play> {
     scenario::find(name).with_context(|| format!("no scenario {name:?}; hint: sim list"))
 }
 
-/// The plan, if the scenario goes by one.
+/// The plan, if the scenario has one.
 fn plan_of(replay: &Replay) -> anyhow::Result<Option<Plan>> {
     if scenario::has_plan(&replay.scenario) {
         return Ok(Some(Plan::of(replay.seed, &replay.tuning.set)?));
@@ -63,7 +63,7 @@ fn plan_text(plan: &Plan) -> String {
     values.collect::<Vec<_>>().join(" ")
 }
 
-/// Does `one` for every seed, `jobs` at a time; the answers in the order they came.
+/// Calls `one` for every seed, `jobs` at a time. Returns the answers in order of completion.
 fn each_seed<T: Send>(
     seeds: Range<u64>,
     jobs: u64,
@@ -90,7 +90,7 @@ fn each_seed<T: Send>(
     Ok(all.into_inner())
 }
 
-/// What one looking at a run wants of it.
+/// Options for looking at a run.
 #[derive(Debug, Clone, Default)]
 struct View {
     trace: Option<PathBuf>,
@@ -111,7 +111,7 @@ fn play(replay: &Replay, view: View) -> anyhow::Result<Outcome> {
         .with_context(|| format!("run seed {}", replay.seed))
 }
 
-/// A run on one line: seed, hash of all events, how many, virtual milliseconds, violations.
+/// A run on one line: seed, hash of all events, their number, virtual milliseconds, violations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Brief {
     seed: u64,
@@ -172,7 +172,7 @@ fn report(replay: &Replay, outcome: &Outcome) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing for a run that kept all promises.
+/// Prints nothing for a run that kept all promises.
 fn report_failure(replay: &Replay, outcome: &Outcome) {
     let Some(first) = outcome.violations.first() else { return };
     for violation in &outcome.violations {

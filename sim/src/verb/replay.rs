@@ -1,4 +1,5 @@
-//! `sim replay`: plays what a file says, and whether it still breaks what the file says it does.
+//! `sim replay`: plays the run of a file, and checks whether it still breaks the promise named
+//! there.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +10,7 @@ use cairn_sim::replay::Replay;
 
 use super::{View, play, report};
 
-/// The head of a trace is no longer than this.
+/// The longest head of a trace.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(clap::Args)]

@@ -1,4 +1,4 @@
-//! `sim run`: one seed, and what came of it.
+//! `sim run`: plays one seed and reports the result.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! `sim sweep`: many seeds; which break a promise, and whether enough went wrong (S2).
+//! `sim sweep`: plays many seeds, and reports broken promises and whether enough faults happened
+//! (S2).
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -25,7 +26,7 @@ pub struct Args {
     set: Vec<(String, u64)>,
 }
 
-/// What the seeds came to so far.
+/// The results of the seeds so far.
 #[derive(Default)]
 struct Sum {
     counters: Counters,

@@ -1,5 +1,5 @@
-//! What clients and nodes were told of their commands: one answer a request (C4), the terms that were
-//! asked for, and until when an upload goes on.
+//! The answers to clients' and nodes' commands: one answer per request (C4), the requested terms,
+//! and the time until which an upload continues.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use cairn_types::ids::{Attempt, CheckpointId, RequestId};
 
 use crate::trace;
 
-/// Calls whose answer never comes are forgotten, the oldest first.
+/// Calls without an answer are removed, the oldest first.
 const CALLS_MAX: usize = 4_096;
 
 #[derive(Default)]
 pub struct Requests {
     calls: BTreeMap<u64, Asked>,
-    /// When each was sent for the first time, by cluster time, and what was answered first.
+    /// The cluster time of each request's first sending, and its first answer.
     asked_ms: BTreeMap<RequestId, u64>,
     first: BTreeMap<RequestId, Reply>,
-    /// Cluster time of which an upload's client knows that it goes on.
+    /// The cluster time at which an upload's client was last told that the upload continues.
     renewed_ms: BTreeMap<(CheckpointId, Attempt), u64>,
-    /// Promises that an answer broke: the name, and how.
+    /// Promises that an answer broke: name and description.
     broken: Vec<(&'static str, String)>,
 }
 
@@ -30,9 +30,9 @@ struct Asked {
 }
 
 impl Requests {
-    /// A command crosses to a node, when the newest catalogue is at this time.
+    /// A command crosses to a node while the newest catalogue is at this time.
     pub fn asks(&mut self, call: u64, command: Command, clock_ms: u64) {
-        // The answer to one that is sent again may be of the first time.
+        // The answer to a repeated request may be the first answer.
         let clock_ms = match command.request {
             RequestId(0) => clock_ms,
             request => *self.asked_ms.entry(request).or_insert(clock_ms),
@@ -73,8 +73,8 @@ impl Requests {
         std::mem::take(&mut self.broken)
     }
 
-    /// Whoever asks again hears what was said before. A refusal had no effect, and what staging and
-    /// reports say is of the moment.
+    /// A repeated request gets the first answer. Refusals had no effect, and the answers to staging
+    /// and reports describe the moment, so these may differ.
     fn one_answer(&mut self, request: RequestId, reply: &Reply) {
         let is_last = !matches!(
             reply,
@@ -100,13 +100,13 @@ impl Requests {
         }
     }
 
-    /// An upload that was begun has the terms that were asked for.
+    /// A begun upload has the requested terms.
     fn terms(&mut self, begin: &Begin, begun: &Begun) {
         let (asked, has) = (&begin.change, &begun.policy);
         let kept = asked.replicas.is_none_or(|it| it == has.replicas)
             && asked.write_quorum.is_none_or(|it| it == has.write_quorum)
             && asked.min_racks.is_none_or(|it| it == has.min_racks);
-        // One that is committed has the terms it was put under.
+        // A committed checkpoint has the terms of its put.
         if !kept && !begun.committed {
             let text = format!("upload {} has {has:?}, asked {asked:?}", begun.checkpoint);
             self.broken.push(("C2", text));

@@ -1,15 +1,16 @@
 //! The catalogue of one namespace as a sequential object: which versions are visible, in the
 //! order of their commits.
 //!
-//! A version is a step and an attempt. A checkpoint of one part is put by one operation. One of
-//! several parts becomes visible when the last is sealed, whoever does it: that is an operation of
-//! its own without an answer ([`Input::Put`], called when the last part was first begun), and
-//! whoever is told of the commit says so by [`Input::Saw`].
+//! A version is a step and an attempt. A checkpoint of one part is put by one operation. A
+//! checkpoint of several parts becomes visible when any writer seals the last part. That is a
+//! separate operation without an answer ([`Input::Put`], called when the last part first began). A
+//! client that learns of the commit records [`Input::Saw`].
 //!
-//! Retention removes at any later time what has `keep_last` newer commits, and nobody is told:
-//! such a version is *doomed*, and the first read that shows it gone removes it.
+//! Retention may remove a version with `keep_last` newer commits at any later time, without notice.
+//! Such a version is *doomed*, and the first read without it removes it.
 //!
-//! What is in quarantine is there, but it is no `latest`, and no newer commit for retention.
+//! A version in quarantine exists, but it is not `latest` and does not count as a newer commit for
+//! retention.
 
 use super::Model;
 
@@ -18,27 +19,27 @@ pub type Version = (u64, u64);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// Makes this version visible, in place of another of its step.
+    /// Makes this version visible and replaces another version of its step.
     Put(Version),
     /// The version was committed at some time until now.
     Saw(Version),
-    /// Removes what is at this step.
+    /// Removes the version of this step.
     Delete(u64),
-    /// Keeps the newest so many commits; 0 keeps all.
+    /// Keeps this many newest commits. 0 keeps all.
     KeepLast(u32),
-    /// Puts this note on the version, in place of an older one; 0 takes it off.
+    /// Puts this note on the version and replaces an older one. 0 removes it.
     Annotate(Version, u64),
     /// Puts the version into quarantine.
     Quarantine(Version),
-    /// Takes it out.
+    /// Takes the version out of quarantine.
     Lift(Version),
     /// Puts all versions of later steps than this one's into quarantine.
     RollBack(Version),
-    /// What is at this step.
+    /// The version of this step.
     Step(u64),
     /// The newest commit that is not in quarantine.
     Latest,
-    /// All that is there.
+    /// All visible versions.
     List,
 }
 
@@ -50,9 +51,9 @@ pub enum Output {
     /// The version that was found, and the note on it.
     Found(Version, u64),
     Missing,
-    /// It is there, and in quarantine.
+    /// It exists and is in quarantine.
     InQuarantine,
-    /// What was listed, in any order.
+    /// The listed versions, in any order.
     Versions(Vec<Version>),
 }
 
@@ -60,7 +61,7 @@ pub enum Output {
 pub struct State {
     /// Oldest commit first.
     visible: Vec<Entry>,
-    /// All that ever were, in order of version.
+    /// All versions that ever existed, in order of version.
     ever: Vec<Version>,
     keep_last: u32,
 }
@@ -134,7 +135,7 @@ impl Model for Catalogue {
             }
             (Input::Latest, Some(Output::Missing)) => state.without(|entry| !entry.quarantined),
             (Input::List, Some(Output::Versions(listed))) => state.listed(listed),
-            // A question nobody answered tells nothing; other answers are none.
+            // An unanswered question gives no information. Every other answer is impossible.
             (Input::Step(_) | Input::Latest | Input::List, None) => Some(state.clone()),
             _ => None,
         };
@@ -161,8 +162,8 @@ impl State {
         self.visible.iter().map(|entry| entry.version).find(|version| version.0 == step)
     }
 
-    /// The same attempt again changes nothing; a lower one than what is there is fenced. What is
-    /// doomed may be there or not.
+    /// The same attempt again changes nothing. An attempt below the existing one is fenced. A
+    /// doomed version may exist or not.
     fn put(&self, version: Version) -> Vec<Self> {
         let there = self.visible.iter().find(|entry| entry.version.0 == version.0);
         let stays = there.is_some_and(|there| there.version == version);
@@ -189,7 +190,7 @@ impl State {
         state
     }
 
-    /// A deletion names the checkpoint it found: what has taken its place meanwhile stays.
+    /// A deletion names the checkpoint that it found. A version that has replaced it stays.
     fn delete(&self, version: Version) -> Option<Self> {
         let mut state = self.clone();
         state.visible.retain(|entry| entry.version != version);
@@ -200,7 +201,7 @@ impl State {
         self.visible.iter().any(|entry| (entry.version, entry.note) == (version, note))
     }
 
-    /// `None` if the version is not there.
+    /// `None` if the version does not exist.
     fn annotate(&self, version: Version, note: u64) -> Option<Self> {
         let mut state = self.clone();
         let entry = state.visible.iter_mut().find(|entry| entry.version == version)?;
@@ -212,12 +213,12 @@ impl State {
         self.visible.iter().any(|entry| entry.version == version && entry.quarantined)
     }
 
-    /// As it is, where nobody was told that something was done.
+    /// The unchanged state, if no client was told that the operation succeeded.
     fn unless(&self, output: Option<&Output>) -> Option<Self> {
         output.is_none().then(|| self.clone())
     }
 
-    /// `None` if the version is not there, or is to be taken out of a quarantine that it is not in.
+    /// `None` if the version does not exist, or if a lift finds it outside quarantine.
     fn judged(&self, version: Version, quarantined: bool) -> Option<Self> {
         let mut state = self.clone();
         let entry = state.visible.iter_mut().find(|entry| entry.version == version)?;
@@ -229,7 +230,7 @@ impl State {
         Some(state)
     }
 
-    /// `None` if the version is not there, or not good.
+    /// `None` if the version does not exist or is not good.
     fn rolled_back(&self, version: Version) -> Option<Self> {
         let is_good = self.at(version.0) == Some(version) && !self.is_quarantined(version);
         let mut state = self.clone();
@@ -245,7 +246,8 @@ impl State {
         state
     }
 
-    /// What has enough newer commits may be gone from now on, whatever happens to those.
+    /// A version with enough newer commits may be removed from now on, even if the newer ones are
+    /// removed later.
     fn doom(&mut self) {
         let (keep, mut newer) = (self.keep_last as usize, 0);
         for entry in self.visible.iter_mut().rev().filter(|_| keep > 0) {
@@ -254,14 +256,14 @@ impl State {
         }
     }
 
-    /// Where these are there, and nothing else.
+    /// The state in which exactly these versions exist.
     fn listed(&self, listed: &[Version]) -> Option<Self> {
         let is_there = |version: &Version| self.at(version.0) == Some(*version);
         let shown = |entry: &Entry| listed.contains(&entry.version);
         listed.iter().all(is_there).then(|| self.without(|entry| !shown(entry)))?
     }
 
-    /// Where this one is the newest good one: what is newer and good has gone.
+    /// The state in which this version is the newest good one: newer good ones have been removed.
     fn with_latest(&self, version: Version) -> Option<Self> {
         let is_it = |entry: &Entry| entry.version == version && !entry.quarantined;
         let at = self.visible.iter().position(is_it)?;
@@ -270,7 +272,7 @@ impl State {
         self.without(|entry| newer.contains(&entry.version))
     }
 
-    /// Without these, all of which must be doomed.
+    /// The state without these, all of which must be doomed.
     fn without(&self, gone: impl Fn(&Entry) -> bool) -> Option<Self> {
         let mut state = self.clone();
         state.visible.retain(|entry| !gone(entry));

@@ -1,17 +1,18 @@
-//! Linearizability (C1): whether a history of concurrent operations could be that of an object
-//! that does one thing at a time, each operation at one moment between its call and its answer.
+//! Linearizability (C1): whether a history of concurrent operations could come from an object that
+//! does one thing at a time. Each operation must happen at one moment between its call and its
+//! answer.
 //!
-//! The search of Wing and Gong with Lowe's memory: try every operation that may be next, remember
-//! which (set of operations done, state) were tried, go back where nothing fits.
+//! The search of Wing and Gong with Lowe's memory: it tries every operation that may be next,
+//! remembers the tried pairs (set of operations done, state), and goes back if no operation fits.
 //!
 //! ```text
 //!   call ---[ one moment ]--- answer       known: it happened, with this outcome
-//!   call ---[ one moment, or never ] ...   unknown: the caller died, or heard an error
+//!   call ---[ one moment, or never ] ...   unknown: the caller died, or got an error
 //! ```
 //!
-//! The problem is NP-complete; what keeps it small here: one history for each namespace, few
-//! operations at a time, and a read that fits now is done at once, which loses no solution. A
-//! history that is still too hard is an error of its own, never a pass.
+//! The problem is NP-complete. Three things keep it small here: each namespace has its own history,
+//! few operations overlap, and a read that fits now is done at once, which loses no solution. A
+//! history that is still too hard is a separate error and never a pass.
 
 pub mod catalogue;
 pub mod refs;
@@ -27,8 +28,8 @@ pub trait Model {
 
     fn start(&self) -> Self::State;
 
-    /// The states that `input` with this output (`None`: with any) may lead to; none where the
-    /// output cannot be.
+    /// The states that `input` with this output (`None`: with any output) may lead to. None if the
+    /// output is impossible.
     fn step(
         &self,
         state: &Self::State,
@@ -37,37 +38,38 @@ pub trait Model {
     ) -> Vec<Self::State>;
 
     /// Whether `input` with this output writes nothing in any state. A write that changes nothing
-    /// now (a note that is there already) may still be needed later, over another write.
+    /// now (such as a note that exists already) may be needed later, after another write.
     fn is_read(&self, input: &Self::Input, output: Option<&Self::Output>) -> bool;
 }
 
 /// One call, in any unit of time.
 #[derive(Debug, Clone)]
 pub struct Operation<I, O> {
-    /// Who called, for the report.
+    /// The caller, for the report.
     pub who: String,
     pub input: I,
     pub called: u64,
-    /// When the answer came, and what it was; `None` where the outcome is unknown.
+    /// The time and the value of the answer. `None` if the outcome is unknown.
     pub answer: Option<(u64, O)>,
 }
 
 /// Why a history did not pass.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// No order explains the answers: how far the best attempt came, and what it could not place.
+    /// No order explains the answers. Tells how far the best attempt came, and the answers it could
+    /// not place.
     #[error(
         "not linearizable: {placed} of {known} answers explained, then in {state} none of {stuck:?}"
     )]
     NotLinearizable { placed: usize, known: usize, state: String, stuck: Vec<String> },
-    /// The search was given up: nothing is known.
+    /// The search was stopped: the result is unknown.
     #[error("undecided after {configurations} configurations of {operations} operations")]
     TooHard { configurations: usize, operations: usize },
 }
 
 type Op<M> = Operation<<M as Model>::Input, <M as Model>::Output>;
 
-/// Judges a history. Returns how many configurations were looked at, `configurations_max` at most.
+/// Judges a history. Returns the number of tried configurations, at most `configurations_max`.
 ///
 /// # Errors
 /// [`Failure`].
@@ -103,13 +105,13 @@ impl Done {
     }
 }
 
-/// A configuration, and the ways on from it that were not tried yet.
+/// A configuration, and the next steps that were not tried yet.
 struct Frame<S> {
     done: Done,
     state: S,
-    /// Answers explained.
+    /// Number of explained answers.
     placed: usize,
-    /// Last is tried first.
+    /// The last one is tried first.
     ways: Vec<(usize, S)>,
 }
 
@@ -149,16 +151,16 @@ impl<M: Model> Search<'_, M> {
         Err(Failure::NotLinearizable { placed, known, state: format!("{state:?}"), stuck })
     }
 
-    /// What may be next: called before the first answer that is not explained yet.
+    /// Operations that may be next: those called before the first answer that is not explained yet.
     fn open(&self, done: &Done) -> Vec<usize> {
         let left = || self.operations.iter().enumerate().filter(|(at, _)| !done.contains(*at));
         let answered = left().filter_map(|(_, it)| it.answer.as_ref().map(|(time, _)| *time));
         let horizon = answered.min().unwrap_or(0);
-        // Two at the same moment may be in either order.
+        // Two operations at the same moment may be in either order.
         left().filter(|(_, it)| it.called <= horizon).map(|(at, _)| at).collect()
     }
 
-    /// Does at once the reads that fit and change nothing, then lists the ways on.
+    /// Does the reads that fit and change nothing at once, then lists the next steps.
     fn frame(&self, mut done: Done, state: M::State, mut placed: usize) -> Frame<M::State> {
         loop {
             let mut ways = Vec::new();
@@ -168,7 +170,7 @@ impl<M: Model> Search<'_, M> {
                 let output = answer.as_ref().map(|(_, output)| output);
                 let next = self.model.step(&state, input, output);
                 let idle = next.as_slice() == [state.clone()];
-                // One of unknown outcome that changes nothing may as well never happen.
+                // An operation of unknown outcome that changes nothing may be ignored.
                 if idle && answer.is_none() {
                     continue;
                 }
@@ -180,7 +182,7 @@ impl<M: Model> Search<'_, M> {
                 ways.extend(next.into_iter().map(|next| (at, next)));
             }
             if !free {
-                // Those with an answer first, the earliest answer before all.
+                // Operations with an answer come first, ordered by the time of the answer.
                 let rank = |at: usize| {
                     let answer = self.operations[at].answer.as_ref();
                     answer.map_or((1, at as u64), |(time, _)| (0, *time))

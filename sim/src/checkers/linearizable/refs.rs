@@ -1,7 +1,7 @@
-//! One ref of a namespace as a sequential object (C5): the checkpoint it names, and a generation
-//! that goes up by one with each move.
+//! One ref of a namespace as a sequential object (C5): its target checkpoint, and a generation that
+//! rises by one with each move.
 //!
-//! Where nothing is named, a ref may be forgotten with its whole namespace, and begins again at 1.
+//! A ref without a target may be removed with its whole namespace. It then begins again at 1.
 
 use cairn_types::ids::CheckpointId;
 
@@ -9,20 +9,21 @@ use super::Model;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// To this checkpoint, or to none: where the ref has this generation, or whatever it has.
+    /// Moves to this checkpoint, or to none, if the ref has the expected generation. `None` accepts
+    /// any generation.
     Move { to: Option<CheckpointId>, expect: Option<u64> },
-    /// What the list of refs says of it.
+    /// The ref's entry in the list of refs.
     Look,
-    /// The checkpoint it names.
+    /// The target checkpoint.
     Resolve,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     Done,
-    /// Not done: this is its generation, 0 where it names nothing.
+    /// Not done. This is the ref's generation, 0 if it has no target.
     Moved(u64),
-    /// Not done, for a reason that is not the ref's.
+    /// Not done, for a reason outside the ref.
     Refused,
     Stands(u64, Option<CheckpointId>),
     Names(CheckpointId),

@@ -3,7 +3,7 @@ use super::*;
 
 const ENOUGH: usize = 100_000;
 
-/// A register, for what textbooks say.
+/// A register, for textbook examples.
 struct Register;
 
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ fn unknown_outcome_may_take_effect_late_or_never_but_once() {
     assert!(register(&twice[..4]));
 }
 
-/// Wide rather than long: 12 writers at once and readers that agree with one order only.
+/// Wide, not long: 12 writers at once, and readers that agree with only one order.
 #[test]
 fn memory_keeps_a_wide_history_small() {
     let mut operations: Vec<_> = (1..=12).map(|value| write(value, 0, 1_000)).collect();
@@ -176,7 +176,7 @@ fn deleted_or_replaced_version_is_not_seen_again() {
     assert!(!fits(&[put((1, 2), 0), put((1, 1), 10)]), "a lower attempt is fenced");
 }
 
-/// A retried request that is applied twice: the second time after the deletion.
+/// A retried request is applied twice, the second time after the deletion.
 #[test]
 fn duplicate_apply_of_a_retried_put_is_caught() {
     let retried = call(Input::Put((1, 1)), 0, 5, Output::Done);
@@ -218,7 +218,7 @@ fn retention_removes_silently_but_only_what_is_old() {
     assert!(then(&[at_step(1, 1, 10), no_step(1, 12)]));
     assert!(!then(&[no_step(2, 10)]));
     assert!(!then(&[no_step(1, 10), at_step(1, 1, 12)]), "gone is gone");
-    // What was doomed stays doomed when the newer ones go.
+    // A doomed version stays doomed when the newer ones are removed.
     assert!(then(&[
         delete((3, 1), 10),
         delete((2, 1), 12),
@@ -244,7 +244,7 @@ fn note_stays_on_its_version_until_the_next_one() {
 }
 
 /// Regression seed 10164: two notes overlap, and the one that changes nothing at first was the
-/// later one. The search did it at once, and then found no order.
+/// later one. The search did it at once and then found no order.
 #[test]
 fn overlapping_notes_may_be_in_any_order() {
     let note = |note| call(Input::Annotate((1, 1), note), 10, 50, Output::Done);
@@ -271,7 +271,7 @@ fn listing_shows_one_moment() {
     assert!(!then(&[delete((1, 1), 10), list(&[(1, 1), (2, 1)], 20)]), "a deleted one is shown");
     let replaced = [put((1, 2), 10), list(&[(1, 1), (2, 1)], 20)];
     assert!(!then(&replaced), "a replaced one is shown");
-    // Two concurrent puts, the second of which is shown without the first: it came first.
+    // Of two concurrent puts, the second is shown without the first, so it happened first.
     let both = [
         call(Input::Put((1, 1)), 0, 50, Output::Done),
         call(Input::Put((2, 1)), 0, 50, Output::Done),
@@ -281,14 +281,13 @@ fn listing_shows_one_moment() {
     };
     assert!(seen(&[(2, 1)], &[(1, 1), (2, 1)]));
     assert!(!seen(&[(2, 1)], &[(1, 1)]));
-    // Retention may have removed what has newer ones, and nothing else.
+    // Retention may have removed versions with newer commits, and no others.
     let keep = call(Input::KeepLast(1), 6, 7, Output::Done);
     assert!(then(&[keep.clone(), list(&[(2, 1)], 10)]));
     assert!(!then(&[keep, list(&[(1, 1)], 10)]));
 }
 
-/// The register of before in terms of the catalogue: a node that was leader answers from its old
-/// catalogue.
+/// The register example in terms of the catalogue: a former leader answers from its old catalogue.
 #[test]
 fn stale_answer_among_many_writers_is_caught() {
     let mut history = Vec::new();

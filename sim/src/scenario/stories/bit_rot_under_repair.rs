@@ -1,5 +1,5 @@
-//! A node is gone for so long that its copies are made anew elsewhere; meanwhile one of the two
-//! sources rots. No wrong byte is copied or read, and in the end all copies are sound.
+//! A node is gone for so long that its replicas are made again elsewhere. Meanwhile one of the two
+//! sources is damaged. No wrong byte is copied or read, and in the end all replicas are sound.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::stage::{Stage, Told};
 use crate::disk::Crash;
 use crate::world::World;
 
-/// Longer than it takes until a silent node's copies are replaced.
+/// Longer than the time after which a silent node's replicas are replaced.
 const GONE: Duration = Duration::from_secs(45);
 
 pub async fn story(world: World) -> Told {

@@ -1,5 +1,6 @@
-//! The first node loses its disk, and its configuration still says to make a cluster. It does not
-//! make a second one: its peers answer. Told to join, it comes back as a new member.
+//! The first node loses its disk, and its configuration still says to create a cluster. It does not
+//! create a second one, because its peers answer. When it is told to join, it comes back as a new
+//! member.
 
 use super::stage::{Stage, Told};
 use crate::cluster::End;

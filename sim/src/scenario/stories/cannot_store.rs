@@ -1,6 +1,6 @@
-//! A node dies for good, and another one is up but cannot write segments (EIO, read only). It
-//! declines what it is given, and the replicas are made on the others: it does not hold up repair
-//! (L4). With its disk well again it is a node like any other.
+//! A node dies for good, and another one is up but cannot write segments (EIO, read-only). It
+//! declines its new replicas, and the others make them. So it does not block repair (L4). When its
+//! disk works again, it is a normal node.
 
 use super::stage::{Stage, Told};
 use crate::disk::{Crash, Fault, On};

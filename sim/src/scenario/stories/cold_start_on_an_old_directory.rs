@@ -1,5 +1,6 @@
-//! All nodes are down. One comes back on a copy of its disk from before its last registration: it
-//! has forgotten a term in which it led. It elects nobody that lacks what was committed then.
+//! All nodes are down. One comes back on a copy of its disk from before its last registration, so
+//! it has lost a term in which it led. It must not help to elect a node without the entries
+//! committed in that term.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::disk::Crash;
 use crate::world::World;
 
 const HAND_OVER: Duration = Duration::from_secs(2);
-/// Both are up for so long before the third one starts.
+/// How long both are up before the third one starts.
 const ALONE: Duration = Duration::from_secs(20);
 
 pub async fn story(world: World) -> Told {
@@ -22,7 +23,7 @@ pub async fn story(world: World) -> Told {
     stage.settled().await?;
     stage.put(2).await?;
 
-    // What follows is known to two nodes: the last term, which `old` leads, and step 3.
+    // Two nodes know the following: the last term, in which `old` leads, and step 3.
     stop(&stage, away).await?;
     stage.put(3).await?;
     while stage.leader().await? != other {

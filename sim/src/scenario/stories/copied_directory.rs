@@ -1,5 +1,5 @@
-//! Somebody copies a node's directory and starts a second process on it, under another address.
-//! It ends by itself, and the original never notices.
+//! A node's directory is copied, and a second process is started on the copy under another address.
+//! It ends by itself, and the original is not affected.
 
 use super::stage::{Stage, Told};
 use crate::world::World;

@@ -1,11 +1,12 @@
-//! A leader that is cut off writes entries that no other node has. When it is back it drops them for
-//! those of its successor, loses power, and none of them is in its log after that.
+//! A leader that is cut off writes entries that no other node has. When it is back, it replaces
+//! them with its successor's entries and loses power. After that none of its own entries is in its
+//! log.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;
 use crate::world::World;
 
-/// More entries than its successor writes meanwhile.
+/// More entries than its successor writes in that time.
 const ENTRIES: u64 = 200;
 
 pub async fn story(world: World) -> Told {

@@ -1,5 +1,6 @@
-//! A checkpoint is deleted, without its grace, while a client reads it over a slow network. The
-//! reader gets right bytes or is told at once that it was deleted, and never that data is lost.
+//! A checkpoint is deleted without its grace while a client reads it over a slow network. The
+//! reader gets right bytes, or is told soon that it was deleted. It is never told that data is
+//! lost.
 
 use super::stage::{Stage, Told};
 use crate::world::World;

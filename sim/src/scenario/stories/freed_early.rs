@@ -1,6 +1,6 @@
-//! A checkpoint is deleted, and deleted once more without the grace that runs by then: its space
-//! comes back early, also after a change of leader, and the other checkpoint stays whole. No node
-//! keeps statistics of what it has destroyed.
+//! A checkpoint is deleted, and then deleted once more without its running grace. Its space is
+//! freed early, even after a change of leader, and the other checkpoint stays complete. No node
+//! keeps statistics of destroyed segments.
 
 use cairn_node::ledger::Ledger;
 use cairn_types::model::CheckpointState;
@@ -27,7 +27,7 @@ pub async fn story(world: World) -> Told {
     let (_, catalogue) = stage.cluster.newest();
     let deleted = catalogue.checkpoints().filter(|it| it.state == CheckpointState::Deleted);
     let segments = deleted.flat_map(|it| it.references()).filter_map(|id| catalogue.segment(id));
-    // What the other checkpoint has, too, stays.
+    // Segments that the other checkpoint has too must stay.
     let own = segments.filter(|it| it.references.iter().map(|(_, count)| count).sum::<u32>() == 1);
     let freed: Vec<_> = own.map(|segment| segment.digest).collect();
     let reads = |stage: &Stage| -> u64 {

@@ -1,5 +1,5 @@
-//! A follower's disk fills up in the middle of a put. The put ends on the other nodes, the node
-//! goes on voting, and with room again it gets its copies.
+//! A follower's disk becomes full in the middle of a put. The put ends on the other nodes, the
+//! follower continues to vote, and when it has room again it gets its replicas.
 
 use super::stage::{Stage, Told};
 use crate::world::World;

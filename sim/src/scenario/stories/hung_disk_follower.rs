@@ -1,5 +1,5 @@
-//! A follower's disk stops answering for half an hour, without an error. The node says so, ends,
-//! and is replaced; puts go on. With its disk back it is a member again.
+//! A follower's disk stops answering for half an hour, without an error. The node reports this,
+//! ends, and is replaced. Puts continue. When its disk answers again, it is a member again.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The leader's disk stops answering for half an hour, without an error. Another node leads soon,
-//! and puts go on; the old leader ends, and comes back once its disk does.
+//! The leader's disk stops answering for half an hour, without an error. Another node soon leads,
+//! and puts continue. The old leader ends, and comes back when its disk answers again.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::stage::{Stage, Told};
 use crate::world::World;
 
 const HUNG_FOR: Duration = Duration::from_secs(30 * 60);
-/// Until the disk counts as hung, and an election.
+/// The time until the disk counts as hung, plus an election.
 const MOVES_WITHIN: Duration = Duration::from_secs(8);
 
 pub async fn story(world: World) -> Told {

@@ -1,5 +1,6 @@
-//! One of three voters is cut off. The removal of another one is refused, since one voter of two
-//! is no majority; the one that is cut off may go. The node that stayed serves on.
+//! One of three voters is cut off. The removal of another voter is refused, because one voter of
+//! two is no majority. The removal of the cut-off voter is allowed. The node that stayed continues
+//! to serve.
 
 use cairn_types::command::{Accept, Refusal};
 
@@ -15,7 +16,7 @@ pub async fn story(world: World) -> Told {
     let (dead, leads) = (stage.node_id(lost)?, stage.node_id(leader)?);
     stage.world.net().isolate(lost);
     let all = Accept { fewer_hosts: true, data_loss: true };
-    // Whether it is known yet that one is cut off or not: silence is enough.
+    // The cluster may not know yet that a node is cut off. The missing answers are enough.
     stage.pause(4_000).await;
     match stage.is_refused(leads, all).await? {
         Refusal::NoMajority { up: 1, voters: 2, .. } => {}

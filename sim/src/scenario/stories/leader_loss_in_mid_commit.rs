@@ -1,5 +1,5 @@
-//! All bytes are acknowledged; somewhere in sealing and committing the leader loses power. The
-//! put still comes to its end, once.
+//! All bytes are acknowledged. At some point of sealing and committing the leader loses power. The
+//! put still completes, exactly once.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

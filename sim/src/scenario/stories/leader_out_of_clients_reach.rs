@@ -1,5 +1,5 @@
-//! Clients and the leader do not reach each other; all nodes do. Writes go on: another node passes
-//! each command on to the leader.
+//! Clients and the leader cannot reach each other, but all nodes can. Writes continue: another node
+//! forwards each command to the leader.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::stage::{Stage, Told};
 use crate::world::World;
 
-/// A put of a few segments may take so long. Before commands were passed on, none ended at all.
+/// Time limit for a put of a few segments. Before commands were forwarded, no put ended at all.
 const PUT_MAX: Duration = Duration::from_secs(30);
 
 pub async fn story(world: World) -> Told {

@@ -1,5 +1,5 @@
-//! Three of ten packets are lost, in all directions. TCP sends each again, so every message comes
-//! late; production's HTTP/2 runs over it. Writes and reads go on, and nobody stands for election.
+//! Three of ten packets are lost in all directions. TCP sends each again, so messages arrive late.
+//! Production's HTTP/2 runs over it. Writes and reads continue, and no node starts an election.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::trace;
 use crate::world::World;
 
 const LOSS: f64 = 0.3;
-/// A put of a few segments ends within this; the slowest of 32 took 9 s.
+/// A put of a few segments ends within this time. The slowest of 32 took 9 s.
 const PUT_MAX: Duration = Duration::from_secs(20);
 const PUTS: u64 = 6;
 

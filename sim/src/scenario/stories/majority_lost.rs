@@ -1,5 +1,5 @@
-//! A leader loses both followers. Within seconds it says that it does not lead, and no node calls
-//! itself healthy; when one follower is back, all goes on.
+//! A leader loses both followers. Within seconds it reports that it does not lead, and no node
+//! reports itself healthy. When one follower is back, the cluster works again.
 
 use std::time::Duration;
 

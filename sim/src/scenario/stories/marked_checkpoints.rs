@@ -1,6 +1,6 @@
-//! People and jobs say which checkpoints matter and which are bad, while a policy deletes and leaders
-//! die: a hold and a ref keep what they name, one of several moves of a ref wins, and after a
-//! rollback `latest` is the good one, also when an upload of a later step was on its way.
+//! People and jobs mark important and bad checkpoints while a policy deletes and leaders die. A
+//! hold and a ref protect their checkpoints, one of several moves of a ref wins, and after a
+//! rollback `latest` is the good one, even if an upload of a later step was in progress.
 
 use cairn_types::command::Refusal;
 use cairn_types::ids::Selector;
@@ -24,7 +24,7 @@ pub async fn story(world: World) -> Told {
     stage.close().await
 }
 
-/// Steps 1 to 4, of which a rule keeps the newest and a hold the first.
+/// Steps 1 to 4. A rule keeps the newest, and a hold keeps the first.
 async fn kept_by_a_hold(stage: &mut Stage) -> Told {
     for step in 1..4 {
         stage.put(step).await?;
@@ -77,19 +77,19 @@ async fn moved_by_one_of_three(stage: &mut Stage) -> Told {
     }
 }
 
-/// Back to step 4, with 5 and 6 committed, and 7 and 8 on their way.
+/// Rolls back to step 4. Steps 5 and 6 are committed, and 7 and 8 are being uploaded.
 async fn rolled_back(stage: &mut Stage) -> Told {
     stage.policy = PolicyChange::default();
     stage.put(5).await?;
     stage.put(6).await?;
-    // The bad one has the better loss.
+    // The bad checkpoint has the better loss.
     for (step, loss) in [(4, 2.0), (6, 1.0)] {
         stage.annotate(step, "loss", loss).await?;
     }
     stage.set_speed(2_000_000);
     let late = stage.begin_put_blocks(7, 48)?;
     stage.until_put(&late, 5).await?;
-    // Retention has let step 5 go by now.
+    // Retention has deleted step 5 by now.
     let (quarantined, aborted) = stage.roll_back(4).await?;
     if quarantined == 0 || aborted == 0 {
         return Err(format!("{quarantined} in quarantine, {aborted} aborted"));
@@ -115,7 +115,7 @@ async fn rolled_back(stage: &mut Stage) -> Told {
     }
     stage.forget(5);
     stage.forget(6);
-    // Training goes on, and writes the bad steps again.
+    // Training continues and writes the bad steps again.
     for step in [6, 5] {
         stage.put(step).await?;
         names_the_good_one(stage, step).await?;

@@ -1,6 +1,7 @@
-//! One block of a segment is rotten on one node, another block on the second, and the third has
-//! lost its file. No node has a good replica, and every block is good somewhere. Readers go on
-//! mixing sources, also out of quarantine, and so does repair, until all three are whole again.
+//! One block of a segment is damaged on one node, another block on the second, and the third has
+//! lost its file. No node has a good replica, but every block is good on some node. Readers
+//! continue by mixing sources, also from quarantine. Repair does the same, until all three are
+//! sound again.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;
@@ -18,7 +19,8 @@ pub async fn story(world: World) -> Told {
     stage.vanish(third, digest)?;
     stage.rot_block(first, digest, 1)?;
     stage.rot_block(second, digest, 4)?;
-    // The first reader makes both nodes find out; the others read what is left.
+    // The first reader makes both nodes notice the damage. The others read the remaining good
+    // blocks.
     for _ in 0..3 {
         stage.read_all().await?;
     }

@@ -1,4 +1,5 @@
-//! Named scenarios that read as what they are: one fault each, and what must hold.
+//! Named scenarios that read like their description: one fault each, and the promise that must
+//! hold.
 
 mod stage;
 

@@ -1,5 +1,5 @@
-//! A newcomer has its number and has heard no more than that when its disk, and the first node's,
-//! come back in each other's place: where the newcomer is now, nobody is told whom to ask.
+//! A newcomer has received only its id when its disk and the first node's disk come back in each
+//! other's place. At the newcomer's new place, the configuration names no node to ask.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

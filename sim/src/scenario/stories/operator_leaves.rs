@@ -1,6 +1,6 @@
-//! An operator asks a node to put a segment back whose file there is rotten, and leaves before the
-//! answer. The check has moved the file to quarantine by then, or is about to: the slot must be
-//! given up all the same.
+//! An operator asks a node to restore a segment whose file there is damaged, and leaves before the
+//! answer. By then the check has moved the file to quarantine, or is about to. The slot must be
+//! given up in any case.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub async fn story(world: World) -> Told {
         stage.put_back_and_leave(process, digest, patience).await?;
         stage.pause(1_000).await;
         stage.has_file_or_no_slot(process, digest)?;
-        // Where the operator left too early, nobody has noticed yet.
+        // If the operator left too early, no node has noticed the damage yet.
         stage.scrub(process).await?;
         stage.settled().await?;
     }

@@ -1,6 +1,6 @@
-//! Two steps of one run are saved at once, the later one is through first, and the newest one is
-//! kept. The late commit does not push out what began after it, nor the other way round; the next
-//! step lets both go.
+//! Two steps of one run are saved at once. The later step finishes first, and only the newest is
+//! kept. The late commit does not push out the checkpoint that began after it, nor the other way
+//! round. The next step pushes out both.
 
 use cairn_types::model::PolicyChange;
 

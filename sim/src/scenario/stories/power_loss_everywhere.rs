@@ -1,5 +1,5 @@
-//! All nodes lose power at once in the middle of a put. When they are back, the put goes on, and
-//! what was acknowledged before is there.
+//! All nodes lose power at once in the middle of a put. When they are back, the put continues, and
+//! all data acknowledged before is there.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

@@ -1,5 +1,6 @@
-//! Somebody moves the only file of a segment to quarantine. Its node finds it missing and can copy
-//! it from nowhere. An operator has it put back, and the checkpoint is whole again.
+//! The only file of a segment is moved to quarantine from outside. Its node finds it missing and
+//! has no source to copy it from. An operator restores it by a command, and the checkpoint is
+//! complete again.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::stage::{Stage, Told};
 use crate::world::World;
 
 const BLOCKS: usize = 3;
-/// The node has found its file missing, and its tries to copy it have failed.
+/// By then the node has found its file missing, and its attempts to copy it have failed.
 const LOST_FOR: Duration = Duration::from_secs(20);
 
 pub async fn story(world: World) -> Told {
@@ -26,7 +27,7 @@ pub async fn story(world: World) -> Told {
     let (process, digest) = found.ok_or("no node has the segment")?;
     stage.move_aside(process, digest)?;
     stage.pause(2_000).await;
-    // A reader, or the node's own look, may have found it before the operator acts, or not.
+    // A reader or the node's own check may find the loss before the operator acts, or may not.
     if stage.chance.chance(0.5) {
         stage.scrub(process).await?;
         sleep(LOST_FOR).await;

@@ -1,5 +1,5 @@
-//! A rack of two nodes loses power. What was put is read, what is put finds the two racks it
-//! needs; when the rack is back, everything has three copies again.
+//! A rack of two nodes loses power. Earlier checkpoints can be read, and new puts get the two racks
+//! they need. When the rack is back, everything has three replicas again.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

@@ -1,5 +1,5 @@
-//! A node comes back and registers, and is removed before the log tells it so: consensus sends
-//! nothing more to it. It asks, and ends.
+//! A node comes back and registers, and is removed before the log tells it so. Consensus sends
+//! nothing more to it. It asks the cluster, and ends.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub async fn story(world: World) -> Told {
     stage.cluster.start_node(away);
     stage.until(|stage| stage.incarnation(lost) != incarnation).await?;
     let disk = stage.world.disk(away).ok_or("no disk")?;
-    // It hears that it is registered, and can keep nothing of the log.
+    // It hears that it is registered, but cannot store the log.
     disk.set_stuck(true);
     sleep(Duration::from_millis(100)).await;
     stage.world.net().isolate(away);

@@ -1,5 +1,5 @@
-//! The leader is cut off, the others elect another one and remove it. When it is heard again it
-//! still takes itself for the leader; it is told, and ends.
+//! The leader is cut off. The others elect another leader and remove it. When it is reachable
+//! again, it still regards itself as the leader. It is told of its removal, and ends.
 
 use super::stage::{Stage, Told};
 use crate::world::World;

@@ -1,4 +1,4 @@
-//! Two nodes, of which one votes. That one is removed: its vote goes to the other, and what was put
+//! Of two nodes only one votes. That node is removed: its vote goes to the other, and all data
 //! stays readable.
 
 use cairn_types::command::Accept;

@@ -1,5 +1,5 @@
-//! A node that has just voted is cut off before it hears who won, and removed. It knows of no
-//! leader that could tell it; it asks its peers, and ends.
+//! A node that has just voted is cut off before it hears the result, and is removed. It knows no
+//! leader that could tell it so. It asks its peers, and ends.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

@@ -1,5 +1,5 @@
-//! A node dies for good in the middle of a put. A new one comes in its place, the dead one is
-//! removed, and everything has three copies again.
+//! A node dies for good in the middle of a put. A new node replaces it, the dead one is removed,
+//! and everything has three replicas again.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

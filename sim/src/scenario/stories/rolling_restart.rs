@@ -1,5 +1,5 @@
-//! Every node is stopped and started in turn, each in the middle of a put, and only once the one
-//! before is in service again.
+//! Every node is stopped and started in turn, each in the middle of a put. The next one follows
+//! only when the previous one is in service again.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

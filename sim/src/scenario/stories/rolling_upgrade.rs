@@ -1,6 +1,6 @@
 //! Three nodes get a newer build one by one, each in the middle of a put. A command of the newer
-//! build is refused as long as one node does not understand it, and no node stops. Once all have
-//! it, it works on every node, and the older build does not start any more.
+//! build is refused as long as one node does not understand it, and no node stops. Once all nodes
+//! have the build, the command works on every node, and the older build no longer starts.
 
 use cairn_client::{Annotation, ClientError};
 use cairn_types::command::Refusal;
@@ -11,7 +11,7 @@ use crate::disk::Crash;
 use crate::world::World;
 
 const OLDER: u32 = 1;
-/// Of `Annotate`.
+/// The feature level of `Annotate`.
 const NEWER: u32 = 2;
 
 pub async fn story(world: World) -> Told {
@@ -51,7 +51,7 @@ fn restart_at(stage: &Stage, place: usize, level: u32) {
     stage.cluster.start_node(node);
 }
 
-/// The cluster's level, as its leader has it.
+/// The cluster's level in the leader's catalogue.
 fn level(stage: &Stage) -> Option<u32> {
     Some(stage.cluster.leader()?.catalogue().cluster().feature_level)
 }

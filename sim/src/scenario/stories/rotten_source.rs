@@ -1,6 +1,6 @@
-//! A replica rots, and no client reads it. A node dies for good, and the one in its place copies
-//! from the rotten replica: it notices, takes another source, and tells the node, which makes its
-//! replica again. In the end every byte everywhere is sound.
+//! A replica is damaged, and no client reads it. A node dies for good, and its replacement copies
+//! from the damaged replica. It notices, uses another source, and tells the node, which makes its
+//! replica again. In the end every byte is sound.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

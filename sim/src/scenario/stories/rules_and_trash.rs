@@ -1,6 +1,7 @@
-//! Twelve checkpoints of two days, and rules that keep the newest of each day: nothing goes before
-//! somebody has confirmed it, whoever leads; then only what the rules, a hold and the newest good one do
-//! not keep. What was let go comes back whole, after a leader died, and stays.
+//! Twelve checkpoints of two days, and rules that keep the newest of each day. Nothing is deleted
+//! before a confirmation, under any leader. Then everything is deleted except the checkpoints that
+//! the rules or a hold keep, and the newest good one. A deleted checkpoint is restored completely
+//! after a leader died, and stays.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::disk::Crash;
 use crate::world::World;
 
 const DAY_MS: i64 = 86_400_000;
-/// The newest of its day, on hold, the newest.
+/// The newest of its day, the one on hold, and the newest of all.
 const KEPT: [u64; 3] = [6, 2, 12];
 
 pub async fn story(world: World) -> Told {
@@ -25,7 +26,7 @@ pub async fn story(world: World) -> Told {
     for place in [0, 1, 2] {
         stage.clock(stage.node(place))?.jump(DAY_MS);
     }
-    // Each voter's clock is heard of anew.
+    // Time for new readings of each voter's clock.
     sleep(Duration::from_secs(5)).await;
     for step in 7..=12 {
         stage.put(step).await?;
@@ -35,7 +36,7 @@ pub async fn story(world: World) -> Told {
     stage.confirm_retention(9).await?;
     let mut let_go = (1..12).filter(|step| !KEPT.contains(step));
     for step in let_go.by_ref() {
-        // What is kept first of all is not let go in the end.
+        // A checkpoint that is kept at first is not deleted later.
         check_kept(&stage);
         stage.until_let_go_whole(step).await?;
     }
@@ -45,7 +46,7 @@ pub async fn story(world: World) -> Told {
     stage.close().await
 }
 
-/// The rules are set; nothing is deleted, also by the next leader.
+/// Sets the rules. Nothing is deleted, also under the next leader.
 async fn waits(stage: &mut Stage) -> Told {
     let retention = RetentionChange { daily: Some(2), ..RetentionChange::default() };
     stage.edit_policy(PolicyEdit { retention, ..PolicyEdit::default() }).await?;

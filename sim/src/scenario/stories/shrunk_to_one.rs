@@ -1,5 +1,5 @@
-//! Five nodes are removed one after the other, the leader among them, until one is left; it still
-//! leads and has everything.
+//! Four of five nodes are removed one after the other, including the leader, until one is left. It
+//! leads and has all data.
 
 use cairn_types::command::Accept;
 use cairn_types::model::PolicyChange;

@@ -1,4 +1,4 @@
-//! One follower's disk takes a hundred times as long. A put needs two copies, and does not wait
+//! One follower's disk takes a hundred times as long. A put needs two replicas and does not wait
 //! for the third.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::stage::{Stage, Told};
 use crate::world::World;
 
-/// The slow disk alone would take longer.
+/// The slow disk alone would take longer than this.
 const PUT_LIMIT: Duration = Duration::from_secs(5);
 
 pub async fn story(world: World) -> Told {

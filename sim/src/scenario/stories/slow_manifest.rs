@@ -1,5 +1,6 @@
-//! Nodes are joined by slow links, and a manifest is so long that the leader, which does not hold
-//! it, reads it for longer than any caller waits. The part is sealed, and not read again and again.
+//! Nodes are joined by slow links, and a manifest is very long. The leader does not hold it, and
+//! reading it takes longer than any caller waits. The part is sealed, and the manifest is not read
+//! again and again.
 
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use super::stage::{Stage, Told};
 use crate::net::LinkPolicy;
 use crate::world::World;
 
-/// A manifest of two blocks: the first alone takes 8 s, both 14 s.
+/// A manifest of two blocks. The first alone takes 8 s, both 14 s.
 const FILES: usize = 8_000;
 const BYTES_PER_S: u64 = 130_000;
-/// The client's own links are fast: what takes this long was read by the leader from another node.
+/// The client's own links are fast. A part that takes this long was read by the leader from another
+/// node.
 const SLOW: Duration = Duration::from_secs(13);
 /// The leader does not hold four of five manifests.
 const TRIES: u64 = 8;

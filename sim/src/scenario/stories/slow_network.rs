@@ -1,5 +1,5 @@
-//! Members are 200 ms apart, one way, give or take 50. The leader keeps its office, and what is
-//! put commits.
+//! The one-way delay between members is 200 ms, plus or minus 50. The leader keeps its leadership,
+//! and puts commit.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::stage::{Stage, Told};
 use crate::net::LinkPolicy;
 use crate::world::World;
 
-/// In it, there were four elections with timings for a quick network.
+/// In this time there were four elections with timings for a fast network.
 const WATCHED: Duration = Duration::from_secs(60);
 
 pub async fn story(world: World) -> Told {
@@ -15,7 +15,7 @@ pub async fn story(world: World) -> Told {
     stage.put(1).await?;
     let delay_us = 150_000..250_000;
     stage.world.net().set_policy(LinkPolicy { delay_us, ..LinkPolicy::default() });
-    // What was under way at the old pace is over.
+    // Calls that began at the old speed have ended.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let (leader, term) = stage.leadership().await?;
     tokio::time::sleep(WATCHED).await;

@@ -1,4 +1,4 @@
-//! What stories are told with: a cluster, a client, and what the client has put.
+//! The tools of stories: a cluster, a client, and the data that the client has put.
 
 mod disks;
 mod marks;
@@ -34,16 +34,17 @@ use crate::trace;
 use crate::world::World;
 
 const NAMESPACE: &str = "llama/pretrain";
-/// Any one step of a story ends within this virtual time.
+/// Time limit of each step of a story, in virtual time.
 const STEP_LIMIT: Duration = Duration::from_secs(180);
 
-/// A reader of what was deleted knows it within this time: it may wait for a block on its way.
+/// Time limit for a reader of a deleted checkpoint to learn of the deletion. It may wait for a
+/// block on its way.
 const DELETED_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a step of a story came to.
+/// The result of a step of a story.
 pub type Told<T = ()> = Result<T, String>;
 
-/// Tells a story; where a step of it fails, that is a broken promise.
+/// Plays a story. A failing step is a broken promise.
 pub fn play<F, Fut>(world: World, story: F) -> BoxFuture<'static, ()>
 where
     F: FnOnce(World) -> Fut + Send + 'static,
@@ -64,14 +65,14 @@ pub struct Stage {
     checkers: Checkers,
     client: ProcessId,
     files: BTreeMap<u64, Files>,
-    /// Of steps that retention let go.
+    /// Files of steps that retention deleted.
     gone: BTreeMap<u64, Files>,
-    /// Of what is put from now on.
+    /// The policy of puts from now on.
     pub policy: PolicyChange,
     pub wait: Wait,
 }
 
-/// A get that goes on.
+/// A running get.
 pub struct Getting {
     step: u64,
     sink: Arc<MemorySink>,
@@ -79,7 +80,7 @@ pub struct Getting {
     task: JoinHandle<Told<Result<(), ClientError>>>,
 }
 
-/// A put that goes on.
+/// A running put.
 pub struct Putting {
     step: u64,
     files: Files,
@@ -88,12 +89,12 @@ pub struct Putting {
 }
 
 impl Stage {
-    /// A settled cluster of one node a rack name, and a client in the last rack.
+    /// A settled cluster with one node for each rack name, and a client in the last rack.
     pub async fn open(world: World, racks: &[&str]) -> Told<Self> {
         Self::open_at_level(world, racks, FEATURE_LEVEL).await
     }
 
-    /// As [`Stage::open`], with builds that understand commands up to this level.
+    /// Like [`Stage::open`], with builds that understand commands up to this level.
     pub async fn open_at_level(world: World, racks: &[&str], level: u32) -> Told<Self> {
         let cluster = Cluster::define(&world, racks);
         cluster.nodes().into_iter().for_each(|node| cluster.set_feature_level(node, level));
@@ -128,13 +129,13 @@ impl Stage {
         self.world.clock(process).ok_or_else(|| "no such process".to_owned())
     }
 
-    /// By all nodes that run.
+    /// The sum over all running nodes.
     pub fn commands_forwarded(&self) -> u64 {
         let running = self.cluster.running();
         running.iter().map(|node| node.shared.counters.commands_forwarded.get()).sum()
     }
 
-    /// Who leads, and in which term.
+    /// The leader and its term.
     pub async fn leadership(&self) -> Told<(ProcessId, u64)> {
         let leader = self.leader().await?;
         let node = self.cluster.running_node(leader).ok_or("the leader is down")?;
@@ -146,20 +147,20 @@ impl Stage {
         nodes.find(|node| *node != process).ok_or_else(|| "no other node".to_owned())
     }
 
-    /// A running node that has given its vote and knows of no leader.
+    /// A running node that has given its vote and knows no leader.
     pub fn voting(&self) -> Option<ProcessId> {
         let running = self.cluster.running();
         let node = running.iter().find(|node| node.shared.member.consensus.leader().is_none())?;
         Some(node.process)
     }
 
-    /// Of a node's last registration, as far as any catalogue knows.
+    /// The incarnation of a node's last registration in the leader's catalogue.
     pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
         let catalogue = self.cluster.leader()?.catalogue();
         catalogue.node(node).map(|record| record.incarnation)
     }
 
-    /// Waits until something has come about, to the millisecond.
+    /// Waits until a condition is true, with a resolution of a millisecond.
     pub async fn until(&self, mut come: impl FnMut(&Self) -> bool) -> Told {
         for _ in 0..STEP_LIMIT.as_millis() {
             if come(self) {
@@ -180,7 +181,7 @@ impl Stage {
         self.checkers.crashed(node);
     }
 
-    /// Of two nodes that are down.
+    /// Exchanges the disks of two nodes that are down.
     pub fn exchange_disks(&self, one: ProcessId, other: ProcessId) {
         self.cluster.exchange_disks(one, other);
         self.checkers.exchanged(one, other);
@@ -201,7 +202,7 @@ impl Stage {
         self.begin_put_of(step, files)
     }
 
-    /// Puts one file of so many whole blocks.
+    /// Puts one file of this many whole blocks.
     pub async fn put_blocks(&mut self, step: u64, blocks: usize) -> Told {
         let putting = self.begin_put_blocks(step, blocks)?;
         self.finish_put(putting).await.map(drop)
@@ -213,7 +214,7 @@ impl Stage {
         self.begin_put_of(step, files)
     }
 
-    /// Puts so many small files, whose manifest is longer than they are.
+    /// Puts this many small files. Their manifest is longer than their data.
     pub async fn put_long_names(&mut self, step: u64, files: usize) -> Told {
         let files = checkpoint_files::long_names(&mut self.chance, files);
         let putting = self.begin_put_of(step, files)?;
@@ -236,7 +237,7 @@ impl Stage {
         Ok(Putting { step, files, progress, task })
     }
 
-    /// Waits until so much of the bytes is acknowledged.
+    /// Waits until this percentage of the bytes is acknowledged.
     pub async fn until_put(&self, putting: &Putting, percent: u64) -> Told {
         let far_enough = |_: &Self| {
             let total = putting.progress.bytes_total.load(Relaxed);
@@ -260,14 +261,14 @@ impl Stage {
         address(step).is_ok_and(|address| self.cluster.newest().1.resolve(&address).is_ok())
     }
 
-    /// Waits until retention has let this step go.
+    /// Waits until retention has deleted this step.
     pub async fn until_let_go(&mut self, step: u64) -> Told {
         let gone = self.until(|stage| !stage.has(step)).await;
         self.files.remove(&step);
         gone.map_err(|_| format!("step {step} is kept"))
     }
 
-    /// Everything that was put comes back byte for byte.
+    /// Reads all data that was put and compares it byte for byte.
     pub async fn read_all(&self) -> Told {
         for (step, files) in &self.files {
             let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
@@ -293,7 +294,7 @@ impl Stage {
         self.world.net().set_policy(LinkPolicy { bytes_per_s, ..LinkPolicy::default() });
     }
 
-    /// Reads one segment after the other.
+    /// Starts a get that reads one segment after the other.
     pub fn begin_get(&self, step: u64) -> Told<Getting> {
         let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let (sink, progress) = (Arc::<MemorySink>::default(), Arc::<GetProgress>::default());
@@ -308,7 +309,7 @@ impl Stage {
         Ok(Getting { step, sink, progress, task })
     }
 
-    /// Waits until so much of the bytes is there.
+    /// Waits until this percentage of the bytes has arrived.
     pub async fn until_got(&self, getting: &Getting, percent: u64) -> Told {
         let far_enough = |_: &Self| {
             let total = getting.progress.bytes_total.load(Relaxed);
@@ -328,7 +329,7 @@ impl Stage {
         finish(seat.life.spawn(delete), &format!("deletion of step {step}")).await
     }
 
-    /// Ends the grace of what was deleted of a step.
+    /// Ends the grace of a step's deleted records.
     pub async fn free_deleted(&mut self, step: u64) -> Told {
         let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let namespace = address(step)?.namespace;
@@ -339,12 +340,13 @@ impl Stage {
         finish(seat.life.spawn(free), &format!("end of the grace of step {step}")).await
     }
 
-    /// The step is not there any more.
+    /// Notes that the step no longer exists.
     pub fn forget(&mut self, step: u64) {
         self.files.remove(&step);
     }
 
-    /// A get of what was deleted meanwhile ends soon: with all bytes, or with the true reason.
+    /// A get of a checkpoint that was deleted meanwhile ends soon, with all bytes or with the true
+    /// reason.
     pub async fn finish_get_of_deleted(&mut self, getting: Getting) -> Told {
         let Getting { step, sink, task, .. } = getting;
         let began = Instant::now();
@@ -371,7 +373,7 @@ impl Stage {
         self.cluster.wait(STEP_LIMIT, Cluster::unsettled).await
     }
 
-    /// The others make all replicas, though this node, which is up and holds what it held, makes
+    /// The others make all replicas, while this node, which is up and keeps its replicas, makes
     /// none (L4).
     pub async fn without(&self, process: ProcessId) -> Told {
         self.cluster.leave_out(Some(process));
@@ -382,7 +384,7 @@ impl Stage {
         done
     }
 
-    /// All is well in the end: settled, every byte sound, everything readable.
+    /// The final check: the cluster is settled, every byte is sound, and everything is readable.
     pub async fn close(self) -> Told {
         let settled = self.settled().await;
         settled.map_err(|text| format!("at the end: {text}"))?;
@@ -396,7 +398,7 @@ impl Stage {
         id.ok_or_else(|| format!("{} has no number", self.cluster.name(process)))
     }
 
-    /// An operator removes a node, as soon as the cluster lets him.
+    /// An operator removes a node, and repeats the request until the cluster allows it.
     pub async fn remove(&self, node: NodeId) -> Told {
         self.remove_with(node, Accept::default()).await
     }
@@ -445,7 +447,7 @@ impl Stage {
         self.cluster.wait(STEP_LIMIT, up).await
     }
 
-    /// Everything is repaired as far as the nodes can that are not left out.
+    /// Everything is repaired, as far as the nodes that are not left out can do it.
     pub async fn settled_without_one(&self) -> Told {
         self.cluster.wait(STEP_LIMIT, Cluster::core_unsettled).await
     }

@@ -1,5 +1,6 @@
-//! Somebody deletes the files of one segment under two running nodes, and nobody reads it. Both
-//! nodes find out by themselves and copy it again, so that nothing is lost with the third node.
+//! The files of one segment are deleted from outside on two running nodes, and no client reads it.
+//! Both nodes find the loss by themselves and copy the segment again, so that nothing is lost with
+//! the third node.
 
 use super::stage::{Stage, Told};
 use crate::disk::Crash;

@@ -1,5 +1,5 @@
-//! A client waits for all replicas of what it puts, and a target dies for good in the middle of it.
-//! Other hosts are free, so the missing replicas are made there at once, and the put ends long before
+//! A client waits for all replicas of its put, and a target dies for good in the middle of it.
+//! Other hosts are free, so the missing replicas are made there at once. The put ends long before
 //! the cluster would give the dead node up.
 
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::disk::Crash;
 use crate::trace;
 use crate::world::World;
 
-/// The node is down after 3 s, and given up after 30 s where nobody waits.
+/// The node is down after 3 s. If no client waits, it is given up after 30 s.
 const FULL_MAX: Duration = Duration::from_secs(15);
 
 pub async fn story(world: World) -> Told {
     let mut stage = Stage::open(world, &["r1", "r2", "r3", "r1"]).await?;
     stage.wait = Wait::Full { timeout: Duration::from_secs(120) };
     let leader = stage.leader().await?;
-    // One of two that are alone in their racks.
+    // One of the two nodes that are alone in their racks.
     let target = if stage.node(1) == leader { stage.node(2) } else { stage.node(1) };
     let id = stage.node_id(target)?;
     stage.set_speed(4_000_000);

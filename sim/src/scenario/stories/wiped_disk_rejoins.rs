@@ -1,4 +1,4 @@
-//! A node loses its disk and starts on an empty one: it is a new member, gets its copies from
+//! A node loses its disk and starts on an empty one. It is a new member and gets its replicas from
 //! the others, and the record of the lost disk can be removed.
 
 use super::stage::{Stage, Told};

@@ -1,7 +1,7 @@
-//! The leader's wall clock is a month ahead for two seconds: status says so, and no commit is
-//! labelled far ahead (C5, which the checkers watch). Then the clocks of two of three voters are a
-//! day ahead, which nothing can tell from a right clock: commits are labelled in the future, status
-//! says so once the clocks are right, and an operator takes the labels back.
+//! The leader's wall clock is a month ahead for two seconds. Status reports it, and no commit gets
+//! a label far ahead (C5, which the checkers watch). Then the clocks of two of three voters are a
+//! day ahead, which cannot be told from right clocks. Commits get labels in the future, status
+//! reports it once the clocks are right, and an operator takes the labels back.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub async fn story(world: World) -> Told {
     for place in [0, 1] {
         stage.clock(stage.node(place))?.jump(DAY_MS);
     }
-    // Each voter's clock is heard of anew.
+    // Time for new readings of each voter's clock.
     sleep(Duration::from_secs(5)).await;
     stage.put(3).await?;
     for place in [0, 1] {
@@ -63,7 +63,7 @@ pub async fn story(world: World) -> Told {
     stage.close().await
 }
 
-/// As the leader has it.
+/// The status as the leader has it.
 async fn status(stage: &Stage) -> Told<ClusterStatus> {
     let (seat, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
     let ask = async move { sdk.full_status().await.map_err(|error| error.to_string()) };
@@ -77,7 +77,7 @@ async fn wrong_clocks(stage: &Stage) -> Told<Vec<NodeId>> {
     Ok(wrong.map(|node| node.id).collect())
 }
 
-/// An operator takes back labels later than now. How many were.
+/// An operator takes back labels later than now. Returns their number.
 async fn repair_time(stage: &Stage) -> Told<u64> {
     let (seat, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
     let namespace = address(0)?.namespace;

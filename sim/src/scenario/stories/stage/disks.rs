@@ -1,4 +1,4 @@
-//! What befalls disks and segment files in a story.
+//! Faults of disks and segment files in a story.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::process::ProcessId;
 use crate::trace;
 
 impl Stage {
-    /// From now on no job of the node's disk ends, and the node has to.
+    /// From now on no job of the node's disk ends, so the node has to end.
     pub fn hang_disk(&self, process: ProcessId) -> Told {
         self.cluster.excuse(process);
         self.cluster.disk(process).ok_or("no disk")?.set_stuck(true);
         Ok(())
     }
 
-    /// The disk answers again, and the node that ended is started.
+    /// The disk answers again, and the ended node is started.
     pub fn recover_disk(&self, process: ProcessId) -> Told {
         self.cluster.disk(process).ok_or("no disk")?.heal();
         self.checkers.crashed(process);
@@ -33,7 +33,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Some segment that is durable on a node, with at least so many blocks.
+    /// Some segment that is durable on a node, with at least this many blocks.
     pub fn durable_on(&mut self, process: ProcessId, blocks: usize) -> Told<SegmentDigest> {
         let id = self.node_id(process)?;
         let (_, catalogue) = self.cluster.newest();
@@ -71,7 +71,7 @@ impl Stage {
         }
     }
 
-    /// Takes the file of a segment away.
+    /// Removes the file of a segment.
     pub fn vanish(&self, process: ProcessId, digest: SegmentDigest) -> Told {
         let disk = self.cluster.disk(process).ok_or("no disk")?;
         self.checkers.vanished(process, digest);
@@ -81,7 +81,7 @@ impl Stage {
         }
     }
 
-    /// Somebody moves the file of a segment to quarantine, under the running node.
+    /// Moves the file of a segment to quarantine from outside, while the node runs.
     pub fn move_aside(&self, process: ProcessId, digest: SegmentDigest) -> Told {
         let disk = self.cluster.disk(process).ok_or("no disk")?;
         self.checkers.vanished(process, digest);
@@ -91,13 +91,13 @@ impl Stage {
         }
     }
 
-    /// An operator has the node put a copy out of quarantine back.
+    /// An operator makes the node restore a copy from quarantine.
     pub async fn put_back(&self, process: ProcessId, digest: SegmentDigest) -> Told {
         let restore = self.start_put_back(process, digest)?;
         finish(restore, &format!("restore on process {process}")).await
     }
 
-    /// As [`Stage::put_back`], by an operator who leaves after a while.
+    /// Like [`Stage::put_back`], but the operator leaves after a while.
     pub async fn put_back_and_leave(
         &self,
         process: ProcessId,
@@ -139,7 +139,7 @@ impl Stage {
         }
     }
 
-    /// Reads every replica of a node again, as a scrub would.
+    /// Re-reads every replica of a node, as a scrub would.
     pub async fn scrub(&self, process: ProcessId) -> Told {
         let (id, node) = (self.node_id(process)?, self.cluster.running_node(process));
         let shared = node.ok_or("the node is down")?.shared.clone();

@@ -1,4 +1,4 @@
-//! Refs, holds, quarantine and rollback, as a client of a story asks for them.
+//! Refs, holds, quarantine and rollback, for the client of a story.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::{Stage, Told, address, finish};
 
-/// Something that the client was asked to do.
+/// A running request of the client.
 pub(super) type Asked<T> = JoinHandle<Told<Result<T, ClientError>>>;
 
 impl Stage {
@@ -66,7 +66,7 @@ impl Stage {
         )
     }
 
-    /// Quarantined and aborted ones.
+    /// Returns the numbers of quarantined commits and of aborted uploads.
     pub async fn roll_back(&self, step: u64) -> Told<(u64, u64)> {
         let address = address(step)?;
         let rollback = |sdk: Client| async move { sdk.roll_back(&address, "spike", "c1").await };
@@ -74,12 +74,12 @@ impl Stage {
         Ok((report.quarantined, report.aborted))
     }
 
-    /// Begins an upload of one part under this attempt, and does no more.
+    /// Begins an upload of one part under this attempt, without data.
     pub async fn begin_attempt(&self, step: u64, attempt: u64) -> Told<Result<(), ClientError>> {
         finish(self.ask_to_begin(step, attempt)?, "begin").await
     }
 
-    /// The same, for whom waits for it later or never.
+    /// The same, for a caller that waits for it later or never.
     pub fn ask_to_begin(&self, step: u64, attempt: u64) -> Told<Asked<()>> {
         let begin = command::Begin {
             namespace: address(step)?.namespace,
@@ -97,14 +97,14 @@ impl Stage {
         self.ask(begin)
     }
 
-    /// The step that a selector means, by a linearizable read.
+    /// The step of a selector, by a linearizable read.
     pub async fn resolved(&self, selector: Selector) -> Told<u64> {
         let address = Address { selector, ..address(0)? };
         let resolve = |sdk: Client| async move { sdk.resolve(&address).await };
         Ok(self.done("resolve", resolve).await?.step.0)
     }
 
-    /// Gets a step, and says how that failed.
+    /// Gets a step and returns the error.
     pub async fn get_fails(&mut self, step: u64) -> Told<ClientError> {
         let getting = self.begin_get(step)?;
         match finish(getting.task, "get").await? {

@@ -1,4 +1,4 @@
-//! Policies, retention and the trash, as a client of a story asks for them.
+//! Policies, retention and the trash, for the client of a story.
 
 use cairn_client::{ClientError, OwnPolicy, PolicyEdit, RetentionPlan};
 use cairn_types::ids::Step;
@@ -24,7 +24,7 @@ impl Stage {
         self.done("plan of retention", plan).await
     }
 
-    /// Agrees to what the plan says now.
+    /// Confirms the current plan.
     pub async fn confirm_retention(&self, checkpoints: u64) -> Told {
         let version = self.plan_retention(OwnPolicy::default()).await?.policy_version;
         let namespace = address(0)?.namespace;
@@ -34,7 +34,8 @@ impl Stage {
         self.done("confirmation", confirm).await
     }
 
-    /// Waits until retention has let this step go. Its files are remembered: it may come back.
+    /// Waits until retention has deleted this step. Keeps its files, because the step may come
+    /// back.
     pub async fn until_let_go_whole(&mut self, step: u64) -> Told {
         let files = self.files.get(&step).cloned();
         self.until_let_go(step).await?;
@@ -42,7 +43,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Brings a step back; `read_all` reads it from then on.
+    /// Undeletes a step. `read_all` reads it from then on.
     pub async fn undelete(&mut self, step: u64) -> Told<Result<CheckpointInfo, ClientError>> {
         let namespace = address(step)?.namespace;
         let undelete = |sdk: cairn_client::Client| async move {
