@@ -4,9 +4,9 @@
 //! own quarantine, whole ──► held again
 //!    │ no good copy
 //!    ▼
-//! own bad copies ──► node ──► node ──► own bad copies ...   each from the first block still
 //! own bad copies ──► node ──► node ──► own bad copies ...   each continues at the first missing
 //!        every block checked against the table              block, as long as it has good ones
+//! ```
 //!
 //! Sources are mixed, so a segment is lost only with the last good copy of one of its blocks. A
 //! source with wrong bytes is told so and re-reads its replica.

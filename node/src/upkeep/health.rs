@@ -26,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// If a look comes this much too late, the whole process was paused, and its jobs with it. The jobs
 /// then get their full time again before they are judged.
 const STOOD_STILL: Duration = Duration::from_secs(3);
-/// Time limit for a leader that hands over. If it still leads after this, it ends its process, so
-/// that it does not block the cluster.
+/// Time limit for another node to replace a leader that handed over. After it the leader ends its
+/// process, so that it does not block the cluster.
 const HANDOVER_MAX: Duration = Duration::from_secs(15);
 
 /// Looks at the lanes for as long as the node runs.

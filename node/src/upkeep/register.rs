@@ -65,7 +65,7 @@ pub async fn run(
         known.pending_nonces.clear();
     });
     fatal_on_error(ending, settle.await)?;
-    // From here on this process speaks for the node.
+    // From here on this process acts for the node.
     replicas.this.registered_as(incarnation);
     if let Err(refusal) = take_inventory(replicas, calls, incarnation).await {
         ending.fatal(refusal);

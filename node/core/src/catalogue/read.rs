@@ -33,15 +33,15 @@ pub struct ListQuery {
     /// Continue after this one.
     pub after: Option<ListPlace>,
     pub limit: usize,
-    /// Only what this grant gives to read.
+    /// Lists only what this grant allows to read.
     pub grant: Option<Grant>,
 }
 
-/// What was found by looking at no more than `LIST_RECORDS_MAX` records.
+/// The result of a walk over at most `LIST_RECORDS_MAX` records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListPage {
     pub records: Vec<Arc<Checkpoint>>,
-    /// The last record that was looked at, if there are more behind it.
+    /// The last record of the walk, if there are more after it.
     pub next: Option<ListPlace>,
 }
 
