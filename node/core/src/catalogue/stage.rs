@@ -200,8 +200,8 @@ impl Catalogue {
     }
 
     /// Whether the node can take a slot in addition to live ones on `others`. It must take slots at
-    /// all, and none of the others may be on its host. A node that stays down is ignored, because
-    /// its host or its machine may now be in use by another node.
+    /// all, and none of the others may be on its host. A node that stays down is ignored: another
+    /// node may have its host by now, or its disk may have moved to another host.
     pub(crate) fn may_take_slot(&self, target: NodeId, others: &[NodeId]) -> bool {
         let Some(node) = self.nodes.get(&target) else { return false };
         let on_host = |other: &NodeId| {

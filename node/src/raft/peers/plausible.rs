@@ -14,8 +14,8 @@ use crate::raft::peers::promises::Promise;
 use crate::raft::types::{Entry, LogId, Membership, SnapshotMeta, Vote};
 
 /// A member's term is ahead of this node's by the elections that this node has missed. At one
-/// election a second, this many take 136 years. If a term is this far ahead again and again, it
-/// needs as many calls until it overflows.
+/// election a second, this many take 136 years. To make the term overflow in steps of this size, a
+/// member needs 2^32 calls.
 const TERM_AHEAD_MAX: u64 = 1 << 32;
 /// No log gets this long: at a million entries a second it takes 146,000 years. The value is far
 /// enough below the maximum that adding to an index does not overflow.
