@@ -147,7 +147,9 @@ impl Client {
             let mut report = report(info, level);
             let names = names(&report.checkpoint, &manifests);
             let digests: Vec<SegmentDigest> = names.keys().copied().collect();
-            let located = self.locate(&digests).await?;
+            // A node says something of its segments to those who may read the checkpoint.
+            let reader = self.about(report.checkpoint.id);
+            let located = reader.locate(&digests).await?;
             report.segments = located.len() as u64;
             let racks: BTreeSet<&str> = status
                 .nodes
@@ -159,7 +161,7 @@ impl Client {
             match level {
                 VerifyLevel::Metadata => {}
                 VerifyLevel::Replicas => {
-                    self.verify_replicas(&mut report, &located, &names, &progress).await;
+                    reader.verify_replicas(&mut report, &located, &names, &progress).await;
                 }
                 VerifyLevel::Restore => self.verify_restore(&mut report, progress).await?,
             }
