@@ -217,6 +217,10 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         Refusal::Protected { .. } => "move the refs and release the holds, or delete it with force",
         Refusal::RefMoved { .. } => "list the refs to see where it points, and its generation",
         Refusal::NoSuchRef { .. } => "list the refs of the namespace",
+        Refusal::CursorTooOld { .. } => {
+            "watch without a cursor: it begins with what is there, and goes on from then"
+        }
+        Refusal::WatcherTooSlow => "go on with the last cursor",
         Refusal::NoBestMetric { .. } => {
             "name a metric and whether small or large values are good, such as best:loss:min"
         }

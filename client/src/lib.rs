@@ -73,6 +73,7 @@
 //! | `listing` | listing checkpoints, a page at a time |
 //! | `labels` | repairs time labels that a wrong clock made |
 //! | `marks` | refs, holds, quarantine of checkpoints, rollback |
+//! | `watch` | what happens to checkpoints, as a stream |
 //! | `retention` | policies, the source of each rule, plans of retention |
 //! | `quarantine` | the files in a node's quarantine, and how to put one back |
 //! | [`upload`] | from a [`source`], through its [`cut`]s, to a commit |
@@ -115,6 +116,7 @@ mod tokens;
 mod tries;
 pub mod upload;
 mod verify;
+mod watch;
 
 pub use annotate::Annotation;
 pub use builder::{ClientBuilder, SetupError};
@@ -144,6 +146,7 @@ pub use status::{
 pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
 pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
 pub use verify::{BadReplica, Lost, LostFile, VerifyLevel, VerifyReport};
+pub use watch::{WatchOptions, Watched};
 
 // Types of Cairn's other crates that are part of the interface, so that a program needs only this
 // crate.
@@ -156,6 +159,9 @@ pub use cairn_host::seam::{Env, Lane};
 pub use cairn_host::tls::{Authority, ClusterKey, KeyError};
 pub use cairn_host::token::{IssuerKey, Token};
 pub use cairn_types::command::Refusal;
+pub use cairn_types::event::{
+    Event, EventId, Happened, MalformedCursor, WatchedCheckpoint, WatchedRef,
+};
 pub use cairn_types::ids::{
     Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId,
     SegmentDigest, Selector, Step,

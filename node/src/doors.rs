@@ -33,7 +33,7 @@ const OPERATE: Door = Door::Need(Need::Operate);
 const NODE: Door = Door::Need(Need::Node);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 36] = [
+pub const DOORS: [(&str, Door); 37] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
     ("/cairn.v1.Admin/Heartbeat", NODE),
     ("/cairn.v1.Admin/Hello", NODE),
@@ -56,6 +56,7 @@ pub const DOORS: [(&str, Door); 36] = [
     ("/cairn.v1.Catalogue/Resolve", Door::Known),
     ("/cairn.v1.Catalogue/ShowPolicy", READ),
     ("/cairn.v1.Catalogue/Status", Door::Known),
+    ("/cairn.v1.Catalogue/Watch", READ),
     ("/cairn.v1.Raft/Append", NODE),
     ("/cairn.v1.Raft/BeginSnapshot", NODE),
     ("/cairn.v1.Raft/PreVote", NODE),

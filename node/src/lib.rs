@@ -37,6 +37,7 @@ pub mod disk;
 pub mod door;
 pub mod doors;
 pub mod fatal;
+pub mod feed;
 pub mod guard;
 pub mod health;
 mod hello;

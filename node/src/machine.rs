@@ -5,20 +5,36 @@ use std::sync::Arc;
 use cairn_core::catalogue::{Catalogue, stored};
 use cairn_types::command::{Body, Command, Reply};
 use cairn_types::convert::{self, ConvertError};
+use cairn_types::event::EventId;
 use cairn_types::ids::{ClusterId, Lineage};
 
+use crate::feed::Feed;
 use crate::raft::{CatalogueMachine, Check, Decode, Encode};
 
 /// The applied catalogue. Only the state machine worker writes it.
 pub struct CatalogueState {
     pub catalogue: Catalogue,
+    /// Where the events of each entry go, and the number of this catalogue there.
+    feed: Arc<Feed>,
+    source: u64,
     /// The highest feature level whose commands this node understands.
     feature_level: u32,
 }
 
 impl CatalogueState {
     pub fn new(feature_level: u32) -> Self {
-        Self { catalogue: Catalogue::default(), feature_level }
+        let feed = Arc::<Feed>::default();
+        Self { catalogue: Catalogue::default(), source: feed.new_source(), feed, feature_level }
+    }
+
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// Up to which event the catalogue knows all; `applied` is its last entry.
+    pub fn known(&self, applied: u64) -> EventId {
+        let lineage = self.catalogue.cluster().lineage;
+        self.feed.end(self.source, EventId::end_of(lineage, applied))
     }
 }
 
@@ -30,6 +46,9 @@ impl CatalogueMachine for CatalogueState {
         if cluster > self.feature_level {
             return Err(too_old(self.feature_level, cluster));
         }
+        let events = self.catalogue.take_events(index);
+        let end = EventId::end_of(self.catalogue.cluster().lineage, index);
+        self.feed.append(self.source, end, events);
         Ok(reply)
     }
 
@@ -58,11 +77,12 @@ impl CatalogueMachine for CatalogueState {
     }
 
     fn decoder(&self) -> Decode<Self> {
-        let feature_level = self.feature_level;
+        let (feature_level, feed) = (self.feature_level, Arc::clone(&self.feed));
         Arc::new(move |bytes| {
             let catalogue = stored::decode(bytes, feature_level);
             let catalogue = catalogue.map_err(|error| error.to_string())?;
-            Ok(Self { catalogue, feature_level })
+            let (feed, source) = (Arc::clone(&feed), feed.new_source());
+            Ok(Self { catalogue, feed, source, feature_level })
         })
     }
 }

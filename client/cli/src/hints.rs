@@ -128,6 +128,10 @@ fn of_refusal(refusal: &Refusal) -> Option<String> {
         Refusal::Protected { .. } => {
             "`cairn hold rm` and `cairn ref rm` end the protection; `cairn rm --force` deletes it anyway"
         }
+        Refusal::CursorTooOld { .. } => {
+            "`cairn watch` without --from begins with what is there, and goes on from then"
+        }
+        Refusal::WatcherTooSlow => "go on with --from and the last cursor that was printed",
         Refusal::NoBestMetric { namespace, metric } => {
             let metric = if metric.is_empty() { "loss" } else { metric };
             return Some(format!(

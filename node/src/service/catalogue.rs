@@ -1,10 +1,11 @@
 //! Clients' commands and linearizable reads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::catalogue::{Catalogue, Checkpoint, ListPage, ListQuery};
+use cairn_core::catalogue::{Catalogue, ListQuery};
 use cairn_core::placement::{self, Loads};
 use cairn_host::envelope::{Reason, about, refuse};
 use cairn_host::token::TOKEN_HEADER;
@@ -13,15 +14,18 @@ use cairn_types::canary;
 use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
 use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest};
-use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX};
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX, WATCHERS_MAX};
 use cairn_types::rights::Right;
+use futures::Stream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::forward::Forwards;
+use super::listing::listed;
 use super::seal::Seals;
-use super::{labels, marks, retention, shown, tokens};
+use super::{labels, marks, retention, shown, tokens, watch};
+use crate::admission::{Lane, Peer};
 use crate::caller::Caller;
 use crate::doors::wants_token;
 use crate::shared::{LeaderState, Shared};
@@ -47,12 +51,15 @@ pub struct Service {
     planned: Mutex<Planned>,
     seals: Arc<Seals>,
     forwards: Forwards,
+    watchers: Lane,
 }
 
 impl Service {
     pub fn new(shared: Arc<Shared>) -> Self {
         let seals = Seals::new(Arc::clone(&shared.replicas), Arc::clone(&shared.calls));
+        let watchers = shared.lanes.open("watchers", WATCHERS_MAX);
         Self {
+            watchers,
             shared,
             planned: Mutex::default(),
             seals: Arc::new(seals),
@@ -291,6 +298,24 @@ impl wire::catalogue_server::Catalogue for Service {
         planned.map(Response::new)
     }
 
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchReply, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request);
+        let permit = self.watchers.take(request.extensions().get::<Peer>().copied())?;
+        let wire::WatchRequest { prefix, from, deadline_ms } = request.into_inner();
+        let prefix = if prefix.is_empty() { None } else { Some(parse(&prefix)?) };
+        let from = convert::cursor_from_wire(&from);
+        let from = from.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // A node that is cut off is none to watch at.
+        self.linearizable_for(&caller, deadline_ms).await?;
+        let watched = watch::watch(&self.shared, caller, prefix, from, permit)?;
+        Ok(Response::new(Box::pin(watched)))
+    }
+
     async fn list_refs(
         &self,
         request: Request<wire::ListRefsRequest>,
@@ -339,13 +364,17 @@ impl wire::catalogue_server::Catalogue for Service {
         let checkpoint = match small {
             Some(checkpoint) => checkpoint,
             None => {
+                let asking = caller.clone();
                 let walk = move |catalogue: &Catalogue| {
-                    catalogue.resolve(&address).map(|info| convert::info_to_wire(&info))
+                    let record = catalogue.resolve_record(&address)?;
+                    shown::check(&asking, record)?;
+                    Ok(convert::info_to_wire(&catalogue.info(record)))
                 };
                 let found = member.walk(walk).await;
                 found.map_err(|refusal| refusal_status(&refusal))?
             }
         };
+        let checkpoint = shown::without_sharing(caller.token(), checkpoint);
         let nodes = shown::nodes(&self.shared, &caller);
         let checkpoint = Some(checkpoint);
         Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
@@ -375,7 +404,7 @@ impl wire::catalogue_server::Catalogue for Service {
             self.linearizable_for(&caller, request.deadline_ms).await?;
         }
         // A page may be of a thousand large checkpoints: neither under the lock nor on an async thread.
-        let walk = move |catalogue: &Catalogue| listed(catalogue, &query);
+        let walk = move |catalogue: &Catalogue| listed(catalogue, caller.token(), &query);
         Ok(Response::new(self.shared.member.walk(walk).await))
     }
 
@@ -503,20 +532,6 @@ impl wire::catalogue_server::Catalogue for Service {
         self.linearizable_for(&caller, deadline_ms).await?;
         self.shared.member.read(|catalogue| tokens::list(catalogue, &after)).map(Response::new)
     }
-}
-
-fn listed(catalogue: &Catalogue, query: &ListQuery) -> wire::ListReply {
-    let ListPage { records, next } = catalogue.list(query);
-    let entry = |record: &Arc<Checkpoint>| {
-        // A listing is about checkpoints; `Resolve` gives the parts of one.
-        convert::info_to_wire(&catalogue.listed(record))
-    };
-    let checkpoints = records.iter().map(entry).collect();
-    let (next_namespace, next_step, next_id) = match next {
-        Some((namespace, step, id)) => (namespace.to_string(), step.0, id.0),
-        None => (String::new(), 0, 0),
-    };
-    wire::ListReply { checkpoints, next_namespace, next_step, next_id }
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Status>

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`catalogue`] | clients' commands and linearizable reads |
 //! | `forward` | a client's command, passed on to the leader |
+//! | `listing` | pages of checkpoints, places of segments, nodes |
+//! | `watch` | what happens to checkpoints, to those who wait for it |
 //! | `labels` | wall-clock labels that lie in the future |
 //! | `seal` | the leader's part of a seal: no commit that cannot be restored |
 //! | [`segments`] | segment bytes |
@@ -32,6 +34,7 @@ pub mod catalogue;
 mod forward;
 pub mod http;
 mod labels;
+mod listing;
 mod marks;
 mod metrics;
 mod quarantine;
@@ -41,6 +44,7 @@ mod seal;
 pub mod segments;
 mod shown;
 mod tokens;
+mod watch;
 
 /// Builds the router: `raft` holds the consensus service's routes.
 pub fn routes(shared: &Arc<Shared>, raft: Routes, guard: Guard) -> Routes {

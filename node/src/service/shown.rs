@@ -8,7 +8,7 @@ use cairn_types::command::Refusal;
 use cairn_types::convert;
 use cairn_types::ids::{CheckpointId, Incarnation, Namespace, SegmentDigest};
 use cairn_types::model::{Admin, Liveness};
-use cairn_types::rights::Right;
+use cairn_types::rights::{Right, TokenSubject};
 use tonic::Status;
 
 use crate::caller::Caller;
@@ -34,6 +34,19 @@ pub(super) fn check(caller: &Caller, record: &Checkpoint) -> Result<(), Refusal>
     }
     let (subject, right) = (token.name.clone(), Right::Read.to_string());
     Err(Refusal::NotAllowed { subject, right, place: record.namespace.to_string() })
+}
+
+/// What is new in a checkpoint says what others have stored, and is for those who may read everything.
+pub(super) fn without_sharing(
+    token: Option<&TokenSubject>,
+    info: wire::CheckpointInfo,
+) -> wire::CheckpointInfo {
+    match token {
+        Some(token) if !token.grant.allows_everywhere(Right::Read) => {
+            wire::CheckpointInfo { new_bytes: None, ..info }
+        }
+        _ => info,
+    }
 }
 
 /// Where segments are, in order; unknown where the caller has no right to one.

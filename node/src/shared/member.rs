@@ -13,6 +13,7 @@ use cairn_proto::refused::{invalid, refusal_status};
 use cairn_types::canary;
 use cairn_types::command::{Body, Command, Refusal, Reply, SUBJECT_LEVEL};
 use cairn_types::convert::{self, ConvertError};
+use cairn_types::event::EventId;
 use cairn_types::ids::{NodeId, RequestId};
 use cairn_types::rights::Subject;
 use parking_lot::RwLock;
@@ -20,6 +21,7 @@ use tonic::Status;
 
 use super::ThisNode;
 use crate::clock::{self, ClusterClock, Seldom};
+use crate::feed::Feed;
 use crate::health::Health;
 use crate::machine::CatalogueState;
 use crate::raft::{Consensus, ProposeError, ReadError};
@@ -35,6 +37,8 @@ pub struct Member {
     pub this: Arc<ThisNode>,
     pub consensus: Consensus,
     pub health: Arc<Health>,
+    /// The newest events of the log.
+    pub feed: Arc<Feed>,
     state: Arc<RwLock<CatalogueState>>,
     clock: ClusterClock,
     clock_warned: Seldom,
@@ -48,12 +52,20 @@ impl Member {
         health: Arc<Health>,
     ) -> Self {
         let (clock, clock_warned) = Default::default();
-        Self { this, consensus, health, state, clock, clock_warned }
+        let feed = Arc::clone(state.read().feed());
+        Self { this, consensus, health, feed, state, clock, clock_warned }
     }
 
     /// Runs `look` on the applied catalogue. The lock is never held across an await.
     pub fn read<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
         look(&self.state.read().catalogue)
+    }
+
+    /// A copy of the applied catalogue, and up to which event it knows all.
+    pub fn watched(&self) -> (Catalogue, EventId) {
+        let state = self.state.read();
+        let known = state.known(self.consensus.applied());
+        (state.catalogue.clone(), known)
     }
 
     /// A cheap copy of the applied catalogue, for reads that take long.

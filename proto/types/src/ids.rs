@@ -177,6 +177,14 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// Whether it is this one, or below it.
+    pub fn is_at_or_below(&self, above: &Self) -> bool {
+        let rest = self.0.strip_prefix(&above.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
 /// Names are looked up, and ordered, as their text.
 impl Borrow<str> for Namespace {
     fn borrow(&self) -> &str {

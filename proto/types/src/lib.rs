@@ -11,6 +11,7 @@
 //! | [`marks`] | refs, holds, quarantine |
 //! | [`command`] | what Raft orders: commands, replies, refusals, feature levels |
 //! | [`policy`] | what a policy becomes by a change |
+//! | [`event`] | what watchers are told |
 //! | [`listing`] | which checkpoints a listing shows |
 //! | [`retention`] | rules that keep checkpoints |
 //! | [`rights`] | subjects, their rights, and the namespaces these hold in |
@@ -32,6 +33,7 @@ pub mod model;
 pub mod slots;
 
 pub mod command;
+pub mod event;
 pub mod listing;
 pub mod policy;
 pub mod retention;

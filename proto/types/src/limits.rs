@@ -67,6 +67,13 @@ pub const HOLDS_MAX: usize = 16;
 pub const HOLDS_TOTAL_MAX: usize = 65_536;
 /// Records that one `List` page looks at, whether it lists them or not: some milliseconds.
 pub const LIST_RECORDS_MAX: usize = 16_384;
+/// Events that a node keeps for those who watch: hours of them where thousands of checkpoints a day are
+/// made, some 3 MB, and one more than the largest entry brings about (a rollback).
+pub const EVENTS_MAX: usize = 2 * ROLLBACK_MAX;
+/// Events, or checkpoints, of one message to a watcher.
+pub const WATCH_BATCH_MAX: usize = 500;
+/// Watchers of one node.
+pub const WATCHERS_MAX: usize = 256;
 /// Holds of one `ListHolds` page.
 pub const HOLDS_PAGE_MAX: usize = 1000;
 /// Bytes of a reason that a person gives.

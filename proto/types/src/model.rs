@@ -374,8 +374,9 @@ pub struct CheckpointInfo {
     /// Distinct segments, and their raw bytes.
     pub segments: u64,
     pub segment_bytes: u64,
-    /// Of these: what no other committed checkpoint, also in the trash, had at the commit.
-    pub new_bytes: u64,
+    /// Of these: what no other committed checkpoint, also in the trash, had at the commit. `None` where
+    /// the reader may not know what others store.
+    pub new_bytes: Option<u64>,
     pub durability: Durability,
     /// Parts it has once it is committed.
     pub parts_wanted: u32,

@@ -56,6 +56,7 @@ mod runbook;
 mod secured;
 mod tokens;
 mod verifying;
+mod watching;
 mod workspace;
 mod writing;
 

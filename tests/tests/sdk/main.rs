@@ -17,6 +17,7 @@ mod parts;
 mod put;
 mod settings;
 mod streams;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

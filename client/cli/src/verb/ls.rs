@@ -201,7 +201,7 @@ fn progress(info: &CheckpointInfo) -> String {
     format!("{sealed} of {} parts, missing {}", info.parts_wanted, missing.join(", "))
 }
 
-fn reason(reason: DeletedFor) -> &'static str {
+pub(super) fn reason(reason: DeletedFor) -> &'static str {
     match reason {
         DeletedFor::Asked => "asked",
         DeletedFor::Retention => "retention",
@@ -247,7 +247,8 @@ pub struct CheckpointRecord<'a> {
     /// Stored for it, each segment counted once.
     segments: u64,
     segment_bytes: u64,
-    /// Of these: what no other committed checkpoint had at its commit; null while it is open.
+    /// Of these: what no other committed checkpoint had at its commit; null while it is open, and where
+    /// the token is not for everything.
     new_bytes: Option<u64>,
     /// Of these: the rest, which it shared.
     shared_bytes: Option<u64>,
@@ -348,11 +349,11 @@ pub(super) fn listing<'a>(found: &'a [CheckpointInfo], next: Option<&ListPlace>)
 
 /// What a commit added to the cluster; an upload has not added all of it yet.
 pub fn new_bytes(info: &CheckpointInfo) -> Option<u64> {
-    info.commit.map(|_| info.new_bytes)
+    info.new_bytes.filter(|_| info.commit.is_some())
 }
 
 pub fn shared_bytes(info: &CheckpointInfo) -> Option<u64> {
-    info.commit.map(|_| info.segment_bytes.saturating_sub(info.new_bytes))
+    new_bytes(info).map(|new| info.segment_bytes.saturating_sub(new))
 }
 
 pub(super) fn checkpoint_table(found: &[CheckpointInfo]) -> String {

@@ -38,6 +38,8 @@ pub mod token;
 pub mod undelete;
 pub mod verify;
 pub mod version;
+pub mod wait;
+pub mod watch;
 
 use clap::Subcommand;
 
@@ -80,6 +82,10 @@ verbs! {
     Verify(verify::VerifyArgs),
     /// Restore as if nodes were lost, run a check in it, and measure how long that takes
     Drill(drill::DrillArgs),
+    /// Print what happens to checkpoints: commits, deletions, refs, quarantine, full replication
+    Watch(watch::WatchArgs),
+    /// Wait until a checkpoint is committed or has all its replicas: `cairn wait run1@1000 --for full`
+    Wait(wait::WaitArgs),
     /// Set or remove labels and metrics of a committed checkpoint
     Annotate(annotate::AnnotateArgs),
     /// Name checkpoints: `production`, `best-so-far`, moved by compare-and-swap

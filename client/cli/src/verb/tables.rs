@@ -137,7 +137,7 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
         files: 5,
         segments: 4,
         segment_bytes: 47 * MIB,
-        new_bytes: 12 * MIB,
+        new_bytes: Some(12 * MIB),
         durability: Durability {
             replicas_wanted: 3,
             replicas_min: 2,

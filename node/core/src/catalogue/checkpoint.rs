@@ -61,6 +61,8 @@ pub struct Checkpoint {
     pub segment_bytes: u64,
     /// Of these: what no other checkpoint had committed, also none in the trash.
     pub new_bytes: u64,
+    /// Once each of its segments had all R replicas.
+    pub full: bool,
     /// Cluster time of the deletion.
     pub deleted_at_ms: Option<u64>,
     pub deleted_for: Option<DeletedFor>,

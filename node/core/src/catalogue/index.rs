@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::events::Filling;
 use super::kinds::Kinds;
 use super::{Catalogue, Checkpoint};
 use crate::digests::DigestIndex;
@@ -41,6 +42,8 @@ pub(super) struct Indexes {
     pub by_replicas: [u64; REPLICAS_MAX as usize + 1],
     /// Distinct racks of registered nodes in service.
     pub racks: u32,
+    /// Commits that have never had all their replicas.
+    pub filling: Filling,
 }
 
 /// The checkpoints of one namespace.
@@ -253,6 +256,7 @@ impl Catalogue {
         let answer = change(segment);
         self.index.move_segment(Some(&before), Some(segment));
         self.index.classify(segment);
+        self.note_replica(id);
         Some(answer)
     }
 
@@ -276,11 +280,14 @@ impl Catalogue {
     ) -> Option<T> {
         let checkpoint = Arc::make_mut(self.checkpoints.get_mut(&id)?);
         self.index.remove_checkpoint(checkpoint);
+        let before = (checkpoint.state, checkpoint.quarantine.is_some());
         let answer = change(checkpoint);
         self.index.add_checkpoint(checkpoint);
+        self.collected.changed(before, checkpoint);
         if checkpoint.commit.is_some() {
             let namespace = checkpoint.namespace.clone();
             *self.retention_inputs.or_default(namespace) += 1;
+            self.refill(id);
         }
         Some(answer)
     }
@@ -306,6 +313,7 @@ impl Catalogue {
             index.classify(segment);
         }
         index.count_racks(self.nodes.values());
+        index.filling = self.filling_anew();
         index
     }
 

@@ -15,12 +15,14 @@
 //!
 //! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds`,
 //! `access` (tokens) and the remembered replies. Everything in [`index`] is derived from these and
-//! rebuilt on load. `retention_inputs` only counts changes.
+//! rebuilt on load. `retention_inputs` only counts changes, and `collected` has what the last entry
+//! brought about ([`Catalogue::take_events`]).
 
 mod access;
 mod annotate;
 mod checkpoint;
 mod deletion;
+mod events;
 mod features;
 mod holds;
 mod index;
@@ -70,6 +72,7 @@ pub use stage::LIVE_SLOTS_MAX;
 pub use stored::{LoadError, Loader};
 pub use summary::{NodeTally, Summary};
 
+use events::Collected;
 use index::Indexes;
 use replies::Replies;
 
@@ -90,6 +93,8 @@ pub struct Catalogue {
     /// By namespace: a number that rises whenever retention could have a new result, on this copy
     /// only. It is neither stored nor compared.
     retention_inputs: Map<Namespace, u64>,
+    /// What the entry that is being applied brings about. Neither stored nor compared.
+    collected: Collected,
 }
 
 /// The data of an entry that its handlers get besides the body.
@@ -113,6 +118,7 @@ impl Catalogue {
         let step_end = clock_ms.saturating_add(CLOCK_STEP_MS_MAX);
         let least_ms = if canary!("clock_falls") { 0 } else { clock_ms };
         self.cluster.clock_ms = least_ms.max(command.clock_ms.min(step_end));
+        self.collected.begin(command.wall_ms);
         if let Some(reply) = self.replies.get(command.request) {
             return reply.clone();
         }
@@ -120,6 +126,7 @@ impl Catalogue {
         let Command { wall_ms, ref subject, .. } = *command;
         let entry = Entry { index, epoch, wall_ms, subject };
         let reply = self.dispatch(entry, &command.body).unwrap_or_else(Reply::Refused);
+        self.settle_filling();
         self.replies.remember(command.request, &reply);
         reply
     }

@@ -391,7 +391,7 @@ impl Catalogue {
             files,
             segments: if open { record.loose.len() } else { record.segments.len() },
             segment_bytes: if open { staged.bytes } else { record.segment_bytes },
-            new_bytes: record.new_bytes,
+            new_bytes: Some(record.new_bytes),
             durability,
             parts: Arc::default(),
             parts_wanted: record.parts_wanted,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use cairn_types::canary;
 use cairn_types::command::{Refusal, Reply, SetRef};
+use cairn_types::event::Happened;
 use cairn_types::ids::{CheckpointId, Namespace, RefName};
 use cairn_types::limits::{REF_HISTORY_MAX, REFS_MAX};
 use cairn_types::marks::{Ref, RefMove};
@@ -74,10 +75,16 @@ impl Catalogue {
             wall_ms: entry.wall_ms,
             subject: entry.subject.name().to_owned(),
         };
+        let moved_to = target.generation;
         let surplus = (target.history.len() + 1).saturating_sub(REF_HISTORY_MAX);
         target.history.drain(..surplus);
         target.history.push(moved);
+        let generation = moved_to;
         *self.retention_inputs.or_default(set.namespace.clone()) += 1;
+        let step = set.checkpoint.and_then(|id| self.checkpoint(id)).map(|record| record.step);
+        let (name, checkpoint) = (set.name.clone(), set.checkpoint);
+        let moved = Happened::RefMoved { name, generation, checkpoint, step };
+        self.collected.push(&set.namespace, moved);
         Ok(Reply::Done)
     }
 

@@ -165,6 +165,7 @@ impl Catalogue {
             files: 0,
             segment_bytes: 0,
             new_bytes: 0,
+            full: false,
             deleted_at_ms: None,
             deleted_for: None,
             now: false,

@@ -24,6 +24,7 @@ use cairn_types::set_digest;
 
 use crate::chance::Chance;
 use crate::marks;
+use crate::watching::check_events;
 use crate::world::{assert_refused_without_effect, new_node, registration};
 
 const DIGESTS: u64 = 40;
@@ -571,6 +572,7 @@ fn every_entry_keeps_every_invariant() {
         let before = catalogue.clone();
         let reply = catalogue.apply(index, &command);
         seen.count(&command, &reply);
+        check_events(&before, &catalogue.clone(), index, &catalogue.take_events(index));
         let checked = invariants::check(&catalogue)
             .and_then(|()| invariants::check_hosts(&catalogue))
             .and_then(|()| invariants::check_step(&before, &catalogue));
@@ -613,8 +615,10 @@ fn snapshot_and_log_from_any_prefix_give_the_same_catalogue() {
     for index in 1..=ENTRIES {
         let command = generator.next(&straight);
         let reply = straight.apply(index, &command);
+        let events = straight.take_events(index);
         for (_, catalogue) in &mut restored {
             assert_eq!(catalogue.apply(index, &command), reply);
+            assert_eq!(catalogue.take_events(index), events);
         }
         log.push(command);
         if index % 150 == 0 {

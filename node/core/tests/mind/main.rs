@@ -19,5 +19,6 @@ mod trash;
 mod upgrading;
 mod uploading;
 mod voting;
+mod watching;
 
 mod generated;

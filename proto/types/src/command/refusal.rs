@@ -1,5 +1,6 @@
 //! Why a command had no effect.
 
+use crate::event::EventId;
 use crate::ids::{Attempt, CheckpointId, Incarnation, Namespace, NodeId, SegmentDigest, Step};
 
 /// Nodes in service that cannot take a segment, and why.
@@ -169,6 +170,11 @@ pub enum Refusal {
     /// Neither the selector nor the policy says what is best; with an empty metric, also not of what.
     #[error("{}", no_best_text(namespace, metric))]
     NoBestMetric { namespace: String, metric: String },
+    /// A watcher's cursor, behind which the node has not all events any more: not even one is left out.
+    #[error("cursor {cursor} is too old: this node has the events behind {floor}")]
+    CursorTooOld { cursor: EventId, floor: EventId },
+    #[error("the watcher was too slow: it took nothing for half a minute")]
+    WatcherTooSlow,
     #[error("no hold of {owner:?} on checkpoint {checkpoint}")]
     NoSuchHold { checkpoint: CheckpointId, owner: String },
     /// Removing the node would lose data.

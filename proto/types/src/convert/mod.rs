@@ -6,6 +6,7 @@
 //! against `limits`. What is checked at apply: everything that depends on the catalogue.
 //! Conversions to the wire never fail; those from it end in a [`ConvertError`], never a panic.
 
+mod event;
 mod info;
 mod listing;
 mod marks;
@@ -21,6 +22,10 @@ use crate::ids::{NameError, SegmentDigest, check_host_port};
 use bytes::Bytes;
 
 pub use crate::command::{decode_command, encode_command};
+pub use event::{
+    cursor_from_wire, event_from_wire, event_to_wire, watched_from_wire, watched_ref_from_wire,
+    watched_ref_to_wire, watched_to_wire,
+};
 pub use info::{info_from_wire, info_to_wire};
 pub use info::{state_from_wire, state_to_wire};
 pub use listing::{list_filter_from_wire, list_place_from_wire, list_request};

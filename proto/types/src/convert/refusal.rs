@@ -99,6 +99,12 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
             message.second.clone_from(name);
             (Kind::NoSuchRef, vec![])
         }
+        Refusal::CursorTooOld { cursor, floor } => {
+            message.first = cursor.to_string();
+            message.second = floor.to_string();
+            (Kind::CursorTooOld, vec![])
+        }
+        Refusal::WatcherTooSlow => (Kind::WatcherTooSlow, vec![]),
         Refusal::NoBestMetric { namespace, metric } => {
             message.first.clone_from(namespace);
             message.second.clone_from(metric);
@@ -275,6 +281,10 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
             current: numbers.at(1)?,
         },
         Kind::NoSuchRef => Refusal::NoSuchRef { namespace: message.first, name: message.second },
+        Kind::CursorTooOld => {
+            Refusal::CursorTooOld { cursor: message.first.parse()?, floor: message.second.parse()? }
+        }
+        Kind::WatcherTooSlow => Refusal::WatcherTooSlow,
         Kind::NoBestMetric => {
             Refusal::NoBestMetric { namespace: message.first, metric: message.second }
         }

@@ -145,6 +145,15 @@ impl Draw {
                 current: self.u64(),
             },
             Refusal::NoSuchRef { namespace: format!("n{part}"), name: format!("name {part}") },
+            Refusal::CursorTooOld {
+                cursor: crate::event::EventId::end_of(crate::ids::Lineage(0), self.u64()),
+                floor: crate::event::EventId {
+                    lineage: crate::ids::Lineage(1),
+                    index: self.u64(),
+                    place: part,
+                },
+            },
+            Refusal::WatcherTooSlow,
             Refusal::NoBestMetric { namespace: format!("n{part}"), metric: format!("m{part}") },
             Refusal::NoSuchHold {
                 checkpoint: CheckpointId(self.u64()),
@@ -222,7 +231,7 @@ impl Draw {
             files: self.u64(),
             segments: self.u64(),
             segment_bytes: self.u64(),
-            new_bytes: self.u64(),
+            new_bytes: self.option(Self::u64),
             durability: self.durability(),
             parts_wanted: self.u32(),
             parts_missing: self.u32(),

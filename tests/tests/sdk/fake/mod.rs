@@ -3,7 +3,7 @@
 
 mod services;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use cairn_core::catalogue::Catalogue;
 use cairn_core::placement::Loads;
 use cairn_host::envelope::Identity;
 use cairn_host::seam::{Dialer, Env, Job, Lane, Runtime, Transport};
+use cairn_proto::wire;
 use cairn_proto::wire::catalogue_server::CatalogueServer;
 use cairn_proto::wire::segments_server::SegmentsServer;
 use cairn_types::command::{self, Body, Command, Reply};
@@ -83,6 +84,11 @@ pub struct State {
     pub statuses: u32,
     /// Every question for a checkpoint is answered with this one.
     pub resolve_as: Option<Address>,
+    /// What each watch is told, one after the other, and from where each went on.
+    pub watches: VecDeque<Vec<Result<wire::WatchReply, Status>>>,
+    pub watched_from: Vec<String>,
+    /// A watch does not end after that.
+    pub watches_stay_open: bool,
 }
 
 pub struct Fake {
@@ -117,6 +123,9 @@ impl Fake {
             busy_until: None,
             executes: 0,
             lists: 0,
+            watches: VecDeque::new(),
+            watched_from: Vec::new(),
+            watches_stay_open: false,
             statuses: 0,
             resolve_as: None,
         };

@@ -18,7 +18,7 @@ use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Epoch, NodeId, SegmentDigest, SegmentId, Step};
 use cairn_types::limits::BLOCK_BYTES;
 use cairn_types::model::{Admin, Liveness};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -136,6 +136,22 @@ impl wire::catalogue_server::Catalogue for Node {
         _request: Request<wire::ListTokensRequest>,
     ) -> Result<Response<wire::ListTokensReply>, Status> {
         Err(Status::unimplemented("not faked"))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchReply, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let mut state = self.fake.state.lock();
+        state.watched_from.push(request.into_inner().from);
+        let told = state.watches.pop_front().unwrap_or_default();
+        let told = futures::stream::iter(told);
+        Ok(Response::new(match state.watches_stay_open {
+            true => Box::pin(told.chain(futures::stream::pending())),
+            false => Box::pin(told),
+        }))
     }
 
     async fn list_holds(

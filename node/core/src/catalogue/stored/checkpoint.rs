@@ -85,6 +85,7 @@ fn to_wire(record: &Checkpoint) -> wire::SnapshotCheckpoint {
         dropped: Some(set_to_wire(&record.dropped.to_id_set())),
         dropped_until_ms: record.dropped_until_ms,
         new_bytes: record.new_bytes,
+        full: record.full,
     }
 }
 
@@ -118,6 +119,7 @@ fn from_wire(record: wire::SnapshotCheckpoint) -> Result<Checkpoint, ConvertErro
         files: record.files,
         segment_bytes: record.segment_bytes,
         new_bytes: record.new_bytes,
+        full: record.full,
         deleted_at_ms: record.deleted_at_ms,
         deleted_for: match record.deleted_for {
             0 => None,

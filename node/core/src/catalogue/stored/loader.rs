@@ -95,6 +95,7 @@ impl Loader {
             catalogue.index.classify(segment);
         }
         catalogue.recount_racks();
+        catalogue.index.filling = catalogue.filling_anew();
         Ok(catalogue)
     }
 }
