@@ -15,6 +15,7 @@
 //! The puts of one job follow each other in the order of their steps, so that `latest` is the newest
 //! of them. One that is finished late is put late.
 
+mod action;
 mod backoff;
 mod prune;
 mod report;
@@ -28,12 +29,13 @@ use std::time::Duration;
 
 use cairn_client::{CheckpointId, Step};
 
+pub use self::action::{Action, Event, Found, Outcome, PutTask, RemoveTask};
 pub use self::report::{CheckpointReport, JobReport, State};
 
 use self::prune::Local;
 use self::ripe::{Memory, Rule, Verdict};
 use crate::config::{Job, Kind, Watch};
-use crate::journal::{Finding, JobJournal, Journal, Record, Stamp};
+use crate::journal::{JobJournal, Journal, Record, Stamp};
 use crate::listing::{Fingerprint, Look, Scan};
 use crate::schedule::Decision;
 use crate::zone::step_of;
@@ -44,74 +46,6 @@ pub struct Now {
     pub wall_ms: u64,
     /// Since the agent began.
     pub elapsed: Duration,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Put(PutTask),
-    Remove(RemoveTask),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PutTask {
-    pub job: usize,
-    pub step: Step,
-    /// Of a watched directory.
-    pub found: Option<Found>,
-    /// Of a scheduled run.
-    pub due_ms: Option<u64>,
-}
-
-/// A finished checkpoint, as it was seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    pub name: String,
-    pub fingerprint: Fingerprint,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RemoveTask {
-    pub job: usize,
-    pub step: Step,
-    pub found: Found,
-    /// What holds it in the cluster.
-    pub id: CheckpointId,
-}
-
-/// What became of an action.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    pub job: usize,
-    pub step: Step,
-    pub outcome: Outcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Stored {
-        id: CheckpointId,
-        bytes: u64,
-        stamp: Option<Stamp>,
-    },
-    /// Its files changed since they were listed: nothing is published.
-    Changed {
-        why: String,
-    },
-    Failed {
-        why: String,
-    },
-    /// Trying the same again changes nothing.
-    Refused {
-        why: String,
-    },
-    /// Of a verification or a drill, good or bad.
-    Found(Finding),
-    Removed,
-    /// It stays on the local disk for now.
-    Kept {
-        why: String,
-    },
 }
 
 /// How a checkpoint's last action ended.
