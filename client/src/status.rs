@@ -72,6 +72,9 @@ pub struct ClusterStatus {
     pub first_waiting: Vec<RetentionWaiting>,
     /// The times that were set when the cluster was founded.
     pub settings: Settings,
+    /// This client's token may not read every namespace: counts and bytes are left out, and what is
+    /// below its policy too.
+    pub limited: bool,
 }
 
 /// A namespace whose retention would delete so much that it needs a confirmation.
@@ -321,6 +324,7 @@ impl ClusterStatus {
             first_ahead: reply.first_ahead.into_iter().map(ahead).collect(),
             namespaces_waiting: reply.namespaces_waiting,
             first_waiting: reply.first_waiting.into_iter().map(waiting).collect(),
+            limited: reply.limited,
             settings: reply.settings.as_ref().map(convert::settings_from_wire).unwrap_or_default(),
         })
     }

@@ -66,41 +66,49 @@ impl Caller {
     /// Refuses what the caller may not do in `namespace`. The answer is the same whether there is
     /// such a namespace.
     pub fn check(&self, right: Right, namespace: &Namespace) -> Result<(), Status> {
-        match self.token() {
-            Some(token) if !token.grant.allows(right, namespace) => {
-                Err(not_allowed(token, right.word(), namespace.as_str()))
-            }
-            _ => Ok(()),
+        match self {
+            Self::Nobody => Err(nobody()),
+            Self::Key | Self::Local => Ok(()),
+            Self::Subject(token) if token.grant.allows(right, namespace) => Ok(()),
+            Self::Subject(token) => Err(not_allowed(token, right.word(), namespace.as_str())),
         }
     }
 
     /// Refuses what concerns no namespace to those who may not do it in all.
     pub fn check_everywhere(&self, right: Right) -> Result<(), Status> {
-        match self.token() {
-            Some(token) if !token.grant.allows_everywhere(right) => {
-                Err(not_allowed(token, right.word(), "every namespace"))
-            }
-            _ => Ok(()),
+        match self {
+            Self::Nobody => Err(nobody()),
+            Self::Key | Self::Local => Ok(()),
+            Self::Subject(token) if token.grant.allows_everywhere(right) => Ok(()),
+            Self::Subject(token) => Err(not_allowed(token, right.word(), "every namespace")),
         }
     }
 
     /// Whether it may read what is in `namespace`.
     pub fn reads(&self, namespace: &Namespace) -> bool {
-        self.token().is_none_or(|token| token.grant.allows(Right::Read, namespace))
+        self.check(Right::Read, namespace).is_ok()
     }
 
     /// Whether it may know of the cluster as a whole.
     pub fn reads_everything(&self) -> bool {
-        self.token().is_none_or(|token| token.grant.allows_everywhere(Right::Read))
+        self.check_everywhere(Right::Read).is_ok()
     }
 
     /// Refuses a token that was revoked by now, as far as `catalogue` knows.
     pub fn check_current(&self, catalogue: &Catalogue) -> Result<(), Status> {
-        match self.token() {
-            Some(token) => catalogue.access().check(token).map_err(|it| refusal_status(&it)),
-            None => Ok(()),
+        match self {
+            Self::Nobody => Err(nobody()),
+            Self::Key | Self::Local => Ok(()),
+            Self::Subject(token) => {
+                catalogue.access().check(token).map_err(|it| refusal_status(&it))
+            }
         }
     }
+}
+
+/// The answer to a caller that has shown nothing.
+pub fn nobody() -> Status {
+    Status::unauthenticated("no client certificate: this cluster wants a cluster key, or a token")
 }
 
 pub fn not_allowed(token: &TokenSubject, right: &str, place: &str) -> Status {
@@ -360,6 +368,22 @@ mod tests {
         world.apply(Body::SetIssuer(command::SetIssuer { name: "ops".into(), key: None }));
         let text = refused(callers.establish(&open, &headers(&token)));
         assert!(text.contains("no issuer of this cluster"), "{text}");
+    }
+
+    #[test]
+    fn nobody_may_do_nothing_even_where_no_door_was_passed() {
+        let (world, team) = (World::new(), "team".parse().unwrap());
+        let nobody = Caller::of(&Request::new(()));
+        assert_eq!(nobody, Caller::Nobody);
+        assert!(!nobody.reads(&team) && !nobody.reads_everything());
+        assert!(nobody.check_current(&world.catalogue.lock()).is_err());
+        for right in Right::ALL {
+            assert!(nobody.check(right, &team).is_err() && nobody.check_everywhere(right).is_err());
+            for caller in [Caller::Key, Caller::Local] {
+                caller.check(right, &team).unwrap();
+                caller.check_everywhere(right).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use cairn_types::command::Refusal;
 use cairn_types::rights::{Need, Right};
 use tonic::Status;
 
-use crate::caller::{Caller, not_allowed};
+use crate::caller::{Caller, nobody, not_allowed};
 
 /// What a caller needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +87,7 @@ pub fn admit(caller: &Caller, door: Door, required: impl Fn() -> bool) -> Result
     }
     let token = match caller {
         Caller::Nobody => {
-            return Err(Status::unauthenticated(
-                "no client certificate: this cluster wants a cluster key, or a token",
-            ));
+            return Err(nobody());
         }
         Caller::Key | Caller::Local => {
             let is_enough = matches!(door, NODE | Door::Command | Door::Tokens);

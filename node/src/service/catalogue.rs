@@ -15,7 +15,7 @@ use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
 use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX, WATCHERS_MAX};
-use cairn_types::rights::Right;
+use cairn_types::rights::{Right, Subject};
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use super::listing::listed;
 use super::seal::Seals;
 use super::{labels, marks, retention, shown, tokens, watch};
 use crate::admission::{Lane, Peer};
-use crate::caller::Caller;
+use crate::caller::{Caller, nobody};
 use crate::doors::wants_token;
 use crate::shared::{LeaderState, Shared};
 use crate::upkeep::leaving;
@@ -97,6 +97,9 @@ impl Service {
     /// manages tokens always and does all else only where none is required.
     async fn may_lead(&self, command: &Command) -> Result<(), Status> {
         let Command { subject, request, body, .. } = command;
+        if *subject == Subject::None {
+            return Err(nobody());
+        }
         let manages_tokens =
             matches!(body, Body::SetIssuer(_) | Body::RevokeToken(_) | Body::RequireTokens(_));
         let member = &self.shared.member;

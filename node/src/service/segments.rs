@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admission::{Lane, Lanes, Peer, Permit};
-use crate::caller::Caller;
+use crate::caller::{Caller, nobody};
 use crate::pace::Pace;
 use crate::reporter::Said;
 use crate::shared::Replicas;
@@ -77,7 +77,11 @@ impl Service {
         right: Right,
         digest: SegmentDigest,
     ) -> Result<(), Status> {
-        let Some(token) = caller.token() else { return Ok(()) };
+        let token = match caller {
+            Caller::Nobody => return Err(nobody()),
+            Caller::Key | Caller::Local => return Ok(()),
+            Caller::Subject(token) => token,
+        };
         let member = &self.replicas.member;
         let is_shown = || {
             member.read(|catalogue| {

@@ -189,6 +189,7 @@ fn a_stolen_write_token_can_neither_delete_nor_overwrite_nor_read_nor_learn_of_o
     let status = ci.run(["status", "--json"]).ok();
     assert!(!status.text().contains("secret"), "{}", status.text());
     assert_eq!(status.json()["checkpoints_committed"], 0, "{}", status.text());
+    assert_eq!(status.json()["limited"], true);
 
     by_its_own_program(&keyed);
 

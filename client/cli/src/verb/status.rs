@@ -227,6 +227,8 @@ pub(super) struct StatusDocument<'a> {
     /// Namespaces with a run of retention that waits for a confirmation, and the first of them.
     namespaces_waiting: u64,
     first_waiting: Vec<WaitingRecord<'a>>,
+    /// The token may not read every namespace: counts and bytes are left out.
+    limited: bool,
     /// Empty if there is no problem.
     problems: Vec<String>,
 }
@@ -284,6 +286,7 @@ pub(super) fn document(status: &ClusterStatus) -> StatusDocument<'_> {
         first_ahead: first_ahead.collect(),
         namespaces_waiting: status.namespaces_waiting,
         first_waiting: first_waiting.collect(),
+        limited: status.limited,
         problems: problems(status),
     }
 }
@@ -302,13 +305,16 @@ pub(super) fn text(status: &ClusterStatus) -> String {
     lines.push(String::new());
     let members: Vec<_> = status.nodes.iter().filter(|node| !node.removed).cloned().collect();
     lines.push(node::node_table(&members, status.leader));
-    lines.push(format!(
-        "data       {}, {} in {}; {} awaiting deletion",
-        plural(status.checkpoints_committed, "checkpoint"),
-        bytes(status.segment_bytes),
-        plural(status.segments, "segment"),
-        bytes(status.bytes_unreferenced),
-    ));
+    lines.push(match status.limited {
+        true => "data       not shown: this token may not read every namespace".to_owned(),
+        false => format!(
+            "data       {}, {} in {}; {} awaiting deletion",
+            plural(status.checkpoints_committed, "checkpoint"),
+            bytes(status.segment_bytes),
+            plural(status.segments, "segment"),
+            bytes(status.bytes_unreferenced),
+        ),
+    });
     if status.checkpoints_open > 0 {
         lines.push(format!("uploads    {} in progress", status.checkpoints_open));
     }
@@ -316,7 +322,10 @@ pub(super) fn text(status: &ClusterStatus) -> String {
     lines.extend(lines_of_losses(status));
     let problems = problems(status);
     if problems.is_empty() {
-        lines.push("health     ok: all data meets its policy".to_owned());
+        lines.push(match status.limited {
+            true => "health     ok: all nodes are up".to_owned(),
+            false => "health     ok: all data meets its policy".to_owned(),
+        });
     }
     for (index, problem) in problems.iter().enumerate() {
         let label = if index == 0 { "health" } else { "" };
