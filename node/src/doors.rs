@@ -192,7 +192,8 @@ mod tests {
             | "/cairn.v1.Catalogue/ListHolds"
             | "/cairn.v1.Catalogue/ListRefs"
             | "/cairn.v1.Catalogue/PlanRetention"
-            | "/cairn.v1.Catalogue/ShowPolicy" => "ro",
+            | "/cairn.v1.Catalogue/ShowPolicy"
+            | "/cairn.v1.Catalogue/Watch" => "ro",
             "/cairn.v1.Admin/NodeStatus"
             | "/cairn.v1.Catalogue/Execute"
             | "/cairn.v1.Catalogue/Hasten"

@@ -133,7 +133,8 @@ mod tests {
         };
         let cluster = ClusterId(7);
         let init = entry(InitCluster { cluster, settings: Settings::default(), node });
-        let mut older = CatalogueState::new(FEATURE_LEVEL - 1);
+        // Annotate is of level 2.
+        let mut older = CatalogueState::new(1);
         let why = older.apply(1, &init).unwrap_err();
         assert!(why.contains("start a newer build, or remove --feature-level"), "{why}");
         let mut current = CatalogueState::new(FEATURE_LEVEL);
@@ -150,7 +151,7 @@ mod tests {
         // The sender of such an entry is told so before the entry is in the log.
         let checks = |level, command: &[u8]| CatalogueState::new(level).checker()(command);
         for command in [&init, &annotate] {
-            assert!(checks(FEATURE_LEVEL - 1, command).is_err());
+            assert!(checks(1, command).is_err());
             assert_eq!(checks(FEATURE_LEVEL, command), Ok(()));
         }
         let raise = entry(RaiseFeatureLevel { level: FEATURE_LEVEL + 1 });
