@@ -33,7 +33,7 @@ use crate::process::{Life, ProcessId};
 use crate::seed::Stream;
 use crate::trace;
 use crate::witness;
-use crate::world::{Seat, Spec, World};
+use crate::world::{ProcessParts, Spec, World};
 
 /// Period of a scenario's checks of a condition.
 const LOOK: Duration = Duration::from_millis(100);
@@ -177,23 +177,23 @@ impl Cluster {
     fn add_process(&self, name: &str, rack: &str, wall_skew_ms: i64) -> ProcessId {
         let config = config(name, rack, self.inner.lock().pace);
         let owner = Arc::downgrade(&self.inner);
-        let boot = move |seat: Seat| {
+        let boot = move |parts: ProcessParts| {
             let (mut config, owner) = (config.clone(), owner.clone());
             async move {
                 let Some(inner) = owner.upgrade() else { return };
                 {
                     let mut inner = inner.lock();
-                    config.origin = inner.origin(seat.id, &config.address);
-                    config.replaces = inner.replaces.get(&seat.id).copied();
-                    let mistaken = inner.mistaken.remove(&seat.id);
-                    let level = mistaken.or_else(|| inner.levels.get(&seat.id).copied());
+                    config.origin = inner.origin(parts.id, &config.address);
+                    config.replaces = inner.replaces.get(&parts.id).copied();
+                    let mistaken = inner.mistaken.remove(&parts.id);
+                    let level = mistaken.or_else(|| inner.levels.get(&parts.id).copied());
                     config.feature_level = level.unwrap_or(config.feature_level);
                     if matches!(config.origin, Origin::Bootstrap(_)) {
                         config.peers = inner.addresses.clone();
                         config.peers.retain(|address| *address != config.address);
                     }
                 }
-                run_node(seat, config, inner).await;
+                run_node(parts, config, inner).await;
             }
         };
         self.world.add(Spec { wall_skew_ms, ..Spec::new(name, rack, boot) })
@@ -372,7 +372,7 @@ impl Cluster {
         leaders.max_by_key(|running| running.shared.member.consensus.term())
     }
 
-    /// Defines and starts a client's process; its tasks are spawned on the seat's life.
+    /// Defines and starts a client's process; its tasks are spawned on its life.
     pub fn client(&self, name: &str, rack: &str) -> ProcessId {
         let idle = |_| std::future::pending::<()>();
         let process = self.world.add(Spec::new(name, rack, idle));
@@ -381,10 +381,10 @@ impl Cluster {
     }
 
     /// The SDK in the current life of a client's process.
-    pub fn sdk(&self, process: ProcessId) -> Option<(Seat, Client)> {
-        let seat = self.world.seat(process)?;
-        let client = sdk(&seat, &self.addresses());
-        Some((seat, client))
+    pub fn sdk(&self, process: ProcessId) -> Option<(ProcessParts, Client)> {
+        let parts = self.world.parts(process)?;
+        let client = sdk(&parts, &self.addresses());
+        Some((parts, client))
     }
 
     /// The addresses of all nodes, running or not.
@@ -410,10 +410,10 @@ impl Cluster {
 }
 
 /// The SDK in a client's process.
-pub fn sdk(seat: &Seat, addresses: &[String]) -> Client {
+pub fn sdk(parts: &ProcessParts, addresses: &[String]) -> Client {
     let mut options = ClientOptions::new(addresses.iter().cloned());
-    options.rack = Some(seat.rack.clone());
-    Client::new(seat.env.clone(), options)
+    options.rack = Some(parts.rack.clone());
+    Client::new(parts.env.clone(), options)
 }
 
 /// The process that has this one's place after these two have exchanged theirs.

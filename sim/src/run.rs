@@ -340,11 +340,11 @@ mod tests {
     #[test]
     fn process_whose_boot_returns_has_exited_and_can_start_again() {
         let outcome = run(&Options::new(1), |world| async move {
-            let id = world.add(Spec::new("n1", "r1", |seat| async move {
-                seat.env.spawn("left behind", std::future::pending());
+            let id = world.add(Spec::new("n1", "r1", |parts| async move {
+                parts.env.spawn("left behind", std::future::pending());
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }));
-            let life = world.start(id).map(|seat| seat.life);
+            let life = world.start(id).map(|parts| parts.life);
             assert!(world.is_up(id));
             tokio::time::sleep(Duration::from_secs(2)).await;
             assert!(!world.is_up(id) && life.is_some_and(|life| life.tasks() == 0));
@@ -356,13 +356,13 @@ mod tests {
     #[test]
     fn crashed_process_is_gone_and_lives_again_with_other_numbers() {
         let outcome = run(&Options::new(1), |world| async move {
-            let id = world.add(Spec::new("n1", "r1", |seat| async move {
-                trace::event("n1", "free", format_args!("{}", seat.env.random_u64()));
+            let id = world.add(Spec::new("n1", "r1", |parts| async move {
+                trace::event("n1", "free", format_args!("{}", parts.env.random_u64()));
                 std::future::pending::<()>().await;
             }));
-            let first = world.start(id).map(|seat| seat.life);
+            let first = world.start(id).map(|parts| parts.life);
             tokio::task::yield_now().await;
-            let second = world.restart(id, crate::disk::Crash::Power).map(|seat| seat.life);
+            let second = world.restart(id, crate::disk::Crash::Power).map(|parts| parts.life);
             tokio::task::yield_now().await;
             assert!(first.is_some_and(|life| life.is_over() && life.tasks() == 0));
             assert!(second.is_some_and(|life| !life.is_over() && life.number == 2));

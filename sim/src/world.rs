@@ -4,7 +4,7 @@
 //! A process is defined once, by a boot function, and has any number of lives:
 //!
 //! ```text
-//!   add(Spec) -> ProcessId      start(id)     a new life: boot(Seat) runs as its first task
+//!   add(Spec) -> ProcessId      start(id)     a new life: boot(ProcessParts) runs as its first task
 //!                               crash(id)     routes gone, disk cut, tasks ended
 //!                               boot returns  the same, by the process itself
 //! ```
@@ -28,7 +28,7 @@ use crate::seed::Stream;
 use crate::trace;
 
 /// A process's `main`: the first task of each of its lives. When it returns, the process exits.
-pub type Boot = Arc<dyn Fn(Seat) -> BoxFuture<'static, ()> + Send + Sync>;
+pub type Boot = Arc<dyn Fn(ProcessParts) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The definition of a process, for all its lives.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub struct Spec {
 impl Spec {
     pub fn new<F, Fut>(name: &str, rack: &str, boot: F) -> Self
     where
-        F: Fn(Seat) -> Fut + Send + Sync + 'static,
+        F: Fn(ProcessParts) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self {
@@ -54,14 +54,14 @@ impl Spec {
             rack: rack.to_owned(),
             address: format!("{name}:7100"),
             wall_skew_ms: 0,
-            boot: Arc::new(move |seat| Box::pin(boot(seat))),
+            boot: Arc::new(move |parts| Box::pin(boot(parts))),
         }
     }
 }
 
 /// Everything that one life of a process is given.
 #[derive(Clone)]
-pub struct Seat {
+pub struct ProcessParts {
     pub id: ProcessId,
     pub address: String,
     pub rack: String,
@@ -72,7 +72,7 @@ pub struct Seat {
     violations: Arc<Mutex<Vec<Violation>>>,
 }
 
-impl Seat {
+impl ProcessParts {
     /// Records a broken promise.
     pub fn violation(&self, invariant: &str, text: impl Into<String>) {
         record(&self.violations, invariant, text.into());
@@ -129,7 +129,7 @@ struct Process {
     monotonic: Arc<Monotonic>,
     disk: SimDisk,
     lives: u32,
-    seat: Option<Seat>,
+    parts: Option<ProcessParts>,
 }
 
 impl World {
@@ -174,16 +174,16 @@ impl World {
         let disk = SimDisk::new(&spec.name, id.0, &chance);
         let clock = Arc::new(WallClock::new(spec.wall_skew_ms));
         let monotonic = Arc::default();
-        processes.insert(id, Process { spec, clock, monotonic, disk, lives: 0, seat: None });
+        processes.insert(id, Process { spec, clock, monotonic, disk, lives: 0, parts: None });
         id
     }
 
-    /// Starts a process. A running process is not affected. Returns the seat of its new life.
-    pub fn start(&self, id: ProcessId) -> Option<Seat> {
+    /// Starts a process. A running process is not affected. Returns the parts of its new life.
+    pub fn start(&self, id: ProcessId) -> Option<ProcessParts> {
         let mut processes = self.inner.processes.lock();
         let process = processes.get_mut(&id)?;
-        if let Some(seat) = &process.seat {
-            return Some(seat.clone());
+        if let Some(parts) = &process.parts {
+            return Some(parts.clone());
         }
         process.lives += 1;
         let Spec { name, rack, address, wall_skew_ms: _, boot } = process.spec.clone();
@@ -196,18 +196,18 @@ impl World {
         let disk = Arc::new(process.disk.mount());
         let net = self.inner.net.clone();
         let violations = self.inner.violations.clone();
-        let seat = Seat { id, address, rack, env, disk, life, net, violations };
-        process.seat = Some(seat.clone());
+        let parts = ProcessParts { id, address, rack, env, disk, life, net, violations };
+        process.parts = Some(parts.clone());
         drop(processes);
-        let (booted, world) = (boot(seat.clone()), Arc::downgrade(&self.inner));
-        let life = seat.life.clone();
-        seat.life.spawn(async move {
+        let (booted, world) = (boot(parts.clone()), Arc::downgrade(&self.inner));
+        let life = parts.life.clone();
+        parts.life.spawn(async move {
             booted.await;
             if let Some(inner) = world.upgrade() {
                 Self { inner }.exited(id, &life);
             }
         });
-        Some(seat)
+        Some(parts)
     }
 
     /// Ends a process from outside. A process that is down is not affected.
@@ -223,7 +223,7 @@ impl World {
     fn exited(&self, id: ProcessId, life: &Life) {
         if life.is_abandoned() {
             life.end();
-        } else if self.seat(id).is_some_and(|seat| seat.life.number == life.number) {
+        } else if self.parts(id).is_some_and(|parts| parts.life.number == life.number) {
             trace::count("world.exits", 1);
             self.end(id, Crash::Kill);
         }
@@ -232,51 +232,55 @@ impl World {
     /// Treats a living process as dead. It is paused, and its disk and its address are free for
     /// another life. When it is resumed, its disk hangs, but its messages arrive.
     pub fn abandon(&self, id: ProcessId) -> Option<Arc<Life>> {
-        let (seat, disk) = {
+        let (parts, disk) = {
             let mut processes = self.inner.processes.lock();
             let process = processes.get_mut(&id)?;
-            (process.seat.take()?, process.disk.clone())
+            (process.parts.take()?, process.disk.clone())
         };
-        trace::event(&seat.life.name, "abandon", format_args!("life {}", seat.life.number));
+        trace::event(&parts.life.name, "abandon", format_args!("life {}", parts.life.number));
         trace::count("world.abandoned", 1);
-        seat.life.abandon();
-        seat.life.pause();
+        parts.life.abandon();
+        parts.life.pause();
         self.inner.net.silence_process(id);
         disk.crash(Crash::Kill);
-        self.inner.abandoned.lock().push(seat.life.clone());
-        Some(seat.life)
+        self.inner.abandoned.lock().push(parts.life.clone());
+        Some(parts.life)
     }
 
     /// Returns the number of jobs in flight, if the process ran.
     fn end(&self, id: ProcessId, how: Crash) -> Option<usize> {
-        let (seat, disk) = {
+        let (parts, disk) = {
             let mut processes = self.inner.processes.lock();
             let process = processes.get_mut(&id)?;
-            (process.seat.take()?, process.disk.clone())
+            (process.parts.take()?, process.disk.clone())
         };
         let in_flight = disk.jobs_in_flight();
-        trace::event(&seat.life.name, "crash", format_args!("{how:?}, {in_flight} jobs in flight"));
+        trace::event(
+            &parts.life.name,
+            "crash",
+            format_args!("{how:?}, {in_flight} jobs in flight"),
+        );
         // The order matters: an ended task is dropped only at its next turn. By then no other task
         // may reach it, and it must not be able to write.
         self.inner.net.silence_process(id);
         disk.crash(how);
-        seat.life.end();
+        parts.life.end();
         Some(in_flight)
     }
 
     /// Crashes, then starts again at once.
-    pub fn restart(&self, id: ProcessId, how: Crash) -> Option<Seat> {
+    pub fn restart(&self, id: ProcessId, how: Crash) -> Option<ProcessParts> {
         self.crash(id, how);
         self.start(id)
     }
 
     pub fn is_up(&self, id: ProcessId) -> bool {
-        self.seat(id).is_some()
+        self.parts(id).is_some()
     }
 
-    /// The seat of the current life of a process.
-    pub fn seat(&self, id: ProcessId) -> Option<Seat> {
-        self.inner.processes.lock().get(&id)?.seat.clone()
+    /// The parts of the current life of a process.
+    pub fn parts(&self, id: ProcessId) -> Option<ProcessParts> {
+        self.inner.processes.lock().get(&id)?.parts.clone()
     }
 
     pub fn rack(&self, id: ProcessId) -> Option<String> {
@@ -311,7 +315,7 @@ impl World {
     pub fn replace_disk(&self, id: ProcessId, disk: SimDisk) -> bool {
         let mut processes = self.inner.processes.lock();
         match processes.get_mut(&id) {
-            Some(process) if process.seat.is_none() => {
+            Some(process) if process.parts.is_none() => {
                 trace::event(&process.spec.name, "disk", format_args!("another one"));
                 process.disk = disk;
                 true

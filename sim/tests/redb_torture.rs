@@ -12,7 +12,7 @@ use cairn_node::disk::{Disk, Open};
 use cairn_sim::disk::Crash;
 use cairn_sim::run::{Options, run};
 use cairn_sim::seed::Stream;
-use cairn_sim::world::{Seat, Spec, World};
+use cairn_sim::world::{ProcessParts, Spec, World};
 use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -94,9 +94,9 @@ fn next(content: &Content, chance: &mut Stream) -> Content {
     next
 }
 
-async fn live(seat: Seat, model: Arc<Mutex<Model>>, chance: Arc<Mutex<Stream>>) {
-    let disk = seat.disk.clone();
-    let database = Arc::new(seat.env.blocking(Lane::Log, move || open(&*disk)).await);
+async fn live(parts: ProcessParts, model: Arc<Mutex<Model>>, chance: Arc<Mutex<Stream>>) {
+    let disk = parts.disk.clone();
+    let database = Arc::new(parts.env.blocking(Lane::Log, move || open(&*disk)).await);
     let mut content = read(&database);
     {
         let mut model = model.lock();
@@ -114,7 +114,7 @@ async fn live(seat: Seat, model: Arc<Mutex<Model>>, chance: Arc<Mutex<Stream>>) 
         content = next(&content, &mut chance.lock());
         model.lock().in_flight = Some(content.clone());
         let (database, written) = (database.clone(), content.clone());
-        seat.env.blocking(Lane::Log, move || commit(&database, &written)).await;
+        parts.env.blocking(Lane::Log, move || commit(&database, &written)).await;
         let mut model = model.lock();
         model.in_flight = None;
         model.durable = content.clone();
@@ -127,7 +127,7 @@ async fn torture(world: World, model: Arc<Mutex<Model>>) {
     let mut faults = world.stream("faults");
     let id = {
         let model = model.clone();
-        world.add(Spec::new("n1", "r1", move |seat| live(seat, model.clone(), chance.clone())))
+        world.add(Spec::new("n1", "r1", move |parts| live(parts, model.clone(), chance.clone())))
     };
     for _ in 0..LIVES {
         world.start(id);

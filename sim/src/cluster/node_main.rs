@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{End, Inner, Running};
 use crate::rt::SimRt;
 use crate::trace;
-use crate::world::Seat;
+use crate::world::ProcessParts;
 
 /// Time limit for a node that was told to stop, as in production.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -74,13 +74,13 @@ pub(super) fn config(name: &str, rack: &str, pace: u64) -> NodeConfig {
 }
 
 /// The `main` of a simulated node.
-pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
+pub(super) async fn run_node(parts: ProcessParts, config: NodeConfig, cluster: Arc<Mutex<Inner>>) {
     let (fatal, mut reasons) = mpsc::channel::<String>(1);
     let stop = Arc::<Notify>::default();
     let pieces = Pieces {
         engine: Engine::over::<SimRt>(),
-        env: seat.env.clone(),
-        disk: seat.disk.clone(),
+        env: parts.env.clone(),
+        disk: parts.disk.clone(),
         ledger: Arc::new(MemoryLedger::default()),
         fatal: Arc::new(move |reason| {
             let _ = fatal.try_send(reason);
@@ -95,22 +95,22 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
     let reason = match node::start(pieces, config).await {
         Ok(node) => {
             let node = Arc::new(node);
-            seat.serve(node.routes());
+            parts.serve(node.routes());
             let running = Running {
-                process: seat.id,
-                name: seat.life.name.clone(),
+                process: parts.id,
+                name: parts.life.name.clone(),
                 shared: node.shared().clone(),
-                life: seat.life.clone(),
+                life: parts.life.clone(),
                 stop: stop.clone(),
                 _node: node.clone(),
             };
-            if !seat.life.is_abandoned() {
+            if !parts.life.is_abandoned() {
                 let mut inner = cluster.lock();
-                let before = inner.applied.get(&seat.id).copied().unwrap_or(0);
+                let before = inner.applied.get(&parts.id).copied().unwrap_or(0);
                 let behind = running.shared.member.consensus.applied() < before;
                 trace::count("cluster.restarted_behind", behind.into());
-                inner.ids.insert(seat.id, node.id());
-                inner.running.insert(seat.id, running);
+                inner.ids.insert(parts.id, node.id());
+                inner.running.insert(parts.id, running);
             }
             let reason = tokio::select! {
                 biased;
@@ -138,24 +138,24 @@ pub(super) async fn run_node(seat: Seat, config: NodeConfig, cluster: Arc<Mutex<
             error.to_string()
         }
     };
-    trace::event(&seat.life.name, "ends", format_args!("{reason}"));
-    cluster.lock().ends.insert(seat.id, end);
-    if seat.life.is_abandoned() {
+    trace::event(&parts.life.name, "ends", format_args!("{reason}"));
+    cluster.lock().ends.insert(parts.id, end);
+    if parts.life.is_abandoned() {
         trace::count("cluster.zombies_ended", 1);
         return;
     }
     let counter = if end == End::Told { "cluster.stopped_in_order" } else { "cluster.fatal_ends" };
     trace::count(counter, 1);
     let mut inner = cluster.lock();
-    if let Some(running) = inner.running.remove(&seat.id) {
+    if let Some(running) = inner.running.remove(&parts.id) {
         inner.note_end(&running, None);
     }
-    let excused = match inner.excused.get(&seat.id) {
+    let excused = match inner.excused.get(&parts.id) {
         Some(until) => until.is_none_or(|until| Instant::now() <= until),
         None => false,
     };
     // A newcomer gives up if no node answers. Its supervisor tries again.
     if !matches!(end, End::NobodyAnswers | End::Told) && !excused {
-        seat.violation("fatal", format!("{} ended by itself: {reason}", seat.life.name));
+        parts.violation("fatal", format!("{} ended by itself: {reason}", parts.life.name));
     }
 }

@@ -17,10 +17,10 @@ impl Mind {
     pub(super) fn calm(&mut self) -> Kept {
         self.note(|| "calm".to_owned());
         (self.lossy, self.twice) = (0.0, 0.0);
-        for at in 0..self.seats.len() {
+        for at in 0..self.machines.len() {
             self.come_back(at);
         }
-        let leader = self.any_seat();
+        let leader = self.any_machine();
         self.elect(leader);
         self.want_puts();
         for _ in 0..PUT_ROUNDS {
@@ -66,12 +66,12 @@ impl Mind {
         while !self.consensus.queue.is_empty() {
             self.commit_next()?;
         }
-        for seat in 0..self.seats.len() {
-            self.come_back(seat);
-            while self.apply_one(seat)? {}
-            self.scrub(seat);
+        for machine in 0..self.machines.len() {
+            self.come_back(machine);
+            while self.apply_one(machine)? {}
+            self.scrub(machine);
             for _ in 0..8 {
-                self.act_seat(seat)?;
+                self.act_machine(machine)?;
             }
         }
         Ok(())
@@ -97,14 +97,14 @@ impl Mind {
         if let Some(node) = self.gone.iter().find(gone) {
             return Some(format!("node {node} is gone and not removed"));
         }
-        if let Some(at) = self.seats.iter().position(|seat| !seat.is_idle()) {
-            return Some(format!("seat {at} is not done"));
+        if let Some(at) = self.machines.iter().position(|machine| !machine.is_idle()) {
+            return Some(format!("machine {at} is not done"));
         }
-        if let Some(seat) = self.seats.iter().find(|seat| {
-            let record = seat.node.and_then(|node| catalogue.node(node));
+        if let Some(machine) = self.machines.iter().find(|machine| {
+            let record = machine.node.and_then(|node| catalogue.node(node));
             !record.is_some_and(|record| record.counts())
         }) {
-            return Some(format!("node {:?} does not count", seat.node));
+            return Some(format!("node {:?} does not count", machine.node));
         }
         catalogue.segments().iter().find_map(|segment| {
             let counting = catalogue.counting(segment);
@@ -124,18 +124,19 @@ impl Mind {
 
     /// Files are exactly where the catalogue says, and every replica of the catalogue agrees.
     fn agree(&mut self) -> Kept {
-        for at in 0..self.seats.len() {
+        for at in 0..self.machines.len() {
             while self.apply_one(at)? {}
-            let seat = &self.seats[at];
-            let slots = seat
+            let machine = &self.machines[at];
+            let slots = machine
                 .node
                 .map_or(0, |node| self.model.catalogue.slots_on(node, SlotState::Durable).count());
-            if seat.disk.files.len() != slots {
-                let text = format!("seat {at}: {} files, {slots} slots", seat.disk.files.len());
+            if machine.disk.files.len() != slots {
+                let text =
+                    format!("machine {at}: {} files, {slots} slots", machine.disk.files.len());
                 return Err(broken("L1", text));
             }
-            if seat.replica.catalogue.digest() != self.model.catalogue.digest() {
-                return Err(broken("C3", format!("seat {at} differs in the end")));
+            if machine.replica.catalogue.digest() != self.model.catalogue.digest() {
+                return Err(broken("C3", format!("machine {at} differs in the end")));
             }
             self.take_snapshot(at)?;
         }

@@ -329,14 +329,15 @@ impl Mind {
                 continue;
             }
             for slot in staged.slots.iter().filter(|slot| slot.state == SlotState::Assigned) {
-                let seat = self.seats.iter().position(|seat| seat.node == Some(slot.node));
-                let Some(seat) = seat else { continue };
+                let machine =
+                    self.machines.iter().position(|machine| machine.node == Some(slot.node));
+                let Some(machine) = machine else { continue };
                 let (digest, segment) = (asked.digest, staged.segment);
                 if let Some(upload) = &mut self.clients[at].upload {
                     upload.waits.entry(digest).or_default().insert(slot.node);
                 }
                 let epoch = slot.epoch;
-                self.send(Mail::Bytes { seat, client: at, segment, digest, epoch });
+                self.send(Mail::Bytes { machine, client: at, segment, digest, epoch });
             }
         }
     }
@@ -364,8 +365,8 @@ impl Mind {
 
     /// Deletes a checkpoint that some replica shows or showed: committed or still open.
     fn delete_some(&mut self, at: usize) {
-        let seat = self.any_seat();
-        let records = self.seats[seat].replica.catalogue.checkpoints();
+        let machine = self.any_machine();
+        let records = self.machines[machine].replica.catalogue.checkpoints();
         let ids: Vec<CheckpointId> = records.map(|record| record.id).collect();
         let now = self.chance.chance(0.5);
         if let Some(checkpoint) = self.chance.pick(&ids).copied() {

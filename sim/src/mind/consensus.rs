@@ -28,7 +28,7 @@ pub(super) struct Consensus {
 }
 
 pub(super) struct Leader {
-    pub seat: usize,
+    pub machine: usize,
     life: u64,
     /// Whether its first entry is in the queue.
     greeted: bool,
@@ -74,9 +74,9 @@ pub(super) fn reload(catalogue: &Catalogue) -> Result<Catalogue, String> {
 }
 
 impl Mind {
-    /// The first entry: the cluster, and node 1 on seat 0.
+    /// The first entry: the cluster, and node 1 on machine 0.
     pub(super) fn found(&mut self) -> Kept {
-        let node = self.seats[0].new_node();
+        let node = self.machines[0].new_node();
         self.elect(0);
         let body = Body::InitCluster(command::InitCluster {
             cluster: ClusterId(7),
@@ -85,7 +85,7 @@ impl Mind {
         });
         self.enqueue(Sender::Nobody, RequestId(0), body);
         self.commit_next()?;
-        self.seats[0].node = Some(NodeId(1));
+        self.machines[0].node = Some(NodeId(1));
         self.apply_some(0)
     }
 
@@ -97,12 +97,12 @@ impl Mind {
         if let Body::SealPart(command::SealPart { checkpoint, compared, .. }) = &mut body
             && let Some(leader) = &self.consensus.leader
         {
-            let catalogue = &self.seats[leader.seat].replica.catalogue;
+            let catalogue = &self.machines[leader.machine].replica.catalogue;
             *compared = catalogue.parts_sealed(*checkpoint);
         }
         if let Body::Stage(command::Stage { checkpoint, segments, .. }) = &mut body {
             let Some(leader) = &mut self.consensus.leader else { return };
-            let catalogue = &self.seats[leader.seat].replica.catalogue;
+            let catalogue = &self.machines[leader.machine].replica.catalogue;
             let planned = match catalogue.checkpoint(*checkpoint) {
                 // This leader has not applied the upload yet, or the upload was removed long ago:
                 // ask again.
@@ -132,7 +132,7 @@ impl Mind {
     fn leader_clock_ms(&mut self) -> u64 {
         let now_ms = self.now_ms;
         let Some(leader) = &mut self.consensus.leader else { return 0 };
-        let applied_ms = self.seats[leader.seat].replica.catalogue.cluster().clock_ms;
+        let applied_ms = self.machines[leader.machine].replica.catalogue.cluster().clock_ms;
         let computed_ms = leader.base_ms + (now_ms - leader.since_ms);
         if applied_ms > computed_ms {
             (leader.since_ms, leader.base_ms) = (now_ms, applied_ms);
@@ -152,17 +152,17 @@ impl Mind {
     }
 
     /// One replica applies some of its missing entries. Its digest must equal the others' (C3).
-    pub(super) fn apply_some(&mut self, seat: usize) -> Kept {
+    pub(super) fn apply_some(&mut self, machine: usize) -> Kept {
         for _ in 0..self.chance.range(1..6) {
-            if !self.apply_one(seat)? {
+            if !self.apply_one(machine)? {
                 break;
             }
         }
         Ok(())
     }
 
-    pub(super) fn apply_one(&mut self, seat: usize) -> Result<bool, super::Broken> {
-        let place = &mut self.seats[seat];
+    pub(super) fn apply_one(&mut self, machine: usize) -> Result<bool, super::Broken> {
+        let place = &mut self.machines[machine];
         let replica = &mut place.replica;
         if !place.up {
             return Ok(false);
@@ -174,19 +174,22 @@ impl Mind {
         replica.catalogue.apply(replica.applied, command);
         let index = replica.applied;
         if self.model.digest_at(index) != replica.catalogue.digest() {
-            return Err(broken("C3", format!("seat {seat} differs at entry {index}")));
+            return Err(broken("C3", format!("machine {machine} differs at entry {index}")));
         }
         self.count("checked.digests");
         Ok(true)
     }
 
     /// A replica writes its snapshot and reads it back.
-    pub(super) fn take_snapshot(&mut self, seat: usize) -> Kept {
-        let replica = &mut self.seats[seat].replica;
+    pub(super) fn take_snapshot(&mut self, machine: usize) -> Kept {
+        let replica = &mut self.machines[machine].replica;
         let copy = reload(&replica.catalogue)
-            .map_err(|text| broken("C3", format!("a snapshot of seat {seat}: {text}")))?;
+            .map_err(|text| broken("C3", format!("a snapshot of machine {machine}: {text}")))?;
         if copy.digest() != replica.catalogue.digest() {
-            return Err(broken("C3", format!("a snapshot of seat {seat} differs when read back")));
+            return Err(broken(
+                "C3",
+                format!("a snapshot of machine {machine} differs when read back"),
+            ));
         }
         replica.snapshot = (replica.applied, copy);
         self.count("snapshots.taken");
@@ -194,10 +197,10 @@ impl Mind {
     }
 
     /// A replica that is behind gets another one's snapshot instead of the log.
-    pub(super) fn install_snapshot(&mut self, seat: usize) {
-        let newest = self.seats.iter().map(|other| &other.replica.snapshot);
+    pub(super) fn install_snapshot(&mut self, machine: usize) {
+        let newest = self.machines.iter().map(|other| &other.replica.snapshot);
         let Some(newest) = newest.max_by_key(|snapshot| snapshot.0).cloned() else { return };
-        let place = &mut self.seats[seat];
+        let place = &mut self.machines[machine];
         if place.up && place.replica.applied < newest.0 {
             (place.replica.applied, place.replica.catalogue) = newest.clone();
             place.replica.snapshot = newest;
@@ -206,15 +209,15 @@ impl Mind {
     }
 
     /// The state after a crash: the last snapshot. The log is replayed from there.
-    pub(super) fn rewind(&mut self, seat: usize) {
-        let replica = &mut self.seats[seat].replica;
+    pub(super) fn rewind(&mut self, machine: usize) {
+        let replica = &mut self.machines[machine].replica;
         (replica.applied, replica.catalogue) = replica.snapshot.clone();
         replica.heard.clear();
         self.count("replicas.rewound");
     }
 
     /// Another node becomes leader, with a part of the former leader's queue.
-    pub(super) fn elect(&mut self, seat: usize) {
+    pub(super) fn elect(&mut self, machine: usize) {
         let kept = self.chance.below(self.consensus.queue.len() as u64 + 1) as usize;
         let lost = self.consensus.queue.split_off(kept);
         for _ in 0..lost.len() {
@@ -224,11 +227,11 @@ impl Mind {
         for (from, _) in &mut self.consensus.queue {
             *from = Sender::Nobody;
         }
-        let base_ms = self.seats[seat].replica.catalogue.cluster().clock_ms;
+        let base_ms = self.machines[machine].replica.catalogue.cluster().clock_ms;
         let since_ms = self.now_ms;
         self.consensus.leader = Some(Leader {
-            seat,
-            life: self.seats[seat].life,
+            machine,
+            life: self.machines[machine].life,
             greeted: false,
             since_ms,
             base_ms,
@@ -237,35 +240,35 @@ impl Mind {
             loads: Loads::default(),
         });
         self.count("leaders");
-        self.note(|| format!("seat {seat} leads; {} proposals lost", lost.len()));
+        self.note(|| format!("machine {machine} leads; {} proposals lost", lost.len()));
     }
 
-    pub(super) fn leader_seat(&self) -> Option<usize> {
+    pub(super) fn leader_machine(&self) -> Option<usize> {
         let leader = self.consensus.leader.as_ref()?;
-        let seat = &self.seats[leader.seat];
-        (seat.up && seat.life == leader.life).then_some(leader.seat)
+        let machine = &self.machines[leader.machine];
+        (machine.up && machine.life == leader.life).then_some(leader.machine)
     }
 
     pub(super) fn hear(&mut self, node: NodeId, incarnation: Incarnation) {
         let now_ms = self.now_ms;
-        if let Some(leader) = self.leader_seat() {
-            self.seats[leader].replica.heard.insert(node, (incarnation, now_ms));
+        if let Some(leader) = self.leader_machine() {
+            self.machines[leader].replica.heard.insert(node, (incarnation, now_ms));
         }
     }
 
     /// A round of the leader's steward. Without a leader, perhaps an election.
     pub(super) fn lead(&mut self) {
-        let seat = self.any_seat();
-        if self.leader_seat().is_some() {
+        let machine = self.any_machine();
+        if self.leader_machine().is_some() {
             self.steward();
-        } else if self.seats[seat].up && self.chance.chance(0.5) {
-            self.elect(seat);
+        } else if self.machines[machine].up && self.chance.chance(0.5) {
+            self.elect(machine);
         }
     }
 
     /// One round of the leader's steward.
     pub(super) fn steward(&mut self) {
-        let Some(seat) = self.leader_seat() else { return };
+        let Some(machine) = self.leader_machine() else { return };
         let now_ms = self.now_ms;
         let clock_ms = self.leader_clock_ms();
         let waits = self.consensus.queue.iter().any(|(from, _)| *from == Sender::Nobody);
@@ -282,7 +285,7 @@ impl Mind {
         if waits && !hasty {
             return;
         }
-        let replica = &self.seats[seat].replica;
+        let replica = &self.machines[machine].replica;
         let beat = |(node, (incarnation, at_ms)): (&NodeId, &(Incarnation, u64))| {
             (*node, Heartbeat { incarnation: *incarnation, age_ms: now_ms - at_ms })
         };

@@ -8,7 +8,7 @@ use cairn_types::command::{self, Accept, Body};
 use cairn_types::ids::{NodeId, RequestId, SegmentDigest};
 use cairn_types::model::{Admin, SlotState};
 
-use super::seat::Disk;
+use super::machine::Disk;
 use super::{Kept, Mail, Mind, Sender};
 
 /// The current damage.
@@ -22,27 +22,27 @@ pub(super) enum Loss {
 
 impl Mind {
     pub(super) fn something_breaks(&mut self) -> Kept {
-        let seat = self.any_seat();
+        let machine = self.any_machine();
         match self.chance.below(100) {
-            0..20 => self.go_down(seat),
+            0..20 => self.go_down(machine),
             20..60 => {
                 let down: Vec<usize> =
-                    (0..self.seats.len()).filter(|at| !self.seats[*at].up).collect();
-                if let Some(seat) = self.chance.pick(&down).copied() {
-                    self.come_back(seat);
+                    (0..self.machines.len()).filter(|at| !self.machines[*at].up).collect();
+                if let Some(machine) = self.chance.pick(&down).copied() {
+                    self.come_back(machine);
                 }
             }
             60..72 => {
-                if self.seats[seat].up {
-                    self.elect(seat);
+                if self.machines[machine].up {
+                    self.elect(machine);
                 }
             }
             72..75 => self.consensus.leader = None,
-            75..83 => return self.take_snapshot(seat),
-            83..87 => self.install_snapshot(seat),
-            87..89 => return self.lose_disk(seat),
-            89..93 => self.rot(seat),
-            93..96 => self.scrub(seat),
+            75..83 => return self.take_snapshot(machine),
+            83..87 => self.install_snapshot(machine),
+            87..89 => return self.lose_disk(machine),
+            89..93 => self.rot(machine),
+            93..96 => self.scrub(machine),
             _ => self.remove_gone(),
         }
         self.look_at_loss();
@@ -51,74 +51,74 @@ impl Mind {
 
     /// The process or the power fails: memory is lost, files and their names stay.
     pub(super) fn go_down(&mut self, at: usize) {
-        if !self.seats[at].up {
+        if !self.machines[at].up {
             return;
         }
-        self.note(|| format!("seat {at} goes down"));
+        self.note(|| format!("machine {at} goes down"));
         self.count("crashes");
-        self.seats[at].up = false;
-        self.seats[at].forget();
+        self.machines[at].up = false;
+        self.machines[at].forget();
         self.rewind(at);
-        if self.consensus.leader.as_ref().is_some_and(|leader| leader.seat == at) {
+        if self.consensus.leader.as_ref().is_some_and(|leader| leader.machine == at) {
             self.consensus.leader = None;
         }
     }
 
     pub(super) fn come_back(&mut self, at: usize) {
-        let node = self.seats[at].node;
+        let node = self.machines[at].node;
         let removed = node
             .and_then(|node| self.model.catalogue.node(node))
             .is_some_and(|node| node.admin == Admin::Removed);
         if removed {
             // A removed node's directory is emptied. It joins as a new node.
             let cookie = self.new_cookie();
-            let seat = &mut self.seats[at];
-            seat.disk = Disk::default();
-            (seat.node, seat.cookie) = (None, cookie);
+            let machine = &mut self.machines[at];
+            machine.disk = Disk::default();
+            (machine.node, machine.cookie) = (None, cookie);
         }
-        self.seats[at].up = true;
+        self.machines[at].up = true;
     }
 
     /// A disk is lost and replaced in the same machine: a new node on the same host.
     fn lose_disk(&mut self, at: usize) -> Kept {
-        let Some(node) = self.seats[at].node else { return Ok(()) };
-        let running = self.seats.iter().filter(|seat| seat.up).count();
+        let Some(node) = self.machines[at].node else { return Ok(()) };
+        let running = self.machines.iter().filter(|machine| machine.up).count();
         if self.loss.is_some() || running < 4 || !self.is_made_good() {
             return Ok(());
         }
         self.go_down(at);
         let cookie = self.new_cookie();
-        let seat = &mut self.seats[at];
-        seat.disk = Disk::default();
-        seat.replica = Default::default();
-        (seat.node, seat.cookie, seat.replaces) = (None, cookie, Some(node));
+        let machine = &mut self.machines[at];
+        machine.disk = Disk::default();
+        machine.replica = Default::default();
+        (machine.node, machine.cookie, machine.replaces) = (None, cookie, Some(node));
         self.loss = Some(Loss::Disk(node));
         self.gone.insert(node);
         self.count("disks.lost");
-        self.note(|| format!("seat {at} loses the disk of node {node}"));
+        self.note(|| format!("machine {at} loses the disk of node {node}"));
         self.check_disks()
     }
 
     /// A bit of one file flips.
     fn rot(&mut self, at: usize) {
-        let Some(node) = self.seats[at].node else { return };
+        let Some(node) = self.machines[at].node else { return };
         if self.loss.is_some() || !self.is_made_good() {
             return;
         }
-        let files: Vec<SegmentDigest> = self.seats[at].disk.files.keys().copied().collect();
+        let files: Vec<SegmentDigest> = self.machines[at].disk.files.keys().copied().collect();
         let Some(digest) = self.chance.pick(&files).copied() else { return };
-        self.seats[at].disk.files.insert(digest, false);
+        self.machines[at].disk.files.insert(digest, false);
         self.loss = Some(Loss::File(node, digest));
         self.count("rot");
-        self.note(|| format!("seat {at} has a rotten file of {digest}"));
+        self.note(|| format!("machine {at} has a rotten file of {digest}"));
     }
 
     /// A node re-reads its files and moves bad ones to quarantine.
     pub(super) fn scrub(&mut self, at: usize) {
-        if !self.seats[at].up || self.seats[at].incarnation.is_none() {
+        if !self.machines[at].up || self.machines[at].incarnation.is_none() {
             return;
         }
-        let files = self.seats[at].disk.files.iter();
+        let files = self.machines[at].disk.files.iter();
         let bad: Vec<SegmentDigest> =
             files.filter(|(_, sound)| !**sound).map(|(digest, _)| *digest).collect();
         for digest in bad {
@@ -158,9 +158,10 @@ impl Mind {
                 record.is_none_or(|record| record.admin == Admin::Removed)
             }
             Some(Loss::File(node, digest)) => {
-                let seat = self.seats.iter().find(|seat| seat.node == Some(node));
-                let bad = seat.is_some_and(|seat| seat.disk.files.get(&digest) == Some(&false));
-                let held = seat.is_some_and(|seat| seat.disk.holds_sound(&digest));
+                let machine = self.machines.iter().find(|machine| machine.node == Some(node));
+                let bad =
+                    machine.is_some_and(|machine| machine.disk.files.get(&digest) == Some(&false));
+                let held = machine.is_some_and(|machine| machine.disk.holds_sound(&digest));
                 let slot = catalogue.segment_by_digest(&digest);
                 let slot = slot.and_then(|segment| segment.live_slot_on(node));
                 let durable = slot.is_some_and(|slot| slot.state == SlotState::Durable);

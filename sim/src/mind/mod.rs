@@ -17,7 +17,7 @@
 //! | this one | one run: its parts, its letters, the first broken promise |
 //! | `consensus` | leaders, proposals, the log, replicas and snapshots |
 //! | `model` | the promises, checked after every entry |
-//! | `seat` | the actions of a node: register, inventory, report, fetch, destroy |
+//! | `machine` | the actions of a node: register, inventory, report, fetch, destroy |
 //! | `client` | uploads, deletions, retries with old and new request ids |
 //! | `faults` | crashes, lost disks, damaged files, and their limits |
 //! | `calm` | the end: faults stop and everything must converge (L1, L2) |
@@ -27,8 +27,8 @@ mod calm;
 mod client;
 mod consensus;
 mod faults;
+mod machine;
 mod model;
-mod seat;
 pub mod verb;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,8 +45,8 @@ use crate::world::Violation;
 use self::client::Client;
 use self::consensus::Consensus;
 use self::faults::Loss;
+use self::machine::Machine;
 use self::model::Model;
-use self::seat::Seat;
 
 /// Events kept for the report of a failure.
 const EVENTS_MAX: usize = 40;
@@ -56,7 +56,7 @@ const MAIL_MAX: usize = 150;
 const LATE: f64 = 0.03;
 const LATE_MAX: usize = 60;
 /// Numbers of nodes and clients of a run, as ranges without their end.
-const SEATS: std::ops::Range<u64> = 4..7;
+const MACHINES: std::ops::Range<u64> = 4..7;
 const CLIENTS: std::ops::Range<u64> = 2..5;
 const RACKS: [&str; 3] = ["a", "b", "c"];
 
@@ -114,8 +114,8 @@ fn settings() -> Settings {
 enum Sender {
     /// A client and the number of its request.
     Client(usize, u64),
-    /// A node's seat, its life, and the number of its request.
-    Seat(usize, u64, u64),
+    /// A node's machine, its life, and the number of its request.
+    Machine(usize, u64, u64),
     Nobody,
 }
 
@@ -123,10 +123,10 @@ enum Sender {
 enum Mail {
     Propose { from: Sender, request: RequestId, body: Box<Body> },
     Answer { to: Sender, reply: Reply },
-    Bytes { seat: usize, client: usize, segment: SegmentId, digest: SegmentDigest, epoch: Epoch },
+    Bytes { machine: usize, client: usize, segment: SegmentId, digest: SegmentDigest, epoch: Epoch },
     Stored { client: usize, node: NodeId, digest: SegmentDigest },
     Beat { node: NodeId, incarnation: Incarnation },
-    Fetched { seat: usize, life: u64, fetch: Fetch },
+    Fetched { machine: usize, life: u64, fetch: Fetch },
 }
 
 /// One run.
@@ -136,7 +136,7 @@ struct Mind {
     steps: u64,
     consensus: Consensus,
     model: Model,
-    seats: Vec<Seat>,
+    machines: Vec<Machine>,
     clients: Vec<Client>,
     mail: VecDeque<Mail>,
     /// Letters with a long delay.
@@ -159,8 +159,8 @@ struct Mind {
 impl Mind {
     fn new(seed: u64, traced: bool) -> Self {
         let mut chance = Stream::new(seed).fork("mind");
-        let count = chance.range(SEATS) as usize;
-        let seats = (0..count).map(|at| Seat::new(at, RACKS[at % RACKS.len()])).collect();
+        let count = chance.range(MACHINES) as usize;
+        let machines = (0..count).map(|at| Machine::new(at, RACKS[at % RACKS.len()])).collect();
         let clients = (0..chance.range(CLIENTS)).map(|_| Client::default()).collect();
         let (lossy, twice) = (chance.unit() * 0.15, chance.unit() * 0.15);
         Self {
@@ -169,7 +169,7 @@ impl Mind {
             steps: 0,
             consensus: Consensus::default(),
             model: Model::default(),
-            seats,
+            machines,
             clients,
             mail: VecDeque::new(),
             late: VecDeque::new(),
@@ -200,12 +200,12 @@ impl Mind {
             0..330 => self.some_times(Self::deliver_any),
             330..480 => self.some_times(Self::commit_next),
             480..620 => {
-                let seat = self.any_seat();
-                self.apply_some(seat)
+                let machine = self.any_machine();
+                self.apply_some(machine)
             }
             620..820 => {
-                let seat = self.any_seat();
-                self.act_seat(seat)
+                let machine = self.any_machine();
+                self.act_machine(machine)
             }
             820..930 => {
                 let client = self.chance.below(self.clients.len() as u64) as usize;
@@ -235,8 +235,8 @@ impl Mind {
         (0..self.chance.range(1..4)).try_for_each(|_| act(self))
     }
 
-    fn any_seat(&mut self) -> usize {
-        self.chance.below(self.seats.len() as u64) as usize
+    fn any_machine(&mut self) -> usize {
+        self.chance.below(self.machines.len() as u64) as usize
     }
 
     /// Letters on their way arrive in any order, once, twice or never.
@@ -274,16 +274,16 @@ impl Mind {
             Mail::Answer { to: Sender::Client(client, tag), reply } => {
                 self.answer_client(client, tag, reply);
             }
-            Mail::Answer { to: Sender::Seat(seat, life, tag), reply } => {
-                return self.answer_seat(seat, life, tag, reply);
+            Mail::Answer { to: Sender::Machine(machine, life, tag), reply } => {
+                return self.answer_machine(machine, life, tag, reply);
             }
             Mail::Answer { to: Sender::Nobody, .. } => {}
-            Mail::Bytes { seat, client, segment, digest, epoch } => {
-                self.receive(seat, client, segment, digest, epoch);
+            Mail::Bytes { machine, client, segment, digest, epoch } => {
+                self.receive(machine, client, segment, digest, epoch);
             }
             Mail::Stored { client, node, digest } => self.stored(client, node, digest),
             Mail::Beat { node, incarnation } => self.hear(node, incarnation),
-            Mail::Fetched { seat, life, fetch } => self.fetched(seat, life, &fetch),
+            Mail::Fetched { machine, life, fetch } => self.fetched(machine, life, &fetch),
         }
         Ok(())
     }

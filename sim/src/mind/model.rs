@@ -241,8 +241,8 @@ impl Mind {
             let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
             let mut sound = 0;
             for slot in durable.clone() {
-                let seat = self.seats.iter().find(|seat| seat.node == Some(slot.node));
-                let held = seat.is_some_and(|seat| seat.disk.holds_sound(&segment.digest));
+                let machine = self.machines.iter().find(|machine| machine.node == Some(slot.node));
+                let held = machine.is_some_and(|machine| machine.disk.holds_sound(&segment.digest));
                 sound += u32::from(held);
                 let inventoried = catalogue.node(slot.node).is_some_and(|node| node.inventoried);
                 if !held && inventoried && !self.is_hurt(slot.node, segment.digest) {

@@ -27,13 +27,14 @@ fn broken_worlds_are_called_by_their_invariants() {
     let name = |kept: Kept| kept.err().map(|broken| broken.0.invariant);
     let mut mind = settled();
     mind.loss = None;
-    let seat = (0..mind.seats.len()).find(|at| !mind.seats[*at].disk.files.is_empty()).unwrap();
-    mind.seats[seat].disk.files.clear();
+    let machine =
+        (0..mind.machines.len()).find(|at| !mind.machines[*at].disk.files.is_empty()).unwrap();
+    mind.machines[machine].disk.files.clear();
     assert_eq!(name(mind.check_disks()).as_deref(), Some("D1"), "a file that nobody released");
 
     let mut mind = settled();
-    mind.seats.iter_mut().for_each(|seat| seat.disk.files.clear());
-    mind.gone = mind.seats.iter().filter_map(|seat| seat.node).collect();
+    mind.machines.iter_mut().for_each(|machine| machine.disk.files.clear());
+    mind.gone = mind.machines.iter().filter_map(|machine| machine.node).collect();
     assert!(name(mind.check_disks()).is_some(), "all files");
 
     let mut mind = settled();
@@ -46,7 +47,7 @@ fn broken_worlds_are_called_by_their_invariants() {
         request: RequestId(0),
         ..repeated.clone()
     };
-    mind.seats[0].replica.catalogue.apply(u64::MAX >> 20, &changed);
+    mind.machines[0].replica.catalogue.apply(u64::MAX >> 20, &changed);
     mind.consensus.log.push(repeated.clone());
     mind.apply_to_model(&repeated).unwrap();
     assert_eq!(name(mind.apply_one(0).map(drop)).as_deref(), Some("C3"), "an entry of its own");

@@ -31,7 +31,7 @@ use crate::net::LinkPolicy;
 use crate::process::ProcessId;
 use crate::seed::Stream;
 use crate::trace;
-use crate::world::{Seat, Spec, World};
+use crate::world::{ProcessParts, Spec, World};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 2;
@@ -62,7 +62,7 @@ pub fn play(world: World) -> BoxFuture<'static, ()> {
 pub async fn play_with(world: World, bug: Bug) {
     let nodes: Vec<_> = (0..NODES)
         .map(|number| {
-            let boot = move |seat| run_node(seat, bug);
+            let boot = move |parts| run_node(parts, bug);
             world.add(Spec::new(&format!("n{number}"), &format!("r{number}"), boot))
         })
         .collect();
@@ -75,7 +75,7 @@ pub async fn play_with(world: World, bug: Bug) {
         .map(|number| {
             let name = format!("c{number}");
             let (targets, acked, chance) = (targets.clone(), acked.clone(), chance.fork(&name));
-            let boot = move |seat| put_all(seat, targets.clone(), chance.clone(), acked.clone());
+            let boot = move |parts| put_all(parts, targets.clone(), chance.clone(), acked.clone());
             world.add(Spec::new(&name, "clients", boot))
         })
         .collect();
@@ -152,14 +152,14 @@ async fn check(
     targets: &[(ProcessId, String)],
     acked: &Acked,
 ) {
-    let Some(seat) = clients.first().and_then(|client| world.seat(*client)) else { return };
+    let Some(parts) = clients.first().and_then(|client| world.parts(*client)) else { return };
     let acked = acked.lock().clone();
     for ((node, digest), bytes) in acked {
         let Some((_, address)) = targets.iter().find(|(id, _)| *id == node) else { continue };
         let mut last = None;
         // The node may still be starting.
         for _ in 0..20 {
-            match get(&seat.env, address, digest.clone()).await {
+            match get(&parts.env, address, digest.clone()).await {
                 Ok(found) => {
                     last = Some(Ok(found));
                     break;
@@ -181,20 +181,25 @@ async fn check(
 
 // The clients.
 
-async fn put_all(seat: Seat, targets: Vec<(ProcessId, String)>, mut chance: Stream, acked: Acked) {
+async fn put_all(
+    parts: ProcessParts,
+    targets: Vec<(ProcessId, String)>,
+    mut chance: Stream,
+    acked: Acked,
+) {
     for _ in 0..PUTS_A_CLIENT {
         let len = chance.range(1..150_000) as usize;
         let bytes = Bytes::from(chance.bytes(len));
         let digest = Bytes::copy_from_slice(blake3::hash(&bytes).as_bytes());
         let Some((node, address)) = chance.pick(&targets) else { return };
         for _ in 0..ATTEMPTS_MAX {
-            let call = put(&seat.env, address, digest.clone(), bytes.clone());
+            let call = put(&parts.env, address, digest.clone(), bytes.clone());
             if let Ok(Ok(())) = tokio::time::timeout(CALL_DEADLINE, call).await {
-                trace::event(&seat.life.name, "acked", format_args!("{node} {len} bytes"));
+                trace::event(&parts.life.name, "acked", format_args!("{node} {len} bytes"));
                 acked.lock().insert((*node, digest), bytes);
                 break;
             }
-            tokio::time::sleep(seat.env.jitter(Duration::from_millis(200))).await;
+            tokio::time::sleep(parts.env.jitter(Duration::from_millis(200))).await;
         }
     }
     std::future::pending::<()>().await;
@@ -234,14 +239,14 @@ struct Toy {
     bug: Bug,
 }
 
-async fn run_node(seat: Seat, bug: Bug) {
-    let disk = seat.disk.clone();
-    let formatted = seat.env.blocking(Lane::Data, move || format(&*disk)).await;
+async fn run_node(parts: ProcessParts, bug: Bug) {
+    let disk = parts.disk.clone();
+    let formatted = parts.env.blocking(Lane::Data, move || format(&*disk)).await;
     if formatted.is_err() {
         return;
     }
-    let toy = Toy { env: seat.env.clone(), disk: seat.disk.clone(), bug };
-    seat.serve(Routes::new(SegmentsServer::new(toy)));
+    let toy = Toy { env: parts.env.clone(), disk: parts.disk.clone(), bug };
+    parts.serve(Routes::new(SegmentsServer::new(toy)));
     std::future::pending::<()>().await;
 }
 

@@ -23,7 +23,7 @@ use crate::checkpoint_files::{self, Files};
 use crate::cluster;
 use crate::seed::Stream;
 use crate::trace;
-use crate::world::{Seat, World};
+use crate::world::{ProcessParts, World};
 
 /// The namespace whose checkpoints the first two clients write together.
 const TOGETHER: &str = "together";
@@ -143,15 +143,15 @@ impl Script {
 
 /// One life of a client.
 struct Acting {
-    seat: Seat,
+    parts: ProcessParts,
     sdk: Client,
     script: Arc<Script>,
     shared: Arc<Shared>,
 }
 
-pub async fn run(seat: Seat, script: Arc<Script>, shared: Arc<Shared>) {
-    let sdk = cluster::sdk(&seat, &shared.addresses);
-    let acting = Acting { seat, sdk, script, shared };
+pub async fn run(parts: ProcessParts, script: Arc<Script>, shared: Arc<Shared>) {
+    let sdk = cluster::sdk(&parts, &shared.addresses);
+    let acting = Acting { parts, sdk, script, shared };
     acting.script.state.lock().busy = false;
     acting.go().await;
     std::future::pending::<()>().await;
@@ -176,13 +176,13 @@ impl Acting {
         match timeout(plan.paced(CALM_LIMIT * 3), self.finish()).await {
             Ok(Ok(())) => self.script.state.lock().done = true,
             Ok(Err(text)) => {
-                self.seat.violation("L2", format!("{} in calm: {text}", self.script.name));
+                self.parts.violation("L2", format!("{} in calm: {text}", self.script.name));
                 self.script.state.lock().done = true;
             }
             Err(_) => {
                 let text =
                     format!("{} in calm: stuck in {}", self.script.name, self.script.doing());
-                self.seat.violation("L2", text);
+                self.parts.violation("L2", text);
                 self.script.state.lock().done = true;
             }
         }
@@ -297,7 +297,7 @@ impl Acting {
     }
 
     fn broken(&self, (invariant, text): (&'static str, String)) {
-        self.seat.violation(invariant, format!("{}: {text}", self.script.name));
+        self.parts.violation(invariant, format!("{}: {text}", self.script.name));
     }
 
     fn somewhere(&self) -> (String, Asked) {

@@ -235,7 +235,7 @@ fn add_client(
 ) -> ProcessId {
     let (name, rack) = (script.name.clone(), script.rack.clone());
     let (script, shared) = (script.clone(), shared.clone());
-    let boot = move |seat| clients::run(seat, script.clone(), shared.clone());
+    let boot = move |parts| clients::run(parts, script.clone(), shared.clone());
     world.add(Spec { wall_skew_ms, ..Spec::new(&name, &rack, boot) })
 }
 

@@ -57,7 +57,7 @@ fn level(stage: &Stage) -> Option<u32> {
 }
 
 async fn annotate(stage: &Stage, loss: f64) -> Told<Result<(), ClientError>> {
-    let (seat, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
+    let (parts, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
     let address = address(1)?;
     let mut change = Annotation::default();
     let metric = Metric::new(loss).ok_or("no number")?;
@@ -72,5 +72,5 @@ async fn annotate(stage: &Stage, loss: f64) -> Told<Result<(), ClientError>> {
             }),
         }))
     };
-    finish(seat.life.spawn(task), "annotate").await
+    finish(parts.life.spawn(task), "annotate").await
 }

@@ -222,7 +222,7 @@ impl Stage {
     }
 
     fn begin_put_of(&mut self, step: u64, files: Files) -> Told<Putting> {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let source = MemorySource::new(files.clone()).map_err(|error| error.to_string())?;
         let mut options = PutOptions::new(address(step)?.namespace, Step(step));
         options.change = self.policy.clone();
@@ -230,7 +230,7 @@ impl Stage {
         let progress = Arc::<Progress>::default();
         options.progress = progress.clone();
         trace::event("c1", "does", format_args!("put step {step}"));
-        let task = seat.life.spawn(async move {
+        let task = parts.life.spawn(async move {
             let report = sdk.put(Arc::new(source), options).await;
             report.map_err(|error| format!("put of step {step}: {error}"))
         });
@@ -271,14 +271,14 @@ impl Stage {
     /// Reads all data that was put and compares it byte for byte.
     pub async fn read_all(&self) -> Told {
         for (step, files) in &self.files {
-            let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+            let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
             let (sink, address) = (Arc::new(MemorySink::default()), address(*step)?);
             let into = sink.clone();
             let get = async move {
                 let got = sdk.get(&address, into, GetOptions::default()).await;
                 got.map(drop).map_err(|error| format!("{error}"))
             };
-            finish(seat.life.spawn(get), &format!("get of step {step}")).await?;
+            finish(parts.life.spawn(get), &format!("get of step {step}")).await?;
             trace::count("client.gets", 1);
             let got = sink.files().into_iter().map(|(name, bytes)| (name, bytes.into()));
             if got.collect::<Files>() != *files {
@@ -296,13 +296,13 @@ impl Stage {
 
     /// Starts a get that reads one segment after the other.
     pub fn begin_get(&self, step: u64) -> Told<Getting> {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let (sink, progress) = (Arc::<MemorySink>::default(), Arc::<GetProgress>::default());
         let options =
             GetOptions { parallel: 1, progress: progress.clone(), ..GetOptions::default() };
         let (into, address) = (sink.clone(), address(step)?);
         trace::event("c1", "does", format_args!("get step {step}"));
-        let task = seat.life.spawn(async move {
+        let task = parts.life.spawn(async move {
             let got = sdk.get(&address, into, options).await;
             Ok(got.map(drop))
         });
@@ -320,24 +320,24 @@ impl Stage {
     }
 
     pub async fn delete(&mut self, step: u64, now: bool) -> Told {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let address = address(step)?;
         let delete = async move {
             let deleted = sdk.delete(&address, now).await;
             deleted.map(drop).map_err(|error| error.to_string())
         };
-        finish(seat.life.spawn(delete), &format!("deletion of step {step}")).await
+        finish(parts.life.spawn(delete), &format!("deletion of step {step}")).await
     }
 
     /// Ends the grace of a step's deleted records.
     pub async fn free_deleted(&mut self, step: u64) -> Told {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let namespace = address(step)?.namespace;
         let free = async move {
             let freed = sdk.free_deleted(&namespace, Step(step)).await;
             freed.map(drop).map_err(|error| error.to_string())
         };
-        finish(seat.life.spawn(free), &format!("end of the grace of step {step}")).await
+        finish(parts.life.spawn(free), &format!("end of the grace of step {step}")).await
     }
 
     /// Notes that the step no longer exists.
@@ -404,7 +404,7 @@ impl Stage {
     }
 
     pub async fn remove_with(&self, node: NodeId, accept: Accept) -> Told {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let remove = async move {
             while let Err(error) = sdk.remove_node(node, accept).await {
                 trace::event("c1", "failed", format_args!("remove node {node}: {error}"));
@@ -412,19 +412,19 @@ impl Stage {
             }
             Ok(())
         };
-        finish(seat.life.spawn(remove), &format!("removal of node {node}")).await
+        finish(parts.life.spawn(remove), &format!("removal of node {node}")).await
     }
 
     /// An operator asks once to remove a node, and is refused.
     pub async fn is_refused(&self, node: NodeId, accept: Accept) -> Told<Refusal> {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let asked = async move {
             match sdk.remove_node(node, accept).await {
                 Ok(()) => Err("it was not refused".to_owned()),
                 Err(error) => error.refusal().cloned().ok_or_else(|| error.to_string()),
             }
         };
-        finish(seat.life.spawn(asked), &format!("removal of node {node}")).await
+        finish(parts.life.spawn(asked), &format!("removal of node {node}")).await
     }
 
     /// Waits until consensus sends nothing more to a node that was removed.

@@ -81,8 +81,8 @@ fn seed(stage: &mut Stage) -> [u8; 32] {
 
 /// A token that may write, and no more.
 fn token(stage: &mut Stage, key: &IssuerKey, subject: &str) -> Told<Token> {
-    let (seat, _) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
-    let issued_ms = seat.env.wall_ms();
+    let (parts, _) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
+    let issued_ms = parts.env.wall_ms();
     let namespaces = vec![address(1)?.namespace];
     let grant = Grant { rights: [Right::Write].into_iter().collect(), namespaces };
     let subject = subject.to_owned();
@@ -121,15 +121,15 @@ async fn execute(
     token: Option<&Token>,
     body: Body,
 ) -> Told<Result<Reply, ClientError>> {
-    let (seat, _) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
+    let (parts, _) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
     let client = Client::builder()
         .endpoints(stage.cluster.addresses())
         .token(token.cloned())
-        .env(seat.env.clone())
+        .env(parts.env.clone())
         .build()
         .map_err(|error| error.to_string())?;
     let task = async move { Ok(client.execute(body, Duration::ZERO).await) };
-    finish(seat.life.spawn(task), "a command").await
+    finish(parts.life.spawn(task), "a command").await
 }
 
 fn expect(answer: Result<Reply, ClientError>, what: &str) -> Told {

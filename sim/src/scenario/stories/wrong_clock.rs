@@ -65,9 +65,9 @@ pub async fn story(world: World) -> Told {
 
 /// The status as the leader has it.
 async fn status(stage: &Stage) -> Told<ClusterStatus> {
-    let (seat, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
+    let (parts, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
     let ask = async move { sdk.full_status().await.map_err(|error| error.to_string()) };
-    finish(seat.life.spawn(ask), "status").await
+    finish(parts.life.spawn(ask), "status").await
 }
 
 /// Nodes whose clock is far off, by the leader's status.
@@ -79,12 +79,12 @@ async fn wrong_clocks(stage: &Stage) -> Told<Vec<NodeId>> {
 
 /// An operator takes back labels later than now. Returns their number.
 async fn repair_time(stage: &Stage) -> Told<u64> {
-    let (seat, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
+    let (parts, sdk) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
     let namespace = address(0)?.namespace;
     let repair = async move {
         let plan = sdk.plan_time_repair(&namespace, None).await;
         let to_ms = plan.map_err(|error| error.to_string())?.to_ms;
         sdk.repair_time(&namespace, to_ms).await.map_err(|error| error.to_string())
     };
-    finish(seat.life.spawn(repair), "time repair").await
+    finish(parts.life.spawn(repair), "time repair").await
 }

@@ -17,7 +17,7 @@ use crate::checkers::c1_history::{Asked, Seen, VersionId};
 use crate::checkers::linearizable::catalogue::{Input, Output};
 use crate::cluster::Cluster;
 use crate::trace;
-use crate::world::{Seat, World};
+use crate::world::{ProcessParts, World};
 
 /// The feature level from which there are notes.
 const NOTES_LEVEL: u32 = 2;
@@ -121,7 +121,7 @@ pub(super) async fn level_is_right(
     world: &World,
     cluster: &Cluster,
     shared: &Shared,
-    (seat, sdk): (&Seat, &Client),
+    (parts, sdk): (&ProcessParts, &Client),
 ) -> Result<(), String> {
     let (_, catalogue) = cluster.newest();
     let mut records = catalogue.checkpoints();
@@ -139,7 +139,7 @@ pub(super) async fn level_is_right(
             let note = seen(&info).map_or(0, |(.., note)| note);
             sdk.execute(note_on(&info, note), Duration::ZERO).await
         };
-        let annotated = seat.life.spawn(annotating).await.map_err(|error| error.to_string())?;
+        let annotated = parts.life.spawn(annotating).await.map_err(|error| error.to_string())?;
         match annotated {
             Ok(_) if !refused => return Ok(()),
             Err(ClientError::Refused(Refusal::FeatureLevel { .. })) if refused => {

@@ -29,7 +29,7 @@ const CROWD_MS: u64 = 60;
 impl Acting {
     /// What was acknowledged just now is there for a reader who knows nothing and asks any node.
     pub(super) async fn look_elsewhere(&self, name: &str, asked: Asked) -> Result<(), String> {
-        let stranger = cluster::sdk(&self.seat, &self.shared.addresses);
+        let stranger = cluster::sdk(&self.parts, &self.shared.addresses);
         match self.script.draw(|chance| chance.chance(0.5)) {
             true => self.resolve_by(&stranger, name, asked).await,
             false => self.list_by(&stranger, name).await,
@@ -42,7 +42,7 @@ impl Acting {
             let address = chance.pick(&self.shared.addresses).cloned();
             (address, chance.chance(0.5).then(|| AGAINST.to_owned()))
         });
-        let sdk = cluster::sdk(&self.seat, &Vec::from_iter(address));
+        let sdk = cluster::sdk(&self.parts, &Vec::from_iter(address));
         let reads = (0..CROWD).map(|_| {
             let (name, asked) = self.somewhere();
             let name = first.clone().unwrap_or(name);

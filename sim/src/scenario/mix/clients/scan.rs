@@ -13,13 +13,13 @@ use super::{AGAINST, AGAINST_STEPS, address, files_of, is_missing};
 use crate::checkers::c1_history::Asked;
 use crate::cluster::Cluster;
 use crate::trace;
-use crate::world::{Seat, World};
+use crate::world::{ProcessParts, World};
 
 /// Reads every checkpoint that must be there or that the catalogue has, in full, sees that the
 /// cluster has the feature level of its builds, then judges all that clients saw.
 pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(), String> {
     let reader = cluster.client("reader", "r1");
-    let (seat, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
+    let (parts, sdk) = cluster.sdk(reader).ok_or("the reader is down")?;
     let committed = shared.history.lock().committed();
     let mut wanted: BTreeSet<(String, u64)> =
         committed.into_iter().map(|(name, (step, _))| (name, step)).collect();
@@ -28,13 +28,13 @@ pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(
     let records = catalogue.checkpoints().filter(|it| it.state == CheckpointState::Committed);
     wanted.extend(records.map(|record| (record.namespace.to_string(), record.step.0)));
     for (name, step) in wanted.iter().filter(|(name, _)| name != AGAINST) {
-        restore(world, shared, (&seat, &sdk), (name, *step)).await?;
+        restore(world, shared, (&parts, &sdk), (name, *step)).await?;
     }
     // What is there after many writers, nobody can say beforehand.
     for step in 1..=AGAINST_STEPS {
-        restore(world, shared, (&seat, &sdk), (AGAINST, step)).await?;
+        restore(world, shared, (&parts, &sdk), (AGAINST, step)).await?;
     }
-    level_is_right(world, cluster, shared, (&seat, &sdk)).await?;
+    level_is_right(world, cluster, shared, (&parts, &sdk)).await?;
     for text in shared.history.lock().not_linearizable() {
         world.violation("C1", text);
     }
@@ -47,7 +47,7 @@ pub async fn scan(world: &World, cluster: &Cluster, shared: &Shared) -> Result<(
 async fn restore(
     world: &World,
     shared: &Shared,
-    (seat, sdk): (&Seat, &Client),
+    (parts, sdk): (&ProcessParts, &Client),
     (name, step): (&str, u64),
 ) -> Result<(), String> {
     let (sink, sdk) = (Arc::new(MemorySink::default()), sdk.clone());
@@ -56,7 +56,7 @@ async fn restore(
     let began = Instant::now();
     let options = GetOptions { quarantined: true, ..GetOptions::default() };
     let getting = async move { sdk.get(&address, into, options).await };
-    let got = seat.life.spawn(getting).await.map_err(|error| error.to_string())?;
+    let got = parts.life.spawn(getting).await.map_err(|error| error.to_string())?;
     let judged = match got {
         Ok(report) => {
             trace::count("checked.checkpoints_restored", 1);

@@ -133,7 +133,7 @@ impl Acting {
             return self.delete_at(AGAINST, step, false).await;
         }
         let files = self.script.draw(|chance| checkpoint_files::checkpoint(chance, 1));
-        let attempt = self.seat.env.wall_ms() * ATTEMPTS_A_MS + number;
+        let attempt = self.parts.env.wall_ms() * ATTEMPTS_A_MS + number;
         match self.put_against((step, attempt), &files).await? {
             true => self.look_elsewhere(AGAINST, Asked::Step(step)).await,
             false => Ok(()),
@@ -149,7 +149,7 @@ impl Acting {
             let next = checkpoint_files::next(&files, chance);
             (chance.range(1..AGAINST_STEPS + 1), files, next, chance.below(TAKEN_OVER_MS))
         });
-        let attempt = self.seat.env.wall_ms() * ATTEMPTS_A_MS + self.script.number;
+        let attempt = self.parts.env.wall_ms() * ATTEMPTS_A_MS + self.script.number;
         let second = async {
             sleep(Duration::from_millis(pause_ms)).await;
             self.put_against((step, attempt + ATTEMPTS_A_MS / 2), &next).await

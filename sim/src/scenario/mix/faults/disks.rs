@@ -148,18 +148,20 @@ impl Faults {
     pub(super) fn fail_sync(&mut self, mut strike: Strike, node: ProcessId) {
         let prefix = strike.chance.pick(&PLACES).copied().unwrap_or_default().to_owned();
         let world = self.cluster.world();
-        let (Some(disk), Some(seat)) = (self.cluster.disk(node), world.seat(node)) else { return };
+        let (Some(disk), Some(parts)) = (self.cluster.disk(node), world.parts(node)) else {
+            return;
+        };
         strike.says(format_args!("{} {prefix:?}", disk.name));
         let syncs = disk.failed_syncs();
         disk.add_fault(Fault { prefix, on: On::Sync, probability: 1.0, times: Some(1) });
         self.heal_after(&mut strike, 4_000, node);
-        self.due(STOPS_WITHIN, Later::MustHaveStopped(node, seat.life, syncs));
+        self.due(STOPS_WITHIN, Later::MustHaveStopped(node, parts.life, syncs));
     }
 
     pub(super) fn must_have_stopped(&mut self, node: ProcessId, life: Arc<Life>, syncs: u64) {
         let Some(disk) = self.cluster.disk(node) else { return };
         let failed = disk.failed_syncs() > syncs;
-        let same = self.cluster.world().seat(node).is_some_and(|it| it.life.number == life.number);
+        let same = self.cluster.world().parts(node).is_some_and(|it| it.life.number == life.number);
         if failed && same && (life.is_paused() || disk.is_stuck()) {
             // It gets no turns, or none of its jobs ends: later, then.
             self.due(STOPS_WITHIN, Later::MustHaveStopped(node, life, syncs));
@@ -241,8 +243,8 @@ impl Faults {
         let Some(node) = self.cluster.running_node(process) else { return };
         let shared = node.shared.clone();
         let check = async move { suspect::check(&shared.replicas, digest).await };
-        let Some(seat) = self.cluster.world().seat(process) else { return };
-        match seat.life.spawn(check).await {
+        let Some(parts) = self.cluster.world().parts(process) else { return };
+        match parts.life.spawn(check).await {
             Ok(Ok(true)) => trace::count("faults.rot_found_late", 1),
             Ok(Ok(false)) => {}
             other => trace::event(&node.name, "check", format_args!("{other:?}")),

@@ -66,11 +66,11 @@ impl Operator {
         self.lost = true;
         self.wanted.lock().insert(node, what);
         let process = *self.process.get_or_insert_with(|| cluster.client("operator", "r1"));
-        let Some((seat, sdk)) = cluster.sdk(process) else { return };
+        let Some((parts, sdk)) = cluster.sdk(process) else { return };
         // Nobody comes in the place of one that runs: what wanted a replica on each node has one less.
         let fewer_hosts = matches!(what, Removal::Live(_));
         let accept = Accept { fewer_hosts, ..Accept::default() };
-        seat.life.spawn(async move { remove(&sdk, node, accept).await });
+        parts.life.spawn(async move { remove(&sdk, node, accept).await });
     }
 
     /// Follows what became of removals, by the catalogue.

@@ -59,11 +59,11 @@ impl Faults {
 
     /// All tasks of a node stand still while the world goes on.
     pub(super) fn pause(&mut self, mut strike: Strike, node: ProcessId) {
-        let Some(seat) = self.cluster.world().seat(node) else { return };
-        if !seat.life.is_paused() {
-            strike.says(format_args!("{}", seat.life.name));
-            seat.life.pause();
-            self.after(&mut strike, 10_000, Later::Resume(seat.life));
+        let Some(parts) = self.cluster.world().parts(node) else { return };
+        if !parts.life.is_paused() {
+            strike.says(format_args!("{}", parts.life.name));
+            parts.life.pause();
+            self.after(&mut strike, 10_000, Later::Resume(parts.life));
         }
     }
 
@@ -74,10 +74,10 @@ impl Faults {
             self.cluster.nodes().into_iter().filter(|it| Some(*it) != leader).collect();
         let follower = strike.chance.pick(&followers).copied();
         let process = follower.filter(|_| strike.chance.chance(0.5)).unwrap_or(node);
-        let Some(seat) = self.cluster.world().seat(process) else { return };
-        strike.says(format_args!("{}", seat.life.name));
-        seat.life.apply_nothing();
-        self.after(&mut strike, 6_000, Later::Apply(seat.life));
+        let Some(parts) = self.cluster.world().parts(process) else { return };
+        strike.says(format_args!("{}", parts.life.name));
+        parts.life.apply_nothing();
+        self.after(&mut strike, 6_000, Later::Apply(parts.life));
     }
 
     /// A node that stands still is taken for dead and started elsewhere on its own disk; then it

@@ -25,7 +25,7 @@ impl Faults {
                 "cut off"
             }
             3 => {
-                world.seat(node)?.life.pause();
+                world.parts(node)?.life.pause();
                 "standing still"
             }
             4 => {
@@ -53,8 +53,8 @@ impl Faults {
             disk.heal();
         }
         self.cluster.count_left_out(false);
-        match world.seat(node) {
-            Some(seat) => seat.life.resume(),
+        match world.parts(node) {
+            Some(parts) => parts.life.resume(),
             None => self.start(node),
         }
         self.cluster.leave_out(None);

@@ -115,8 +115,8 @@ impl Stage {
     fn start_put_back(&self, process: ProcessId, digest: SegmentDigest) -> Told<JoinHandle<Told>> {
         let address = self.cluster.running_node(process).ok_or("the node is down")?;
         let address = address.shared.this.config.address.clone();
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
-        Ok(seat.life.spawn(async move {
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        Ok(parts.life.spawn(async move {
             let restored = sdk.restore_quarantined(&address, digest).await;
             match restored.map_err(|error| error.to_string())? {
                 Restored::Restored => Ok(()),
@@ -149,8 +149,8 @@ impl Stage {
             let check = async move {
                 suspect::check(&shared.replicas, digest).await.map_err(|error| format!("{error:?}"))
             };
-            let seat = self.world.seat(process).ok_or("the node is down")?;
-            let bad = finish(seat.life.spawn(check), "scrub").await?;
+            let parts = self.world.parts(process).ok_or("the node is down")?;
+            let bad = finish(parts.life.spawn(check), "scrub").await?;
             trace::count("story.bad_copies_found", bad.into());
         }
         Ok(())

@@ -20,9 +20,9 @@ impl Stage {
         T: Send + 'static,
         Fut: Future<Output = Result<T, ClientError>> + Send + 'static,
     {
-        let (seat, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
         let asked = ask(sdk);
-        Ok(seat.life.spawn(async move { Ok(asked.await) }))
+        Ok(parts.life.spawn(async move { Ok(asked.await) }))
     }
 
     pub(super) async fn done<T, Fut>(&self, what: &str, ask: impl FnOnce(Client) -> Fut) -> Told<T>

@@ -61,7 +61,7 @@ enum Asked {
 }
 
 /// A place for a node: the machine stays, while nodes come and go with their disks.
-pub(super) struct Seat {
+pub(super) struct Machine {
     host: String,
     pub rack: &'static str,
     pub cookie: Cookie,
@@ -83,7 +83,7 @@ pub(super) struct Seat {
     asked: Option<(u64, u64, Asked)>,
 }
 
-impl Seat {
+impl Machine {
     pub(super) fn new(at: usize, rack: &'static str) -> Self {
         Self {
             host: format!("host{at}"),
@@ -158,26 +158,26 @@ impl Seat {
 
 impl Mind {
     /// A node does one of its tasks.
-    pub(super) fn act_seat(&mut self, at: usize) -> Kept {
+    pub(super) fn act_machine(&mut self, at: usize) -> Kept {
         let now_ms = self.now_ms;
-        let seat = &mut self.seats[at];
-        if !seat.up {
+        let machine = &mut self.machines[at];
+        if !machine.up {
             return Ok(());
         }
-        if seat.asked.as_ref().is_some_and(|(_, since_ms, _)| now_ms >= since_ms + PATIENCE_MS) {
-            seat.asked = None;
+        if machine.asked.as_ref().is_some_and(|(_, since_ms, _)| now_ms >= since_ms + PATIENCE_MS) {
+            machine.asked = None;
         }
-        let Some(node) = seat.node else {
-            let body = Body::AllocateNode(seat.new_node());
+        let Some(node) = machine.node else {
+            let body = Body::AllocateNode(machine.new_node());
             self.ask(at, Asked::Allocate, body);
             return Ok(());
         };
-        if seat.incarnation.is_none() {
+        if machine.incarnation.is_none() {
             self.come_into_service(at, node);
             return Ok(());
         }
         if let Some(reason) = self.why_stop(at, node) {
-            self.note(|| format!("seat {at} stops: {reason}"));
+            self.note(|| format!("machine {at} stops: {reason}"));
             self.go_down(at);
             return Ok(());
         }
@@ -194,61 +194,61 @@ impl Mind {
 
     /// Sends a request. Only one is open at a time.
     fn ask(&mut self, at: usize, asked: Asked, body: Body) {
-        if self.seats[at].asked.is_some() {
+        if self.machines[at].asked.is_some() {
             return;
         }
         let tag = self.mint();
-        let from = Sender::Seat(at, self.seats[at].life, tag);
-        self.seats[at].asked = Some((tag, self.now_ms, asked));
+        let from = Sender::Machine(at, self.machines[at].life, tag);
+        self.machines[at].asked = Some((tag, self.now_ms, asked));
         self.send(Mail::Propose { from, request: RequestId(0), body: Box::new(body) });
     }
 
     fn come_into_service(&mut self, at: usize, node: NodeId) {
-        if self.seats[at].nonce == Nonce(0) {
+        if self.machines[at].nonce == Nonce(0) {
             let nonce = Nonce(u128::from(self.mint()));
-            let seat = &mut self.seats[at];
-            seat.previous = seat.disk.nonces();
+            let machine = &mut self.machines[at];
+            machine.previous = machine.disk.nonces();
             // It is on disk before any node hears it.
-            let excess = (seat.disk.pending.len() + 1).saturating_sub(PENDING_MAX);
-            seat.disk.pending.drain(..excess);
-            seat.disk.pending.push(nonce);
-            seat.nonce = nonce;
+            let excess = (machine.disk.pending.len() + 1).saturating_sub(PENDING_MAX);
+            machine.disk.pending.drain(..excess);
+            machine.disk.pending.push(nonce);
+            machine.nonce = nonce;
         }
-        let seat = &mut self.seats[at];
-        let Some(incarnation) = seat.announced else {
-            let body = seat.register(node);
+        let machine = &mut self.machines[at];
+        let Some(incarnation) = machine.announced else {
+            let body = machine.register(node);
             return self.ask(at, Asked::Register, body);
         };
-        let record = seat.replica.catalogue.node(node);
+        let record = machine.replica.catalogue.node(node);
         if record.is_some_and(|record| record.incarnation >= incarnation) {
-            seat.disk.registered = Some(seat.nonce);
-            seat.disk.pending.clear();
-            seat.incarnation = Some(incarnation);
+            machine.disk.registered = Some(machine.nonce);
+            machine.disk.pending.clear();
+            machine.incarnation = Some(incarnation);
         }
     }
 
     fn why_stop(&self, at: usize, node: NodeId) -> Option<&'static str> {
-        let seat = &self.seats[at];
-        let record = seat.replica.catalogue.node(node)?;
+        let machine = &self.machines[at];
+        let record = machine.replica.catalogue.node(node)?;
         if record.admin == Admin::Removed {
             return Some("removed from the cluster");
         }
-        (Some(record.incarnation) > seat.incarnation).then_some("another process has registered")
+        (Some(record.incarnation) > machine.incarnation).then_some("another process has registered")
     }
 
     fn beat(&mut self, at: usize, node: NodeId) {
-        if let Some(incarnation) = self.seats[at].incarnation {
+        if let Some(incarnation) = self.machines[at].incarnation {
             self.send(Mail::Beat { node, incarnation });
         }
     }
 
     fn take_inventory(&mut self, at: usize, node: NodeId) {
-        let seat = &mut self.seats[at];
-        let Some(incarnation) = seat.incarnation else { return };
-        if seat.inventory.is_none() {
-            let durable = seat.replica.catalogue.slots_on(node, SlotState::Durable);
+        let machine = &mut self.machines[at];
+        let Some(incarnation) = machine.incarnation else { return };
+        if machine.inventory.is_none() {
+            let durable = machine.replica.catalogue.slots_on(node, SlotState::Durable);
             let missing: Vec<(SegmentId, Epoch)> = durable
-                .filter(|(segment, _)| !seat.disk.files.contains_key(&segment.digest))
+                .filter(|(segment, _)| !machine.disk.files.contains_key(&segment.digest))
                 .map(|(segment, slot)| (segment.id, slot.epoch))
                 .collect();
             let mut batches: Vec<_> = missing.chunks(INVENTORY_BATCH).map(<[_]>::to_vec).collect();
@@ -256,22 +256,22 @@ impl Mind {
                 batches.push(Vec::new());
             }
             batches.reverse();
-            seat.inventory = Some(batches);
+            machine.inventory = Some(batches);
         }
-        let Some(missing) = seat.inventory.as_ref().and_then(|it| it.last()).cloned() else {
+        let Some(missing) = machine.inventory.as_ref().and_then(|it| it.last()).cloned() else {
             return;
         };
-        let last = seat.inventory.as_ref().is_some_and(|it| it.len() == 1);
+        let last = machine.inventory.as_ref().is_some_and(|it| it.len() == 1);
         let body = Body::Inventory(command::Inventory { node, incarnation, missing, last });
         self.ask(at, Asked::Inventory, body);
     }
 
     /// Files without a slot go to quarantine once the inventory is taken.
     fn set_unknown_aside(&mut self, at: usize) {
-        let seat = &mut self.seats[at];
-        let Some(node) = seat.node else { return };
-        let catalogue = &seat.replica.catalogue;
-        let unknown = seat.disk.files.keys().copied().filter(|digest| {
+        let machine = &mut self.machines[at];
+        let Some(node) = machine.node else { return };
+        let catalogue = &machine.replica.catalogue;
+        let unknown = machine.disk.files.keys().copied().filter(|digest| {
             let segment = catalogue.segment_by_digest(digest);
             !segment.is_some_and(|segment| segment.slots.iter().any(|slot| slot.node == node))
         });
@@ -284,28 +284,32 @@ impl Mind {
 
     /// A file moves to quarantine, and its slot, if there is one, is given up.
     pub(super) fn set_aside(&mut self, at: usize, digest: SegmentDigest) {
-        let seat = &mut self.seats[at];
-        let Some(sound) = seat.disk.files.remove(&digest) else { return };
-        seat.disk.quarantine.insert(digest, sound);
-        if let Some((segment, epoch)) = seat.live_epoch(&digest) {
-            seat.pending.insert((Said::Lost, segment, epoch));
+        let machine = &mut self.machines[at];
+        let Some(sound) = machine.disk.files.remove(&digest) else { return };
+        machine.disk.quarantine.insert(digest, sound);
+        if let Some((segment, epoch)) = machine.live_epoch(&digest) {
+            machine.pending.insert((Said::Lost, segment, epoch));
         }
     }
 
     fn derive_reports(&mut self, at: usize, node: NodeId) {
-        let seat = &mut self.seats[at];
-        let assigned = seat.replica.catalogue.slots_on(node, SlotState::Assigned);
-        let found = assigned.filter(|(segment, _)| seat.disk.files.contains_key(&segment.digest));
-        seat.pending.extend(found.map(|(segment, slot)| (Said::Durable, segment.id, slot.epoch)));
+        let machine = &mut self.machines[at];
+        let assigned = machine.replica.catalogue.slots_on(node, SlotState::Assigned);
+        let found =
+            assigned.filter(|(segment, _)| machine.disk.files.contains_key(&segment.digest));
+        machine
+            .pending
+            .extend(found.map(|(segment, slot)| (Said::Durable, segment.id, slot.epoch)));
     }
 
     fn report(&mut self, at: usize, node: NodeId) {
         let few = self.chance.range(1..8) as usize;
-        let seat = &self.seats[at];
-        let (Some(incarnation), Some((said, ..))) = (seat.incarnation, seat.pending.first()) else {
+        let machine = &self.machines[at];
+        let (Some(incarnation), Some((said, ..))) = (machine.incarnation, machine.pending.first())
+        else {
             return;
         };
-        let of_kind = seat.pending.iter().take_while(|(kind, ..)| kind == said);
+        let of_kind = machine.pending.iter().take_while(|(kind, ..)| kind == said);
         let batch: Vec<Report> = of_kind.take(few).copied().collect();
         let replicas = batch.iter().map(|(_, segment, epoch)| (*segment, *epoch)).collect();
         let body = match said {
@@ -316,19 +320,22 @@ impl Mind {
         self.ask(at, Asked::Report(batch), body);
     }
 
-    pub(super) fn answer_seat(&mut self, at: usize, life: u64, tag: u64, reply: Reply) -> Kept {
-        let seat = &mut self.seats[at];
-        if seat.life != life || !seat.up || seat.asked.as_ref().is_none_or(|it| it.0 != tag) {
+    pub(super) fn answer_machine(&mut self, at: usize, life: u64, tag: u64, reply: Reply) -> Kept {
+        let machine = &mut self.machines[at];
+        if machine.life != life
+            || !machine.up
+            || machine.asked.as_ref().is_none_or(|it| it.0 != tag)
+        {
             return Ok(());
         }
-        let Some((_, _, asked)) = seat.asked.take() else { return Ok(()) };
+        let Some((_, _, asked)) = machine.asked.take() else { return Ok(()) };
         match (asked, reply) {
-            (Asked::Allocate, Reply::NodeAllocated { node }) => seat.node = Some(node),
+            (Asked::Allocate, Reply::NodeAllocated { node }) => machine.node = Some(node),
             (Asked::Register, Reply::Registered { incarnation }) => {
-                seat.announced = Some(incarnation);
+                machine.announced = Some(incarnation);
             }
             (Asked::Inventory, Reply::Reported { .. }) => {
-                let done = seat.inventory.as_mut().is_some_and(|batches| {
+                let done = machine.inventory.as_mut().is_some_and(|batches| {
                     batches.pop();
                     batches.is_empty()
                 });
@@ -337,7 +344,7 @@ impl Mind {
                 }
             }
             (Asked::Report(batch), Reply::Reported { .. }) => {
-                seat.pending.retain(|report| !batch.contains(report));
+                machine.pending.retain(|report| !batch.contains(report));
             }
             (asked, Reply::Refused(refusal)) => {
                 let gone = matches!(
@@ -348,17 +355,17 @@ impl Mind {
                         | Refusal::StaleIdentity { .. }
                 );
                 if !gone {
-                    return Err(broken("D3", format!("seat {at} {asked:?}: {refusal}")));
+                    return Err(broken("D3", format!("machine {at} {asked:?}: {refusal}")));
                 }
                 let removed = matches!(refusal, Refusal::NodeRemoved(_));
                 if !removed {
                     // No directory was rolled back or copied here, so this is its only process.
-                    return Err(broken("fatal", format!("seat {at} {asked:?}: {refusal}")));
+                    return Err(broken("fatal", format!("machine {at} {asked:?}: {refusal}")));
                 }
                 self.go_down(at);
             }
             (asked, reply) => {
-                return Err(broken("fatal", format!("seat {at} {asked:?}: {reply:?}")));
+                return Err(broken("fatal", format!("machine {at} {asked:?}: {reply:?}")));
             }
         }
         Ok(())
@@ -366,46 +373,46 @@ impl Mind {
 
     /// D3: removes one file whose slots were all released.
     fn destroy_one(&mut self, at: usize, node: NodeId) -> Kept {
-        let seat = &self.seats[at];
-        let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
+        let machine = &self.machines[at];
+        let work = work::for_node(&machine.replica.catalogue, node, WORK_MAX);
         let Some(destroy) = self.chance.pick(&work.destroys).cloned() else { return Ok(()) };
         let newest = self.model.catalogue.segment_by_digest(&destroy.digest);
         let counted = newest.and_then(|segment| segment.live_slot_on(node));
         if counted.is_some_and(|slot| slot.state == SlotState::Durable) {
-            let text = format!("seat {at} destroys {}, which is {counted:?}", destroy.digest);
+            let text = format!("machine {at} destroys {}, which is {counted:?}", destroy.digest);
             return Err(broken("D3", text));
         }
-        let seat = &mut self.seats[at];
-        if seat.disk.files.remove(&destroy.digest).is_some() {
+        let machine = &mut self.machines[at];
+        if machine.disk.files.remove(&destroy.digest).is_some() {
             self.count("files.destroyed");
         }
-        let seat = &mut self.seats[at];
+        let machine = &mut self.machines[at];
         let said = destroy.slots.iter().map(|(segment, epoch)| (Said::Removed, *segment, *epoch));
-        seat.pending.extend(said);
-        self.note(|| format!("seat {at} destroys {:?}", destroy.slots));
+        machine.pending.extend(said);
+        self.note(|| format!("machine {at} destroys {:?}", destroy.slots));
         self.check_disks()
     }
 
     /// Catch-up: from this node's own quarantine, or from the first source that has the segment.
     fn fetch_one(&mut self, at: usize, node: NodeId) {
-        let seat = &self.seats[at];
-        let work = work::for_node(&seat.replica.catalogue, node, WORK_MAX);
-        let lacks = |fetch: &&Fetch| !seat.disk.files.contains_key(&fetch.digest);
+        let machine = &self.machines[at];
+        let work = work::for_node(&machine.replica.catalogue, node, WORK_MAX);
+        let lacks = |fetch: &&Fetch| !machine.disk.files.contains_key(&fetch.digest);
         let fetches: Vec<Fetch> = work.fetches.iter().filter(lacks).cloned().collect();
         let Some(fetch) = self.chance.pick(&fetches).cloned() else { return };
-        let life = seat.life;
-        if seat.disk.quarantine.get(&fetch.digest) == Some(&true) {
+        let life = machine.life;
+        if machine.disk.quarantine.get(&fetch.digest) == Some(&true) {
             return self.fetched(at, life, &fetch);
         }
         for source in &fetch.sources {
-            let other = self.seats.iter().position(|it| it.node == Some(*source) && it.up);
+            let other = self.machines.iter().position(|it| it.node == Some(*source) && it.up);
             let Some(other) = other else { continue };
-            match self.seats[other].disk.files.get(&fetch.digest) {
+            match self.machines[other].disk.files.get(&fetch.digest) {
                 Some(true) => {
-                    return self.send(Mail::Fetched { seat: at, life, fetch });
+                    return self.send(Mail::Fetched { machine: at, life, fetch });
                 }
                 // The reader gets wrong bytes and raises a suspicion.
-                Some(false) if self.seats[other].incarnation.is_some() => {
+                Some(false) if self.machines[other].incarnation.is_some() => {
                     self.set_aside(other, fetch.digest);
                     self.count("rot.found_by_reader");
                 }
@@ -416,13 +423,13 @@ impl Mind {
 
     /// Verified bytes have arrived. They become a file if the slot is still wanted.
     pub(super) fn fetched(&mut self, at: usize, life: u64, fetch: &Fetch) {
-        let seat = &mut self.seats[at];
-        if !seat.up || seat.life != life || seat.live_epoch(&fetch.digest).is_none() {
+        let machine = &mut self.machines[at];
+        if !machine.up || machine.life != life || machine.live_epoch(&fetch.digest).is_none() {
             return;
         }
-        seat.disk.quarantine.remove(&fetch.digest);
-        seat.disk.files.entry(fetch.digest).or_insert(true);
-        seat.pending.insert((Said::Durable, fetch.segment, fetch.epoch));
+        machine.disk.quarantine.remove(&fetch.digest);
+        machine.disk.files.entry(fetch.digest).or_insert(true);
+        machine.pending.insert((Said::Durable, fetch.segment, fetch.epoch));
         self.count("files.fetched");
     }
 
@@ -435,21 +442,21 @@ impl Mind {
         digest: SegmentDigest,
         epoch: Epoch,
     ) {
-        let seat = &mut self.seats[at];
+        let machine = &mut self.machines[at];
         let index = epoch.0 & ((1 << LINEAGE_SHIFT) - 1);
-        if !seat.up {
+        if !machine.up {
             return;
         }
-        if seat.replica.applied < index {
+        if machine.replica.applied < index {
             // The call waits for the entry for as long as its caller waits.
-            return self.send(Mail::Bytes { seat: at, client, segment, digest, epoch });
+            return self.send(Mail::Bytes { machine: at, client, segment, digest, epoch });
         }
-        let Some(node) = seat.node else { return };
-        if seat.live_epoch(&digest) != Some((segment, epoch)) {
+        let Some(node) = machine.node else { return };
+        if machine.live_epoch(&digest) != Some((segment, epoch)) {
             return self.count("bytes.stale_slot");
         }
-        seat.disk.files.entry(digest).or_insert(true);
-        seat.pending.insert((Said::Durable, segment, epoch));
+        machine.disk.files.entry(digest).or_insert(true);
+        machine.pending.insert((Said::Durable, segment, epoch));
         self.count("files.received");
         self.send(Mail::Stored { client, node, digest });
     }
