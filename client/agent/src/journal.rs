@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::listing::Fingerprint;
+use crate::listing::{Fingerprint, Version, Witness};
 
 /// Of the file; a newer one is refused.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
+/// The oldest that is read: its records have no witness, so what they name is compared once more.
+pub const FORM_OLDEST: u32 = 1;
 /// Records of one job that are kept once their files are gone from the local disk.
 pub const RECORDS_MAX: usize = 1_000;
 
@@ -56,7 +58,6 @@ pub struct Finding {
 
 /// A checkpoint that is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     /// Of the file or directory; empty for a scheduled run.
     pub name: String,
@@ -66,17 +67,17 @@ pub struct Record {
     pub id: u64,
     pub stored_ms: u64,
     pub bytes: u64,
-    /// Of the entry itself when it was put: a cheap sign that nothing has changed.
-    pub stamp: Option<Stamp>,
+    /// Of the files that were put; none for a scheduled run.
+    pub witness: Option<Witness>,
+    /// The id of the cluster that has it.
+    pub cluster: Option<String>,
 }
 
-/// Size and time of a file or directory, without what is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stamp {
-    pub len: u64,
-    pub mtime_ns: i64,
-    pub inode: u64,
+impl Record {
+    /// The files that were put.
+    pub fn version(&self) -> Option<Version> {
+        Some(Version { fingerprint: self.fingerprint?, witness: self.witness? })
+    }
 }
 
 impl JobJournal {
@@ -94,9 +95,17 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let stamp = Some(Stamp { len: 1, mtime_ns: -2, inode: 3 });
+        let (witness, cluster) = (Some(Witness::new([3; 16])), Some("c".to_owned()));
         let fingerprint = Some(Fingerprint::of([]));
-        Record { name: "n".to_owned(), fingerprint, id: 1, stored_ms: 2, bytes: 3, stamp }
+        Record {
+            name: "n".to_owned(),
+            fingerprint,
+            id: 1,
+            stored_ms: 2,
+            bytes: 3,
+            witness,
+            cluster,
+        }
     }
 
     fn finding() -> Finding {
@@ -112,6 +121,14 @@ mod tests {
             Journal { jobs: BTreeMap::from([("j".to_owned(), job)]), ..Journal::default() };
         let text = serde_json::to_string(&journal).unwrap();
         assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), journal);
+    }
+
+    #[test]
+    fn a_record_of_the_first_form_is_read_and_proves_no_version() {
+        let text = r#"{"name": "n", "fingerprint": "00000000000000000000000000000001", "id": 1,
+            "stored_ms": 2, "bytes": 3, "stamp": {"len": 1, "mtime_ns": 2, "inode": 3}}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!((record.id, record.version()), (1, None));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | layout | a checkpoint | finished when |
 //! |---|---|---|
 //! | `hf-trainer` | `checkpoint-N/` | `trainer_state.json` is in it, and nothing has changed for a while: other ranks write their random state after it |
-//! | `lightning` | `epoch=E-step=N.ckpt`, a file or a directory | nothing has changed for a while: it is written in place |
+//! | `lightning` | `epoch=E-step=N.ckpt`, with metrics or without, a file or a directory | nothing has changed for a while: it is written in place |
 //! | `deepspeed` | `global_stepN/` | `latest` beside it names it or a later one |
 //! | `megatron` | `iter_NNNNNNN/` | `latest_checkpointed_iteration.txt` beside it names it or a later one |
 //! | `dcp` | `step-N/`, `step_N/` or `N/` | `.metadata` is in it, which is renamed into place last |
@@ -90,7 +90,13 @@ impl Layout {
             Self::Lightning => {
                 let stem = name.strip_suffix(".ckpt")?;
                 let (_, step) = stem.rsplit_once("step=")?;
-                number(step)
+                // Metrics may follow: step=1200-val_loss=0.30. A second version, -v1, is of a step
+                // that another file has.
+                match step.split_once('-') {
+                    Some((step, metrics)) if metrics.contains('=') => number(step),
+                    Some(_) => None,
+                    None => number(step),
+                }
             }
             Self::DeepSpeed => number(name.strip_prefix("global_step")?),
             Self::Megatron => number(name.strip_prefix("iter_")?),
@@ -104,11 +110,11 @@ impl Layout {
         }
     }
 
-    /// Files that are in a finished checkpoint.
-    pub fn required(&self) -> &'static [&'static str] {
+    /// Files that are in a finished checkpoint, each with whether it is written after all others.
+    pub fn required(&self) -> &'static [(&'static str, bool)] {
         match self {
-            Self::HfTrainer => &["trainer_state.json"],
-            Self::Dcp => &[".metadata"],
+            Self::HfTrainer => &[("trainer_state.json", false)],
+            Self::Dcp => &[(".metadata", true)],
             _ => &[],
         }
     }
@@ -120,6 +126,22 @@ impl Layout {
                 Some(Pointer { file: "latest_checkpointed_iteration.txt", before: "" })
             }
             _ => None,
+        }
+    }
+
+    /// The file in a checkpoint, and the key in it, that name the best checkpoint so far.
+    pub fn best(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::HfTrainer => Some(("trainer_state.json", "best_model_checkpoint")),
+            _ => None,
+        }
+    }
+
+    /// Whether a name without a step is so near to the layout's that a person should hear of it.
+    pub fn is_nearly(&self, name: &str) -> bool {
+        match self {
+            Self::Lightning => name.ends_with(".ckpt") && !name.starts_with("last"),
+            _ => false,
         }
     }
 
@@ -172,6 +194,8 @@ mod tests {
                     ("epoch=3-step=1200.ckpt", Some(1200)),
                     ("model-step=7.ckpt", Some(7)),
                     ("last.ckpt", None),
+                    ("epoch=3-step=1200-val_loss=0.30.ckpt", Some(1200)),
+                    ("step=1200-epoch=3-val-loss=-0.30.ckpt", Some(1200)),
                     ("epoch=3-step=1200-v1.ckpt", None),
                     ("epoch=3-step=1200.ckpt.tmp", None),
                 ],
@@ -203,6 +227,19 @@ mod tests {
             for (name, step) in names {
                 assert_eq!(parsed.step(name), *step, "{layout} {name}");
             }
+        }
+    }
+
+    #[test]
+    fn names_that_are_nearly_those_of_a_layout_are_known_as_such() {
+        for (name, is_nearly) in [
+            ("epoch=3-step=1200-v1.ckpt", true),
+            ("best.ckpt", true),
+            ("last.ckpt", false),
+            ("last-v1.ckpt", false),
+            ("hparams.yaml", false),
+        ] {
+            assert_eq!(Layout::Lightning.is_nearly(name), is_nearly, "{name}");
         }
     }
 

@@ -22,7 +22,7 @@
 //! | [`mind`] | what is decided; no IO |
 //! | [`journal`], [`listing`] | what is remembered; what was seen |
 //! | `state_dir` | the lock, the journal's and the status's files |
-//! | `scan` | looks at watched directories |
+//! | `scan`, `tree` | look at watched directories, and at all that a checkpoint consists of |
 //! | `put`, `removal`, `hooks` | actions |
 //! | [`drill`], `scheduled` | restores as if nodes were lost; drills and verifications at set times |
 //! | [`status`], `metrics` | what people and their tools see |
@@ -47,6 +47,7 @@ pub mod schedule;
 mod scheduled;
 mod state_dir;
 pub mod status;
+mod tree;
 pub mod window;
 pub mod zone;
 

@@ -31,6 +31,7 @@ struct Counts {
     failed: u64,
     refused: u64,
     removed: u64,
+    kept: u64,
 }
 
 /// What metrics are made of.
@@ -54,7 +55,8 @@ impl Gathered {
             Outcome::Failed { .. } => counts.failed += 1,
             Outcome::Refused { .. } => counts.refused += 1,
             Outcome::Removed => counts.removed += 1,
-            Outcome::Found(_) | Outcome::Kept { .. } => {}
+            Outcome::Kept { .. } => counts.kept += 1,
+            Outcome::Found(_) => {}
         }
     }
 
@@ -62,13 +64,14 @@ impl Gathered {
         let mut registry = Registry::default();
         let cairn = registry.sub_registry_with_prefix("cairn_agent");
         type Count = fn(&Counts) -> u64;
-        let counters: [(&str, &str, Count); 6] = [
+        let counters: [(&str, &str, Count); 7] = [
             ("checkpoints_stored", "checkpoints stored", |it| it.stored),
             ("bytes_stored", "bytes of their files", |it| it.bytes),
             ("checkpoints_changed", "puts given up because files changed", |it| it.changed),
             ("puts_failed", "tries that failed", |it| it.failed),
             ("puts_refused", "puts that the cluster refused for good", |it| it.refused),
             ("checkpoints_removed", "checkpoints removed from the local disk", |it| it.removed),
+            ("removals_failed", "tries to remove one after which it was still there", |it| it.kept),
         ];
         for (name, help, count) in counters {
             let family = Family::<Vec<(String, String)>, Counter>::default();
@@ -78,12 +81,14 @@ impl Gathered {
             cairn.register(name, help, family);
         }
         type Level = fn(&JobReport) -> u64;
-        let gauges: [(&str, &str, Level); 10] = [
+        let gauges: [(&str, &str, Level); 12] = [
             ("checkpoints_due", "finished and not stored", |it| it.due),
             ("checkpoints_waiting", "not finished", |it| it.waiting),
             ("checkpoints_failed", "waiting for their next try", |it| it.failed),
             ("checkpoints_refused", "refused: a person must look", |it| it.refused),
-            ("trouble", "1 while the job's directory cannot be read", |it| {
+            ("checkpoints_unreadable", "looks at them fail again and again", |it| it.unreadable),
+            ("checkpoints_kept", "removals from the local disk fail again and again", |it| it.kept),
+            ("trouble", "1 while a person should look at the job", |it| {
                 it.trouble.is_some().into()
             }),
             ("last_stored_seconds", "time of the newest stored checkpoint", |it| {
@@ -153,15 +158,17 @@ mod tests {
     fn counters_of_each_job_are_in_the_text() {
         let mut gathered = Gathered::default();
         for _ in 0..2 {
-            let stored = Outcome::Stored { id: CheckpointId(1), bytes: 10, stamp: None };
+            let stored = Outcome::Stored { id: CheckpointId(1), bytes: 10, cluster: None };
             gathered.note("a", &stored);
         }
         gathered.note("b", &Outcome::Failed { why: String::new() });
+        gathered.note("b", &Outcome::Kept { why: String::new() });
         let text = gathered.text();
         for line in [
             "cairn_agent_checkpoints_stored_total{job=\"a\"} 2",
             "cairn_agent_bytes_stored_total{job=\"a\"} 20",
             "cairn_agent_puts_failed_total{job=\"b\"} 1",
+            "cairn_agent_removals_failed_total{job=\"b\"} 1",
             "cairn_agent_journal_trouble 0",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in:\n{text}");

@@ -1,24 +1,27 @@
 //! Storing one checkpoint: the hooks, the question whether it is there already, the put.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cairn_client::source::Source;
+use cairn_client::source::{Source, SourceDirectory, SourceEntry};
 use cairn_client::{
-    Address, CheckpointInfo, CheckpointState, Client, ClientError, Isolation, Lane, Progress,
-    PutOptions, Rate, Refusal, Selector, SourceError, Step, Wait,
+    Address, CheckpointId, CheckpointInfo, CheckpointState, Client, ClientError, Isolation, Lane,
+    LocalSource, Progress, PutOptions, Rate, Refusal, Selector, SourceError, Step, Wait,
 };
+use parking_lot::Mutex;
 
 use crate::config::{Job, Kind, Scheduled, Work};
 use crate::hooks;
-use crate::journal::Stamp;
-use crate::listing::Fingerprint;
-use crate::mind::{Outcome, PutTask, RemoveTask};
-use crate::{removal, scan};
+use crate::listing::{Fingerprint, Version};
+use crate::mind::{Found, Outcome, PutTask, RemoveTask};
+use crate::{removal, scan, tree};
 
 /// Labels of what the agent stores.
 const JOB: &str = "cairn.agent.job";
 const FINGERPRINT: &str = "cairn.agent.fingerprint";
+const WITNESS: &str = "cairn.agent.witness";
+const AGENT: &str = "cairn.agent.id";
 const DUE: &str = "cairn.agent.due_ms";
 
 /// What every action needs.
@@ -28,6 +31,51 @@ pub struct Means {
     pub rate: Arc<Rate>,
     /// What uploads say of their client.
     pub name: String,
+    /// The name of this agent, the same from one process to the next.
+    pub agent: String,
+}
+
+/// What the cluster says of a step before it is put.
+enum Known {
+    /// This agent committed it; an earlier process was killed before it wrote that down.
+    Stored(Outcome),
+    /// Another agent has its run.
+    Foreign(String),
+    /// It has the names, sizes and times of these files; the bytes are to be compared.
+    Alike,
+    No,
+}
+
+/// The files of one checkpoint, as they were when their witness was taken.
+struct Watched {
+    source: LocalSource,
+    job: Arc<Job>,
+    path: PathBuf,
+    found: Found,
+}
+
+impl Source for Watched {
+    fn entries(&self) -> &[SourceEntry] {
+        self.source.entries()
+    }
+
+    fn directories(&self) -> &[SourceDirectory] {
+        self.source.directories()
+    }
+
+    /// With the change times, too, which a program cannot set back.
+    fn check_unchanged(&self) -> Result<(), SourceError> {
+        self.source.check_unchanged()?;
+        let now = tree::walk(&self.job, &self.path, &self.found.name);
+        match now.is_ok_and(|now| now.witness == self.found.version.witness) {
+            true => Ok(()),
+            false => Err(SourceError::Changed { path: self.path.display().to_string() }),
+        }
+    }
+
+    fn read_at(&self, index: usize, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        self.source.read_at(index, offset, buffer)
+    }
 }
 
 /// What a put carries from its task to its end.
@@ -54,9 +102,10 @@ pub async fn put(
     let put = Put { means, job, task, paths };
     // What is stored already needs no hook: it ran before the agent was killed, or it runs below.
     let outcome = match put.known().await {
-        Ok(Some(outcome)) => outcome,
-        Ok(None) => match put.before().await {
-            Ok(()) => put.run(progress).await,
+        Ok(Known::Stored(outcome)) => outcome,
+        Ok(Known::Foreign(why)) => Outcome::Refused { why },
+        Ok(known) => match put.before().await {
+            Ok(()) => put.run(progress, matches!(known, Known::Alike)).await,
             Err(why) => Outcome::Failed { why },
         },
         Err(error) => failed(&error),
@@ -70,45 +119,68 @@ impl Put<'_> {
         address(self.job, self.task.step)
     }
 
-    /// Whether the cluster has it under this agent's label: an earlier process committed it, and was
-    /// killed before it wrote that down.
-    async fn known(&self) -> Result<Option<Outcome>, ClientError> {
+    async fn known(&self) -> Result<Known, ClientError> {
         let info = match self.means.client.resolve(&self.address()).await {
             Ok(info) => info,
-            Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => return Ok(None),
+            Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => return Ok(Known::No),
             Err(error) => return Err(error),
         };
-        let label = |name: &str| info.labels.get(name).map(String::as_str);
-        let own = match &self.task.found {
-            Some(found) => label(FINGERPRINT) == Some(&found.fingerprint.to_string()),
-            None => label(DUE) == self.task.due_ms.map(|due| due.to_string()).as_deref(),
-        };
-        let own = own && label(JOB) == Some(&self.job.name);
-        Ok(own.then(|| Outcome::Stored { id: info.id, bytes: info.bytes, stamp: self.stamp() }))
+        Ok(match judge(&info.labels, &self.job.name, &self.means.agent, self.task) {
+            Judged::Own => Known::Stored(self.stored(info.id, info.bytes).await),
+            Judged::Foreign(agent) => {
+                let (job, step) = (&self.job.name, self.task.step);
+                Known::Foreign(format!("agent {agent} stored job {job}'s run {step}"))
+            }
+            Judged::Alike => Known::Alike,
+            Judged::Other => Known::No,
+        })
     }
 
-    fn stamp(&self) -> Option<Stamp> {
-        let of_one = self.task.found.as_ref().and_then(|_| self.paths.first());
-        of_one.and_then(|path| scan::stamp(path))
+    async fn stored(&self, id: CheckpointId, bytes: u64) -> Outcome {
+        Outcome::Stored { id, bytes, cluster: cluster(&self.means.client).await }
     }
 
-    async fn run(&self, progress: Arc<Progress>) -> Outcome {
-        // Before the listing: a later change shows as another stamp.
-        let stamp = self.stamp();
-        let (job, paths) = (self.job.clone(), self.paths.clone());
-        let listing = move || scan::source(&job, &paths);
-        let source = match self.means.client.env().blocking(Lane::Client, listing).await {
+    /// `is_alike`: what is committed has these names, sizes and times. Then its bytes are compared
+    /// before anything takes its place.
+    async fn run(&self, progress: Arc<Progress>, is_alike: bool) -> Outcome {
+        let source = match self.source().await {
             Ok(source) => source,
-            Err(error) => return of_source(&error),
+            Err(outcome) => return outcome,
         };
-        if let Some(found) = &self.task.found
-            && Fingerprint::of(source.entries()) != found.fingerprint
-        {
-            return Outcome::Changed { why: "it changed since it was listed".to_owned() };
+        if is_alike && self.job.replace {
+            let options = PutOptions { replace: false, ..self.options(progress.clone()) };
+            match self.put(source.clone(), options).await {
+                Outcome::Refused { .. } => {}
+                outcome => return outcome,
+            }
         }
-        match self.means.client.put(Arc::new(source), self.options(progress)).await {
+        self.put(source, self.options(progress)).await
+    }
+
+    /// The files as they were found; otherwise they changed.
+    async fn source(&self) -> Result<Arc<dyn Source>, Outcome> {
+        let (job, paths, found) = (self.job.clone(), self.paths.clone(), self.task.found.clone());
+        let listing = move || -> Result<Arc<dyn Source>, Outcome> {
+            let changed = |why: &str| Outcome::Changed { why: why.to_owned() };
+            let Some((found, path)) = found.zip(paths.first().cloned()) else {
+                let source = scan::source(&job, &paths).map_err(|error| of_source(&error))?;
+                return Ok(Arc::new(source));
+            };
+            let tree = tree::walk(&job, &path, &found.name).map_err(|why| changed(&why))?;
+            let source = scan::listed(&job, &path).map_err(|error| of_source(&error))?;
+            let fingerprint = Fingerprint::of(source.entries());
+            match (Version { fingerprint, witness: tree.witness }) == found.version {
+                true => Ok(Arc::new(Watched { source, job, path, found })),
+                false => Err(changed("it changed since it was listed")),
+            }
+        };
+        self.means.client.env().blocking(Lane::Client, listing).await
+    }
+
+    async fn put(&self, source: Arc<dyn Source>, options: PutOptions) -> Outcome {
+        match self.means.client.put(source, options).await {
             Ok(report) => match report.checkpoint {
-                Some(id) => Outcome::Stored { id, bytes: report.bytes, stamp },
+                Some(id) => self.stored(id, report.bytes).await,
                 None => Outcome::Failed { why: "the put has no checkpoint".to_owned() },
             },
             Err(ClientError::Source(error)) => {
@@ -125,8 +197,11 @@ impl Put<'_> {
         options.replace = self.job.replace;
         options.labels = self.job.labels.clone();
         options.labels.insert(JOB.to_owned(), self.job.name.clone());
+        options.labels.insert(AGENT.to_owned(), self.means.agent.clone());
         if let Some(found) = &self.task.found {
-            options.labels.insert(FINGERPRINT.to_owned(), found.fingerprint.to_string());
+            let Version { fingerprint, witness } = found.version;
+            options.labels.insert(FINGERPRINT.to_owned(), fingerprint.to_string());
+            options.labels.insert(WITNESS.to_owned(), witness.to_string());
         }
         if let Some(due) = self.task.due_ms {
             options.labels.insert(DUE.to_owned(), due.to_string());
@@ -188,6 +263,44 @@ impl Put<'_> {
     }
 }
 
+/// What the labels of a committed checkpoint say of a task.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    Own,
+    /// The agent that stored it.
+    Foreign(String),
+    Alike,
+    Other,
+}
+
+fn judge(labels: &BTreeMap<String, String>, job: &str, agent: &str, task: &PutTask) -> Judged {
+    let label = |name: &str| labels.get(name).map(String::as_str);
+    if label(JOB) != Some(job) {
+        return Judged::Other;
+    }
+    let is_ours = label(AGENT) == Some(agent);
+    match &task.found {
+        Some(Found { version, .. }) => {
+            let is_alike = label(FINGERPRINT) == Some(&version.fingerprint.to_string());
+            let is_same = label(WITNESS) == Some(&version.witness.to_string());
+            match (is_alike, is_same && is_ours) {
+                (true, true) => Judged::Own,
+                (true, false) => Judged::Alike,
+                (false, _) => Judged::Other,
+            }
+        }
+        // Of a run nothing but its time is known: that of another machine has other files.
+        None if label(DUE) != task.due_ms.map(|due| due.to_string()).as_deref() => Judged::Other,
+        None if is_ours => Judged::Own,
+        None => Judged::Foreign(label(AGENT).unwrap_or("without a name").to_owned()),
+    }
+}
+
+/// The id of the cluster, if it says so: what is not known is compared with nothing.
+async fn cluster(client: &Client) -> Option<String> {
+    client.status().await.ok()?.cluster.map(|id| id.to_string())
+}
+
 fn address(job: &Job, step: Step) -> Address {
     Address { namespace: job.namespace.clone(), selector: Selector::Step(step) }
 }
@@ -216,7 +329,13 @@ fn failed(error: &ClientError) -> Outcome {
 }
 
 /// Removes a checkpoint from the local disk once the cluster says that it has it.
-pub async fn remove(means: &Means, job: &Arc<Job>, task: &RemoveTask) -> Outcome {
+/// `lock` keeps it apart from the recovery of interrupted removals.
+pub async fn remove(
+    means: &Means,
+    job: &Arc<Job>,
+    task: &RemoveTask,
+    lock: Arc<Mutex<()>>,
+) -> Outcome {
     let Kind::Watch(watch) = &job.kind else {
         return Outcome::Kept { why: "the job watches no directory".to_owned() };
     };
@@ -228,13 +347,19 @@ pub async fn remove(means: &Means, job: &Arc<Job>, task: &RemoveTask) -> Outcome
     let racks = {
         let nodes = means.client.nodes();
         let in_service = nodes.values().filter(|node| !node.removed);
-        in_service.map(|node| node.rack.as_str()).collect::<std::collections::BTreeSet<_>>().len()
+        in_service.map(|node| node.rack.as_str()).collect::<BTreeSet<_>>().len()
     };
     if let Some(why) = unsafe_to_remove(&info, job, task, racks) {
         return Outcome::Kept { why };
     }
-    let (job, directory, found) = (job.clone(), watch.directory.clone(), task.found.clone());
-    let work = move || removal::remove(&job, &directory, &found.name, found.fingerprint);
+    if task.cluster != cluster(&means.client).await {
+        return Outcome::Kept { why: "it was stored in another cluster".to_owned() };
+    }
+    let (job, watch, found, step) = (job.clone(), watch.clone(), task.found.clone(), task.step.0);
+    let work = move || {
+        let _alone = lock.lock();
+        removal::remove(&job, &watch, (&found.name, step), found.version)
+    };
     match means.client.env().blocking(Lane::Client, work).await {
         Ok(()) => Outcome::Removed,
         Err(why) => Outcome::Kept { why },
@@ -251,7 +376,8 @@ fn unsafe_to_remove(
     let (policy, now) = (&info.policy, &info.durability);
     let replicas = match job.wait_full {
         Some(_) => policy.replicas,
-        None => policy.write_quorum,
+        // The only copy of one node is no backup of the local one.
+        None => policy.write_quorum.max(policy.replicas.min(2)),
     };
     let racks_wanted = match policy.isolation {
         Isolation::Hard => policy.min_racks.min(replicas).min(u32::try_from(racks).unwrap_or(1)),
@@ -259,6 +385,10 @@ fn unsafe_to_remove(
     };
     if info.id != task.id {
         return Some("another checkpoint of its step is in the cluster".to_owned());
+    }
+    let fingerprint = task.found.version.fingerprint.to_string();
+    if info.labels.get(FINGERPRINT) != Some(&fingerprint) {
+        return Some("the cluster's one has no label with the fingerprint of its files".to_owned());
     }
     if info.state != CheckpointState::Committed || info.commit.is_none() {
         return Some("it is not committed".to_owned());
@@ -273,4 +403,44 @@ fn unsafe_to_remove(
         ));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listing::Witness;
+
+    fn labels(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_run_of_another_agent_is_foreign_and_its_name_is_said() {
+        let task = PutTask { job: 0, step: Step(1), found: None, due_ms: Some(7) };
+        let judged = |list: &[(&str, &str)]| judge(&labels(list), "j", "here", &task);
+        let run = [(JOB, "j"), (DUE, "7")];
+        assert_eq!(judged(&[run[0], run[1], (AGENT, "here")]), Judged::Own);
+        let there = judged(&[run[0], run[1], (AGENT, "there")]);
+        assert_eq!(there, Judged::Foreign("there".to_owned()));
+        assert_eq!(judged(&run), Judged::Foreign("without a name".to_owned()));
+        assert_eq!(judged(&[run[0], (DUE, "8"), (AGENT, "here")]), Judged::Other);
+        assert_eq!(judged(&[(JOB, "k"), run[1], (AGENT, "here")]), Judged::Other);
+    }
+
+    #[test]
+    fn files_that_only_look_the_same_are_compared() {
+        let version = Version { fingerprint: Fingerprint::of([]), witness: Witness::new([1; 16]) };
+        let found = Found { name: "x1".to_owned(), version };
+        let task = PutTask { job: 0, step: Step(1), found: Some(found), due_ms: None };
+        let judged = |fingerprint: &str, witness: &str, agent: &str| {
+            let (job, agent) = ((JOB, "j"), (AGENT, agent));
+            let list = [job, agent, (FINGERPRINT, fingerprint), (WITNESS, witness)];
+            judge(&labels(&list), "j", "here", &task)
+        };
+        let (same, witness) = (version.fingerprint.to_string(), version.witness.to_string());
+        assert_eq!(judged(&same, &witness, "here"), Judged::Own);
+        assert_eq!(judged(&same, "another", "here"), Judged::Alike);
+        assert_eq!(judged(&same, &witness, "there"), Judged::Alike);
+        assert_eq!(judged("another", &witness, "here"), Judged::Other);
+    }
 }

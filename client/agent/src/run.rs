@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cairn_client::{Client, Lane, Progress, Rate, Step};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -46,6 +47,7 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let state = StateDir::open(&config.state)?;
     let journal = state.journal()?;
+    let identity = state.identity(client.env().random_u64())?;
     let gathered = Shared::default();
     let mut tasks = Vec::new();
     if let Some(address) = config.metrics_listen {
@@ -59,10 +61,12 @@ pub async fn run(
         client: client.clone(),
         rate: Rate::new(None),
         name: format!("agent, process {}", std::process::id()),
+        agent: identity.clone(),
     };
     let mut agent = Agent {
-        mind: Mind::new(&config.jobs, journal, config.puts_parallel),
+        mind: Mind::new(&config.jobs, journal, config.puts_parallel, &identity),
         scanning: vec![false; config.jobs.len()],
+        removing: config.jobs.iter().map(|_| Arc::default()).collect(),
         running: BTreeMap::new(),
         journal_trouble: None,
         started: Instant::now(),
@@ -110,6 +114,8 @@ struct Agent {
     messages: mpsc::Sender<Message>,
     /// Per job: whether a look at its directory is under way.
     scanning: Vec<bool>,
+    /// Per job: held while something is removed from its directory.
+    removing: Vec<Arc<Mutex<()>>>,
     running: BTreeMap<(usize, Step), Arc<Progress>>,
     /// Why the journal on disk is not the mind's; `None` if it is.
     journal_trouble: Option<String>,
@@ -141,13 +147,14 @@ impl Agent {
                 continue;
             }
             let (watch, settled) = (watch.clone(), self.mind.settled(index));
-            // The first look finishes removals that the last process began.
-            let is_first = self.gathered.lock().status.is_none();
+            let lock = self.removing[index].clone();
             let work = move || {
-                if is_first {
-                    removal::recover(&watch.directory);
-                }
-                scan::scan(&job, &watch, &settled)
+                // Removals that an earlier process began, on a disk that was mounted since, perhaps.
+                let left = match lock.try_lock() {
+                    Some(_alone) => removal::recover(&watch.directory),
+                    None => Vec::new(),
+                };
+                scan::scan(&job, &watch, &settled).map(|scan| Scan { left, ..scan })
             };
             let (env, messages) = (self.means.client.env().clone(), self.messages.clone());
             let task = async move {
@@ -239,8 +246,9 @@ impl Agent {
             Action::Remove(task) => {
                 let (index, step) = (task.job, task.step);
                 let job = self.config.jobs[index].clone();
+                let lock = self.removing[index].clone();
                 env.spawn("agent remove", async move {
-                    let outcome = put::remove(&means, &job, &task).await;
+                    let outcome = put::remove(&means, &job, &task, lock).await;
                     let event = Event { job: index, step, outcome };
                     let _ = messages.send(Message::Ended(event)).await;
                 })

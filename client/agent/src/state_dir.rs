@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::journal::{FORM, Journal};
+use crate::journal::{FORM, FORM_OLDEST, Journal};
 
 const LOCK: &str = "lock";
 const JOURNAL: &str = "journal.json";
 const STATUS: &str = "status.json";
+/// The agent's name: drawn at its first start, and kept if the journal is moved away.
+const IDENTITY: &str = "identity";
+const IDENTITY_BYTES_MAX: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -52,6 +55,34 @@ impl StateDir {
         }
     }
 
+    /// The agent's name, made of that of the machine and a random number at the first start.
+    pub fn identity(&self, random: u64) -> Result<String, StateError> {
+        let path = self.dir.join(IDENTITY);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let text = text.trim();
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                match !text.is_empty()
+                    && text.len() <= IDENTITY_BYTES_MAX
+                    && text.chars().all(is_plain)
+                {
+                    true => Ok(text.to_owned()),
+                    false => Err(StateError::Damaged { path, problem: "it is no name".to_owned() }),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let system = rustix::system::uname();
+                let node = system.nodename().to_string_lossy();
+                let is_plain = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
+                let node: String = node.chars().filter(is_plain).take(64).collect();
+                let identity = format!("{node}-{random:016x}");
+                replace(&path, identity.as_bytes(), true)?;
+                Ok(identity)
+            }
+            Err(error) => Err(StateError::Io { what: "read", path, error }),
+        }
+    }
+
     /// The journal; an empty one at the first start.
     pub fn journal(&self) -> Result<Journal, StateError> {
         let path = self.dir.join(JOURNAL);
@@ -67,7 +98,8 @@ impl StateDir {
         };
         let form = value["form"].as_u64().and_then(|form| u32::try_from(form).ok());
         match form {
-            Some(FORM) => serde_json::from_value(value)
+            Some(FORM_OLDEST..=FORM) => serde_json::from_value::<Journal>(value)
+                .map(|journal| Journal { form: FORM, ..journal })
                 .map_err(|error| StateError::Damaged { path, problem: error.to_string() }),
             Some(form) => Err(StateError::Newer { path, form }),
             None => Err(StateError::Damaged { path, problem: "it has no form".to_owned() }),
@@ -147,6 +179,17 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let name = state.identity(7).unwrap();
+        assert!(name.ends_with("-0000000000000007"), "{name}");
+        assert_eq!(state.identity(8).unwrap(), name);
+        fs::write(dir.path().join(IDENTITY), "").unwrap();
+        assert!(matches!(state.identity(9), Err(StateError::Damaged { .. })));
+    }
+
+    #[test]
     fn a_half_written_journal_beside_the_good_one_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
@@ -166,7 +209,7 @@ mod tests {
             assert!(matches!(&error, StateError::Damaged { .. }), "{text}: {error}");
             assert!(error.to_string().contains("journal.json"), "{error}");
         }
-        fs::write(&path, "{\"form\": 2, \"jobs\": {}, \"more\": 1}").unwrap();
-        assert!(matches!(state.journal(), Err(StateError::Newer { form: 2, .. })));
+        fs::write(&path, "{\"form\": 3, \"jobs\": {}, \"more\": 1}").unwrap();
+        assert!(matches!(state.journal(), Err(StateError::Newer { form: 3, .. })));
     }
 }

@@ -41,7 +41,8 @@ impl AgentStatus {
     pub fn is_troubled(&self) -> bool {
         let job = |job: &JobReport| {
             let is_bad = job.found.as_ref().is_some_and(|found| !found.good);
-            job.failed + job.refused > 0 || job.trouble.is_some() || is_bad
+            let count = job.failed + job.refused + job.unreadable + job.kept;
+            count > 0 || job.trouble.is_some() || is_bad
         };
         self.journal_trouble.is_some() || self.jobs.iter().any(job)
     }

@@ -14,7 +14,8 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 
 use super::{
-    Bandwidth, Config, Hooks, JOBS_MAX, Job, Kind, PUTS_PARALLEL_MAX, Scheduled, Watch, Work,
+    Bandwidth, Config, Hooks, JOBS_MAX, Job, Kind, PUTS_PARALLEL_MAX, Required, Scheduled, Watch,
+    Work,
 };
 use crate::drill::{self, DrillPlan};
 use crate::layout::Layout;
@@ -290,13 +291,15 @@ impl JobFile {
             return problem(at("layout"), "missing: a watched directory needs a layout");
         };
         let layout: Layout = parsed(&at("layout"), layout)?;
-        let mut required: Vec<String> =
-            layout.required().iter().map(|name| (*name).to_owned()).collect();
+        let of_layout = layout.required().iter();
+        let required =
+            |&(name, is_last): &(&str, bool)| Required { name: name.to_owned(), is_last };
+        let mut required: Vec<Required> = of_layout.map(required).collect();
         if let Some(marker) = &self.marker {
             if marker.is_empty() || marker.contains('/') {
                 return problem(at("marker"), "expected the name of a file in the checkpoint");
             }
-            required.push(marker.clone());
+            required.push(Required { name: marker.clone(), is_last: true });
         }
         if self.keep_local == Some(0) {
             return problem(at("keep_local"), "expected 1 or more: the newest one always stays");

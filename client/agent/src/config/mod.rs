@@ -75,10 +75,18 @@ pub struct Watch {
     pub directory: PathBuf,
     pub layout: Layout,
     /// Files that are in a finished checkpoint.
-    pub required: Vec<String>,
+    pub required: Vec<Required>,
     pub quiet: Duration,
     /// How many of the stored ones stay on the local disk; `None` keeps all.
     pub keep_local: Option<u32>,
+}
+
+/// A file that is in a finished checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Required {
+    pub name: String,
+    /// It is written after all that is not required.
+    pub is_last: bool,
 }
 
 /// What is done at set times.
@@ -185,7 +193,8 @@ mod tests {
         let Kind::Watch(watch) = &config.jobs[0].kind else { panic!("not a watch") };
         assert_eq!(watch.directory, Path::new("/w"));
         assert_eq!((watch.quiet, watch.keep_local), (Duration::from_secs(10), None));
-        assert_eq!(watch.required, [".metadata"]);
+        let metadata = Required { name: ".metadata".to_owned(), is_last: true };
+        assert_eq!(watch.required, [metadata]);
         assert_eq!(config.bytes_per_second(0), None);
     }
 

@@ -2,8 +2,8 @@
 
 use cairn_client::{CheckpointId, Step};
 
-use crate::journal::{Finding, Stamp};
-use crate::listing::Fingerprint;
+use crate::journal::Finding;
+use crate::listing::Version;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct PutTask {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub name: String,
-    pub fingerprint: Fingerprint,
+    pub version: Version,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +34,9 @@ pub struct RemoveTask {
     pub job: usize,
     pub step: Step,
     pub found: Found,
-    /// What holds it in the cluster.
+    /// What holds it in the cluster, and the id of that cluster.
     pub id: CheckpointId,
+    pub cluster: Option<String>,
 }
 
 /// What became of an action.
@@ -51,7 +52,8 @@ pub enum Outcome {
     Stored {
         id: CheckpointId,
         bytes: u64,
-        stamp: Option<Stamp>,
+        /// The id of the cluster.
+        cluster: Option<String>,
     },
     /// Its files changed since they were listed: nothing is published.
     Changed {

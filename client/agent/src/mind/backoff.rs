@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::schedule::spread;
 
-const FIRST: Duration = Duration::from_secs(5);
+pub const FIRST: Duration = Duration::from_secs(5);
 const MOST: Duration = Duration::from_secs(300);
 /// After the last try of a row: a fault that lasts costs a try an hour.
 const AFTER_ALL: Duration = Duration::from_secs(3600);
 
-/// The pause after `tries` tries that failed, drawn from three to five quarters of its length by the
-/// job's name and step: many agents do not come back at the same moment.
+/// The pause after `tries` tries that failed, drawn from three to five quarters of its length by
+/// agent, job and step: many agents do not come back at the same moment.
 pub fn pause(tries: u32, tries_max: u32, job: &str, step: u64) -> Duration {
     let whole = match tries >= tries_max {
         true => AFTER_ALL,

@@ -17,13 +17,14 @@
 
 mod action;
 mod backoff;
+mod ended;
 mod prune;
 mod report;
 mod ripe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ pub use self::report::{CheckpointReport, JobReport, State};
 use self::prune::Local;
 use self::ripe::{Memory, Rule, Verdict};
 use crate::config::{Job, Kind, Watch};
-use crate::journal::{JobJournal, Journal, Record, Stamp};
-use crate::listing::{Fingerprint, Look, Scan};
+use crate::journal::{JobJournal, Journal, Record};
+use crate::listing::{Look, Pointed, Scan, Times, Version, Witness};
 use crate::schedule::Decision;
 use crate::zone::step_of;
 
@@ -53,18 +54,19 @@ pub struct Now {
 enum Phase {
     #[default]
     Idle,
-    /// The files with this fingerprint; `None` for a scheduled run.
+    /// These files; `None` for a scheduled run.
     Putting {
-        fingerprint: Option<Fingerprint>,
+        version: Option<Version>,
     },
     Removing,
     Failed {
+        version: Option<Version>,
         until: Duration,
         why: String,
     },
-    /// For the files with this fingerprint; `None` for a scheduled run.
+    /// For these files; `None` for a scheduled run.
     Refused {
-        fingerprint: Option<Fingerprint>,
+        version: Option<Version>,
         why: String,
     },
     /// Not removed from the local disk, and not tried again before `until`.
@@ -80,9 +82,6 @@ impl Phase {
     }
 }
 
-/// After this pause a removal is tried again.
-const KEPT_PAUSE: Duration = Duration::from_secs(60);
-
 /// A checkpoint in a watched directory.
 #[derive(Debug)]
 struct Candidate {
@@ -90,21 +89,33 @@ struct Candidate {
     memory: Option<Memory>,
     verdict: Verdict,
     /// Of its files now, as far as they could be listed.
-    fingerprint: Option<Fingerprint>,
+    version: Option<Version>,
+    times: Times,
     bytes: u64,
     phase: Phase,
-    /// That failed in a row.
+    /// Puts that failed in a row, and why the last one did.
     tries: u32,
+    last_why: Option<String>,
+    /// Removals in a row after which it was still there.
+    kept: u32,
+    /// Looks in a row that could not list it.
+    failed_looks: u32,
 }
 
 struct JobMind {
     job: Arc<Job>,
+    /// What its pauses and its jitter are drawn by: this agent and this job.
+    draw: String,
     journal: JobJournal,
     /// By step.
     candidates: BTreeMap<u64, Candidate>,
-    pointed: Option<u64>,
+    pointed: Pointed,
+    needed: Result<BTreeSet<String>, String>,
     /// Names whose step another name has.
     doubles: Vec<String>,
+    unmatched: Vec<String>,
+    /// What interrupted removals left.
+    left: Vec<String>,
     /// Of a scheduled run.
     run: Phase,
     run_tries: u32,
@@ -112,6 +123,8 @@ struct JobMind {
     decision: Option<Decision>,
     /// Why the directory could not be read.
     trouble: Option<String>,
+    /// What is wrong with the clock.
+    clock: Option<String>,
 }
 
 pub struct Mind {
@@ -120,18 +133,24 @@ pub struct Mind {
 }
 
 impl Mind {
-    pub fn new(jobs: &[Arc<Job>], mut journal: Journal, puts_parallel: usize) -> Self {
+    /// `agent` is the name of this agent.
+    pub fn new(jobs: &[Arc<Job>], mut journal: Journal, puts_parallel: usize, agent: &str) -> Self {
         let mind = |job: &Arc<Job>| JobMind {
             job: job.clone(),
+            draw: format!("{agent} {}", job.name),
             journal: journal.jobs.remove(&job.name).unwrap_or_default(),
             candidates: BTreeMap::new(),
-            pointed: None,
+            pointed: Pointed::NoPointer,
+            needed: Ok(BTreeSet::new()),
             doubles: Vec::new(),
+            unmatched: Vec::new(),
+            left: Vec::new(),
             run: Phase::Idle,
             run_tries: 0,
             running: None,
             decision: None,
             trouble: None,
+            clock: None,
         };
         Self { jobs: jobs.iter().map(mind).collect(), puts_parallel: puts_parallel.max(1) }
     }
@@ -141,10 +160,12 @@ impl Mind {
         Journal { jobs, ..Journal::default() }
     }
 
-    /// Of what is stored, the stamps under which it need not be listed again.
-    pub fn settled(&self, job: usize) -> BTreeMap<String, Stamp> {
+    /// Of what is stored, the witnesses under which it need not be listed again.
+    pub fn settled(&self, job: usize) -> BTreeMap<String, Witness> {
         let records = self.jobs[job].journal.stored.values();
-        records.filter_map(|record| Some((record.name.clone(), record.stamp?))).collect()
+        records
+            .filter_map(|record| Some((record.name.clone(), record.version()?.witness)))
+            .collect()
     }
 
     /// Takes in what a look at a job's directory found.
@@ -173,7 +194,7 @@ impl Mind {
                 actions.push(Action::Put(task));
             }
             if may_remove {
-                actions.extend(this.next_removals(index, now).map(Action::Remove));
+                actions.extend(this.next_removal(index, now).map(Action::Remove));
             }
         }
         actions
@@ -215,6 +236,7 @@ impl JobMind {
         let rule = rule(watch);
         self.trouble = None;
         self.pointed = scan.pointed;
+        (self.needed, self.unmatched, self.left) = (scan.needed, scan.unmatched, scan.left);
         self.doubles.clear();
         let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
         for found in &scan.seen {
@@ -227,37 +249,51 @@ impl JobMind {
                 name: found.name.clone(),
                 memory: None,
                 verdict: Verdict::Waiting("it was seen a moment ago".to_owned()),
-                fingerprint: None,
+                version: None,
+                times: Times::default(),
                 bytes: 0,
                 phase: Phase::Idle,
                 tries: 0,
+                last_why: None,
+                kept: 0,
+                failed_looks: 0,
             });
+            candidate.times = found.times;
             if candidate.name != found.name {
                 candidate.name.clone_from(&found.name);
                 candidate.memory = None;
             }
+            candidate.failed_looks = match &found.look {
+                Look::Failed { .. } => candidate.failed_looks.saturating_add(1),
+                _ => 0,
+            };
             match &found.look {
                 Look::Settled => {
                     let record = self.journal.stored.get(&found.step);
-                    candidate.fingerprint = record.and_then(|record| record.fingerprint);
+                    candidate.version = record.and_then(Record::version);
                     candidate.bytes = record.map_or(0, |record| record.bytes);
-                    if let Some(fingerprint) = candidate.fingerprint {
-                        candidate.verdict = Verdict::Finished(fingerprint);
+                    if let Some(version) = candidate.version {
+                        candidate.verdict = Verdict::Finished(version);
                     }
                 }
                 look => {
-                    candidate.fingerprint = match look {
-                        Look::Listed { fingerprint, bytes, .. } => {
+                    candidate.version = match look {
+                        Look::Listed { version, bytes, .. } => {
                             candidate.bytes = *bytes;
-                            Some(*fingerprint)
+                            Some(*version)
                         }
                         _ => None,
                     };
+                    let seen = (found.step, look, found.times);
                     let memory = &mut candidate.memory;
-                    let pointed = scan.pointed;
-                    candidate.verdict =
-                        rule.judge(memory, (found.step, look), pointed, now.elapsed);
+                    candidate.verdict = rule.judge(memory, seen, &self.pointed, now.elapsed);
                 }
+            }
+            // Other files: what was wrong with those before is over.
+            if let Phase::Failed { version, .. } = &candidate.phase
+                && *version != candidate.version
+            {
+                (candidate.phase, candidate.tries, candidate.last_why) = (Phase::Idle, 0, None);
             }
         }
         self.candidates.retain(|step, it| seen.contains_key(step) || it.phase.is_busy());
@@ -271,12 +307,12 @@ impl JobMind {
         match &self.job.kind {
             Kind::Watch(_) if self.job.windows.are_open(now.wall_ms) => {
                 let due = |(step, candidate): (&u64, &Candidate)| {
-                    let fingerprint = self.due(*step, candidate, now)?;
-                    Some((*step, Found { name: candidate.name.clone(), fingerprint }))
+                    let version = self.due(*step, candidate, now)?;
+                    Some((*step, Found { name: candidate.name.clone(), version }))
                 };
                 let (step, found) = self.candidates.iter().find_map(due)?;
-                let fingerprint = Some(found.fingerprint);
-                self.candidates.get_mut(&step)?.phase = Phase::Putting { fingerprint };
+                let version = Some(found.version);
+                self.candidates.get_mut(&step)?.phase = Phase::Putting { version };
                 Some(PutTask { job: index, step: Step(step), found: Some(found), due_ms: None })
             }
             Kind::Watch(_) => None,
@@ -284,24 +320,24 @@ impl JobMind {
         }
     }
 
-    /// The fingerprint under which a candidate is to be put now.
-    fn due(&self, step: u64, candidate: &Candidate, now: Now) -> Option<Fingerprint> {
-        let Verdict::Finished(fingerprint) = candidate.verdict else { return None };
-        let stored = self.journal.stored.get(&step).and_then(|record| record.fingerprint);
+    /// The version in which a candidate is to be put now. Where nothing but the witness differs from
+    /// what is stored, the put compares the bytes.
+    fn due(&self, step: u64, candidate: &Candidate, now: Now) -> Option<Version> {
+        let Verdict::Finished(version) = candidate.verdict else { return None };
+        let stored = self.journal.stored.get(&step).and_then(Record::version);
         let waits = match &candidate.phase {
             Phase::Idle | Phase::Kept { .. } => false,
             Phase::Putting { .. } | Phase::Removing => true,
             Phase::Failed { until, .. } => now.elapsed < *until,
-            Phase::Refused { fingerprint: refused, .. } => *refused == Some(fingerprint),
+            Phase::Refused { version: refused, .. } => *refused == Some(version),
         };
-        (stored != Some(fingerprint) && !waits).then_some(fingerprint)
+        (stored != Some(version) && !waits).then_some(version)
     }
 
     fn next_run(&mut self, index: usize, now: Now) -> Option<PutTask> {
         let Kind::Schedule(scheduled) = &self.job.kind else { return None };
         let done = self.journal.done_ms.unwrap_or(now.wall_ms);
-        let decision =
-            scheduled.schedule.decide(&self.job.name, done, now.wall_ms, &self.job.windows);
+        let decision = scheduled.schedule.decide(&self.draw, done, now.wall_ms, &self.job.windows);
         self.decision = Some(decision);
         let due = match decision {
             Decision::Run { due } => due,
@@ -321,116 +357,38 @@ impl JobMind {
         Some(PutTask { job: index, step: Step(step_of(due)), found: None, due_ms: Some(due) })
     }
 
-    fn next_removals(&mut self, index: usize, now: Now) -> impl Iterator<Item = RemoveTask> {
-        let mut tasks = Vec::new();
-        let keep = match &self.job.kind {
-            Kind::Watch(Watch { keep_local: Some(keep), .. }) => *keep,
-            _ => return tasks.into_iter(),
-        };
+    /// One at a time. None while it is not known what the program needs.
+    fn next_removal(&mut self, index: usize, now: Now) -> Option<RemoveTask> {
+        let Kind::Watch(Watch { keep_local: Some(keep), .. }) = &self.job.kind else { return None };
+        let is_removing = |candidate: &Candidate| candidate.phase == Phase::Removing;
+        let needed = self.needed.as_ref().ok()?;
+        if matches!(self.pointed, Pointed::Unknown { .. })
+            || self.candidates.values().any(is_removing)
+        {
+            return None;
+        }
         let local = |(step, candidate): (&u64, &Candidate)| {
-            let record = self.journal.stored.get(step);
-            let stored = record.and_then(|record| record.fingerprint);
+            let stored = self.journal.stored.get(step).and_then(Record::version);
             let is_kept =
                 matches!(&candidate.phase, Phase::Kept { until, .. } if now.elapsed < *until);
+            let is_pointed =
+                matches!(self.pointed, Pointed::Step { step: pointed, .. } if pointed == *step);
             Local {
                 step: *step,
-                is_stored: stored.is_some() && stored == candidate.fingerprint,
+                times: candidate.times,
+                is_stored: stored.is_some() && stored == candidate.version,
                 is_busy: candidate.phase.is_busy() || is_kept,
+                is_needed: is_pointed || needed.contains(&candidate.name),
             }
         };
         let locals: Vec<Local> = self.candidates.iter().map(local).collect();
-        for step in prune::removable(&locals, keep, self.pointed) {
-            let record = self.journal.stored.get(&step);
-            let (Some(record), Some(candidate)) = (record, self.candidates.get_mut(&step)) else {
-                continue;
-            };
-            let Some(fingerprint) = record.fingerprint else { continue };
-            candidate.phase = Phase::Removing;
-            let found = Found { name: candidate.name.clone(), fingerprint };
-            let id = CheckpointId(record.id);
-            tasks.push(RemoveTask { job: index, step: Step(step), found, id });
-        }
-        tasks.into_iter()
-    }
-
-    fn heard(&mut self, step: u64, outcome: Outcome, now: Now) -> bool {
-        match &self.job.kind {
-            Kind::Watch(_) => self.heard_of_candidate(step, outcome, now),
-            Kind::Schedule(_) => self.heard_of_run(step, outcome, now),
-        }
-    }
-
-    fn heard_of_candidate(&mut self, step: u64, outcome: Outcome, now: Now) -> bool {
-        let Some(candidate) = self.candidates.get_mut(&step) else { return false };
-        let put = match candidate.phase {
-            Phase::Putting { fingerprint } => fingerprint,
-            _ => None,
-        };
-        let name = &self.job.name;
-        candidate.phase = match outcome {
-            Outcome::Stored { id, bytes, stamp } => {
-                (candidate.phase, candidate.tries) = (Phase::Idle, 0);
-                let (name, stored_ms) = (candidate.name.clone(), now.wall_ms);
-                let record = Record { name, fingerprint: put, id: id.0, stored_ms, bytes, stamp };
-                self.journal.stored.insert(step, record);
-                return true;
-            }
-            Outcome::Changed { why } => {
-                (candidate.memory, candidate.tries) = (None, 0);
-                candidate.verdict = Verdict::Waiting(why);
-                Phase::Idle
-            }
-            Outcome::Failed { why } => {
-                candidate.tries = candidate.tries.saturating_add(1);
-                let pause = backoff::pause(candidate.tries, self.job.tries, name, step);
-                Phase::Failed { until: now.elapsed + pause, why }
-            }
-            Outcome::Refused { why } => Phase::Refused { fingerprint: put, why },
-            Outcome::Removed => {
-                self.candidates.remove(&step);
-                return false;
-            }
-            Outcome::Kept { why } => Phase::Kept { until: now.elapsed + KEPT_PAUSE, why },
-            // Of schedules only.
-            Outcome::Found(_) => Phase::Idle,
-        };
-        false
-    }
-
-    fn heard_of_run(&mut self, step: u64, outcome: Outcome, now: Now) -> bool {
-        let Some(due) = self.running.take() else { return false };
-        match outcome {
-            Outcome::Stored { id, bytes, .. } => {
-                let (name, stored_ms) = (String::new(), now.wall_ms);
-                let record =
-                    Record { name, fingerprint: None, id: id.0, stored_ms, bytes, stamp: None };
-                self.journal.stored.insert(step, record);
-                self.journal.done_ms = Some(due);
-                self.journal.trim(|_| false);
-                (self.run, self.run_tries) = (Phase::Idle, 0);
-                true
-            }
-            Outcome::Found(found) => {
-                self.journal.found = Some(found);
-                self.journal.done_ms = Some(due);
-                (self.run, self.run_tries) = (Phase::Idle, 0);
-                true
-            }
-            Outcome::Refused { why } => {
-                self.journal.done_ms = Some(due);
-                self.run_tries = 0;
-                self.run = Phase::Refused { fingerprint: None, why };
-                true
-            }
-            Outcome::Changed { why } | Outcome::Failed { why } => {
-                self.run_tries = self.run_tries.saturating_add(1);
-                let (tries, most) = (self.run_tries, self.job.tries);
-                let pause = backoff::pause(tries, most, &self.job.name, due);
-                self.run = Phase::Failed { until: now.elapsed + pause, why };
-                false
-            }
-            Outcome::Removed | Outcome::Kept { .. } => false,
-        }
+        let step = prune::removable(&locals, *keep).into_iter().next()?;
+        let record = self.journal.stored.get(&step)?;
+        let (version, candidate) = (record.version()?, self.candidates.get_mut(&step)?);
+        candidate.phase = Phase::Removing;
+        let found = Found { name: candidate.name.clone(), version };
+        let (id, cluster) = (CheckpointId(record.id), record.cluster.clone());
+        Some(RemoveTask { job: index, step: Step(step), found, id, cluster })
     }
 }
 

@@ -6,11 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::ripe::Verdict;
 use super::{Candidate, JobMind, Mind, Now, Phase};
-use crate::journal::Finding;
+use crate::journal::{Finding, Record};
 use crate::schedule::Decision;
 
 /// Checkpoints of one job that a report names: the newest ones.
 const NAMED_MAX: usize = 50;
+
+/// Looks that fail in a row before a person should hear of it.
+pub const STUCK_LOOKS: u32 = 10;
+/// Removals that fail in a row before a person should hear of it: a replica may be on its way.
+pub const KEPT_TRIES: u32 = 5;
 
 /// One job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +34,10 @@ pub struct JobReport {
     pub waiting: u64,
     pub failed: u64,
     pub refused: u64,
+    /// Not finished, because looks at them fail, [`STUCK_LOOKS`] in a row at least.
+    pub unreadable: u64,
+    /// Stored, and still on the local disk after [`KEPT_TRIES`] tries to remove them, at least.
+    pub kept: u64,
     /// Of a schedule: when it is due next, as far as that is known.
     pub next_ms: Option<u64>,
     /// Whether work may begin at this time of day.
@@ -52,6 +61,8 @@ pub struct CheckpointReport {
     pub why: Option<String>,
     /// Of one that failed: when it is tried again, seconds from now.
     pub retry_seconds: Option<u64>,
+    /// Puts that failed in a row.
+    pub tries: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,9 +118,13 @@ impl JobMind {
             waiting: count(State::Waiting),
             failed: count(State::Failed),
             refused: count(State::Refused),
+            unreadable: self.count(|it| it.failed_looks >= STUCK_LOOKS),
+            kept: self.count(|it| {
+                it.kept >= KEPT_TRIES && matches!(it.phase, Phase::Kept { .. } | Phase::Removing)
+            }),
             next_ms: self.next_ms(),
             window_open: self.job.windows.are_open(now.wall_ms),
-            trouble: self.trouble.clone().or_else(|| self.double()),
+            trouble: self.trouble(),
             found: self.journal.found.clone(),
             checkpoints: Vec::new(),
         };
@@ -118,9 +133,24 @@ impl JobMind {
         report
     }
 
-    fn double(&self) -> Option<String> {
-        let name = self.doubles.first()?;
-        Some(format!("{name} is left out: another name has its step"))
+    fn count(&self, is_counted: impl Fn(&Candidate) -> bool) -> u64 {
+        self.candidates.values().filter(|it| is_counted(it)).count() as u64
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let double = |name: &String| format!("{name} is left out: another name has its step");
+        let unmatched =
+            |name: &String| format!("{name} is left out: its name is not one of the layout");
+        let unknown = || {
+            let why = self.needed.as_ref().err()?;
+            Some(format!("nothing is removed from the local disk: {why}"))
+        };
+        let trouble = self.trouble.clone().or_else(|| self.clock.clone());
+        trouble
+            .or_else(|| self.left.first().cloned())
+            .or_else(|| self.doubles.first().map(double))
+            .or_else(|| self.unmatched.first().map(unmatched))
+            .or_else(unknown)
     }
 
     fn next_ms(&self) -> Option<u64> {
@@ -132,17 +162,14 @@ impl JobMind {
     }
 
     fn shown(&self, step: u64, candidate: &Candidate, now: Now) -> CheckpointReport {
-        let record = self.journal.stored.get(&step);
-        let stored = record.and_then(|record| record.fingerprint);
-        let is_stored = stored.is_some() && stored == candidate.fingerprint;
+        let stored = self.journal.stored.get(&step).and_then(Record::version);
+        let is_stored = stored.is_some() && stored == candidate.version;
         let (state, why, until) = match (&candidate.phase, &candidate.verdict) {
-            (Phase::Putting { .. }, _) => (State::Putting, None, None),
+            (Phase::Putting { .. }, _) => (State::Putting, candidate.last_why.as_ref(), None),
             (Phase::Removing, _) => (State::Removing, None, None),
             (Phase::Kept { why, .. }, _) if is_stored => (State::Stored, Some(why), None),
             _ if is_stored => (State::Stored, None, None),
-            (Phase::Refused { fingerprint, why }, Verdict::Finished(now))
-                if *fingerprint == Some(*now) =>
-            {
+            (Phase::Refused { version, why }, Verdict::Finished(now)) if *version == Some(*now) => {
                 (State::Refused, Some(why), None)
             }
             (_, Verdict::Waiting(why)) => (State::Waiting, Some(why), None),
@@ -156,6 +183,7 @@ impl JobMind {
             bytes: candidate.bytes,
             why: why.cloned(),
             retry_seconds: until.map(|until| seconds_to(until, now)),
+            tries: candidate.tries,
         }
     }
 
@@ -168,6 +196,7 @@ impl JobMind {
             bytes: 0,
             why: why.cloned(),
             retry_seconds: until.map(|until| seconds_to(until, now)),
+            tries: self.run_tries,
         };
         let due = match self.decision {
             Some(Decision::Run { due }) => Some(due),

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::config::Config;
-use crate::listing::Seen;
+use crate::listing::{Fingerprint, Seen};
 
 fn config(job: &str) -> Config {
     let text = format!("state = 's'\npoll = '1s'\n{job}");
@@ -20,26 +20,30 @@ const WATCH: &str =
 
 fn mind(job: &str) -> Mind {
     let config = config(job);
-    Mind::new(&config.jobs, Journal::default(), config.puts_parallel)
+    Mind::new(&config.jobs, Journal::default(), config.puts_parallel, "agent")
 }
 
 fn now(seconds: u64) -> Now {
     Now { wall_ms: 1_800_000_000_000 + seconds * 1000, elapsed: Duration::from_secs(seconds) }
 }
 
-fn fingerprint(version: i64) -> Fingerprint {
+fn version(version: i64) -> Version {
     let name = b"f".to_vec();
-    Fingerprint::of([&SourceEntry { name, mode: 0, mtime_ns: version, len: 1 }])
+    let fingerprint = Fingerprint::of([&SourceEntry { name, mode: 0, mtime_ns: version, len: 1 }]);
+    let mut witness = [0; 16];
+    witness[..8].copy_from_slice(&version.to_le_bytes());
+    Version { fingerprint, witness: Witness::new(witness) }
 }
 
-fn seen(step: u64, version: i64) -> Seen {
-    let fingerprint = fingerprint(version);
-    let look = Look::Listed { fingerprint, files: 1, bytes: 1, lacks: None };
-    Seen { name: format!("x{step}"), step, look }
+fn seen(step: u64, number: i64) -> Seen {
+    let look = Look::Listed { version: version(number), files: 1, bytes: 1, lacks: None };
+    let at = i64::try_from(step).unwrap();
+    let times = Times { modified_ns: at, changed_ns: at };
+    Seen { name: format!("x{step}"), step, look, times }
 }
 
 fn scan(seen: Vec<Seen>) -> Result<Scan, String> {
-    Ok(Scan { seen, pointed: None })
+    Ok(Scan { seen, ..Scan::default() })
 }
 
 fn event(step: u64, outcome: Outcome) -> Event {
@@ -47,7 +51,7 @@ fn event(step: u64, outcome: Outcome) -> Event {
 }
 
 fn stored(id: u64) -> Outcome {
-    Outcome::Stored { id: CheckpointId(id), bytes: 1, stamp: None }
+    Outcome::Stored { id: CheckpointId(id), bytes: 1, cluster: None }
 }
 
 fn steps(actions: &[Action]) -> Vec<(&'static str, u64)> {
@@ -89,7 +93,7 @@ fn files_that_change_during_a_put_are_not_taken_for_stored() {
     mind.look(0, scan(vec![seen(1, 2)]), now(11));
     mind.heard(event(1, stored(5)), now(12));
     let record = &mind.journal().jobs["j"].stored[&1];
-    assert_eq!(record.fingerprint, Some(fingerprint(1)), "what was put, not what is there");
+    assert_eq!(record.version(), Some(version(1)), "what was put, not what is there");
     mind.look(0, scan(vec![seen(1, 2)]), now(22));
     assert_eq!(steps(&mind.next(now(22), true)), [("put", 1)], "the cluster decides on version 2");
     mind.heard(event(1, Outcome::Refused { why: "step exists".to_owned() }), now(23));
@@ -147,7 +151,7 @@ fn what_is_written_down_is_not_put_again_by_the_next_process() {
     first.next(now(10), true);
     first.heard(event(1, stored(5)), now(11));
     let config = config(WATCH);
-    let mut second = Mind::new(&config.jobs, first.journal(), 2);
+    let mut second = Mind::new(&config.jobs, first.journal(), 2, "agent");
     for at in [0, 10, 20] {
         second.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
     }
@@ -181,19 +185,106 @@ fn local_copies_go_once_newer_ones_are_stored_and_the_journal_is_written() {
 #[test]
 fn settled_ones_are_neither_listed_nor_put_and_may_go() {
     let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
-    let stamp = Stamp { len: 1, mtime_ns: 2, inode: 3 };
     for at in [0, 10] {
         mind.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
     }
     for step in 1..=2 {
         mind.next(now(10), false);
-        let outcome = Outcome::Stored { id: CheckpointId(1), bytes: 1, stamp: Some(stamp) };
-        mind.heard(event(step, outcome), now(11));
+        mind.heard(event(step, stored(1)), now(11));
     }
-    assert_eq!(mind.settled(0).get("x1"), Some(&stamp));
-    let settled = |step| Seen { name: format!("x{step}"), step, look: Look::Settled };
+    assert_eq!(mind.settled(0).get("x1"), Some(&version(1).witness));
+    let settled = |step| Seen { look: Look::Settled, ..seen(step, 1) };
     mind.look(0, scan(vec![settled(1), settled(2)]), now(12));
     assert_eq!(steps(&mind.next(now(12), true)), [("remove", 1)]);
+}
+
+#[test]
+fn files_that_were_touched_since_they_were_stored_are_compared_by_a_put() {
+    let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
+    }
+    for step in 1..=2 {
+        mind.next(now(10), false);
+        mind.heard(event(step, stored(1)), now(11));
+    }
+    // Sizes and times are the same; an inode or a time of change is not.
+    let touched = || {
+        let mut touched = seen(1, 1);
+        let Look::Listed { version, .. } = &mut touched.look else { panic!("not listed") };
+        version.witness = Witness::new([9; 16]);
+        touched
+    };
+    mind.look(0, scan(vec![touched(), seen(2, 1)]), now(12));
+    assert!(mind.next(now(12), true).is_empty(), "not what was stored, and not quiet yet");
+    mind.look(0, scan(vec![touched(), seen(2, 1)]), now(22));
+    assert_eq!(steps(&mind.next(now(22), true)), [("put", 1)]);
+    mind.heard(event(1, stored(1)), now(23));
+    assert_eq!(steps(&mind.next(now(23), true)), [("remove", 1)]);
+}
+
+#[test]
+fn nothing_is_removed_while_it_is_not_known_what_the_program_needs() {
+    let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
+    let all = || vec![seen(1, 1), seen(2, 1), seen(3, 1)];
+    for at in [0, 10] {
+        mind.look(0, scan(all()), now(at));
+    }
+    for step in 1..=3 {
+        mind.next(now(10), false);
+        mind.heard(event(step, stored(1)), now(11));
+    }
+    let unknown = Pointed::Unknown { why: "latest: it names no step".to_owned() };
+    mind.look(0, Ok(Scan { seen: all(), pointed: unknown, ..Scan::default() }), now(12));
+    assert!(mind.next(now(12), true).is_empty());
+    let needed = Err("read trainer_state.json: denied".to_owned());
+    mind.look(0, Ok(Scan { seen: all(), needed, ..Scan::default() }), now(13));
+    assert!(mind.next(now(13), true).is_empty());
+    assert!(mind.report(now(13))[0].trouble.clone().unwrap().contains("denied"));
+    let pointed = Pointed::Step { step: 1, modified_ns: 99 };
+    let needed = Ok(["x2".to_owned()].into());
+    mind.look(0, Ok(Scan { seen: all(), pointed, needed, ..Scan::default() }), now(14));
+    assert!(mind.next(now(14), true).is_empty());
+    mind.look(0, scan(all()), now(15));
+    assert_eq!(steps(&mind.next(now(15), true)), [("remove", 1)]);
+    assert!(mind.next(now(15), true).is_empty(), "one at a time");
+}
+
+#[test]
+fn states_that_last_are_trouble() {
+    let is_troubled = |mind: &Mind, at| {
+        let report = &mind.report(now(at))[0];
+        report.unreadable + report.kept > 0
+    };
+    let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
+    let failed = || {
+        let look = Look::Failed { why: "denied".to_owned() };
+        scan(vec![Seen { look, ..seen(1, 1) }])
+    };
+    for at in 1..u64::from(report::STUCK_LOOKS) {
+        mind.look(0, failed(), now(at));
+        assert!(!is_troubled(&mind, at), "a file may vanish under a look");
+    }
+    mind.look(0, failed(), now(100));
+    assert!(is_troubled(&mind, 100));
+    for at in [110, 120] {
+        mind.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
+    }
+    assert!(!is_troubled(&mind, 120));
+    for step in 1..=2 {
+        mind.next(now(120), false);
+        mind.heard(event(step, stored(1)), now(121));
+    }
+    for round in 1..=u64::from(report::KEPT_TRIES) {
+        assert!(!is_troubled(&mind, 121), "a replica may be on its way");
+        let at = 121 + round * 100;
+        assert_eq!(steps(&mind.next(now(at), true)), [("remove", 1)]);
+        mind.heard(event(1, Outcome::Kept { why: "read-only".to_owned() }), now(at));
+    }
+    assert!(is_troubled(&mind, 1_000));
+    let unmatched = vec!["y1".to_owned()];
+    mind.look(0, Ok(Scan { unmatched, ..Scan::default() }), now(1_001));
+    assert!(mind.report(now(1_001))[0].trouble.clone().unwrap().contains("y1 is left out"));
 }
 
 #[test]
@@ -230,7 +321,7 @@ fn all_jobs_together_keep_to_the_bound_and_none_is_forgotten() {
         )
     };
     let config = config(&format!("puts_parallel = 2\n{}", (0..5).map(job).collect::<String>()));
-    let mut mind = Mind::new(&config.jobs, Journal::default(), config.puts_parallel);
+    let mut mind = Mind::new(&config.jobs, Journal::default(), config.puts_parallel, "agent");
     let (mut done, mut at) = (0, 0);
     let mut running: Vec<(usize, Step)> = Vec::new();
     while done < 50 {
@@ -284,7 +375,7 @@ fn any_order_of_writes_looks_results_and_kills_stores_each_version_once() {
         let mut cluster: BTreeMap<u64, i64> = BTreeMap::new();
         let (mut at, mut last) = (0, 0);
         for life in 0..6 {
-            let mut mind = Mind::new(&config.jobs, journal.clone(), 2);
+            let mut mind = Mind::new(&config.jobs, journal.clone(), 2, "agent");
             let mut flying: Vec<Action> = Vec::new();
             let born = at;
             for _ in 0..random.random_range(5..120) {
@@ -305,7 +396,7 @@ fn any_order_of_writes_looks_results_and_kills_stores_each_version_once() {
                         let look = |(step, (version, ended)): (&u64, &(i64, bool))| {
                             let mut seen = seen(*step, *version);
                             if let (false, Look::Listed { lacks, .. }) = (*ended, &mut seen.look) {
-                                *lacks = Some("MARKER".to_owned());
+                                *lacks = Some("MARKER is not there yet".to_owned());
                             }
                             seen
                         };
@@ -320,7 +411,7 @@ fn any_order_of_writes_looks_results_and_kills_stores_each_version_once() {
                                 let found = task.found.unwrap();
                                 let (version, ended) = disk[&task.step.0];
                                 assert!(ended, "seed {seed}: step {} is half written", task.step);
-                                assert_eq!(found.fingerprint, fingerprint(version));
+                                assert_eq!(found.version, super::tests::version(version));
                                 match random.random_range(0..4) {
                                     0 => (task.step, Outcome::Failed { why: "x".to_owned() }),
                                     _ => {
@@ -351,7 +442,7 @@ fn any_order_of_writes_looks_results_and_kills_stores_each_version_once() {
             assert!(life < 6);
         }
         // A last life without trouble stores the rest.
-        let mut mind = Mind::new(&config.jobs, journal, 2);
+        let mut mind = Mind::new(&config.jobs, journal, 2, "agent");
         if let Some(it) = disk.get_mut(&last) {
             it.1 = true;
         }

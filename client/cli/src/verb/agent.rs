@@ -185,6 +185,8 @@ struct JobRecord<'a> {
     waiting: u64,
     failed: u64,
     refused: u64,
+    unreadable: u64,
+    kept: u64,
     next_ms: Option<u64>,
     window_open: bool,
     trouble: Option<&'a str>,
@@ -211,6 +213,7 @@ struct CheckpointRecord<'a> {
     bytes: u64,
     why: Option<&'a str>,
     retry_seconds: Option<u64>,
+    tries: u32,
 }
 
 fn status(session: &Session, file: &Path) -> Outcome {
@@ -251,6 +254,7 @@ fn checkpoint_record(it: &CheckpointReport) -> CheckpointRecord<'_> {
         bytes: it.bytes,
         why: it.why.as_deref(),
         retry_seconds: it.retry_seconds,
+        tries: it.tries,
     }
 }
 
@@ -272,6 +276,8 @@ fn job_record(job: &JobReport) -> JobRecord<'_> {
         waiting: job.waiting,
         failed: job.failed,
         refused: job.refused,
+        unreadable: job.unreadable,
+        kept: job.kept,
         next_ms: job.next_ms,
         window_open: job.window_open,
         trouble: job.trouble.as_deref(),
@@ -332,13 +338,19 @@ fn words(job: &JobReport) -> String {
         text.push_str(&format!("{}: waits for its window\n", job.job));
     }
     let is_said = |it: &&CheckpointReport| match it.state {
-        State::Failed | State::Refused | State::Waiting => it.why.is_some(),
-        _ => false,
+        State::Due => false,
+        // Why it stays on the local disk, and why the last try failed.
+        _ => it.why.is_some(),
     };
     for it in job.checkpoints.iter().filter(is_said) {
         let (step, word) = (it.step, it.state.word());
         let why = foreign::text(it.why.as_deref().unwrap_or_default());
-        text.push_str(&format!("{}: step {step} is {word}: {why}\n", job.job));
+        let what = match (it.state, it.tries) {
+            (State::Stored, _) => "stored, and not removed from the local disk".to_owned(),
+            (_, 0 | 1) => word.to_owned(),
+            (_, tries) => format!("{word} ({tries} tries failed)"),
+        };
+        text.push_str(&format!("{}: step {step} is {what}: {why}\n", job.job));
         if let Some(seconds) = it.retry_seconds {
             text.push_str(&format!("  next try in {seconds} s\n"));
         }
