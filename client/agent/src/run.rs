@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,6 +31,8 @@ const MESSAGES_MAX: usize = 256;
 pub enum AgentError {
     #[error(transparent)]
     State(#[from] StateError),
+    #[error("jobs {one:?} and {other:?} watch one directory, {}", path.display())]
+    OneDirectory { one: String, other: String, path: PathBuf },
     #[error("listen on {address} for metrics: {error}")]
     Listen { address: SocketAddr, error: std::io::Error },
 }
@@ -45,6 +48,8 @@ pub async fn run(
     config: Config,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
+    let of_all = config.jobs.clone();
+    client.env().blocking(Lane::Client, move || one_directory(&of_all)).await?;
     let state = StateDir::open(&config.state)?;
     let journal = state.journal()?;
     let identity = state.identity(client.env().random_u64())?;
@@ -87,6 +92,8 @@ pub async fn run(
             poll_at = Instant::now() + agent.config.poll;
         }
         agent.step();
+        let wake = agent.mind.wake_in(agent.now()).map(|wake| Instant::now() + wake);
+        let wake_at = wake.map_or(poll_at, |wake| wake.min(poll_at));
         tokio::select! {
             biased;
             () = &mut stop => break,
@@ -98,7 +105,7 @@ pub async fn run(
                 }
                 agent.write_journal_if_changed();
             }
-            () = sleep_until(poll_at) => {}
+            () = sleep_until(wake_at) => {}
         }
     }
     agent.end();
@@ -297,6 +304,21 @@ impl Agent {
     }
 }
 
+/// Two jobs that remove local files must not share a directory, under whatever names.
+fn one_directory(jobs: &[Arc<Job>]) -> Result<(), AgentError> {
+    let mut seen: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for job in jobs {
+        let Kind::Watch(watch) = &job.kind else { continue };
+        // What is not there yet has no other name.
+        let Ok(path) = watch.directory.canonicalize() else { continue };
+        if let Some(one) = seen.insert(path.clone(), &job.name) {
+            let (one, other) = (one.to_owned(), job.name.clone());
+            return Err(AgentError::OneDirectory { one, other, path });
+        }
+    }
+    Ok(())
+}
+
 fn log(job: &Job, event: &Event) {
     let (job, step) = (&job.name, event.step);
     match &event.outcome {
@@ -308,5 +330,31 @@ fn log(job: &Job, event: &Event) {
         Outcome::Found(found) => tracing::error!(job, said = found.said, "not good"),
         Outcome::Removed => tracing::info!(job, %step, "removed from the local disk"),
         Outcome::Kept { why } => tracing::info!(job, %step, why, "not removed from the local disk"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_jobs_on_one_directory_under_two_names_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("w")).unwrap();
+        std::os::unix::fs::symlink("w", dir.path().join("alias")).unwrap();
+        let jobs = |other: &str| {
+            let job = |name: &str, watch: &str| {
+                format!(
+                    "[[job]]\nname = '{name}'\nnamespace = 'n'\nwatch = '{watch}'\nlayout = 'dcp'\n"
+                )
+            };
+            let text = format!("state = 's'\n{}{}", job("a", "w"), job("b", other));
+            Config::parse(&dir.path().join("c.toml"), &text).unwrap().jobs
+        };
+        for alias in ["alias", "w/../w"] {
+            let error = one_directory(&jobs(alias)).unwrap_err().to_string();
+            assert!(error.contains("\"a\" and \"b\""), "{alias}: {error}");
+        }
+        one_directory(&jobs("not-there")).unwrap();
     }
 }

@@ -64,6 +64,20 @@ impl Windows {
         let minute = self.zone.minute_of_day(wall_ms);
         self.windows.is_empty() || self.windows.iter().any(|window| window.has(minute))
     }
+
+    /// How long they stay open from this moment on: at most `most`, and a day.
+    pub fn open_ms(&self, wall_ms: u64, most: u64) -> u64 {
+        const MINUTE: u64 = 60_000;
+        if self.windows.is_empty() {
+            return most;
+        }
+        let most = most.min(u64::from(DAY) * MINUTE);
+        let mut end = wall_ms;
+        while end - wall_ms < most && self.are_open(end) {
+            end += MINUTE - end % MINUTE;
+        }
+        (end - wall_ms).min(most)
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +97,17 @@ mod tests {
             [false, true, true, true, false]
         );
         assert_eq!(open("18:00-24:00", &[1079, 1439, 0]), [false, true, false]);
+    }
+
+    #[test]
+    fn a_window_stays_open_until_its_end() {
+        let windows = Windows { zone: Zone::utc(), windows: vec!["22:00-06:00".parse().unwrap()] };
+        let hour = 3_600_000;
+        assert_eq!(windows.open_ms(23 * hour + 1, 24 * hour), 7 * hour - 1);
+        assert_eq!(windows.open_ms(23 * hour, hour), hour);
+        assert_eq!(windows.open_ms(12 * hour, hour), 0);
+        let always = Windows { zone: Zone::utc(), windows: Vec::new() };
+        assert_eq!(always.open_ms(5, 1_000 * hour), 1_000 * hour);
     }
 
     #[test]

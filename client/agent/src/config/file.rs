@@ -137,6 +137,14 @@ enum LinksFile {
 
 /// Labels that the agent sets itself begin with this.
 const OWN_LABELS: &str = "cairn.agent";
+/// As the cluster bounds them; the agent's own labels have the rest of its 32.
+const LABELS_MAX: usize = 24;
+const LABEL_BYTES_MAX: usize = 255;
+const REPLICAS_MAX: u32 = 7;
+/// Of each time in the file: a longer one is a mistake.
+const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Of `poll`: what is due wakes the agent by itself, new files do not.
+const POLL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The longest name of a job: it is part of a label.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -178,10 +186,13 @@ impl File {
             };
             Ok(Bandwidth { windows: windows(place, &limit.windows, &zone)?, bytes_per_second })
         };
+        let poll = time("poll", self.poll.as_deref(), Duration::from_secs(10))?;
+        if poll > POLL_MAX {
+            return problem("poll", "expected at most 1day");
+        }
         Ok(Config {
             state: base.join(self.state),
-            poll: time("poll", self.poll.as_deref(), Duration::from_secs(10))?
-                .max(Duration::from_millis(50)),
+            poll: poll.max(Duration::from_millis(50)),
             puts_parallel,
             metrics_listen: self.metrics_listen,
             metrics_file: self.metrics_file.map(|file| base.join(file)),
@@ -228,16 +239,29 @@ impl JobFile {
                 return problem(at(key), "expected a program and its arguments");
             }
         }
+        self.check_terms(&place)?;
         let tries = self.tries.unwrap_or(10);
         if tries == 0 {
             return problem(at("tries"), "expected 1 or more");
         }
+        let hook_timeout =
+            time(&at("hook_timeout"), self.hook_timeout.as_deref(), Duration::from_secs(300))?;
+        if hook_timeout.is_zero() {
+            return problem(at("hook_timeout"), "expected more than 0s");
+        }
         let wait_full = self.wait_full.as_deref();
         let wait_full =
             wait_full.map(|text| time(&at("wait_full"), Some(text), Duration::ZERO)).transpose()?;
+        let windows = windows(&at("windows"), &self.windows, &zone)?;
+        let kind = self.kind(base, &place)?;
+        if let Kind::Schedule(scheduled) = &kind
+            && !scheduled.schedule.has_room_for_jitter(&windows)
+        {
+            return problem(at("jitter"), "expected less than the time from one run to the next");
+        }
         Ok(Job {
-            kind: self.kind(base, &place)?,
-            windows: windows(&at("windows"), &self.windows, &zone)?,
+            kind,
+            windows,
             policy: PolicyChange {
                 replicas: self.replicas,
                 write_quorum: self.write_quorum,
@@ -254,15 +278,7 @@ impl JobFile {
                 LinksFile::Follow => Links::Follow,
             },
             exclude: globs(&at("exclude"), &self.exclude)?,
-            hooks: Hooks {
-                before: self.before,
-                after: self.after,
-                timeout: time(
-                    &at("hook_timeout"),
-                    self.hook_timeout.as_deref(),
-                    Duration::from_secs(300),
-                )?,
-            },
+            hooks: Hooks { before: self.before, after: self.after, timeout: hook_timeout },
             name: self.name,
             namespace,
             labels: self.labels,
@@ -270,6 +286,34 @@ impl JobFile {
             replace: self.replace,
             tries,
         })
+    }
+
+    /// What the cluster would refuse at each put.
+    fn check_terms(&self, place: &str) -> Checked<()> {
+        let at = |key: &str| format!("{place}, {key}");
+        if self.labels.len() > LABELS_MAX {
+            let text = format!("expected at most {LABELS_MAX}, got {}", self.labels.len());
+            return problem(at("labels"), text);
+        }
+        let is_bad =
+            |text: &str| text.len() > LABEL_BYTES_MAX || text.contains(|c: char| c.is_control());
+        let bad =
+            self.labels.iter().find(|(key, value)| key.is_empty() || is_bad(key) || is_bad(value));
+        if let Some((key, _)) = bad {
+            let text = format!("{key:?}: at most {LABEL_BYTES_MAX} bytes, none of control");
+            return problem(at("labels"), text);
+        }
+        let most = self.replicas.unwrap_or(REPLICAS_MAX);
+        for (key, value, most) in [
+            ("replicas", self.replicas, REPLICAS_MAX),
+            ("write_quorum", self.write_quorum, most),
+            ("min_racks", self.min_racks, most),
+        ] {
+            if let Some(value) = value.filter(|value| !(1..=most).contains(value)) {
+                return problem(at(key), format!("expected 1 to {most}, got {value}"));
+            }
+        }
+        Ok(())
     }
 
     fn kind(&self, base: &Path, place: &str) -> Checked<Kind> {
@@ -394,6 +438,10 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(place: &str, text: &str) -> Checke
 fn time(place: &str, text: Option<&str>, default: Duration) -> Checked<Duration> {
     let Some(text) = text else { return Ok(default) };
     match humantime::parse_duration(text) {
+        Ok(time) if time > TIME_MAX => {
+            let most = humantime::format_duration(TIME_MAX);
+            problem(place, format!("expected at most {most}, got {text}"))
+        }
         Ok(time) => Ok(time),
         Err(error) => problem(place, format!("malformed time {text:?}: {error}")),
     }

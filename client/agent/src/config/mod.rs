@@ -268,6 +268,26 @@ mod tests {
             ),
             (format!("state = 's'\n{schedule}every = '1h'\nquiet = '1s'\n"), "only a job with"),
             (
+                format!("state = 's'\npoll = '9223372036854775807s'\n{WATCH}"),
+                "poll: expected at most",
+            ),
+            (format!("state = 's'\npoll = '2d'\n{WATCH}"), "poll: expected at most 1day"),
+            (format!("state = 's'\n{WATCH}quiet = '10y'\n"), "quiet: expected at most"),
+            (format!("state = 's'\n{WATCH}hook_timeout = '0s'\n"), "hook_timeout: expected more"),
+            (
+                format!("state = 's'\n{WATCH}replicas = 2\nwrite_quorum = 9\n"),
+                "write_quorum: expected 1 to 2, got 9",
+            ),
+            (format!("state = 's'\n{WATCH}replicas = 0\n"), "replicas: expected 1 to 7, got 0"),
+            (
+                format!("state = 's'\n{WATCH}labels = {{ a = \"x\\n\" }}\n"),
+                "at most 255 bytes, none of control",
+            ),
+            (
+                format!("state = 's'\n{schedule}every = '1h'\njitter = '1h'\n"),
+                "jitter: expected less than",
+            ),
+            (
                 format!("state = 's'\n[[bandwidth]]\nrate = '1kB'\n{WATCH}"),
                 "the least rate is 1.0 MiB a second",
             ),

@@ -93,13 +93,13 @@ impl JobMind {
                 self.journal.stored.insert(step, record);
                 self.journal.done_ms = Some(due);
                 self.journal.trim(|_| false);
-                (self.run, self.run_tries) = (Phase::Idle, 0);
+                (self.run, self.run_tries, self.clock) = (Phase::Idle, 0, None);
                 true
             }
             Outcome::Found(found) => {
                 self.journal.found = Some(found);
                 self.journal.done_ms = Some(due);
-                (self.run, self.run_tries) = (Phase::Idle, 0);
+                (self.run, self.run_tries, self.clock) = (Phase::Idle, 0, None);
                 true
             }
             Outcome::Refused { why } => {

@@ -23,6 +23,7 @@ mod report;
 mod ripe;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -82,6 +83,9 @@ impl Phase {
     }
 }
 
+/// A run that is over by this much in the future was stored under a clock that was wrong.
+const CLOCK_AHEAD_MS: u64 = 600_000;
+
 /// A checkpoint in a watched directory.
 #[derive(Debug)]
 struct Candidate {
@@ -120,6 +124,8 @@ struct JobMind {
     run: Phase,
     run_tries: u32,
     running: Option<u64>,
+    /// The last due whose run has begun.
+    begun: Option<u64>,
     decision: Option<Decision>,
     /// Why the directory could not be read.
     trouble: Option<String>,
@@ -148,6 +154,7 @@ impl Mind {
             run: Phase::Idle,
             run_tries: 0,
             running: None,
+            begun: None,
             decision: None,
             trouble: None,
             clock: None,
@@ -336,8 +343,20 @@ impl JobMind {
 
     fn next_run(&mut self, index: usize, now: Now) -> Option<PutTask> {
         let Kind::Schedule(scheduled) = &self.job.kind else { return None };
-        let done = self.journal.done_ms.unwrap_or(now.wall_ms);
-        let decision = scheduled.schedule.decide(&self.draw, done, now.wall_ms, &self.job.windows);
+        let mut done = self.journal.done_ms.unwrap_or(now.wall_ms);
+        if done > now.wall_ms.saturating_add(CLOCK_AHEAD_MS) {
+            tracing::error!(job = self.job.name, done, "the clock was ahead: no run is over");
+            self.clock = Some(
+                "a run was stored at a time that has not come: \
+                the clock was ahead then, or is behind now"
+                    .to_owned(),
+            );
+            done = now.wall_ms;
+            self.journal.done_ms = Some(done);
+        }
+        let windows = &self.job.windows;
+        let decision =
+            scheduled.schedule.decide(&self.draw, (done, self.begun), now.wall_ms, windows);
         self.decision = Some(decision);
         let due = match decision {
             Decision::Run { due } => due,
@@ -348,6 +367,10 @@ impl JobMind {
             }
             Decision::Idle { .. } | Decision::Waits { .. } => return None,
         };
+        if self.begun != Some(due) {
+            // What was wrong with the run before is over.
+            (self.begun, self.run_tries, self.run) = (Some(due), 0, Phase::Idle);
+        }
         if let Phase::Failed { until, .. } = &self.run
             && now.elapsed < *until
         {

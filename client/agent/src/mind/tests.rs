@@ -362,6 +362,86 @@ fn a_scheduled_run_is_tried_again_until_it_is_done_and_then_not_again() {
     assert_eq!(mind.journal().jobs["j"].done_ms, task.due_ms);
 }
 
+#[test]
+fn a_clock_that_was_ahead_once_does_not_stop_the_runs() {
+    let schedule = "[[job]]\nname = 'j'\nnamespace = 'n'\npaths = ['p']\nevery = '1h'\n";
+    let mut mind = mind(schedule);
+    mind.begin(now(10_000_000));
+    assert!(mind.next(now(0), true).is_empty());
+    assert!(mind.report(now(0))[0].trouble.clone().unwrap().contains("clock"));
+    let next = mind.next(now(3_600), true);
+    let [Action::Put(task)] = &next[..] else { panic!("{next:?}") };
+    mind.heard(event(task.step.0, stored(1)), now(3_601));
+    assert_eq!(mind.report(now(3_601))[0].trouble, None);
+}
+
+#[test]
+fn each_run_has_its_own_tries() {
+    let schedule = "[[job]]\nname = 'j'\nnamespace = 'n'\npaths = ['p']\nevery = '1h'\ntries = 2\n\
+        missed = 'skip'\n";
+    let mut mind = mind(schedule);
+    mind.begin(now(0));
+    let mut tries = Vec::new();
+    for at in 1..=7_300 {
+        for action in mind.next(now(at), true) {
+            let Action::Put(task) = action else { panic!("{action:?}") };
+            tries.push((at, task.due_ms.unwrap() / 1000 - 1_800_000_000));
+            mind.heard(event(task.step.0, Outcome::Failed { why: "x".to_owned() }), now(at));
+        }
+    }
+    let second: Vec<u64> = tries.iter().filter(|it| it.1 == 7_200).map(|it| it.0).collect();
+    let [first, again, ..] = second[..] else { panic!("{tries:?}") };
+    assert!(
+        first == 7_200 && again < 7_210,
+        "not after the long pause of the run before: {tries:?}"
+    );
+}
+
+#[test]
+fn other_files_and_a_success_end_the_pause_of_a_failure() {
+    let mut mind = mind(&format!("{WATCH}tries = 1\n"));
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
+    }
+    assert_eq!(steps(&mind.next(now(10), true)), [("put", 1)]);
+    mind.heard(event(1, Outcome::Failed { why: "x".to_owned() }), now(10));
+    assert_eq!(steps(&mind.next(now(11), true)), [("put", 2)]);
+    mind.heard(event(2, Outcome::Failed { why: "x".to_owned() }), now(11));
+    assert!(mind.next(now(1_000), true).is_empty());
+    for at in [1_001, 1_011] {
+        mind.look(0, scan(vec![seen(1, 2), seen(2, 1)]), now(at));
+    }
+    assert_eq!(mind.report(now(1_011))[0].checkpoints[0].tries, 0);
+    assert_eq!(steps(&mind.next(now(1_011), true)), [("put", 1)], "other files");
+    mind.heard(event(1, stored(1)), now(1_012));
+    assert_eq!(steps(&mind.next(now(1_020), true)), [("put", 2)], "the fault is over");
+}
+
+#[test]
+fn the_mind_is_asked_again_when_something_may_be_done() {
+    let mut watch = mind(&format!("{WATCH}windows = ['22:00-06:00']\n"));
+    assert_eq!(watch.wake_in(now(0)), None);
+    for at in [0, 10] {
+        watch.look(0, scan(vec![seen(1, 1)]), now(at));
+    }
+    assert_eq!(watch.wake_in(now(10)), Some(Duration::from_secs(50)), "a window may open");
+    let mut watch = mind(WATCH);
+    for at in [0, 10] {
+        watch.look(0, scan(vec![seen(1, 1)]), now(at));
+    }
+    watch.next(now(10), true);
+    assert_eq!(watch.wake_in(now(10)), None, "an event ends it");
+    watch.heard(event(1, Outcome::Failed { why: "x".to_owned() }), now(11));
+    let pause = watch.wake_in(now(11)).unwrap();
+    assert!((3_000..7_000).contains(&pause.as_millis()), "{pause:?}");
+    assert_eq!(watch.wake_in(now(100)), None, "not again and again for what has passed");
+    let schedule = "[[job]]\nname = 'j'\nnamespace = 'n'\npaths = ['p']\nevery = '1h'\n";
+    let mut scheduled = mind(schedule);
+    scheduled.begin(now(0));
+    scheduled.next(now(600), true);
+    assert_eq!(scheduled.wake_in(now(600)), Some(Duration::from_secs(3_000)));
+}
+
 /// A model of a training run, its cluster and an agent that is killed at any moment: whatever
 /// happens in which order, each finished checkpoint is stored once and in one version, and none is
 /// removed before it is stored.

@@ -51,11 +51,12 @@ impl FromStr for Cron {
 /// Where the search for a first time begins: 2026.
 const FROM: u64 = 1_767_225_600_000;
 
-/// Two hours, two days, two months, nine years (from one leap day to the next one but one): where
-/// none of a step has a time, the next has some dozens at most.
-const LOOK_BACK_MS: [u64; 4] = {
+/// Two hours, two days, two months, nine years (from one leap day to the next one but one), and 41
+/// years (from one leap day that is a Monday to the next one, over the year 2100): where none of a step
+/// has a time, the next has some dozens at most.
+const LOOK_BACK_MS: [u64; 5] = {
     const HOUR: u64 = 3_600_000;
-    [2 * HOUR, 48 * HOUR, 24 * 62 * HOUR, 24 * 366 * 9 * HOUR]
+    [2 * HOUR, 48 * HOUR, 24 * 62 * HOUR, 24 * 366 * 9 * HOUR, 24 * 366 * 41 * HOUR]
 };
 
 impl Cron {
@@ -170,6 +171,15 @@ mod tests {
 
     fn shown(ms: u64) -> String {
         jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap()).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_leap_day_on_a_monday_is_found_decades_later() {
+        let cron: Cron = "0 0 29 2 +1".parse().unwrap();
+        let last = cron.last(ms("2050-01-01T00:00:00Z"), &Zone::utc()).unwrap();
+        assert_eq!(shown(last), "2044-02-29T00:00:00Z");
+        let last = cron.last(ms("2072-01-01T00:00:00Z"), &Zone::utc()).unwrap();
+        assert_eq!(shown(last), "2044-02-29T00:00:00Z");
     }
 
     /// All times of an expression in a span, walked forward; the walk back must find the same.

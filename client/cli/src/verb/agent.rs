@@ -76,10 +76,12 @@ fn failure(error: AgentError) -> Failure {
         }
         AgentError::State(StateError::Newer { .. }) => "use the newer version of cairn",
         AgentError::State(StateError::Io { .. }) => "the agent's user must be able to write there",
+        AgentError::OneDirectory { .. } => "neither job knows what the other keeps: join them",
         AgentError::Listen { .. } => "another process may be using the port",
     };
     let exit = match &error {
         AgentError::State(StateError::InUse { .. }) => Exit::Refused,
+        AgentError::OneDirectory { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
     Failure::new(exit, error).with_hint(hint)
