@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cairn_client::{Client, Lane, Progress, Rate, Step};
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::{Config, Job, Kind, Scheduled, Work};
 use crate::listing::Scan;
 use crate::metrics::{self, Shared};
-use crate::mind::{Action, Event, Mind, Now, Outcome};
+use crate::mind::{Action, Event, JobReport, Mind, Now, Outcome};
 use crate::put::{self, Means};
 use crate::state_dir::{self, StateDir, StateError};
 use crate::status::{AgentStatus, FORM, Upload};
@@ -26,6 +27,8 @@ use crate::{removal, scan, scheduled};
 
 /// Messages of tasks that wait for the loop; a task whose message finds no room waits.
 const MESSAGES_MAX: usize = 256;
+/// A look at a directory that takes longer is told to people.
+const LOOK_LONG: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -70,7 +73,7 @@ pub async fn run(
     };
     let mut agent = Agent {
         mind: Mind::new(&config.jobs, journal, config.puts_parallel, &identity),
-        scanning: vec![false; config.jobs.len()],
+        scanning: vec![None; config.jobs.len()],
         removing: config.jobs.iter().map(|_| Arc::default()).collect(),
         running: BTreeMap::new(),
         journal_trouble: None,
@@ -119,8 +122,8 @@ struct Agent {
     state: StateDir,
     gathered: Shared,
     messages: mpsc::Sender<Message>,
-    /// Per job: whether a look at its directory is under way.
-    scanning: Vec<bool>,
+    /// Per job: since when a look at its directory has been under way.
+    scanning: Vec<Option<Instant>>,
     /// Per job: held while something is removed from its directory.
     removing: Vec<Arc<Mutex<()>>>,
     running: BTreeMap<(usize, Step), Arc<Progress>>,
@@ -150,9 +153,10 @@ impl Agent {
         for index in 0..self.config.jobs.len() {
             let job = self.config.jobs[index].clone();
             let Kind::Watch(watch) = &job.kind else { continue };
-            if std::mem::replace(&mut self.scanning[index], true) {
+            if self.scanning[index].is_some() {
                 continue;
             }
+            self.scanning[index] = Some(Instant::now());
             let (watch, settled) = (watch.clone(), self.mind.settled(index));
             let lock = self.removing[index].clone();
             let work = move || {
@@ -176,7 +180,7 @@ impl Agent {
         let now = self.now();
         match message {
             Message::Scanned { job, scan } => {
-                self.scanning[job] = false;
+                self.scanning[job] = None;
                 if let Err(why) = &scan {
                     tracing::warn!(
                         job = self.config.jobs[job].name,
@@ -281,7 +285,7 @@ impl Agent {
             rate: self.means.rate.bytes_per_second().map(u64::from),
             journal_trouble: self.journal_trouble.clone(),
             uploads: self.running.iter().map(upload).collect(),
-            jobs: self.mind.report(now),
+            jobs: self.reports(now),
         };
         let text = serde_json::to_vec_pretty(&status).unwrap_or_default();
         if let Err(error) = self.state.write_status(&text) {
@@ -294,6 +298,19 @@ impl Agent {
         {
             tracing::warn!(%error, "the metrics file is not written");
         }
+    }
+
+    /// A look that does not end is trouble, too: its file system does not answer.
+    fn reports(&self, now: Now) -> Vec<JobReport> {
+        let mut jobs = self.mind.report(now);
+        for (job, since) in jobs.iter_mut().zip(&self.scanning) {
+            if let Some(since) = since.filter(|since| since.elapsed() > LOOK_LONG) {
+                let seconds = since.elapsed().as_secs();
+                let why = format!("a look at its directory has been running for {seconds} s");
+                job.trouble.get_or_insert(why);
+            }
+        }
+        jobs
     }
 
     fn end(self) {

@@ -1,6 +1,7 @@
 //! What the agent says about itself: the file that `cairn agent status` reads.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,17 @@ pub struct Upload {
     pub bytes_done: u64,
 }
 
+/// A running agent writes its status at each poll: one that is older is stuck, or cannot write it.
+const AGE_MIN: Duration = Duration::from_secs(60);
+const POLLS_MAX: u32 = 3;
+
 impl AgentStatus {
+    /// Whether it is too old for an agent that looks at its directories this often.
+    pub fn is_stale(&self, now_ms: u64, poll: Duration) -> bool {
+        let age = Duration::from_millis(now_ms.saturating_sub(self.written_ms));
+        age > AGE_MIN.max(poll.saturating_mul(POLLS_MAX))
+    }
+
     /// Whether a person should look.
     pub fn is_troubled(&self) -> bool {
         let job = |job: &JobReport| {
@@ -58,5 +69,33 @@ pub fn read_status(state: &Path) -> Result<(AgentStatus, bool), StateError> {
     match status.form {
         FORM => Ok((status, is_running)),
         form => Err(StateError::Newer { path: state.join("status.json"), form }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_stale_after_three_polls_and_a_minute() {
+        let status = AgentStatus {
+            form: FORM,
+            version: String::new(),
+            process: 1,
+            started_ms: 0,
+            written_ms: 1_000_000,
+            rate: None,
+            journal_trouble: None,
+            uploads: Vec::new(),
+            jobs: Vec::new(),
+        };
+        // (seconds since, poll, stale)
+        for (age, poll, is_stale) in
+            [(60, 10, false), (61, 10, true), (61, 30, false), (91, 30, true), (0, 10, false)]
+        {
+            let now = 1_000_000 + age * 1000;
+            assert_eq!(status.is_stale(now, Duration::from_secs(poll)), is_stale, "{age} {poll}");
+        }
+        assert!(!status.is_stale(0, AGE_MIN), "a clock that went back");
     }
 }

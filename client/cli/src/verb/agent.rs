@@ -10,6 +10,7 @@ use cairn_agent::{AgentError, AgentStatus, read_status};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::address::now_ms;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::foreign;
 use crate::output::{bytes, plural, table, wall_time};
@@ -154,6 +155,8 @@ fn check_text(document: &CheckDocument) -> String {
 pub(super) struct StatusDocument<'a> {
     /// Whether the agent of this configuration runs now.
     running: bool,
+    /// Whether it runs, and has not written its status for three polls, and a minute.
+    stale: bool,
     version: &'a str,
     process: u32,
     started_ms: u64,
@@ -224,14 +227,29 @@ fn status(session: &Session, file: &Path) -> Outcome {
         let hint = "has the agent of this configuration run yet?";
         Failure::new(Exit::NotFound, error).with_hint(hint)
     })?;
-    let document = document(&status, is_running);
-    session.output.result(&document, || text(&status, is_running))?;
-    Ok(if is_running && !status.is_troubled() { Exit::Ok } else { Exit::BelowPolicy })
+    let alive = match (is_running, status.is_stale(now_ms(), config.poll)) {
+        (false, _) => Alive::Gone,
+        (true, true) => Alive::Silent,
+        (true, false) => Alive::Runs,
+    };
+    let document = document(&status, alive);
+    session.output.result(&document, || text(&status, alive))?;
+    Ok(if alive == Alive::Runs && !status.is_troubled() { Exit::Ok } else { Exit::BelowPolicy })
 }
 
-pub(super) fn document(status: &AgentStatus, running: bool) -> StatusDocument<'_> {
+/// What is known of the agent's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alive {
+    Runs,
+    /// It runs, and has not written its status for too long.
+    Silent,
+    Gone,
+}
+
+pub(super) fn document(status: &AgentStatus, alive: Alive) -> StatusDocument<'_> {
     StatusDocument {
-        running,
+        running: alive != Alive::Gone,
+        stale: alive == Alive::Silent,
         version: &status.version,
         process: status.process,
         started_ms: status.started_ms,
@@ -288,10 +306,15 @@ fn job_record(job: &JobReport) -> JobRecord<'_> {
     }
 }
 
-pub(super) fn text(status: &AgentStatus, is_running: bool) -> String {
-    let mut text = match is_running {
-        true => format!("agent runs, process {}\n", status.process),
-        false => format!("agent does not run; last seen {}\n", wall_time(status.written_ms)),
+pub(super) fn text(status: &AgentStatus, alive: Alive) -> String {
+    let (process, written) = (status.process, wall_time(status.written_ms));
+    let mut text = match alive {
+        Alive::Runs => format!("agent runs, process {process}\n"),
+        Alive::Silent => format!(
+            "agent runs, process {process}, but has not written its status since {written}:\n\
+             it hangs, or the disk of its state directory is full\n"
+        ),
+        Alive::Gone => format!("agent does not run; last seen {written}\n"),
     };
     if let Some(rate) = status.rate {
         text.push_str(&format!("uploads are limited to {} a second\n", bytes(rate)));
@@ -358,4 +381,23 @@ fn words(job: &JobReport) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_does_not_write_its_status_is_said_to_hang() {
+        let text_of = r#"{"form": 1, "version": "1", "process": 7, "started_ms": 0, "written_ms": 0,
+            "rate": null, "journal_trouble": null, "uploads": [], "jobs": []}"#;
+        let status: AgentStatus = serde_json::from_str(text_of).unwrap();
+        let shown = |alive| (document(&status, alive).stale, text(&status, alive));
+        let (is_stale, said) = shown(Alive::Silent);
+        assert!(is_stale && said.contains("process 7, but has not written"), "{said}");
+        assert!(said.lines().all(|line| line.len() <= 80), "{said}");
+        let (is_stale, said) = shown(Alive::Runs);
+        assert!(!is_stale && said.starts_with("agent runs, process 7\n"), "{said}");
+        assert!(!document(&status, Alive::Gone).running);
+    }
 }
