@@ -37,7 +37,7 @@ pub enum Caller {
     Key,
     /// A process that reached a node without a key: it is trusted with everything.
     Local,
-    Subject(Arc<TokenSubject>),
+    Subject(Arc<Verified>),
 }
 
 impl Caller {
@@ -52,13 +52,13 @@ impl Caller {
             Self::Nobody => Subject::None,
             Self::Key => Subject::Key,
             Self::Local => Subject::Local,
-            Self::Subject(token) => Subject::Token((**token).clone()),
+            Self::Subject(token) => Subject::Token(token.subject.clone()),
         }
     }
 
     pub fn token(&self) -> Option<&TokenSubject> {
         match self {
-            Self::Subject(token) => Some(token),
+            Self::Subject(token) => Some(&token.subject),
             Self::Nobody | Self::Key | Self::Local => None,
         }
     }
@@ -69,8 +69,10 @@ impl Caller {
         match self {
             Self::Nobody => Err(nobody()),
             Self::Key | Self::Local => Ok(()),
-            Self::Subject(token) if token.grant.allows(right, namespace) => Ok(()),
-            Self::Subject(token) => Err(not_allowed(token, right.word(), namespace.as_str())),
+            Self::Subject(token) if token.subject.grant.allows(right, namespace) => Ok(()),
+            Self::Subject(token) => {
+                Err(not_allowed(&token.subject, right.word(), namespace.as_str()))
+            }
         }
     }
 
@@ -79,8 +81,10 @@ impl Caller {
         match self {
             Self::Nobody => Err(nobody()),
             Self::Key | Self::Local => Ok(()),
-            Self::Subject(token) if token.grant.allows_everywhere(right) => Ok(()),
-            Self::Subject(token) => Err(not_allowed(token, right.word(), "every namespace")),
+            Self::Subject(token) if token.subject.grant.allows_everywhere(right) => Ok(()),
+            Self::Subject(token) => {
+                Err(not_allowed(&token.subject, right.word(), "every namespace"))
+            }
         }
     }
 
@@ -94,13 +98,15 @@ impl Caller {
         self.check_everywhere(Right::Read).is_ok()
     }
 
-    /// Refuses a token that was revoked by now, as far as `catalogue` knows.
-    pub fn check_current(&self, catalogue: &Catalogue) -> Result<(), Status> {
+    /// Refuses a token that was revoked by now, as far as `catalogue` knows, or that has expired at
+    /// this wall clock. A call that lasts, such as a watch, asks again and again.
+    pub fn check_current(&self, catalogue: &Catalogue, wall_ms: u64) -> Result<(), Status> {
         match self {
             Self::Nobody => Err(nobody()),
             Self::Key | Self::Local => Ok(()),
             Self::Subject(token) => {
-                catalogue.access().check(token).map_err(|it| refusal_status(&it))
+                check_time(token, wall_ms)?;
+                catalogue.access().check(&token.subject).map_err(|it| refusal_status(&it))
             }
         }
     }
@@ -138,8 +144,7 @@ pub struct Callers {
 /// What a token says, and the key that it was verified from.
 struct Known {
     key: [u8; 32],
-    verified: Verified,
-    subject: Arc<TokenSubject>,
+    verified: Arc<Verified>,
 }
 
 impl Callers {
@@ -184,7 +189,7 @@ impl Callers {
         let hash = *blake3::hash(header).as_bytes();
         let known = self.verified.lock().get(&hash).cloned();
         let current = known.filter(|known| {
-            let issuer = view.access.issuer(known.subject.issuer);
+            let issuer = view.access.issuer(known.verified.subject.issuer);
             issuer.is_some_and(|issuer| issuer.key == known.key)
         });
         let known = match current {
@@ -198,8 +203,7 @@ impl Callers {
                     refused(format!("no issuer of this cluster has key {issuer}"))
                 })?;
                 let verified = token.verify(&key).map_err(|error| refused(error.to_string()))?;
-                let subject = Arc::new(verified.subject.clone());
-                let known = Arc::new(Known { key, verified, subject });
+                let known = Arc::new(Known { key, verified: Arc::new(verified) });
                 let mut all = self.verified.lock();
                 if all.len() >= VERIFIED_MAX {
                     all.clear();
@@ -208,11 +212,16 @@ impl Callers {
                 known
             }
         };
-        let time = known.verified.check_time(view.wall_ms);
-        time.map_err(|error| refused(error.to_string()))?;
-        view.access.check(&known.subject).map_err(|refusal| refusal_status(&refusal))?;
-        Ok(Caller::Subject(Arc::clone(&known.subject)))
+        check_time(&known.verified, view.wall_ms)?;
+        let subject = &known.verified.subject;
+        view.access.check(subject).map_err(|refusal| refusal_status(&refusal))?;
+        Ok(Caller::Subject(Arc::clone(&known.verified)))
     }
+}
+
+fn check_time(token: &Verified, wall_ms: u64) -> Result<(), Status> {
+    let time = token.check_time(wall_ms);
+    time.map_err(|error| refusal_status(&Refusal::BadToken(error.to_string())))
 }
 
 /// Refuses a token that anybody on the way could read. In the simulator nobody is on the way.
@@ -371,12 +380,35 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_lasts_ends_once_its_token_is_revoked_or_has_expired() {
+        let mut world = World::new();
+        let token = world.token();
+        let callers = world.callers(false);
+        let caller = callers.establish(&Extensions::new(), &headers(&token)).unwrap();
+        let checked = |world: &World, wall_ms: u64| {
+            let current = caller.check_current(&world.catalogue.lock(), wall_ms);
+            current.map(|()| caller.clone())
+        };
+        checked(&world, NOW_MS).unwrap();
+        let text = refused(checked(&world, NOW_MS + 2 * 86_400_000));
+        assert!(text.contains("expired"), "{text}");
+        let id: TokenId = token.claims().unwrap().subject.tokens[0];
+        let (until_ms, reason) = (0, String::new());
+        world.apply(Body::RevokeToken(command::RevokeToken { token: id, until_ms, reason }));
+        assert_eq!(refused(checked(&world, NOW_MS)), format!("{id} is revoked"));
+        // Nobody has given these a token that could end.
+        for caller in [Caller::Key, Caller::Local] {
+            caller.check_current(&world.catalogue.lock(), u64::MAX).unwrap();
+        }
+    }
+
+    #[test]
     fn nobody_may_do_nothing_even_where_no_door_was_passed() {
         let (world, team) = (World::new(), "team".parse().unwrap());
         let nobody = Caller::of(&Request::new(()));
         assert_eq!(nobody, Caller::Nobody);
         assert!(!nobody.reads(&team) && !nobody.reads_everything());
-        assert!(nobody.check_current(&world.catalogue.lock()).is_err());
+        assert!(nobody.check_current(&world.catalogue.lock(), NOW_MS).is_err());
         for right in Right::ALL {
             assert!(nobody.check(right, &team).is_err() && nobody.check_everywhere(right).is_err());
             for caller in [Caller::Key, Caller::Local] {

@@ -93,7 +93,7 @@ pub fn admit(caller: &Caller, door: Door, required: impl Fn() -> bool) -> Result
             let is_enough = matches!(door, NODE | Door::Command | Door::Tokens);
             return if is_enough || !required() { Ok(()) } else { Err(wants_token()) };
         }
-        Caller::Subject(token) => token,
+        Caller::Subject(token) => &token.subject,
     };
     let rights = token.grant.rights;
     let allowed = match door {
@@ -119,6 +119,7 @@ pub fn wants_token() -> Status {
 mod tests {
     use std::sync::Arc;
 
+    use cairn_host::token::Verified;
     use cairn_types::ids::TokenId;
     use cairn_types::rights::{Grant, TokenSubject};
 
@@ -126,12 +127,13 @@ mod tests {
 
     fn subject(rights: &[Right], namespaces: &[&str]) -> Caller {
         let namespaces = namespaces.iter().map(|name| name.parse().unwrap()).collect();
-        Caller::Subject(Arc::new(TokenSubject {
+        let subject = TokenSubject {
             name: "ci".into(),
             issuer: TokenId(1),
             tokens: vec![TokenId(2)],
             grant: Grant { rights: rights.iter().copied().collect(), namespaces },
-        }))
+        };
+        Caller::Subject(Arc::new(Verified { subject, issued_ms: 0, expires_ms: u64::MAX }))
     }
 
     #[test]

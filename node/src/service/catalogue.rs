@@ -184,7 +184,8 @@ impl Service {
     /// Waits until reads here are linearizable, and asks again whether the caller's token is good.
     async fn linearizable_for(&self, caller: &Caller, deadline_ms: u64) -> Result<u64, Status> {
         let index = self.linearizable(deadline_ms).await?;
-        self.shared.member.read(|catalogue| caller.check_current(catalogue))?;
+        let wall_ms = self.shared.member.median_wall_ms();
+        self.shared.member.read(|catalogue| caller.check_current(catalogue, wall_ms))?;
         Ok(index)
     }
 

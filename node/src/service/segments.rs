@@ -80,7 +80,7 @@ impl Service {
         let token = match caller {
             Caller::Nobody => return Err(nobody()),
             Caller::Key | Caller::Local => return Ok(()),
-            Caller::Subject(token) => token,
+            Caller::Subject(token) => &token.subject,
         };
         let member = &self.replicas.member;
         let is_shown = || {

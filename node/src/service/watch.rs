@@ -120,8 +120,9 @@ impl Watcher {
             if checked.elapsed() >= HEARTBEAT {
                 // What this node has not applied yet is applied then, and sent before the next heartbeat.
                 member.read_index(CURRENT_DEADLINE).await?;
-                // A token may be revoked.
-                member.read(|catalogue| self.caller.check_current(catalogue))?;
+                // A token may be revoked, or expire.
+                let wall_ms = member.median_wall_ms();
+                member.read(|catalogue| self.caller.check_current(catalogue, wall_ms))?;
                 checked = Instant::now();
             }
             if is_silent || !events.is_empty() {
