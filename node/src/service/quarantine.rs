@@ -23,7 +23,6 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::segments::store_status;
-use crate::reporter::Said;
 use crate::shared::{Calls, Member, Replicas};
 use crate::store::{Copies, Quarantined, Restored, StoreError};
 use crate::upkeep::{fetch, suspect};
@@ -150,7 +149,7 @@ async fn put_back(
         }
     }
     if let Some((segment, epoch)) = live_slot(&replicas.member, digest) {
-        replicas.reporter.say(Said::Durable, segment, epoch);
+        replicas.say_durable(segment, epoch, digest);
     }
     if restored == Restored::Back {
         replicas.counters.segments_recovered.add(1);

@@ -119,6 +119,14 @@ impl Service {
             Some(record.form)
         });
         match current {
+            Some(wanted) if form.raw_len() != wanted.raw_len() => Err(refuse(
+                Reason::StaleSlot,
+                format!(
+                    "segment {digest} is staged with {} bytes, not {}",
+                    wanted.raw_len(),
+                    form.raw_len()
+                ),
+            )),
             Some(wanted) if form.is_raw() || form == wanted => Ok(()),
             Some(wanted) => Err(refuse(
                 Reason::Form,
@@ -179,7 +187,7 @@ impl wire::segments_server::Segments for Service {
             replicas.store.begin(digest, blocks).await.map_err(|error| store_status(&error))?;
         let mut writer = match begun {
             Begin::Exists(_) => {
-                replicas.reporter.say(Said::Durable, segment, epoch);
+                replicas.say_durable(segment, epoch, digest);
                 return Ok(Response::new(wire::PutReply { existed: true }));
             }
             Begin::Writer(writer) => writer,
@@ -206,7 +214,7 @@ impl wire::segments_server::Segments for Service {
         writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
         replicas.counters.segments_received.add(1);
         self.waits.segment_puts.observe(began.elapsed().as_secs_f64());
-        replicas.reporter.say(Said::Durable, segment, epoch);
+        replicas.say_durable(segment, epoch, digest);
         if canary!("keep_permit") {
             std::mem::forget(permit);
         }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use cairn_types::ids::{Epoch, SegmentDigest, SegmentId};
 use parking_lot::Mutex;
 
 use super::{Member, ThisNode};
 use crate::counters::Counters;
 use crate::ledger::Ledger;
-use crate::reporter::Reporter;
+use crate::reporter::{Reporter, Said};
 use crate::store::SegmentStore;
 use crate::wake::Wake;
 
@@ -36,6 +37,20 @@ impl Replicas {
         let room = Mutex::new((this.config.capacity_bytes, 0));
         let (reporter, work) = Default::default();
         Self { this, member, store, ledger, reporter, counters, work, room }
+    }
+
+    /// Reports a replica as durable, if the file here has the length of the segment's record. Such a
+    /// report proves the length. So a record with a false one, which any client may claim, gets none.
+    pub fn say_durable(&self, segment: SegmentId, epoch: Epoch, digest: SegmentDigest) {
+        let claimed = self.member.read(|catalogue| {
+            catalogue.segment(segment).map(|record| u64::from(record.form.raw_len()))
+        });
+        match self.store.len_of(digest) {
+            Some(len) if claimed.is_some_and(|claimed| claimed != len) => {
+                tracing::warn!(%segment, %digest, len, ?claimed, "a length is claimed that is false");
+            }
+            _ => self.reporter.say(Said::Durable, segment, epoch),
+        }
     }
 
     /// Bytes that new segments may take, and bytes of segments being received. The values are of

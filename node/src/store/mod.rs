@@ -124,7 +124,7 @@ impl SegmentStore {
     /// Whether the segment is known to be durable here, right now. The answer is complete once the
     /// store [is looked through](SegmentStore::is_looked_through).
     pub fn holds(&self, digest: SegmentDigest) -> bool {
-        self.inner.index.len_of(digest).is_some()
+        self.len_of(digest).is_some()
     }
 
     /// The codecs this store can decode.

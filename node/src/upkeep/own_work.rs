@@ -127,7 +127,7 @@ impl Work {
         let (replicas, digest) = (&self.replicas, fetch.digest);
         let error = match fetch::segment(replicas, &self.calls, fetch).await {
             Ok(()) => {
-                replicas.reporter.say(Said::Durable, fetch.segment, fetch.epoch);
+                replicas.say_durable(fetch.segment, fetch.epoch, digest);
                 return true;
             }
             Err(error) => error,
@@ -207,11 +207,14 @@ impl Work {
     }
 }
 
-/// Assigned slots whose file is here are reported. This also repeats reports that were lost.
+/// Assigned slots whose file is here are reported. This also repeats reports that were lost. A file
+/// of another length than the record's is none of them: the record's length is a false claim.
 fn derive_reports(replicas: &Replicas, catalogue: &Catalogue) {
     let found = catalogue
         .slots_on(replicas.this.id, SlotState::Assigned)
-        .filter(|(segment, _)| replicas.store.holds(segment.digest))
+        .filter(|(segment, _)| {
+            replicas.store.len_of(segment.digest) == Some(segment.form.raw_len().into())
+        })
         .take(DERIVED_REPORTS_MAX);
     for (segment, slot) in found {
         replicas.reporter.say(Said::Durable, segment.id, slot.epoch);

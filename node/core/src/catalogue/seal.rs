@@ -60,6 +60,9 @@ impl Catalogue {
             self.renew_lease(checkpoint);
             return Ok(lacking);
         }
+        if last {
+            self.check_sealed_sets(upload)?;
+        }
         let upload = self.renew_lease(checkpoint).and_then(|record| record.open.as_mut());
         if let Some(upload) = upload {
             let part = upload.parts.or_default(part);
@@ -136,14 +139,31 @@ impl Catalogue {
                 }
             }
         }
+        self.check_set(part, staged, sealed)
+    }
+
+    fn check_set(
+        &self,
+        part: u32,
+        staged: &SegmentSet,
+        sealed: &SealedPart,
+    ) -> Result<(), Refusal> {
         let named = staged.iter().filter_map(|id| self.segments.get(id));
-        if set_digest(named.map(|segment| (segment.digest, segment.form.raw_len())))
-            == sealed.set_digest
-        {
-            Ok(())
-        } else {
-            Err(Refusal::SetDigestMismatch { part })
+        match set_digest(named.map(|segment| (segment.digest, segment.form.raw_len()))) {
+            set if set == sealed.set_digest => Ok(()),
+            _ => Err(Refusal::SetDigestMismatch { part }),
         }
+    }
+
+    /// Refuses to commit parts that were sealed when the length of a segment was only a claim, and
+    /// another length was proven since. Such a part cannot be restored.
+    fn check_sealed_sets(&self, upload: &Upload) -> Result<(), Refusal> {
+        for (part, record) in upload.parts.iter() {
+            if let Some(sealed) = &record.part.sealed {
+                self.check_set(*part, &record.staged, sealed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Names the segments that keep the upload from committing, if there are any.

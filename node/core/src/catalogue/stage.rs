@@ -4,7 +4,11 @@
 //! checkpoint may be staged again. Then segments that lost replicas get slots.
 //!
 //! The first Stage of a segment fixes the form of its record. A later one with another form gets
-//! the record's form in the answer. Only another length is refused.
+//! the record's form in the answer. Another length is refused once the length is proven: a replica
+//! was reported durable, or a checkpoint has committed the segment. Until then a length is a claim,
+//! and the next Stage replaces it (T1: no claim of one client blocks another's bytes). The slots
+//! then get a new epoch. So one epoch of a slot has one length, and a report about the earlier
+//! claim does not count.
 
 use std::collections::BTreeMap;
 
@@ -92,6 +96,7 @@ impl Catalogue {
             let targets = std::mem::take(&mut plan.targets);
             let id = match plan.existing {
                 Some(id) => {
+                    self.replace_claim(id, plan.form, entry);
                     self.assign(id, targets, entry);
                     id
                 }
@@ -165,7 +170,8 @@ impl Catalogue {
             return Err(malformed(format!("a segment of {len} bytes, not 1 to 32 Mi")));
         }
         let existing = self.segment_by_digest(&item.digest);
-        if existing.is_some_and(|segment| segment.form.raw_len() != len) {
+        let other = existing.filter(|segment| segment.form.raw_len() != len);
+        if other.is_some_and(|segment| self.is_proven(segment)) {
             return Err(two_lengths(item));
         }
         let kept = existing.is_some_and(|segment| self.meets(segment, quorum));
@@ -183,6 +189,36 @@ impl Catalogue {
         }
         let existing = existing.map(|segment| segment.id);
         Ok(Planned { form: item.form, existing, kept, targets })
+    }
+
+    /// Whether a node has verified bytes of this length: some replica is durable, or was when a
+    /// checkpoint committed the segment.
+    fn is_proven(&self, segment: &Segment) -> bool {
+        self.is_committed(segment.id)
+            || segment.slots.iter().any(|slot| slot.state == SlotState::Durable)
+    }
+
+    /// Gives a record that claims another length, which was not proven, this form. All bytes that
+    /// are on their way to its live slots, and all reports about them, are void.
+    fn replace_claim(&mut self, id: SegmentId, form: Form, entry: Entry) {
+        let (epoch, until_ms) = (entry.epoch, self.assigned_until_ms());
+        let Some(segment) = self.segments.get_mut(id) else { return };
+        if segment.form.raw_len() == form.raw_len() {
+            return;
+        }
+        self.index.remove_segment(segment);
+        self.index.kinds.forget(id);
+        segment.form = form;
+        segment.slots.edit(|slots| {
+            for slot in slots.iter_mut().filter(|slot| slot.state != SlotState::Released) {
+                (slot.epoch, slot.state, slot.until_ms) = (epoch, SlotState::Assigned, until_ms);
+            }
+            slots.sort_unstable();
+        });
+        self.index.add_segment(segment);
+        let segment = segment.clone();
+        self.index.classify(&segment);
+        self.note_replica(id);
     }
 
     fn check_targets(&self, live: &[Slot], targets: &[NodeId]) -> Result<(), Refusal> {

@@ -3,11 +3,11 @@
 use cairn_core::placement::{Loads, plan_stage};
 use cairn_types::command::{self, Body, Obstacle, Refusal, Reply, Shortage, StageSegment};
 use cairn_types::form::Form;
-use cairn_types::ids::{Attempt, NodeId, Run};
+use cairn_types::ids::{Attempt, CheckpointId, NodeId, Run};
 use cairn_types::model::{Isolation, Liveness, PolicyChange};
 
 use crate::world::{
-    LEN, World, begin_body, begun, digest, namespace, node, registration, stage_body,
+    LEN, World, begin_body, begun, digest, namespace, node, registration, reported, stage_body,
 };
 
 #[test]
@@ -240,7 +240,70 @@ fn a_later_stage_is_answered_with_the_form_of_the_record() {
         let record = world.catalogue.segment_by_digest(&digest(name)).unwrap();
         assert_eq!(record.form, told.unwrap_or(raw));
     }
-    // Another length is another content, whatever the form.
+    // Another length is another content, whatever the form, once bytes are proven to have one.
+    world.durable(1, &["x"]);
     let longer = Form::told(7, LEN + 1, LEN / 2).unwrap();
     assert!(matches!(world.refused(stage("x", &[], longer, longer)), Refusal::Malformed(_)));
+}
+
+/// Stage of one segment that claims `len` bytes.
+fn claim(upload: (CheckpointId, u64), part: u32, name: &str, len: u32, targets: &[u64]) -> Body {
+    Body::Stage(command::Stage {
+        checkpoint: upload.0,
+        attempt: Attempt(upload.1),
+        part,
+        run: Run(1),
+        segments: vec![StageSegment {
+            digest: digest(name),
+            form: Form::raw(len),
+            targets: targets.iter().copied().map(NodeId).collect(),
+        }],
+    })
+}
+
+#[test]
+fn a_length_that_nobody_has_proven_blocks_nobody() {
+    let mut world = World::new(&["a", "b"]);
+    let (liar, honest) = (world.begin(1, 5, 1), world.begin(2, 6, 1));
+    world.done(claim((liar, 5), 0, "x", 1234, &[1, 2]));
+    let before = world.replicas(1, &["x"]);
+    world.done(claim((honest, 6), 0, "x", LEN, &[]));
+    assert_eq!(world.segment("x").form, Form::raw(LEN));
+    // A report about the first claim does not prove the second.
+    let incarnation = world.incarnation(1);
+    let late = command::Durable { node: NodeId(1), incarnation, replicas: before };
+    assert_eq!(reported(world.done(Body::Durable(late))), (0, 1));
+    assert_eq!(world.live("x"), [(1, false), (2, false)]);
+    world.durable(1, &["x"]);
+    world.durable(2, &["x"]);
+    for len in [1234, LEN + 1] {
+        let refused = world.refused(claim((liar, 5), 0, "x", len, &[]));
+        assert!(refused.to_string().contains("another length"), "{refused}");
+    }
+    let sealed = world.seal((honest, 6), 0, &["x"]);
+    assert!(matches!(sealed, Reply::Committed { .. }), "{sealed:?}");
+    // Its replicas may be lost later. What was committed stays proven.
+    for node in [1, 2] {
+        let (incarnation, replicas) = (world.incarnation(node), world.replicas(node, &["x"]));
+        world.done(Body::Lost(command::Lost { node: NodeId(node), incarnation, replicas }));
+    }
+    let refused = world.refused(claim((liar, 5), 0, "x", 1234, &[]));
+    assert!(refused.to_string().contains("another length"), "{refused}");
+}
+
+#[test]
+fn a_part_sealed_on_a_false_length_never_commits() {
+    let mut world = World::new(&["a", "b"]);
+    let (liar, honest) = (world.begin(1, 5, 2), world.begin(2, 6, 1));
+    // The first part is sealed on a claim, before any replica is durable.
+    world.done(claim((liar, 5), 0, "x", LEN, &[1, 2]));
+    let sealed = world.seal((liar, 5), 0, &["x"]);
+    assert!(matches!(sealed, Reply::Sealed { .. }), "{sealed:?}");
+    world.done(claim((honest, 6), 0, "x", LEN + 1, &[]));
+    world.stage((liar, 5), 1, &["y"], &[1, 2]);
+    for node in [1, 2] {
+        world.durable(node, &["x", "y"]);
+    }
+    let Reply::Refused(refused) = world.seal((liar, 5), 1, &["y"]) else { panic!("committed") };
+    assert_eq!(refused, cairn_types::command::Refusal::SetDigestMismatch { part: 0 });
 }
