@@ -297,7 +297,7 @@ fn judge(labels: &BTreeMap<String, String>, job: &str, agent: &str, task: &PutTa
 }
 
 /// The id of the cluster, if it says so: what is not known is compared with nothing.
-async fn cluster(client: &Client) -> Option<String> {
+pub async fn cluster(client: &Client) -> Option<String> {
     client.status().await.ok()?.cluster.map(|id| id.to_string())
 }
 

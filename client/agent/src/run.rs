@@ -27,6 +27,8 @@ use crate::{removal, scan, scheduled};
 
 /// Messages of tasks that wait for the loop; a task whose message finds no room waits.
 const MESSAGES_MAX: usize = 256;
+/// So often the cluster is asked which one it is.
+const CLUSTER_PAUSE: Duration = Duration::from_secs(60);
 /// A look at a directory that takes longer is told to people.
 const LOOK_LONG: Duration = Duration::from_secs(300);
 
@@ -41,8 +43,13 @@ pub enum AgentError {
 }
 
 enum Message {
-    Scanned { job: usize, scan: Result<Scan, String> },
+    Scanned {
+        job: usize,
+        scan: Result<Scan, String>,
+    },
     Ended(Event),
+    /// The id of the cluster, if it said so.
+    Cluster(Option<String>),
 }
 
 /// Runs the agent until `stop`. What it was doing then is gone on with at the next start.
@@ -75,6 +82,7 @@ pub async fn run(
         mind: Mind::new(&config.jobs, journal, config.puts_parallel, &identity),
         scanning: vec![None; config.jobs.len()],
         removing: config.jobs.iter().map(|_| Arc::default()).collect(),
+        ask_cluster_at: Some(Instant::now()),
         running: BTreeMap::new(),
         journal_trouble: None,
         started: Instant::now(),
@@ -91,6 +99,7 @@ pub async fn run(
     let mut poll_at = Instant::now();
     loop {
         if Instant::now() >= poll_at {
+            agent.ask_cluster();
             agent.poll();
             poll_at = Instant::now() + agent.config.poll;
         }
@@ -126,6 +135,8 @@ struct Agent {
     scanning: Vec<Option<Instant>>,
     /// Per job: held while something is removed from its directory.
     removing: Vec<Arc<Mutex<()>>>,
+    /// When the cluster is asked next which one it is; `None` while it is being asked.
+    ask_cluster_at: Option<Instant>,
     running: BTreeMap<(usize, Step), Arc<Progress>>,
     /// Why the journal on disk is not the mind's; `None` if it is.
     journal_trouble: Option<String>,
@@ -176,6 +187,18 @@ impl Agent {
         }
     }
 
+    /// Another cluster at the same addresses has nothing of what is written down.
+    fn ask_cluster(&mut self) {
+        if self.ask_cluster_at.take_if(|at| *at <= Instant::now()).is_none() {
+            return;
+        }
+        let (client, messages) = (self.means.client.clone(), self.messages.clone());
+        let task = async move {
+            let _ = messages.send(Message::Cluster(put::cluster(&client).await)).await;
+        };
+        self.tasks.push(self.means.client.env().spawn("agent cluster", task));
+    }
+
     fn take(&mut self, message: Message) {
         let now = self.now();
         match message {
@@ -189,6 +212,15 @@ impl Agent {
                     );
                 }
                 self.mind.look(job, scan, now);
+            }
+            Message::Cluster(cluster) => {
+                self.ask_cluster_at = Some(Instant::now() + CLUSTER_PAUSE);
+                if let Some(cluster) = cluster
+                    && self.mind.forget_other_clusters(&cluster)
+                {
+                    tracing::warn!(cluster, "what another cluster has is put into this one, too");
+                    self.journal_trouble.get_or_insert_with(|| "not written yet".to_owned());
+                }
             }
             Message::Ended(event) => {
                 self.running.remove(&(event.job, event.step));

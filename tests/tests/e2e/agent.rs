@@ -399,6 +399,41 @@ fn agent_verifies_and_drills_at_set_times() {
 }
 
 #[test]
+fn agent_is_told_which_other_agent_has_its_run() {
+    let cluster = TestCluster::shared(program());
+    let job = "[[job]]\nname = 'often'\nnamespace = 'two-agents'\npaths = ['data']\n\
+               every = '1s'\n";
+    let machine = |name: &str| {
+        let root = cluster.scratch_directory(name);
+        fs::create_dir_all(root.join("data")).unwrap();
+        fs::write(root.join("data/f"), name).unwrap();
+        (write_config(&root, job), root)
+    };
+    let machines = [machine("one"), machine("two")];
+    let start = |(config, _): &(PathBuf, PathBuf)| {
+        cluster.cairn().start(args(&[&"agent", &"--config", config]))
+    };
+    let agents: Vec<_> = machines.iter().map(start).collect();
+    let identity =
+        |root: &Path| fs::read_to_string(root.join("state/identity")).unwrap_or_default();
+    until("one is refused, with the name of the other", DEADLINE, || {
+        let [(_, one), (_, two)] = &machines;
+        let names = |root: &Path, other: &str| {
+            let runs = said(root)["jobs"][0]["checkpoints"].to_string();
+            !other.is_empty() && runs.contains(other) && runs.contains("refused")
+        };
+        match names(one, &identity(two)) || names(two, &identity(one)) {
+            true => Ok(()),
+            false => Err(format!("{} {}", said(one), said(two))),
+        }
+    });
+    for agent in agents {
+        agent.terminate();
+        agent.finish().ok();
+    }
+}
+
+#[test]
 fn agent_says_what_is_wrong_with_a_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let cairn = cairn_tests::command::Cairn::new(program());

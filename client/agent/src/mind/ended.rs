@@ -3,12 +3,26 @@
 use std::time::Duration;
 
 use super::ripe::Verdict;
-use super::{JobMind, Now, Outcome, Phase, backoff};
+use super::{JobMind, Mind, Now, Outcome, Phase, backoff};
 use crate::config::Kind;
 use crate::journal::Record;
 
 /// After this pause a removal is tried again.
 const KEPT_PAUSE: Duration = Duration::from_secs(60);
+
+impl Mind {
+    /// What is stored in another cluster than this one is not stored. Whether the journal has changed.
+    pub fn forget_other_clusters(&mut self, cluster: &str) -> bool {
+        let mut is_changed = false;
+        for this in &mut self.jobs {
+            let before = this.journal.stored.len();
+            let is_here = |record: &Record| record.cluster.as_ref().is_none_or(|it| it == cluster);
+            this.journal.stored.retain(|_, record| is_here(record));
+            is_changed |= this.journal.stored.len() < before;
+        }
+        is_changed
+    }
+}
 
 impl JobMind {
     /// Whether the journal has changed.

@@ -224,6 +224,24 @@ fn files_that_were_touched_since_they_were_stored_are_compared_by_a_put() {
 }
 
 #[test]
+fn what_another_cluster_has_is_put_into_this_one() {
+    let mut mind = mind(WATCH);
+    for at in [0, 10] {
+        mind.look(0, scan(vec![seen(1, 1), seen(2, 1)]), now(at));
+    }
+    for (step, cluster) in [(1, "old"), (2, "new")] {
+        mind.next(now(10), true);
+        let cluster = Some(cluster.to_owned());
+        let outcome = Outcome::Stored { id: CheckpointId(1), bytes: 1, cluster };
+        mind.heard(event(step, outcome), now(11));
+    }
+    assert!(mind.next(now(12), true).is_empty());
+    assert!(mind.forget_other_clusters("new"));
+    assert!(!mind.forget_other_clusters("new"));
+    assert_eq!(steps(&mind.next(now(12), true)), [("put", 1)]);
+}
+
+#[test]
 fn nothing_is_removed_while_it_is_not_known_what_the_program_needs() {
     let mut mind = mind(&format!("{WATCH}keep_local = 1\n"));
     let all = || vec![seen(1, 1), seen(2, 1), seen(3, 1)];
