@@ -399,6 +399,50 @@ fn agent_verifies_and_drills_at_set_times() {
 }
 
 #[test]
+fn agent_compares_touched_files_and_keeps_those_that_only_look_the_same() {
+    let cluster = TestCluster::shared(program());
+    let root = cluster.scratch_directory("touched");
+    let runs = root.join("runs");
+    for step in 1..=3 {
+        let directory = runs.join(format!("step-{step}"));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(".metadata"), format!("{step}")).unwrap();
+    }
+    let job = "[[job]]\nname = 'j'\nnamespace = 'touched'\nwatch = 'runs'\nlayout = 'dcp'\n\
+               quiet = '0s'\n";
+    let config = write_config(&root, job);
+    let agent = || cluster.cairn().start(args(&[&"agent", &"--config", &config]));
+    let first = agent();
+    until("all are stored", DEADLINE, || {
+        let job = said(&root)["jobs"][0].clone();
+        if job["stored"] == 3 { Ok(()) } else { Err(job.to_string()) }
+    });
+    first.terminate();
+    first.finish().ok();
+    // Other files with the same names, sizes and times, one of them with other bytes. The newest last:
+    // what changed last stays.
+    for (step, bytes) in [(1, "1"), (2, "X"), (3, "3")] {
+        let path = runs.join(format!("step-{step}/.metadata"));
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let beside = root.join("beside");
+        fs::write(&beside, bytes).unwrap();
+        fs::File::options().write(true).open(&beside).unwrap().set_modified(modified).unwrap();
+        fs::rename(&beside, &path).unwrap();
+    }
+    write_config(&root, &format!("{job}keep_local = 1\n"));
+    let second = agent();
+    until("1 is compared and removed, 2 is refused", DEADLINE, || {
+        let job = said(&root)["jobs"][0].clone();
+        let is_reached = job["refused"] == 1 && !runs.join("step-1").exists();
+        if is_reached { Ok(()) } else { Err(job.to_string()) }
+    });
+    second.terminate();
+    second.finish().ok();
+    assert_eq!(fs::read_to_string(runs.join("step-2/.metadata")).unwrap(), "X");
+    assert!(runs.join("step-3").exists());
+}
+
+#[test]
 fn agent_is_told_which_other_agent_has_its_run() {
     let cluster = TestCluster::shared(program());
     let job = "[[job]]\nname = 'often'\nnamespace = 'two-agents'\npaths = ['data']\n\
