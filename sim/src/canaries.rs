@@ -123,7 +123,7 @@ fn play_of(canary: &Canary) -> Play {
             scenario::find("marked_checkpoints")
         }
         // Clients of the mix have no tokens: every process is trusted there.
-        "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" => {
+        "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" | "reply_authorizes" => {
             scenario::find("stolen_token")
         }
         // Truncation by a successor with fewer entries is rare in the mix.

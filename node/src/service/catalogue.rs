@@ -28,7 +28,7 @@ use super::{labels, marks, retention, shown, tokens, watch};
 use crate::admission::{Lane, Peer};
 use crate::caller::{Caller, nobody};
 use crate::doors::wants_token;
-use crate::shared::{LeaderState, Shared};
+use crate::shared::{LeaderState, Shared, Verdict};
 use crate::upkeep::leaving;
 
 /// A read waits this long for a leader when the caller names no deadline, and never longer than
@@ -86,16 +86,19 @@ impl Service {
         }
         // Whatever the command says of its subject: what the caller has proven counts.
         command.subject = caller.subject();
-        self.may_lead(&command).await?;
+        if let Some(reply) = self.may_lead(&command).await? {
+            return Ok(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&reply)) });
+        }
         let (name, began) = (command.body.name(), Instant::now());
         let reply = self.lead_command(command, wait_ms, exclude).await;
         self.shared.waits.command(name, began);
         Ok(wire::ExecuteReply { reply: Some(convert::reply_to_wire(&*reply?)) })
     }
 
-    /// Refuses a command before any work is done for it. What is not a token's is a key holder's, who
-    /// manages tokens always and does all else only where none is required.
-    async fn may_lead(&self, command: &Command) -> Result<(), Status> {
+    /// Refuses a command before any work is done for it, or gives the reply that its request has
+    /// already. What is not a token's is a key holder's, who manages tokens always and does all else
+    /// only where none is required.
+    async fn may_lead(&self, command: &Command) -> Result<Option<Arc<Reply>>, Status> {
         let Command { subject, request, body, .. } = command;
         if *subject == Subject::None {
             return Err(nobody());
@@ -109,7 +112,11 @@ impl Service {
         {
             return Err(wants_token());
         }
-        member.authorize(subject, *request, body).await?.map_err(|it| refusal_status(&it))
+        match member.verdict(subject, *request, body).await? {
+            Verdict::Allowed => Ok(None),
+            Verdict::Answered(reply) => Ok(Some(reply)),
+            Verdict::Refused(refusal) => Err(refusal_status(&refusal)),
+        }
     }
 
     async fn lead_command(

@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use self::calls::Calls;
 pub use self::ending::Ending;
 pub use self::leader::LeaderState;
-pub use self::member::Member;
+pub use self::member::{Member, Verdict};
 pub use self::replicas::Replicas;
 pub use self::summaries::Summaries;
 pub use self::this_node::ThisNode;

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 63] = [
+pub const CANARIES: [Canary; 64] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -333,6 +333,11 @@ pub const CANARIES: [Canary; 63] = [
     Canary {
         name: "revoked_is_taken",
         breaks: "a token that was revoked is taken",
+        caught_by: &["T1"],
+    },
+    Canary {
+        name: "reply_authorizes",
+        breaks: "a command is allowed because its request id has a reply already",
         caught_by: &["T1"],
     },
 ];

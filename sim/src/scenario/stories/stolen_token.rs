@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_client::{Client, ClientError};
+use cairn_host::credentials::{Credentials, showing};
 use cairn_host::token::{Claims, IssuerKey, Token};
-use cairn_types::command::{self, Body, DeleteReason, Refusal, Reply};
-use cairn_types::ids::{Attempt, CheckpointId, Step, TokenId};
+use cairn_proto::wire;
+use cairn_proto::wire::catalogue_client::CatalogueClient;
+use cairn_types::command::{self, Body, Command, DeleteReason, Refusal, Reply};
+use cairn_types::convert::encode_command;
+use cairn_types::ids::{Attempt, CheckpointId, NodeId, RequestId, Step, TokenId};
 use cairn_types::model::PolicyChange;
 use cairn_types::rights::{Grant, Right};
 
@@ -50,6 +54,7 @@ pub async fn story(world: World) -> Told {
         Ok(Reply::Begun(begun)) => begun.checkpoint,
         other => return Err(format!("begin with a good token: {other:?}")),
     };
+    under_an_answered_request(&mut stage, &thief).await?;
     let id = thief.claims().map_err(|error| error.to_string())?.subject.tokens[0];
     let revoke = |token: TokenId| {
         command::RevokeToken { token, until_ms: 0, reason: "stolen".to_owned() }.into()
@@ -72,6 +77,57 @@ pub async fn story(world: World) -> Told {
     expect(execute(&stage, None, delete(own)).await?, "end the thief's upload")?;
     stage.put(2).await?;
     stage.close().await
+}
+
+/// A request id that is answered opens nothing: what else comes with it gets that answer, and no node's
+/// vote moves, nor does leadership.
+async fn under_an_answered_request(stage: &mut Stage, thief: &Token) -> Told {
+    let request = RequestId(u128::from(stage.chance.below(u64::MAX)) | 1);
+    let first = execute_as(stage, thief, request, begin(11)?).await?;
+    let before = stage.leadership().await?;
+    let leader = stage.cluster.running_node(before.0).ok_or("the leader is down")?;
+    let voters = leader.shared.member.consensus.voters();
+    for node in voters.keys().map(|id| NodeId(*id)) {
+        let accept = command::Accept { data_loss: true, fewer_hosts: true };
+        let remove = command::RemoveNode { node, accept }.into();
+        let again = execute_as(stage, thief, request, remove).await;
+        if again.as_ref() != Ok(&first) {
+            let text = format!("a stolen token removes {node}: {again:?}");
+            stage.world.violation("T1", text);
+        }
+    }
+    let voters_now = leader.shared.member.consensus.voters();
+    if voters_now != voters || stage.leadership().await? != before {
+        let text = format!("a stolen token moves votes: {voters:?}, now {voters_now:?}");
+        stage.world.violation("T1", text);
+    }
+    Ok(())
+}
+
+/// What the leader answers to a command under this request id.
+async fn execute_as(
+    stage: &Stage,
+    token: &Token,
+    request: RequestId,
+    body: Body,
+) -> Told<wire::Reply> {
+    let leader = stage.leader().await?;
+    let leader = stage.cluster.running_node(leader).ok_or("the leader is down")?;
+    let address = leader.shared.this.config.address.clone();
+    let (parts, _) = stage.cluster.sdk(stage.client()).ok_or("the client is down")?;
+    let shown = Credentials::new(token, true);
+    let transport = showing(parts.env.dialer.dial(&address), &address, Some(&shown), None);
+    let message = wire::ExecuteRequest {
+        command: encode_command(&Command::new(request, 0, 0, body)),
+        deadline_ms: 20_000,
+        ..Default::default()
+    };
+    let task = async move {
+        let answer = CatalogueClient::new(transport).execute(message).await;
+        let reply = answer.map_err(|status| status.to_string())?.into_inner().reply;
+        reply.ok_or_else(|| "no reply".to_owned())
+    };
+    finish(parts.life.spawn(task), "a command").await
 }
 
 /// A secret of the run's own chance: a run with the same seed has the same tokens.
