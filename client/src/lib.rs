@@ -73,6 +73,7 @@
 //! | `listing` | listing checkpoints, a page at a time |
 //! | `labels` | repairs time labels that a wrong clock made |
 //! | `marks` | refs, holds, quarantine of checkpoints, rollback |
+//! | `usage` | what namespaces take |
 //! | `watch` | what happens to checkpoints, as a stream |
 //! | `retention` | policies, the source of each rule, plans of retention |
 //! | `quarantine` | the files in a node's quarantine, and how to put one back |
@@ -115,6 +116,7 @@ mod task;
 mod tokens;
 mod tries;
 pub mod upload;
+mod usage;
 mod verify;
 mod watch;
 
@@ -145,6 +147,7 @@ pub use status::{
 };
 pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
 pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
+pub use usage::NamespaceUsage;
 pub use verify::{BadReplica, Lost, LostFile, VerifyLevel, VerifyReport};
 pub use watch::{WatchOptions, Watched};
 

@@ -33,7 +33,7 @@ const OPERATE: Door = Door::Need(Need::Operate);
 const NODE: Door = Door::Need(Need::Node);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 37] = [
+pub const DOORS: [(&str, Door); 38] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
     ("/cairn.v1.Admin/Heartbeat", NODE),
     ("/cairn.v1.Admin/Hello", NODE),
@@ -56,6 +56,7 @@ pub const DOORS: [(&str, Door); 37] = [
     ("/cairn.v1.Catalogue/Resolve", Door::Known),
     ("/cairn.v1.Catalogue/ShowPolicy", READ),
     ("/cairn.v1.Catalogue/Status", Door::Known),
+    ("/cairn.v1.Catalogue/Usage", READ),
     ("/cairn.v1.Catalogue/Watch", READ),
     ("/cairn.v1.Raft/Append", NODE),
     ("/cairn.v1.Raft/BeginSnapshot", NODE),
@@ -195,6 +196,7 @@ mod tests {
             | "/cairn.v1.Catalogue/ListRefs"
             | "/cairn.v1.Catalogue/PlanRetention"
             | "/cairn.v1.Catalogue/ShowPolicy"
+            | "/cairn.v1.Catalogue/Usage"
             | "/cairn.v1.Catalogue/Watch" => "ro",
             "/cairn.v1.Admin/NodeStatus"
             | "/cairn.v1.Catalogue/Execute"

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_core::catalogue::{Catalogue, ListQuery};
+use cairn_core::catalogue::{Catalogue, ListQuery, UsageQuery};
 use cairn_core::placement::{self, Loads};
 use cairn_host::envelope::{Reason, about, refuse};
 use cairn_host::token::TOKEN_HEADER;
@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 use super::forward::Forwards;
 use super::listing::listed;
 use super::seal::Seals;
-use super::{labels, marks, retention, shown, tokens, watch};
+use super::{labels, marks, retention, shown, tokens, usage, watch};
 use crate::admission::{Lane, Peer};
 use crate::caller::{Caller, nobody};
 use crate::doors::wants_token;
@@ -325,6 +325,20 @@ impl wire::catalogue_server::Catalogue for Service {
         self.linearizable_for(&caller, deadline_ms).await?;
         let watched = watch::watch(&self.shared, caller, prefix, from, permit)?;
         Ok(Response::new(Box::pin(watched)))
+    }
+
+    async fn usage(
+        &self,
+        request: Request<wire::UsageRequest>,
+    ) -> Result<Response<wire::UsageReply>, Status> {
+        let caller = Caller::of(&request);
+        let wire::UsageRequest { prefix, after, deadline_ms } = request.into_inner();
+        let after = if after.is_empty() { None } else { Some(parse(&after)?) };
+        self.linearizable_for(&caller, deadline_ms).await?;
+        let grant = caller.token().map(|token| token.grant.clone());
+        let query = UsageQuery { prefix, after, grant };
+        let walk = move |catalogue: &Catalogue| usage::usage(catalogue, &query);
+        Ok(Response::new(self.shared.member.walk(walk).await))
     }
 
     async fn list_refs(

@@ -5,6 +5,7 @@
 //! | [`catalogue`] | clients' commands and linearizable reads |
 //! | `forward` | a client's command, passed on to the leader |
 //! | `listing` | pages of checkpoints, places of segments, nodes |
+//! | `usage` | what namespaces take |
 //! | `watch` | what happens to checkpoints, to those who wait for it |
 //! | `labels` | wall-clock labels that lie in the future |
 //! | `seal` | the leader's part of a seal: no commit that cannot be restored |
@@ -44,6 +45,7 @@ mod seal;
 pub mod segments;
 mod shown;
 mod tokens;
+mod usage;
 mod watch;
 
 /// Builds the router: `raft` holds the consensus service's routes.

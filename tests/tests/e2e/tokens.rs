@@ -154,6 +154,45 @@ fn bytes_contain(directory: &Path, needle: &str) -> bool {
 }
 
 #[test]
+fn du_says_whose_the_bytes_are_but_to_a_limited_reader_only_what_it_may_read() {
+    let keyed = Keyed::start();
+    let (operator, source) = (&keyed.operator, keyed.cluster.scratch("source"));
+    files::checkpoint(&source, 6 << 20, 1);
+    let rights = ["--subject", "eval", "--right", "read", "--namespace", "team/"];
+    let reader = keyed.token("eval", &rights);
+    let du = |cairn: &Cairn| cairn.run(["du", "--json"]).ok().json()["namespaces"].clone();
+    operator.run(args(&[&"put", &source, &"team/run@1"])).ok();
+    let (alone, limited) = (du(operator), du(&reader));
+    let stored = alone[0]["stored_bytes"].as_u64().expect("bytes");
+    assert!(stored > 5 << 20, "{alone}");
+    assert_eq!(alone[0]["unique_bytes"], stored, "{alone}");
+    assert_eq!(limited[0]["stored_bytes"], stored, "{limited}");
+    assert!(limited[0]["unique_bytes"].is_null(), "{limited}");
+
+    // The same bytes in another namespace: the reader cannot tell.
+    operator.run(args(&[&"put", &source, &"other/run@1"])).ok();
+    let both = du(operator);
+    for at in [0, 1] {
+        assert_eq!(both[at]["unique_bytes"], 0, "{both}");
+        assert_eq!(both[at]["shared_bytes"], stored, "{both}");
+    }
+    assert_eq!(du(&reader), limited);
+
+    operator.run(["rm", "other/run@1"]).ok();
+    let trash = operator.run(["du", "other", "--json"]).ok().json()["namespaces"].clone();
+    assert_eq!(trash[0]["checkpoints"], 0, "{trash}");
+    assert_eq!(
+        (&trash[0]["trash_checkpoints"], &trash[0]["trash_bytes"]),
+        (&1.into(), &stored.into())
+    );
+    assert_eq!(du(&reader), limited);
+    assert_eq!(operator.run(["du", "nothing"]).ok().text(), "");
+    let writer =
+        keyed.token("ci", &["--subject", "ci", "--right", "write", "--namespace", "team/"]);
+    writer.run(["du"]).fails(4, "ci may not read");
+}
+
+#[test]
 fn a_stolen_write_token_can_neither_delete_nor_overwrite_nor_read_nor_learn_of_others() {
     let keyed = Keyed::start();
     let ci = keyed.token("ci", &["--subject", "ci", "--right", "write", "--namespace", "team/"]);

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod dev;
 pub mod diff;
 pub mod drill;
+pub mod du;
 pub mod get;
 pub mod help;
 pub mod hold;
@@ -76,6 +77,8 @@ verbs! {
     Ls(ls::LsArgs),
     /// Show a checkpoint: files, segments, replicas, durability
     Show(show::ShowArgs),
+    /// Show what namespaces take: files, stored and shared bytes, trash
+    Du(du::DuArgs),
     /// Say what differs between two checkpoints: files, tensors, bytes
     Diff(diff::DiffArgs),
     /// Read replicas again, or a whole checkpoint, and compare them with their digests

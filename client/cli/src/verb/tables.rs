@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use cairn_client::{
     BestMetric, BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange,
-    KeptReason, LabelRule, ListedHold, LocatedSegment, Namespace, NodeInfo, OwnPolicy,
-    PlannedCheckpoint, RefList, RetentionPlan, Shown, ShownPolicy, TensorChange,
+    KeptReason, LabelRule, ListedHold, LocatedSegment, Namespace, NamespaceUsage, NodeInfo,
+    OwnPolicy, PlannedCheckpoint, RefList, RetentionPlan, Shown, ShownPolicy, TensorChange,
 };
 use cairn_types::ids::{
     Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
@@ -21,8 +21,8 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::{
-    Verb, diff, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback, show,
-    status,
+    Verb, diff, du, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback,
+    show, status,
 };
 use crate::args::Cli;
 use crate::{foreign, output};
@@ -380,6 +380,22 @@ fn a_plan_of_retention_is_shown_as_written_down() {
 }
 
 #[test]
+fn usage_is_shown_as_written_down() {
+    let of = |name: &str| NamespaceUsage::new(name.parse().unwrap());
+    let mut whole = of("llama/pretrain");
+    (whole.checkpoints, whole.logical_bytes) = (120, 120 * 140 * MIB);
+    (whole.stored_bytes, whole.unique_bytes) = (9_000 * MIB, Some(7_500 * MIB));
+    (whole.trash_checkpoints, whole.trash_bytes) = (3, 36 * MIB);
+    let mut limited = of("llama/tune");
+    (limited.checkpoints, limited.logical_bytes) = (1, 140 * MIB);
+    limited.stored_bytes = 140 * MIB;
+    let found = [whole, limited];
+    let text = du::usage_table(&found);
+    assert!(text.lines().all(|line| line.chars().count() <= TERMINAL_CHARS), "{text}");
+    checked("du", &text, &du::document(&found));
+}
+
+#[test]
 fn a_removal_is_shown_as_written_down() {
     let flags: [&[&str]; 4] = [&["--dry-run"], &["--dry-run", "--now"], &[], &["--now"]];
     let of_deleted: [&[&str]; 2] = [&["--dry-run", "--deleted"], &["--deleted"]];
@@ -456,6 +472,7 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
     names.sort();
     let both = [
         "diff",
+        "du",
         "ls",
         "ls-deleted",
         "ls-open",

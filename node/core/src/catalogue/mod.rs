@@ -44,6 +44,7 @@ mod stage;
 pub mod stored;
 mod summary;
 mod uploads;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ pub use retained::{RetentionPlan, RetentionRun};
 pub use stage::LIVE_SLOTS_MAX;
 pub use stored::{LoadError, Loader};
 pub use summary::{NodeTally, Summary};
+pub use usage::{Usage, UsagePage, UsageQuery};
 
 use events::Collected;
 use index::Indexes;

@@ -332,8 +332,18 @@ impl Catalogue {
         page
     }
 
+    /// The records of a namespace in every state, by step.
+    pub(super) fn records_of(
+        &self,
+        namespace: &Namespace,
+    ) -> impl Iterator<Item = &Arc<Checkpoint>> {
+        let names = self.index.namespaces.get(namespace).into_iter();
+        let ids = names.flat_map(|names| names.steps.keys());
+        ids.filter_map(|(_, id)| self.checkpoints.get(id))
+    }
+
     /// Namespaces from the name `from` on: all, or `prefix` itself and those below it.
-    fn namespaces_below<'a>(
+    pub(super) fn namespaces_below<'a>(
         &'a self,
         prefix: &str,
         from: &str,

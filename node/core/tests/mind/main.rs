@@ -18,6 +18,7 @@ mod subjects;
 mod trash;
 mod upgrading;
 mod uploading;
+mod usage;
 mod voting;
 mod watching;
 

@@ -154,6 +154,13 @@ impl wire::catalogue_server::Catalogue for Node {
         }))
     }
 
+    async fn usage(
+        &self,
+        _request: Request<wire::UsageRequest>,
+    ) -> Result<Response<wire::UsageReply>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn list_holds(
         &self,
         _request: Request<wire::ListHoldsRequest>,
