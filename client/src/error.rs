@@ -109,6 +109,9 @@ impl ClientError {
             Self::Key { what, .. } if what.contains("uses no cluster key") => {
                 "leave the key out, or give it to the nodes"
             }
+            Self::Key { what, .. } if what.contains("or a token") => {
+                "pass the cluster key that the nodes use; or a token, and the cluster's public certificate"
+            }
             Self::Key { .. } | Self::NotAllowed { .. } => "pass the cluster key that the nodes use",
             Self::Refused(refusal) => return refusal_hint(refusal),
             Self::Timeout { .. } => "the cluster may lack a majority or enough nodes",

@@ -109,8 +109,11 @@ impl Watch {
                 return Ok(told);
             }
             let Some(open) = &mut self.open else {
-                if std::mem::replace(&mut self.again, true) {
-                    sleep(self.client.env.jitter(PAUSE)).await;
+                match std::mem::replace(&mut self.again, true) {
+                    true => sleep(self.client.env.jitter(PAUSE)).await,
+                    // Where the other nodes are: the one that serves this watch may die first. Without
+                    // an answer the watch itself says what is wrong.
+                    false => drop(self.client.settings().await),
                 }
                 self.open = Some(self.opened().await?);
                 if self.options.from.is_none() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cairn_client::{
     Address, Annotation, CheckpointInfo, Client, ClientError, ClusterStatus, GetOptions, LocalSink,
-    Lost, LostFile, NodeId, Selector,
+    Lost, LostFile, NodeId, NodeInfo, Selector,
 };
 use tokio::time::Instant;
 
@@ -109,7 +109,8 @@ pub async fn drill(client: &Client, plan: &DrillPlan, scratch: &Path) -> Result<
     let status = client.status().await?;
     check_names(&plan.lost, &status)?;
     let voters = status.nodes.iter().filter(|node| node.voter);
-    let left = voters.clone().filter(|node| !plan.lost.has(node)).count();
+    let answers = |node: &&NodeInfo| node.up && !plan.lost.has(node);
+    let left = voters.clone().filter(answers).count();
     let has_majority = left * 2 > voters.count();
     let checkpoint = client.resolve(&plan.address).await?;
     let committed_ms = checkpoint.commit.as_ref().map_or(0, |commit| commit.wall_ms);

@@ -113,9 +113,10 @@ async fn explain(address: &str, keyed: bool, status: Status) -> Status {
         return status;
     }
     match (keyed, speech(address).await) {
-        (false, Some(Speech::Tls)) => {
-            refuse(Reason::Key, format!("{address} wants a cluster key, and none is given"))
-        }
+        (false, Some(Speech::Tls)) => refuse(
+            Reason::Key,
+            format!("{address} wants a cluster key or a token, and none is given"),
+        ),
         (true, Some(Speech::Plain)) => {
             refuse(Reason::Key, format!("{address} uses no cluster key, and one is given"))
         }

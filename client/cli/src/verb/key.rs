@@ -60,7 +60,7 @@ fn new(session: &Session, file: &Path) -> Outcome {
     secret_file::write(file, &ClusterKey::generate())?;
     session.output.result(&NewDocument { file: file.to_string_lossy() }, String::new)?;
     session.output.say(format!(
-        "wrote {}: copy it to every node; clients need no more than a token and `cairn key ca`",
+        "wrote {}: copy it to every node, and to clients without tokens; `cairn key ca` is for clients with a token",
         file.display()
     ));
     Ok(Exit::Ok)

@@ -25,7 +25,7 @@ pub struct WatchArgs {
     /// watch begins with what is there
     #[arg(long, value_name = "CURSOR")]
     from: Option<EventId>,
-    /// End after N events
+    /// End after N events that happen from now on
     #[arg(long, value_name = "N")]
     events: Option<u64>,
 }
@@ -152,7 +152,7 @@ fn deleted_for(event: &Event) -> Option<DeletedFor> {
 
 /// A line for people; empty where nothing has happened.
 pub(super) fn text(told: &Watched) -> String {
-    let there = |what: &str, name: String| format!("{:<22}{what:<13}{name}", "");
+    let there = |what: &str, name: String| format!("{:<22}{what:<15}{name}", "");
     match told {
         Watched::Checkpoint(checkpoint) => {
             let WatchedCheckpoint { namespace, step, is_quarantined, .. } = checkpoint;
@@ -179,7 +179,7 @@ pub(super) fn text(told: &Watched) -> String {
             };
             let reason = deleted_for(event).map(|why| format!(" ({})", ls::reason(why)));
             let (at, what) = (wall_time(event.wall_ms), event.what.name());
-            format!("{at}  {what:<13}{name}{}  {}", reason.unwrap_or_default(), event.id)
+            format!("{at}  {what:<15}{name}{}  {}", reason.unwrap_or_default(), event.id)
         }
         _ => String::new(),
     }
