@@ -311,8 +311,8 @@ pub(super) fn text(status: &AgentStatus, alive: Alive) -> String {
     let mut text = match alive {
         Alive::Runs => format!("agent runs, process {process}\n"),
         Alive::Silent => format!(
-            "agent runs, process {process}, but has not written its status since {written}:\n\
-             it hangs, or the disk of its state directory is full\n"
+            "agent runs, process {process}, but has not written its status\n\
+             since {written}: it hangs, or the disk of its state directory is full\n"
         ),
         Alive::Gone => format!("agent does not run; last seen {written}\n"),
     };
