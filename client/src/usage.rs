@@ -49,8 +49,8 @@ impl NamespaceUsage {
 
 impl Client {
     /// What the namespaces at and below `prefix` (`None` for all) take, by name: those that this client
-    /// may read and that have checkpoints or trash. The node walks all their references: about a second
-    /// for ten million. The numbers of a page belong to one moment.
+    /// may read and that have checkpoints or trash. The node walks all their references: the time
+    /// grows with these. The numbers of a page belong to one moment.
     pub async fn usage(
         &self,
         prefix: Option<&Namespace>,

@@ -74,8 +74,8 @@ pub const EVENTS_MAX: usize = 2 * ROLLBACK_MAX;
 pub const WATCH_BATCH_MAX: usize = 500;
 /// Watchers of one node.
 pub const WATCHERS_MAX: usize = 256;
-/// A page of `Usage` ends after so many references to segments, about a second's walk, or so many
-/// namespaces.
+/// A page of `Usage` ends after the namespace with which it has walked so many references to segments,
+/// or after so many namespaces, so that one call does not hold a thread for all namespaces.
 pub const USAGE_REFERENCES_MAX: u64 = 8 << 20;
 pub const USAGE_PAGE_MAX: usize = 1000;
 /// Holds of one `ListHolds` page.
