@@ -14,7 +14,9 @@ use cairn_types::canary;
 use cairn_types::command::{self, Accept, Body, Command, Refusal, Reply, Sender};
 use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, RequestId, SegmentDigest};
-use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX, WATCHERS_MAX};
+use cairn_types::limits::{
+    BATCH_SEGMENTS_MAX, OPEN_UPLOADS_MAX, OPEN_UPLOADS_PER_SUBJECT_MAX, WATCHERS_MAX,
+};
 use cairn_types::rights::{Right, Subject};
 use futures::Stream;
 use parking_lot::Mutex;
@@ -157,11 +159,8 @@ impl Service {
         exclude: &BTreeSet<NodeId>,
     ) -> Result<Arc<Reply>, Status> {
         let shared = &self.shared;
-        if let Body::Begin(begin) = &command.body
-            && !shared.member.read(|catalogue| catalogue.has_room_for(begin, OPEN_UPLOADS_MAX))
-        {
-            let text = format!("uploads open at once: limit {OPEN_UPLOADS_MAX}");
-            return Err(refuse(Reason::Busy, text));
+        if let Body::Begin(begin) = &command.body {
+            shared.member.read(|catalogue| check_room(catalogue, &command.subject, begin))?;
         }
         for _ in 0..PLANS_MAX {
             if let Body::Stage(command::Stage { checkpoint, segments, .. }) = &mut command.body {
@@ -208,6 +207,26 @@ impl Service {
         let index = self.shared.member.read_index(deadline).await;
         self.shared.waits.reads.observe(began.elapsed().as_secs_f64());
         index
+    }
+}
+
+/// Refuses an upload when too many are open, of all or of the subject.
+fn check_room(
+    catalogue: &Catalogue,
+    subject: &Subject,
+    begin: &command::Begin,
+) -> Result<(), Status> {
+    if !catalogue.has_room_for(begin, OPEN_UPLOADS_MAX) {
+        let text = format!("uploads open at once: limit {OPEN_UPLOADS_MAX}");
+        return Err(refuse(Reason::Busy, text));
+    }
+    let most = OPEN_UPLOADS_PER_SUBJECT_MAX;
+    match subject.token() {
+        Some(token) if !catalogue.has_room_of(token, begin, most) => {
+            let text = format!("uploads of {} open at once: limit {most}", token.name);
+            Err(refuse(Reason::Busy, text))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -33,6 +33,11 @@ pub const REPAIR_NAMED_MAX: usize = 16;
 /// Uploads open at once: as many runs as a cluster serves, and with the longest labels 70 MB of
 /// records on each node.
 pub const OPEN_UPLOADS_MAX: usize = 4096;
+/// Of these, uploads that tokens of one name began: all runs of a team, and nobody takes every place.
+pub const OPEN_UPLOADS_PER_SUBJECT_MAX: usize = 256;
+/// Cluster time for which Renew alone keeps an upload's lease, after its attempt began or
+/// its last Stage or SealPart: longer than the bytes of a full Stage (128 GiB) take at 2 MB/s.
+pub const RENEWED_IDLE_MS_MAX: u64 = 86_400_000;
 /// Parts of one checkpoint: the ranks of the largest runs.
 pub const PARTS_MAX: u32 = 65_536;
 /// Missing parts that a listing names of each upload: enough to find the rank that hangs.

@@ -83,6 +83,8 @@ pub struct Checkpoint {
 pub struct Upload {
     /// Cluster time from which the upload is stale.
     pub lease_until_ms: u64,
+    /// Cluster time of the attempt's begin, or of its last Stage or SealPart.
+    pub idle_since_ms: u64,
     /// The commit may replace a committed checkpoint of this step.
     pub replace: bool,
     /// The `keep_last` that the commit sets for the namespace. `Some(0)` keeps all.

@@ -136,10 +136,12 @@ impl Catalogue {
                 may_in(token, Need::Delete, namespace)?;
             }
             let Some(upload) = &record.open else { continue };
-            let is_over = self.cluster.clock_ms > upload.lease_until_ms
-                && begin.attempt.is_none_or(|attempt| attempt > record.attempt);
-            if !is_over {
-                may_change(token, record)?;
+            let is_fenced = begin.attempt.is_none_or(|attempt| attempt > record.attempt);
+            let is_over = self.cluster.clock_ms > upload.lease_until_ms;
+            match is_fenced {
+                true if is_over => {}
+                true => may_end(token, record)?,
+                false => may_change(token, record)?,
             }
         }
         Ok(())
@@ -150,10 +152,7 @@ impl Catalogue {
         match record.open {
             // Abandoning one's own upload destroys no promised data.
             Some(_) if is_own(token, record) => may_in(token, Need::Write, &record.namespace),
-            Some(_) => {
-                may_in(token, Need::Delete, &record.namespace)?;
-                may_change(token, record)
-            }
+            Some(_) => may_end(token, record),
             None if canary!("write_deletes") => may_in(token, Need::Write, &record.namespace),
             None => may_in(token, Need::Delete, &record.namespace),
         }
@@ -206,6 +205,15 @@ impl Catalogue {
 /// Whether the subject's token began the upload, or a token of the same name did.
 fn is_own(token: &TokenSubject, record: &Checkpoint) -> bool {
     record.began.subject == token.name || canary!("uploads_are_anyones")
+}
+
+/// Refuses to end another subject's upload, by Delete or a higher attempt. Who may delete there may
+/// end it. Otherwise a subject could hold a step for ever.
+fn may_end(token: &TokenSubject, record: &Checkpoint) -> Result<(), Refusal> {
+    match token.grant.allows(Right::Delete, &record.namespace) {
+        true => Ok(()),
+        false => may_change(token, record),
+    }
 }
 
 /// Refuses to change another subject's upload.

@@ -21,10 +21,11 @@ use cairn_types::command::{Begin, Begun, ExpireUploads, LeaderStarted, Refusal, 
 use cairn_types::id_set::IdSet;
 use cairn_types::ids::{Attempt, CheckpointId, Namespace, Step};
 use cairn_types::limits::{
-    ATTEMPT_MAX, BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX,
+    ATTEMPT_MAX, BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX, RENEWED_IDLE_MS_MAX,
 };
 use cairn_types::model::{Began, CheckpointState, DeletedFor, Policy, Segment};
 use cairn_types::policy::effective_policy;
+use cairn_types::rights::TokenSubject;
 
 impl Apply for Begin {
     fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
@@ -55,10 +56,26 @@ impl Catalogue {
     /// upload is proposed, so that the limit may differ between builds: apply does not depend on
     /// it.
     pub fn has_room_for(&self, begin: &Begin, most: usize) -> bool {
+        self.is_known(begin) || self.index.open.len() < most
+    }
+
+    /// Like [`Catalogue::has_room_for`], of the uploads that tokens of this name began.
+    pub fn has_room_of(&self, token: &TokenSubject, begin: &Begin, most: usize) -> bool {
+        let began = |id: &&CheckpointId| {
+            self.checkpoint(**id).is_some_and(|record| record.began.subject == token.name)
+        };
+        let takes_over = || {
+            let (open, _) = self.at_step(&begin.namespace, begin.step);
+            open.is_some_and(|record| record.began.subject != token.name)
+        };
+        (self.is_known(begin) && !takes_over())
+            || self.index.open.keys().filter(began).count() < most
+    }
+
+    /// Whether the Begin opens no upload: the step has one, or it will be refused.
+    fn is_known(&self, begin: &Begin) -> bool {
         let (open, committed) = self.at_step(&begin.namespace, begin.step);
-        let is_known =
-            open.is_some() || committed.is_some_and(|it| it.quarantine.is_none() && !begin.replace);
-        is_known || self.index.open.len() < most
+        open.is_some() || committed.is_some_and(|it| it.quarantine.is_none() && !begin.replace)
     }
 
     pub(super) fn begin(&mut self, entry: Entry, begin: &Begin) -> Result<Reply, Refusal> {
@@ -95,20 +112,25 @@ impl Catalogue {
                 check_terms(begin, open)?;
                 let id = open.id;
                 self.join(id, begin);
+                self.renew_idle(id);
                 id
             }
             Some(open) => {
                 check_fence(attempt, open)?;
                 let id = open.id;
                 self.fence(entry, id, attempt, begin, policy);
+                self.renew_lease(id);
                 id
             }
-            None => self.open(entry, attempt, begin, policy),
+            None => {
+                let id = self.open(entry, attempt, begin, policy);
+                self.renew_lease(id);
+                id
+            }
         };
         if canary!("keep_last_at_begin") {
             self.say_keep_last(entry, &begin.namespace, begin.change.keep_last);
         }
-        self.renew_lease(id);
         self.checkpoints
             .get(&id)
             .map(|checkpoint| Reply::Begun(begun(checkpoint)))
@@ -254,8 +276,23 @@ impl Catalogue {
     pub(super) fn renew_lease(&mut self, id: CheckpointId) -> Option<&mut Checkpoint> {
         let lease_until_ms = self.cluster.clock_ms.saturating_add(self.cluster.settings.lease_ms);
         let checkpoint = Arc::make_mut(self.checkpoints.get_mut(&id)?);
-        checkpoint.open.as_mut()?.lease_until_ms = lease_until_ms;
+        let upload = checkpoint.open.as_mut()?;
+        (upload.lease_until_ms, upload.idle_since_ms) = (lease_until_ms, self.cluster.clock_ms);
         Some(checkpoint)
+    }
+
+    /// Renews a lease without work: nothing was staged or sealed. A lease is not renewed that
+    /// way for ever, so that nobody holds a step by Renew alone.
+    fn renew_idle(&mut self, id: CheckpointId) {
+        let clock_ms = self.cluster.clock_ms;
+        let upload = self.checkpoint(id).and_then(|record| record.open.as_ref());
+        let Some(since_ms) = upload.map(|upload| upload.idle_since_ms) else { return };
+        if clock_ms.saturating_sub(since_ms) > RENEWED_IDLE_MS_MAX {
+            return;
+        }
+        if let Some(upload) = self.renew_lease(id).and_then(|record| record.open.as_mut()) {
+            upload.idle_since_ms = since_ms;
+        }
     }
 
     pub(super) fn renew(&mut self, uploads: &[(CheckpointId, Attempt)]) -> Result<Reply, Refusal> {
@@ -265,7 +302,7 @@ impl Catalogue {
             let current = self.open_upload(*id, *attempt).is_ok();
             tally.count(current);
             if current && !canary!("renewal_is_forgotten") {
-                self.renew_lease(*id);
+                self.renew_idle(*id);
             }
         }
         Ok(tally.reply())
@@ -274,7 +311,7 @@ impl Catalogue {
     pub(super) fn leader_started(&mut self) -> Result<Reply, Refusal> {
         let open: Vec<CheckpointId> = self.index.open.keys().copied().collect();
         for id in open {
-            self.renew_lease(id);
+            self.renew_idle(id);
         }
         Ok(Reply::Done)
     }

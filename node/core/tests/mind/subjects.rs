@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use cairn_types::command::{self, Body, DeleteReason, Refusal};
 use cairn_types::ids::{Attempt, CheckpointId, Namespace, TokenId};
-use cairn_types::limits::{ATTEMPT_AHEAD_MS, REVOKED_KEPT_MS};
+use cairn_types::limits::{ATTEMPT_AHEAD_MS, RENEWED_IDLE_MS_MAX, REVOKED_KEPT_MS};
 use cairn_types::model::{CheckpointState, PolicyChange};
 use cairn_types::rights::{Grant, Right, Subject, TokenSubject};
 
-use crate::world::{RUN, World, begin_body, seal_body, stage_body};
+use crate::world::{RUN, World, begin_body, reported, seal_body, stage_body};
 
 const KEY: [u8; 32] = [7; 32];
 
@@ -246,7 +246,7 @@ fn apply_itself_refuses_what_a_door_let_through() {
 fn an_upload_belongs_to_the_subject_that_began_it() {
     let mut world = world();
     let ci = subject("ci", 1, &[Right::Write], &["run1"]);
-    let thief = subject("thief", 2, &[Right::Write, Right::Delete], &["run1"]);
+    let thief = subject("thief", 2, &[Right::Write], &["run1"]);
     let operator = subject("root", 3, &[Right::Operate], &[]);
     let upload = world.of(&ci).begin(1, 5, 1);
     let renew = Body::Renew(command::Renew { uploads: vec![(upload, Attempt(5))] });
@@ -276,6 +276,82 @@ fn an_upload_belongs_to_the_subject_that_began_it() {
     let own = subject("thief", 2, &[Right::Write], &["run1"]);
     world.of(&own).done(delete(upload));
     assert_eq!(world.catalogue.checkpoint(upload).unwrap().state, CheckpointState::Deleted);
+}
+
+#[test]
+fn who_may_delete_ends_the_uploads_of_others_and_does_not_join_them() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let lead = subject("lead", 2, &[Right::Write, Right::Delete], &["run1"]);
+    let elsewhere = subject("lead", 2, &[Right::Write, Right::Delete], &["run2"]);
+    let attempt = world.wall_ms + ATTEMPT_AHEAD_MS;
+    let upload = world.of(&ci).begin(1, attempt, 1);
+    for body in [
+        begin_body(1, attempt, 1, false),
+        stage_body((upload, attempt), 0, RUN, &["x"], &[1, 2, 3]),
+        Body::Renew(command::Renew { uploads: vec![(upload, Attempt(attempt))] }),
+    ] {
+        let refused = world.of(&lead).refused(body);
+        assert!(matches!(refused, Refusal::NotOwner { .. }), "{refused}");
+    }
+    assert!(world.allowed(&elsewhere, &delete(upload)).is_err());
+    world.allowed(&lead, &begin_body(1, attempt + 1, 1, false)).unwrap();
+    world.of(&lead).done(delete(upload));
+    let upload = world.of(&ci).begin(1, attempt, 1);
+    world.of(&lead).done(begin_body(1, attempt + 1, 1, false));
+    assert_eq!(world.catalogue.checkpoint(upload).unwrap().began.subject, "lead");
+}
+
+#[test]
+fn nobody_holds_a_step_by_renewing_alone() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let other = subject("other", 2, &[Right::Write], &["run1"]);
+    let upload = world.of(&ci).begin(1, 5, 1);
+    let renew = Body::Renew(command::Renew { uploads: vec![(upload, Attempt(5))] });
+    let lease_ms = |world: &World| {
+        let record = world.catalogue.checkpoint(upload).unwrap();
+        record.open.as_ref().unwrap().lease_until_ms
+    };
+    world.pass(RENEWED_IDLE_MS_MAX / 2);
+    // Work begins a new day.
+    world.done(stage_body((upload, 5), 0, RUN, &["x"], &[1, 2, 3]));
+    let began_ms = world.catalogue.cluster().clock_ms;
+    while world.catalogue.cluster().clock_ms <= began_ms + RENEWED_IDLE_MS_MAX {
+        assert_eq!(reported(world.done(renew.clone())), (1, 0));
+        assert!(lease_ms(&world) > world.catalogue.cluster().clock_ms);
+        let taken = world.allowed(&other, &begin_body(1, 6, 1, false));
+        assert!(matches!(taken, Err(Refusal::NotOwner { .. })));
+        world.pass(3_600_000);
+    }
+    let before_ms = lease_ms(&world);
+    world.done(renew);
+    // To join again is no work either, nor does another leader give it more time.
+    world.done(begin_body(1, 5, 1, false));
+    world.done(Body::LeaderStarted(command::LeaderStarted));
+    assert_eq!(lease_ms(&world), before_ms);
+    world.pass(3_600_000);
+    world.allowed(&other, &begin_body(1, 6, 1, false)).unwrap();
+    // The owner may still go on.
+    world.done(stage_body((upload, 5), 0, RUN, &["y"], &[1, 2, 3]));
+    assert!(lease_ms(&world) > before_ms);
+}
+
+#[test]
+fn a_subject_has_a_bounded_number_of_open_uploads() {
+    let mut world = world();
+    let names = ["ci", "other"].map(|name| subject(name, 1, &[Right::Write], &["run1"]));
+    for step in 1..=2 {
+        world.of(&names[0]).begin(step, 5, 1);
+    }
+    world.of(&names[1]).begin(3, 5, 1);
+    let has_room = |who: usize, step| {
+        let Body::Begin(begin) = begin_body(step, 9, 1, false) else { panic!() };
+        world.catalogue.has_room_of(names[who].token().unwrap(), &begin, 2)
+    };
+    assert_eq!([has_room(0, 4), has_room(1, 4)], [false, true]);
+    assert!(has_room(0, 1), "it is open already");
+    assert!(!has_room(0, 3), "another's would become its own");
 }
 
 #[test]

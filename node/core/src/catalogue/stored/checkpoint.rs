@@ -176,6 +176,7 @@ fn upload_to_wire(upload: &Upload) -> wire::SnapshotUpload {
     });
     wire::SnapshotUpload {
         lease_until_ms: upload.lease_until_ms,
+        idle_since_ms: upload.idle_since_ms,
         replace: upload.replace,
         keep_last: upload.keep_last,
         parts: parts.collect(),
@@ -197,10 +198,10 @@ fn upload_from_wire(upload: wire::SnapshotUpload) -> Result<Upload, ConvertError
             return Err(ConvertError::Value { field: "a second part number", got: number.into() });
         }
     }
-    let (lease_until_ms, replace) = (upload.lease_until_ms, upload.replace);
+    let wire::SnapshotUpload { lease_until_ms, idle_since_ms, replace, keep_last, .. } = upload;
     let is_sealed = |part: &&UploadPart| part.part.sealed.is_some();
     let sealed = parts.values().filter(is_sealed).count() as u32;
-    Ok(Upload { lease_until_ms, replace, keep_last: upload.keep_last, parts, sealed })
+    Ok(Upload { lease_until_ms, idle_since_ms, replace, keep_last, parts, sealed })
 }
 
 fn set_to_wire(set: &IdSet) -> wire::IdSet {
