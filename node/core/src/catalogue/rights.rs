@@ -182,22 +182,14 @@ impl Catalogue {
         }
     }
 
-    /// Labels decide which checkpoints retention keeps. So a subject without the right to delete
-    /// may add labels to another's checkpoint, and may change none.
+    /// Labels and metrics decide which checkpoints retention keeps: another checkpoint with a better
+    /// metric takes the place of the best one. So a subject without the right to delete sets them on
+    /// its own checkpoints only.
     fn may_annotate(&self, token: &TokenSubject, annotate: &Annotate) -> Result<(), Refusal> {
         let record = self.known_to(token, annotate.checkpoint)?;
-        may_in(token, Need::Write, &record.namespace)?;
-        let changes_label = |(key, value): (&String, &String)| {
-            record.labels.get(key).is_some_and(|before| before != value)
-        };
-        let changes = !annotate.remove.is_empty()
-            || annotate.labels.iter().any(changes_label)
-            || annotate.metrics.iter().any(|(name, value)| {
-                record.metrics.get(name).is_some_and(|before| before != value)
-            });
-        match changes && !is_own(token, record) {
-            true => may_in(token, Need::Delete, &record.namespace),
-            false => Ok(()),
+        match is_own(token, record) {
+            true => may_in(token, Need::Write, &record.namespace),
+            false => may_in(token, Need::Delete, &record.namespace),
         }
     }
 }

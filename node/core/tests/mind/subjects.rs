@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use cairn_types::command::{self, Body, DeleteReason, Refusal};
 use cairn_types::ids::{Attempt, CheckpointId, Namespace, TokenId};
 use cairn_types::limits::{ATTEMPT_AHEAD_MS, RENEWED_IDLE_MS_MAX, REVOKED_KEPT_MS};
-use cairn_types::model::{CheckpointState, PolicyChange};
+use cairn_types::model::{CheckpointState, Metric, PolicyChange};
 use cairn_types::rights::{Grant, Right, Subject, TokenSubject};
 
 use crate::world::{RUN, World, begin_body, reported, seal_body, stage_body};
@@ -384,21 +384,31 @@ fn who_may_not_delete_moves_only_its_own_refs() {
 }
 
 #[test]
-fn labels_of_others_are_added_to_and_not_changed() {
+fn what_decides_on_retention_is_set_on_ones_own_checkpoints_only() {
     let mut world = world();
     let ci = subject("ci", 1, &[Right::Write], &["run1"]);
     let judge = subject("judge", 2, &[Right::Write], &["run1"]);
+    let lead = subject("lead", 3, &[Right::Write, Right::Delete], &["run1"]);
     let checkpoint = world.of(&ci).put(1, &["x"], &[1, 2, 3]);
-    let label = |value: &str| {
-        let labels = BTreeMap::from([("keep".to_owned(), value.to_owned())]);
-        let (metrics, remove) = Default::default();
+    let annotate = |label: Option<&str>, metric: Option<f64>, remove: &[&str]| {
+        let labels = label.map(|value| ("keep".to_owned(), value.to_owned())).into_iter().collect();
+        let metrics = metric.map(|value| ("loss".to_owned(), Metric::new(value).unwrap()));
+        let remove = remove.iter().map(|name| (*name).to_owned()).collect();
+        let metrics = metrics.into_iter().collect();
         Body::Annotate(command::Annotate { checkpoint, labels, metrics, remove })
     };
-    world.of(&judge).done(label("yes"));
-    world.done(label("yes"));
-    let refused = world.refused(label("no"));
-    assert_eq!(refused.to_string(), "judge may not delete in run1");
-    world.of(&ci).done(label("no"));
+    // A new metric makes a checkpoint the best one, and then the real best is deleted.
+    for body in [
+        annotate(Some("yes"), None, &[]),
+        annotate(None, Some(-1e9), &[]),
+        annotate(None, None, &["keep"]),
+    ] {
+        let refused = world.of(&judge).refused(body.clone());
+        assert_eq!(refused.to_string(), "judge may not delete in run1");
+        for subject in [&ci, &lead] {
+            world.of(subject).done(body.clone());
+        }
+    }
 }
 
 #[test]
