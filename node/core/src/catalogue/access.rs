@@ -1,7 +1,8 @@
 //! Which tokens are accepted: issuers, revoked tokens, and whether a token is required (T1,
 //! decision 0019).
 //!
-//! A revoked token is remembered until it would have expired anyway. Until then a command on its
+//! A revoked token is remembered until it would have expired anyway, by the wall clock and by cluster
+//! time: a wall clock that is wrong once forgets no revocation. Until then a command on its
 //! behalf has no effect, even if some node accepted it: apply checks again.
 
 use std::sync::Arc;
@@ -43,6 +44,8 @@ impl Issuer {
 pub struct Revoked {
     /// Wall clock of its expiry.
     pub until_ms: u64,
+    /// Cluster time until which it is remembered at least. A wrong wall clock does not end it.
+    pub kept_ms: u64,
     pub reason: String,
     /// Wall-clock label of the revocation, and the name of the token that revoked it, if a token
     /// did.
@@ -114,7 +117,10 @@ impl Apply for RevokeToken {
     fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
         check_text("a reason", &self.reason)?;
         let revoked = &mut catalogue.access.revoked;
-        let is_spent = |it: &Revoked| it.until_ms.saturating_add(REVOKED_KEPT_MS) < entry.wall_ms;
+        let clock_ms = catalogue.cluster.clock_ms;
+        let is_spent = |it: &Revoked| {
+            it.until_ms.saturating_add(REVOKED_KEPT_MS) < entry.wall_ms && it.kept_ms < clock_ms
+        };
         let spent: Vec<TokenId> =
             revoked.iter().filter(|(_, it)| is_spent(it)).map(|(id, _)| *id).collect();
         spent.iter().for_each(|id| drop(revoked.remove(id)));
@@ -126,9 +132,12 @@ impl Apply for RevokeToken {
         let last_ms = entry.wall_ms.saturating_add(TOKEN_VALID_MS_MAX);
         let until_ms = if self.until_ms == 0 { last_ms } else { self.until_ms.min(last_ms) };
         // A second revocation does not shorten the first.
-        let before_ms = revoked.get(&self.token).map_or(0, |before| before.until_ms);
+        let before = revoked.get(&self.token);
+        let left_ms = until_ms.saturating_sub(entry.wall_ms).saturating_add(REVOKED_KEPT_MS);
+        let kept_ms = clock_ms.saturating_add(left_ms);
         let record = Revoked {
-            until_ms: until_ms.max(before_ms),
+            until_ms: before.map_or(until_ms, |before| before.until_ms.max(until_ms)),
+            kept_ms: before.map_or(kept_ms, |before| before.kept_ms.max(kept_ms)),
             reason: self.reason.clone(),
             wall_ms: entry.wall_ms,
             by: entry.subject.name().to_owned(),

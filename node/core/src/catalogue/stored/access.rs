@@ -47,6 +47,7 @@ impl Stored for RevokedTokens {
             put(wire::SnapshotRevoked {
                 token: id128_to_wire(token.0),
                 until_ms: revoked.until_ms,
+                kept_ms: revoked.kept_ms,
                 reason: revoked.reason.clone(),
                 wall_ms: revoked.wall_ms,
                 by: revoked.by.clone(),
@@ -55,9 +56,9 @@ impl Stored for RevokedTokens {
     }
 
     fn load(message: Self::Message, loader: &mut Loader) -> Result<(), StoredError> {
-        let wire::SnapshotRevoked { token, until_ms, reason, wall_ms, by } = message;
+        let wire::SnapshotRevoked { token, until_ms, kept_ms, reason, wall_ms, by } = message;
         let token = TokenId(id128_from_wire("token id", &token)?);
-        loader.revoked(token, Revoked { until_ms, reason, wall_ms, by })?;
+        loader.revoked(token, Revoked { until_ms, kept_ms, reason, wall_ms, by })?;
         Ok(())
     }
 }
