@@ -218,7 +218,7 @@ fn a_stolen_write_token_can_neither_delete_nor_overwrite_nor_read_nor_learn_of_o
     refused(&["node", "remove", "1"], "ci may not operate");
     refused(&["token", "ls"], "ci may not operate");
     refused(&["token", "require", "on"], "ci may not operate");
-    ci.run(args(&[&"token", &"init", &keyed.file("own")])).fails(4, "ci may not operate");
+    ci.run(args(&[&"token", &"init", &keyed.file("own")])).fails(4, "ci may not set issuer");
     // It reads nothing and learns of nothing.
     let out = keyed.cluster.scratch("out");
     ci.run(args(&[&"get", &"other/secret@1", &out])).fails(4, "may not read in other/secret");
