@@ -240,7 +240,11 @@ impl Token {
         if message.blocks.is_empty() || message.blocks.len() > TOKEN_BLOCKS_MAX {
             return Err(TokenError::Malformed("it has no blocks, or too many"));
         }
-        Ok(Self { blocks: message.blocks, proof: Seed(proof) })
+        let token = Self { blocks: message.blocks, proof: Seed(proof) };
+        match token.to_text().strip_prefix(TOKEN_PREFIX) == Some(text) {
+            true => Ok(token),
+            false => Err(TokenError::Malformed("it is not written as tokens are")),
+        }
     }
 
     /// The text that people keep: a secret.

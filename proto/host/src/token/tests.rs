@@ -129,6 +129,50 @@ fn no_flipped_bit_gives_another_token() {
     }
 }
 
+/// A token has one text. Another text of the same token would go around a list of texts that leaked,
+/// and every change of one would have to be judged by what it means.
+#[test]
+fn a_changed_text_is_refused_or_the_same_token() {
+    let issuer = IssuerKey::generate();
+    let token = issuer.issue(&claims()).unwrap().attenuate(None, None, None).unwrap();
+    let text = token.to_text();
+    let mut changed = Vec::new();
+    for at in 0..=text.len() {
+        for put in ["", "A", "_", "=", "\0", " ", "\u{85}"] {
+            let (head, tail) = text.split_at(at);
+            changed.push(format!("{head}{put}{tail}"));
+            changed.push(format!("{head}{put}{}", tail.get(1..).unwrap_or_default()));
+        }
+    }
+    // Fields of the message twice, in another order, and longer numbers than needed.
+    let bytes = URL_SAFE_NO_PAD.decode(&text[TOKEN_PREFIX.len()..]).unwrap();
+    let mut encoded = |bytes: &[u8]| {
+        changed.push(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)));
+    };
+    let message = wire::Token::decode(&bytes[..]).unwrap();
+    let of = |blocks: &[wire::TokenBlock], proof: &Bytes| {
+        wire::Token { blocks: blocks.to_vec(), proof: proof.clone() }.encode_to_vec()
+    };
+    let (blocks, proof) = (&message.blocks, &message.proof);
+    let (only_blocks, only_proof) = (of(blocks, &Bytes::new()), of(&[], proof));
+    encoded(&[&only_proof[..], &only_blocks].concat());
+    encoded(&[&only_proof[..], &only_blocks, &only_proof].concat());
+    encoded(&[&bytes[..], &[0x80, 0x80, 0x00]].concat());
+    let mut accepted = 0;
+    for text in changed {
+        let verified = Token::from_text(&text).and_then(|token| {
+            token.verify(&issuer.public())?;
+            Ok(token.to_text())
+        });
+        if let Ok(read) = verified {
+            // White space around it is not of it.
+            assert_eq!(read, text.trim(), "another text of a token");
+            accepted += 1;
+        }
+    }
+    assert!(accepted > 0, "the text itself is among them");
+}
+
 #[test]
 fn a_token_is_taken_from_its_issue_to_its_expiry_with_room_for_clocks() {
     let issuer = IssuerKey::generate();
