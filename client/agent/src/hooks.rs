@@ -9,6 +9,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+/// The agent's own token, and how it gets it: no user's command is given them. What names a file
+/// stays: the file's mode says who reads it.
+const SECRETS: [&str; 2] = ["CAIRN_TOKEN", "CAIRN_TOKEN_COMMAND"];
+
 /// Runs a command; its output goes to the agent's stderr.
 pub async fn run(
     command: &[String],
@@ -20,7 +24,7 @@ pub async fn run(
     let failed = |what: &str| format!("{program}: {what}");
     let output = std::io::stderr();
     let output = rustix::io::dup(&output).map_err(|error| failed(&error.to_string()))?;
-    let mut command = Command::new(program);
+    let mut command = without_secrets(program);
     if let Some(directory) = directory {
         command.current_dir(directory);
     }
@@ -41,6 +45,14 @@ pub async fn run(
         Ok(Err(error)) => Err(failed(&error.to_string())),
         Err(_) => Err(failed(&format!("not done after {}", humantime::format_duration(limit)))),
     }
+}
+
+fn without_secrets(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for secret in SECRETS {
+        command.env_remove(secret);
+    }
+    command
 }
 
 /// Kills what is left of a group when it is dropped.
@@ -72,6 +84,15 @@ mod tests {
         assert!(why.contains('3'), "{why}");
         let why = run(&["/does/not/exist".to_owned()], &[], None, long).await.unwrap_err();
         assert!(why.contains("/does/not/exist"), "{why}");
+    }
+
+    #[test]
+    fn a_hook_is_not_given_the_agents_token() {
+        let command = without_secrets("/bin/sh");
+        let changed: Vec<_> = command.as_std().get_envs().collect();
+        for secret in ["CAIRN_TOKEN", "CAIRN_TOKEN_COMMAND"] {
+            assert!(changed.contains(&(secret.as_ref(), None)), "{secret} is handed on");
+        }
     }
 
     /// The child of the hook's shell goes, too.
