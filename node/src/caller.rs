@@ -176,9 +176,17 @@ impl Callers {
 
     /// On whose behalf `caller`, a node, passes a command on: whose token it brings, which proves it
     /// here as it did there.
-    pub fn on_behalf(&self, caller: Caller, headers: &HeaderMap) -> Result<Caller, Status> {
+    pub fn on_behalf(
+        &self,
+        caller: Caller,
+        extensions: &Extensions,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Status> {
         match headers.get(FORWARDED_TOKEN_HEADER) {
-            Some(value) => self.subject(value.as_bytes()),
+            Some(value) => {
+                check_private(extensions)?;
+                self.subject(value.as_bytes())
+            }
             None => Ok(caller),
         }
     }
@@ -426,6 +434,14 @@ mod tests {
             callers.establish(&from(address), &headers(&world.token())).unwrap();
         }
         let text = refused(callers.establish(&from("10.0.0.7:9"), &headers(&world.token())));
+        assert!(text.contains("in clear"), "{text}");
+        // Nor from a node that passes a command on.
+        let header = world.token().to_header().parse().unwrap();
+        let name = axum::http::HeaderName::from_static(FORWARDED_TOKEN_HEADER);
+        let headers = HeaderMap::from_iter([(name, header)]);
+        let on_behalf = |address| callers.on_behalf(Caller::Local, &from(address), &headers);
+        assert_eq!(on_behalf("127.0.0.1:9").unwrap().subject().name(), "ci");
+        let text = refused(on_behalf("10.0.0.7:9"));
         assert!(text.contains("in clear"), "{text}");
     }
 }

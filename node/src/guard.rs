@@ -205,7 +205,7 @@ impl Guard {
         let metadata = MetadataMap::from_headers(headers.clone());
         Identity::read(&metadata)?.check(&self.own)?;
         match kind {
-            Kind::Forwarded => self.callers.on_behalf(caller, headers),
+            Kind::Forwarded => self.callers.on_behalf(caller, extensions, headers),
             _ => Ok(caller),
         }
     }

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use cairn_host::envelope::{Reason, refuse};
 use cairn_host::token::FORWARDED_TOKEN_HEADER;
+use cairn_proto::refused::refusal_status;
 use cairn_proto::wire;
 use cairn_proto::wire::catalogue_client::CatalogueClient;
+use cairn_types::command::Refusal;
 use cairn_types::ids::NodeId;
 use cairn_types::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::Semaphore;
@@ -68,6 +70,10 @@ impl Forwards {
         let message = wire::ExecuteRequest { forward: false, ..request };
         let mut message = calls.request(Some(NodeId(leader)), message);
         if let Some(token) = token {
+            if !calls.this.env.dialer.is_private(&address) {
+                let text = "a node would have to pass it on in clear: give the nodes a cluster key";
+                return Err(refusal_status(&Refusal::BadToken(text.to_owned())));
+            }
             message.metadata_mut().insert(FORWARDED_TOKEN_HEADER, token);
         }
         let call = client.execute_forwarded(message);

@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::{ServiceExt, service_fn};
 
+use crate::credentials::is_loopback;
 use crate::envelope::{Reason, refuse};
 use crate::seam::{Dialer, Transport};
 use crate::tls::{ClusterKey, Trust};
@@ -67,6 +68,10 @@ impl TcpDialer {
 }
 
 impl Dialer for TcpDialer {
+    fn is_private(&self, address: &str) -> bool {
+        self.tls.is_some() || is_loopback(address)
+    }
+
     fn dial(&self, address: &str) -> Transport {
         let address = address.to_owned();
         match self.channel(&address) {

@@ -27,6 +27,9 @@ pub type Transport = tower::util::BoxCloneSyncService<
 pub trait Dialer: Send + Sync + 'static {
     /// A transport to `address` (`host:port`).
     fn dial(&self, address: &str) -> Transport;
+
+    /// Whether nobody on the way to `address` can read what is sent: secrets go nowhere else.
+    fn is_private(&self, address: &str) -> bool;
 }
 
 /// The queue of a piece of blocking work. Queues are separate, so that a log commit never waits

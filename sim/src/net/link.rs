@@ -27,6 +27,11 @@ pub(super) struct LinkDialer {
 }
 
 impl Dialer for LinkDialer {
+    /// Nothing leaves this process.
+    fn is_private(&self, _: &str) -> bool {
+        true
+    }
+
     fn dial(&self, address: &str) -> Transport {
         if self.net.speaks_http2() {
             return super::http2::transport(&self.net, &self.from, address);
