@@ -24,6 +24,7 @@ use tonic::transport::server::TlsConnectInfo;
 use tonic::{Request, Status};
 
 use crate::listener::PeerInfo;
+use crate::shared::Member;
 
 /// Tokens whose signatures were verified lately: a client shows its token with each call.
 const VERIFIED_MAX: usize = 1024;
@@ -109,6 +110,12 @@ impl Caller {
                 catalogue.access().check(&token.subject).map_err(|it| refusal_status(&it))
             }
         }
+    }
+
+    /// Waits until reads here are linearizable, and asks again whether the token is good.
+    pub async fn read_index(&self, member: &Member) -> Result<(), Status> {
+        member.read_index(member.this.call_deadline()).await?;
+        member.read(|catalogue| self.check_current(catalogue))
     }
 }
 

@@ -281,12 +281,13 @@ impl wire::catalogue_server::Catalogue for Service {
         &self,
         request: Request<wire::PlanRemovalRequest>,
     ) -> Result<Response<wire::PlanRemovalReply>, Status> {
-        Caller::of(&request).check_everywhere(Right::Operate)?;
+        let caller = Caller::of(&request);
+        caller.check_everywhere(Right::Operate)?;
         let asked = request.into_inner();
         let accept =
             Accept { data_loss: asked.accept_data_loss, fewer_hosts: asked.accept_fewer_hosts };
         let (member, leader) = (&self.shared.member, &self.shared.leader);
-        leaving::plan(member, leader, NodeId(asked.node), accept).await.map(Response::new)
+        leaving::plan(member, leader, &caller, NodeId(asked.node), accept).await.map(Response::new)
     }
 
     async fn plan_time_repair(
@@ -297,7 +298,7 @@ impl wire::catalogue_server::Catalogue for Service {
         let wire::PlanTimeRepairRequest { namespace, to_ms } = request.into_inner();
         let namespace = parse(&namespace)?;
         caller.check(Right::Operate, &namespace)?;
-        labels::plan_repair(&self.shared.member, namespace, to_ms).await.map(Response::new)
+        labels::plan_repair(&self.shared.member, &caller, namespace, to_ms).await.map(Response::new)
     }
 
     async fn show_policy(
@@ -324,7 +325,8 @@ impl wire::catalogue_server::Catalogue for Service {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let namespace = parse(&namespace)?;
         caller.check(Right::Read, &namespace)?;
-        let planned = retention::plan(&self.shared.member, namespace, what_if, before_commit).await;
+        let planned =
+            retention::plan(&self.shared.member, &caller, namespace, what_if, before_commit).await;
         planned.map(Response::new)
     }
 

@@ -9,6 +9,7 @@ use cairn_types::command::Refusal;
 use cairn_types::ids::Namespace;
 use tonic::Status;
 
+use crate::caller::Caller;
 use crate::clock::WALL_AHEAD_MAX_MS;
 use crate::shared::Member;
 
@@ -43,10 +44,11 @@ fn labelled_after(
 /// What `RepairTime` would change, for an operator who asks first.
 pub async fn plan_repair(
     member: &Member,
+    caller: &Caller,
     namespace: Namespace,
     to_ms: Option<u64>,
 ) -> Result<wire::PlanTimeRepairReply, Status> {
-    member.read_index(member.this.call_deadline()).await?;
+    caller.read_index(member).await?;
     if !member.consensus.is_leader() {
         return Err(member.not_leader());
     }

@@ -12,6 +12,7 @@ use cairn_types::model::OwnPolicy;
 use cairn_types::policy::lineage;
 use tonic::Status;
 
+use crate::caller::Caller;
 use crate::shared::{LeaderState, Member};
 
 /// Runs that a status names: what a person reads.
@@ -67,6 +68,7 @@ pub(super) fn policy(catalogue: &Catalogue, namespace: &Namespace) -> wire::Show
 /// What retention would do, by the leader's clock.
 pub(super) async fn plan(
     member: &Member,
+    caller: &Caller,
     namespace: Namespace,
     what_if: OwnPolicy,
     before_commit: u64,
@@ -74,7 +76,7 @@ pub(super) async fn plan(
     if let Some(problem) = what_if.retention.problem() {
         return Err(Status::invalid_argument(problem));
     }
-    member.read_index(member.this.call_deadline()).await?;
+    caller.read_index(member).await?;
     if !member.consensus.is_leader() {
         return Err(member.not_leader());
     }

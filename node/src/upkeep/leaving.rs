@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::candidates::{HEARD_BEATS, candidates};
+use crate::caller::Caller;
 use crate::shared::leader::MOVE_DEADLINE;
 use crate::shared::{LeaderState, Member};
 
@@ -116,10 +117,11 @@ async fn leave_soon(
 pub async fn plan(
     member: &Member,
     leader: &LeaderState,
+    caller: &Caller,
     node: NodeId,
     accept: Accept,
 ) -> Result<wire::PlanRemovalReply, Status> {
-    member.read_index(member.this.call_deadline()).await?;
+    caller.read_index(member).await?;
     if !member.consensus.is_leader() {
         return Err(member.not_leader());
     }
