@@ -22,27 +22,23 @@ impl Apply for SealPart {
     }
 }
 
+fn sealed_part(seal: &SealPart) -> SealedPart {
+    SealedPart {
+        manifest: seal.manifest.clone(),
+        set_digest: seal.set_digest,
+        bytes: seal.bytes,
+        files: seal.files,
+    }
+}
+
 impl Catalogue {
     pub(super) fn seal_part(&mut self, entry: Entry, seal: &SealPart) -> Result<Reply, Refusal> {
         let SealPart { checkpoint, attempt, part, run, compared, .. } = *seal;
-        let sealed = SealedPart {
-            manifest: seal.manifest.clone(),
-            set_digest: seal.set_digest,
-            bytes: seal.bytes,
-            files: seal.files,
-        };
+        let sealed = sealed_part(seal);
         if let Some(reply) = self.sealed_before(checkpoint, attempt, part, &sealed) {
             return reply;
         }
-        let (record, upload) = self.open_upload(checkpoint, attempt)?;
-        check_part(part, record.parts_wanted)?;
-        let staged = match upload.parts.get(&part) {
-            None => SegmentSet::default(),
-            Some(part) if part.part.sealed.is_none() && part.part.run == run => part.staged.clone(),
-            Some(_) => return Err(Refusal::OtherRun { part }),
-        };
-        self.check_content(part, &staged, &sealed)?;
-
+        let (record, upload, staged) = self.check_sealed(seal, &sealed)?;
         let parts = record.parts_wanted;
         let before = record.sealed_count();
         if compared != before {
@@ -74,6 +70,30 @@ impl Catalogue {
             Some(all) => self.commit(entry, checkpoint, &all),
             None => Ok(Reply::Sealed { parts_sealed, parts }),
         }
+    }
+
+    /// Refuses to seal a part, that is not sealed yet, as what was not staged for it. A leader asks
+    /// before it reads a manifest: its segments could be anybody's.
+    pub fn may_seal(&self, seal: &SealPart) -> Result<(), Refusal> {
+        self.check_sealed(seal, &sealed_part(seal)).map(drop)
+    }
+
+    /// The upload of the part, and what was staged for it.
+    fn check_sealed(
+        &self,
+        seal: &SealPart,
+        sealed: &SealedPart,
+    ) -> Result<(&Checkpoint, &Upload, SegmentSet), Refusal> {
+        let SealPart { checkpoint, attempt, part, run, .. } = *seal;
+        let (record, upload) = self.open_upload(checkpoint, attempt)?;
+        check_part(part, record.parts_wanted)?;
+        let staged = match upload.parts.get(&part) {
+            None => SegmentSet::default(),
+            Some(part) if part.part.sealed.is_none() && part.part.run == run => part.staged.clone(),
+            Some(_) => return Err(Refusal::OtherRun { part }),
+        };
+        self.check_content(part, &staged, sealed)?;
+        Ok((record, upload, staged))
     }
 
     /// The number of sealed parts of an open upload. A leader compares the next part with it.

@@ -171,7 +171,11 @@ fn a_seal_must_name_what_its_run_staged() {
     if let Body::SealPart(command::SealPart { manifest, .. }) = &mut body {
         *manifest = ManifestPlace::Segments(vec![digest("elsewhere")]);
     }
-    assert_eq!(world.refused(body), Refusal::SegmentNotStaged(digest("elsewhere")));
+    let not_staged = Refusal::SegmentNotStaged(digest("elsewhere"));
+    // A leader is told so before it reads a manifest there.
+    let Body::SealPart(seal) = &body else { panic!("{body:?}") };
+    assert_eq!(world.catalogue.may_seal(seal), Err(not_staged.clone()));
+    assert_eq!(world.refused(body), not_staged);
     let refusal = world.refused(seal_body((id, 5), 1, Run(1), &[]));
     assert_eq!(refusal, Refusal::PartOutOfRange { part: 1, parts: 1 });
 }

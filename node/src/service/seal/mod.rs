@@ -148,6 +148,9 @@ impl Seals {
             let Command { subject, request, body, .. } = command;
             return member.propose_for(subject, request, body).await;
         }
+        if let Err(refusal) = self.may_seal(&command.body).await? {
+            return Ok(Arc::new(Reply::Refused(refusal)));
+        }
         // Before the upload's turn: a manifest that comes in slowly holds up no other part.
         let bytes = manifests::len(member, &claim.sealed.manifest);
         let _waiting = self.turns.waiting(bytes).await?;
@@ -190,6 +193,19 @@ impl Seals {
             return Ok(reply);
         }
         Err(refuse(Reason::Busy, "other parts of the upload are being sealed"))
+    }
+
+    /// Whether the part is what was staged for it, by everything committed: nothing is read for
+    /// another one, and nobody learns of segments by naming them.
+    async fn may_seal(&self, body: &Body) -> Result<Result<(), Refusal>, Status> {
+        let Body::SealPart(seal) = body else { return Ok(Ok(())) };
+        let member = &self.replicas.member;
+        let ask = || member.read(|catalogue| catalogue.may_seal(seal));
+        if ask().is_ok() {
+            return Ok(Ok(()));
+        }
+        member.read_index(member.this.call_deadline()).await?;
+        Ok(ask())
     }
 
     /// Whether the part can be restored beside the parts sealed before it.
