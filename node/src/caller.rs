@@ -115,7 +115,8 @@ impl Caller {
     /// Waits until reads here are linearizable, and asks again whether the token is good.
     pub async fn read_index(&self, member: &Member) -> Result<(), Status> {
         member.read_index(member.this.call_deadline()).await?;
-        member.read(|catalogue| self.check_current(catalogue))
+        let wall_ms = member.median_wall_ms();
+        member.read(|catalogue| self.check_current(catalogue, wall_ms))
     }
 }
 
