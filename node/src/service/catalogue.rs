@@ -400,8 +400,7 @@ impl wire::catalogue_server::Catalogue for Service {
             if address.selector.walks() {
                 return Ok(None);
             }
-            let record = catalogue.resolve_record(&address)?;
-            shown::check(&caller, record)?;
+            let record = shown::resolved(catalogue, &caller, &address)?;
             let is_small = record.segments.len() <= RESOLVED_SEGMENTS_MAX
                 && record.parts.len() <= RESOLVED_PARTS_MAX;
             Ok(is_small.then(|| convert::info_to_wire(&catalogue.info(record))))
@@ -412,8 +411,7 @@ impl wire::catalogue_server::Catalogue for Service {
             None => {
                 let asking = caller.clone();
                 let walk = move |catalogue: &Catalogue| {
-                    let record = catalogue.resolve_record(&address)?;
-                    shown::check(&asking, record)?;
+                    let record = shown::resolved(catalogue, &asking, &address)?;
                     Ok(convert::info_to_wire(&catalogue.info(record)))
                 };
                 let found = member.walk(walk).await;

@@ -1,12 +1,13 @@
 //! What a caller is shown: checkpoints that it may read or wrote, where their segments are, and nodes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cairn_core::catalogue::{Catalogue, Checkpoint};
 use cairn_proto::wire;
 use cairn_types::command::Refusal;
 use cairn_types::convert;
-use cairn_types::ids::{CheckpointId, Incarnation, Namespace, SegmentDigest};
+use cairn_types::ids::{Address, CheckpointId, Incarnation, Namespace, SegmentDigest};
 use cairn_types::model::{Admin, Liveness};
 use cairn_types::rights::{Right, TokenSubject};
 use tonic::Status;
@@ -23,17 +24,27 @@ pub(super) fn check_known(caller: &Caller, namespace: &Namespace) -> Result<(), 
     }
 }
 
-/// Whether a caller may see a checkpoint: it may read its namespace, or it wrote it.
-pub(super) fn check(caller: &Caller, record: &Checkpoint) -> Result<(), Refusal> {
-    let Some(token) = caller.token() else { return Ok(()) };
-    let is_own = record.began.subject == token.name;
-    if caller.reads(&record.namespace)
-        || (is_own && token.grant.allows(Right::Write, &record.namespace))
-    {
-        return Ok(());
+/// The checkpoint of an address, if the caller may see it: it may read the namespace, or it wrote the
+/// checkpoint and may write there. To others all addresses are the same, whether there is something.
+pub(super) fn resolved<'a>(
+    catalogue: &'a Catalogue,
+    caller: &Caller,
+    address: &Address,
+) -> Result<&'a Arc<Checkpoint>, Refusal> {
+    let found = catalogue.resolve_record(address);
+    if caller.reads(&address.namespace) {
+        return found;
     }
-    let (subject, right) = (token.name.clone(), Right::Read.to_string());
-    Err(Refusal::NotAllowed { subject, right, place: record.namespace.to_string() })
+    let is_own = |record: &Checkpoint| {
+        caller.token().is_some_and(|token| {
+            record.began.subject == token.name
+                && token.grant.allows(Right::Write, &record.namespace)
+        })
+    };
+    found.ok().filter(|record| is_own(record)).ok_or_else(|| Refusal::NoSuchCheckpoint {
+        namespace: address.namespace.to_string(),
+        selector: address.selector.to_string(),
+    })
 }
 
 /// What is new in a checkpoint says what others have stored, and is for those who may read everything.

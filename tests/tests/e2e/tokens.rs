@@ -231,6 +231,12 @@ fn a_stolen_write_token_can_neither_delete_nor_overwrite_nor_read_nor_learn_of_o
     assert_eq!(status.json()["limited"], true);
 
     by_its_own_program(&keyed);
+    // In its own namespace what is another's looks like what is not there.
+    keyed.operator.run(args(&[&"put", &secret, &"team/run@40", &"--wait", &"full"])).ok();
+    for there in ["team/run@40", "team/run@41", "team/run@latest", "team/run@no-ref"] {
+        ci.run(args(&[&"get", &there, &out])).fails(3, "no checkpoint");
+    }
+    keyed.operator.run(["rm", "team/run@40", "--now", "--force"]).ok();
 
     // All is as it was.
     let listed = keyed.operator.run(["ls", "--json"]).ok().json();
@@ -386,6 +392,29 @@ fn a_token_is_narrowed_by_its_holder_and_may_be_all_that_is_taken() {
     // An issuer that goes takes its tokens along.
     keyed.operator.run(["token", "rm-issuer", "operators"]).ok();
     ana.run(["ls"]).fails(4, "no issuer of this cluster");
+}
+
+/// Nodes have the key and no token: they go on repairing, and find each other.
+#[test]
+fn where_tokens_are_required_nodes_catch_up_and_many_files_are_sealed() {
+    let mut keyed = Keyed::start();
+    let flags = ["--subject", "ana", "--right", "read,write", "--namespace", "team/"];
+    let ana = keyed.token("ana", &flags);
+    let away = (keyed.cluster.leader() + 1) % keyed.cluster.nodes().len();
+    keyed.operator.run(["token", "require", "on"]).ok();
+    keyed.cluster.node(away).kill().expect("kill a node");
+    // Its manifest is too long to be kept in the catalogue.
+    let many = keyed.cluster.scratch_directory("many");
+    for number in 0..1_501 {
+        std::fs::write(many.join(format!("{number}")), format!("{number}")).expect("write a file");
+    }
+    ana.run(args(&[&"put", &many, &"team/run@1"])).ok();
+    keyed.cluster.node(away).start().expect("start it again");
+    // Only the other nodes can give it its replicas.
+    ana.run(["wait", "team/run@1", "--for", "full", "--wait-timeout", "120s"]).ok();
+    let out = keyed.cluster.scratch("out");
+    ana.run(args(&[&"get", &"team/run@1", &out])).ok();
+    files::assert_same(&many, &out);
 }
 
 #[test]
