@@ -229,7 +229,7 @@ impl Client {
                     .map_err(|error| malformed(error.to_string()))?
                 {
                     // The leader planned on a stale view. The command had no effect, and refusals
-                    // are not remembered, so the same request is decided anew.
+                    // are not remembered, so the same request is decided again.
                     Reply::Refused(Refusal::BadTargets | Refusal::NotCompared { .. })
                         if left != Some(Duration::ZERO) =>
                     {

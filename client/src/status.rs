@@ -105,7 +105,7 @@ pub struct NodeInfo {
     pub address: String,
     /// Whether the leader has received a recent heartbeat.
     pub up: bool,
-    /// Removed for good: its id never returns.
+    /// Removed permanently: its id never returns.
     pub removed: bool,
     /// Whether its files have been compared with the catalogue since it started.
     pub inventoried: bool,

@@ -76,7 +76,7 @@ struct Watch {
 impl Client {
     /// Watches without end. Where a node dies or stops, another one goes on behind the last event; an
     /// error ends the stream. Two of them a caller can do something about: after
-    /// [`Refusal::CursorTooOld`](crate::Refusal::CursorTooOld) a watch without a cursor begins anew, after [`Refusal::WatcherTooSlow`](crate::Refusal::WatcherTooSlow)
+    /// [`Refusal::CursorTooOld`](crate::Refusal::CursorTooOld) a watch without a cursor starts again, after [`Refusal::WatcherTooSlow`](crate::Refusal::WatcherTooSlow)
     /// one goes on with the last cursor.
     pub fn watch(&self, options: WatchOptions) -> BoxStream<'static, Result<Watched, ClientError>> {
         let watch = Watch {
@@ -150,7 +150,7 @@ impl Watch {
         })
     }
 
-    /// An event that is known already, or before one that is, is none: whatever a node says.
+    /// Drops an event that was told already, or that precedes one that was.
     fn take(&mut self, reply: wire::WatchReply) -> Result<(), convert::ConvertError> {
         let cursor = convert::cursor_from_wire(&reply.cursor)?;
         for checkpoint in reply.checkpoints {

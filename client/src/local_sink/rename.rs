@@ -1,4 +1,4 @@
-//! Gives a part file its final name: it replaces the existing file, or works only if there is none.
+//! Gives a part file its final name: it replaces the existing file, or fails if a file exists.
 
 use std::os::fd::OwnedFd;
 

@@ -121,7 +121,7 @@ impl Tree {
         Ok(home)
     }
 
-    /// The plain file `name`. `None` if there is none.
+    /// The plain file `name`. `None` if it does not exist.
     pub fn describe(&self, name: &[u8]) -> Result<Option<Stat>, SinkError> {
         let (parent, leaf) = split(name);
         check_component(name, leaf)?;

@@ -1,7 +1,7 @@
 //! Replies remembered for retried requests (C4).
 //!
 //! Kept: the last `REPLIES_MAX` replies, of at most `REPLIES_BYTES_MAX`, in log order. Not kept:
-//! refusals and `Lacking` (they had no effect, and a retry should be decided anew), `Staged` and
+//! refusals and `Lacking` (they had no effect, and a retry should be decided again), `Staged` and
 //! `Reported` (idempotent by themselves, and large or frequent).
 
 use std::sync::Arc;
