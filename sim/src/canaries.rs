@@ -126,6 +126,8 @@ fn play_of(canary: &Canary) -> Play {
         "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" | "reply_authorizes" => {
             scenario::find("stolen_token")
         }
+        // The client waits for its upload's Begin.
+        "seal_unread" => scenario::find("sealed_before_it_began"),
         // Truncation by a successor with fewer entries is rare in the mix.
         "truncation_stays" => scenario::find("cut_off_tail"),
         // The mix's rules keep only the newest of few checkpoints, and it never undeletes.

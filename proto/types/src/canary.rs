@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 64] = [
+pub const CANARIES: [Canary; 65] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -52,6 +52,11 @@ pub const CANARIES: [Canary; 64] = [
     Canary {
         name: "commit_without_part",
         breaks: "the first sealed part commits the whole checkpoint",
+        caught_by: &["C2"],
+    },
+    Canary {
+        name: "seal_unread",
+        breaks: "a part is sealed without its manifest being read when the leader did not know its upload",
         caught_by: &["C2"],
     },
     Canary {

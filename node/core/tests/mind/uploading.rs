@@ -201,6 +201,8 @@ fn a_part_is_sealed_only_as_it_was_compared() {
     let refused =
         |part, compared, sealed| Reply::Refused(Refusal::NotCompared { part, compared, sealed });
     assert_eq!(world.request_as_is(none, seal(0, 1)), refused(0, 1, 0));
+    let unread = command::NOT_COMPARED;
+    assert_eq!(world.request_as_is(none, seal(0, unread)), refused(0, unread, 0));
     let sealed = Reply::Sealed { parts_sealed: 1, parts: 3 };
     assert_eq!(world.request_as_is(none, seal(0, 0)), sealed);
     // Two leaders compared these with the first alone; only one of them may be sealed so.

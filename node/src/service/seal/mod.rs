@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use cairn_core::catalogue::{Catalogue, Checkpoint, Upload};
 use cairn_host::envelope::{Reason, refuse};
+use cairn_types::canary;
 use cairn_types::command::{self, Body, Command, Refusal, Reply};
 use cairn_types::ids::{Attempt, CheckpointId};
 use cairn_types::limits::CHECKPOINT_NAMES_MAX;
@@ -143,10 +144,10 @@ impl Seals {
     ) -> Result<Arc<Reply>, Status> {
         let member = &self.replicas.member;
         let hold_until = Instant::now() + hold;
-        // What is over or sealed already is answered by apply alone.
-        if !member.read(|catalogue| claim.is_open(catalogue)) {
-            let Command { subject, request, body, .. } = command;
-            return member.propose_for(subject, request, body).await;
+        if !member.read(|catalogue| claim.is_open(catalogue))
+            && let Some(answer) = self.propose_unread(&command).await?
+        {
+            return Ok(answer);
         }
         if let Err(refusal) = self.may_seal(&command.body).await? {
             return Ok(Arc::new(Reply::Refused(refusal)));
@@ -159,9 +160,10 @@ impl Seals {
             Err(stop) => return stop.into_answer(),
         };
         for _ in 0..ROUNDS_MAX {
-            if !member.read(|catalogue| claim.is_open(catalogue)) {
-                let Command { subject, request, body, .. } = command;
-                return member.propose_for(subject, request, body).await;
+            if !member.read(|catalogue| claim.is_open(catalogue))
+                && let Some(answer) = self.propose_unread(&command).await?
+            {
+                return Ok(answer);
             }
             let compared = self.upload(claim.checkpoint);
             let mut compared = timeout(TURN_MAX, compared.lock())
@@ -193,6 +195,20 @@ impl Seals {
             return Ok(reply);
         }
         Err(refuse(Reason::Busy, "other parts of the upload are being sealed"))
+    }
+
+    /// What apply alone answers: that the part is sealed already, or the upload over or unknown.
+    /// Nothing where apply finds the part open: this node had not applied the Begin yet.
+    async fn propose_unread(&self, command: &Command) -> Result<Option<Arc<Reply>>, Status> {
+        let Command { subject, request, mut body, .. } = command.clone();
+        if let Body::SealPart(command::SealPart { compared, .. }) = &mut body
+            && !canary!("seal_unread")
+        {
+            *compared = command::NOT_COMPARED;
+        }
+        let reply = self.replicas.member.propose_for(subject, request, body).await?;
+        let was_open = matches!(reply.refusal(), Some(Refusal::NotCompared { .. }));
+        Ok((!was_open).then_some(reply))
     }
 
     /// Whether the part is what was staged for it, by everything committed: nothing is read for

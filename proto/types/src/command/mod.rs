@@ -60,6 +60,7 @@ use crate::wire;
 
 pub use refusal::{Obstacle, Refusal, Shortage};
 pub use reply::{Begun, Reply, StagedSegment};
+pub use seal_part::NOT_COMPARED;
 
 /// The highest feature level this build understands. It rises with the first command, or field of
 /// a command, that an older build would not understand.

@@ -10,6 +10,9 @@ use crate::ids::{Attempt, CheckpointId, Run};
 use crate::model::ManifestPlace;
 use crate::wire;
 
+/// The part's manifest was not read. Apply never seals such a part: no upload has so many.
+pub const NOT_COMPARED: u32 = u32::MAX;
+
 /// Seals a part; sealing the last one commits the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealPart {

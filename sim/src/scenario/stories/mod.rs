@@ -49,6 +49,7 @@ stories! {
     rolling_upgrade "nodes of two builds: commands of the newer one are refused until all have it",
     rules_and_trash "rules of a calendar wait for a confirmation while leaders die, let go what they do not keep, and it comes back whole",
     rotten_source "a replica rots that nobody reads: the node that copies it finds it and says so",
+    sealed_before_it_began "a part is sealed at the same time as its upload begins: its manifest is read all the same",
     shrunk_to_one "five nodes are removed one by one until one is left",
     slow_disk_follower "one disk is a hundred times slower: no put waits for it",
     slow_manifest "the leader reads a manifest for longer than a caller waits: its part is sealed",

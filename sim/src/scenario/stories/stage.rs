@@ -1,5 +1,6 @@
 //! The tools of stories: a cluster, a client, and the data that the client has put.
 
+pub mod bodies;
 mod disks;
 mod marks;
 mod retention;

@@ -1,7 +1,6 @@
 //! A token that may write is stolen. It deletes nothing, takes over no upload of another subject, and
 //! once it is revoked it does nothing at all, whichever node is asked and whoever leads by then (T1).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn_client::{Client, ClientError};
@@ -9,12 +8,12 @@ use cairn_host::credentials::{Credentials, showing};
 use cairn_host::token::{Claims, IssuerKey, Token};
 use cairn_proto::wire;
 use cairn_proto::wire::catalogue_client::CatalogueClient;
-use cairn_types::command::{self, Body, Command, DeleteReason, Refusal, Reply};
+use cairn_types::command::{self, Body, Command, Refusal, Reply};
 use cairn_types::convert::encode_command;
-use cairn_types::ids::{Attempt, CheckpointId, NodeId, RequestId, Step, TokenId};
-use cairn_types::model::PolicyChange;
+use cairn_types::ids::{Attempt, NodeId, RequestId, TokenId};
 use cairn_types::rights::{Grant, Right};
 
+use super::stage::bodies::{begin, delete};
 use super::stage::{Stage, Told, address, finish};
 use crate::disk::Crash;
 use crate::world::World;
@@ -144,31 +143,6 @@ fn token(stage: &mut Stage, key: &IssuerKey, subject: &str) -> Told<Token> {
     let subject = subject.to_owned();
     let claims = Claims { subject, grant, issued_ms, expires_ms: issued_ms + DAY_MS };
     key.issue_with(seed(stage), &claims).map_err(|error| error.to_string())
-}
-
-fn begin(step: u64) -> Told<Body> {
-    Ok(Body::Begin(command::Begin {
-        namespace: address(step)?.namespace,
-        step: Step(step),
-        parts: 1,
-        attempt: Some(Attempt(1)),
-        change: PolicyChange::default(),
-        replace: false,
-        labels: BTreeMap::new(),
-        client: String::new(),
-        job: String::new(),
-    }))
-}
-
-fn delete(checkpoint: CheckpointId) -> Body {
-    Body::Delete(command::Delete {
-        checkpoint,
-        reason: DeleteReason::Asked,
-        now: true,
-        force: true,
-        policy_version: None,
-        by: String::new(),
-    })
 }
 
 /// A command of the client's process, with a token or as a process that needs none here.
