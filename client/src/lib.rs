@@ -76,6 +76,7 @@
 //! | `usage` | what namespaces take |
 //! | `watch` | what happens to checkpoints, as a stream |
 //! | `retention` | policies, the source of each rule, plans of retention |
+//! | `scrub` | how far a node's scrub is, and what it is asked for |
 //! | `quarantine` | the files in a node's quarantine, and how to put one back |
 //! | [`upload`] | from a [`source`], through its [`cut`]s, to a commit |
 //! | [`download`] | from a checkpoint to a [`sink`], verified |
@@ -109,6 +110,7 @@ mod options;
 mod quarantine;
 mod retention;
 mod safetensors;
+mod scrub;
 pub mod sink;
 pub mod source;
 pub mod status;
@@ -139,6 +141,7 @@ pub use marks::{ListedHold, RefList, RollbackReport};
 pub use options::{ClientOptions, Retry};
 pub use quarantine::{QuarantinePage, QuarantinedFile, Restored};
 pub use retention::{KeptReason, PlannedCheckpoint, PolicyEdit, RetentionPlan, ShownPolicy};
+pub use scrub::{ScrubOrder, ScrubStatus};
 pub use sink::{MemorySink, Sink, SinkError};
 pub use source::{MemorySource, Source, SourceError};
 pub use status::{

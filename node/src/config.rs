@@ -73,7 +73,12 @@ pub struct Timings {
     pub log_kept_entries: u64,
     /// Bytes of a snapshot in one message.
     pub snapshot_piece_bytes: u64,
+    /// Each replica is read again within this time. Zero: never.
+    pub scrub_ms: u64,
 }
+
+/// Most latent errors of disks are found by a scrub of two weeks.
+pub const SCRUB_MS: u64 = 14 * 86_400_000;
 
 impl Default for Timings {
     fn default() -> Self {
@@ -92,6 +97,7 @@ impl Default for Timings {
             snapshot_entries: 20_000,
             log_kept_entries: 10_000,
             snapshot_piece_bytes: 256 << 10,
+            scrub_ms: SCRUB_MS,
         }
     }
 }

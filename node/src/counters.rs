@@ -31,6 +31,10 @@ pub struct Counters {
     pub segments_destroyed: Counter,
     pub segments_quarantined: Counter,
     pub suspects_confirmed: Counter,
+    /// Replicas that the scrub has read, and those of them that were bad or gone.
+    pub segments_scrubbed: Counter,
+    pub bytes_scrubbed: Counter,
+    pub scrub_bad: Counter,
     /// Sources that gave this node wrong bytes when it fetched from them.
     pub sources_suspected: Counter,
     /// Clients' commands passed on to the leader.

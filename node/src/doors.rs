@@ -39,7 +39,7 @@ const NODE: Door = Door::Need(Need::Node);
 const NODE_OR_READ: Door = Door::NodeOr(Need::Read);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 38] = [
+pub const DOORS: [(&str, Door); 39] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
     ("/cairn.v1.Admin/Heartbeat", NODE),
     ("/cairn.v1.Admin/Hello", NODE),
@@ -48,6 +48,7 @@ pub const DOORS: [(&str, Door); 38] = [
     ("/cairn.v1.Admin/NodeStatus", Door::NodeOrKnown),
     ("/cairn.v1.Admin/Report", NODE),
     ("/cairn.v1.Admin/Restore", OPERATE),
+    ("/cairn.v1.Admin/Scrub", OPERATE),
     ("/cairn.v1.Catalogue/Execute", Door::Command),
     ("/cairn.v1.Catalogue/ExecuteForwarded", NODE),
     ("/cairn.v1.Catalogue/Hasten", Door::Known),
@@ -197,6 +198,7 @@ mod tests {
             | "/cairn.v1.Catalogue/ExecuteForwarded" => "",
             "/cairn.v1.Admin/ListQuarantine"
             | "/cairn.v1.Admin/Restore"
+            | "/cairn.v1.Admin/Scrub"
             | "/cairn.v1.Catalogue/PlanRemoval"
             | "/cairn.v1.Catalogue/PlanTimeRepair" => "o",
             "/cairn.v1.Catalogue/ListTokens" => "o*",

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cairn_core::scrub::Known;
 use cairn_host::seam::{Env, Lane};
 use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
@@ -18,17 +19,33 @@ use parking_lot::Mutex;
 /// Statistics by segment. Recording never blocks. Reading and flushing may block and run on the
 /// Data lane.
 pub trait Ledger: Send + Sync + 'static {
-    /// The segment was found good at this wall time, milliseconds since the Unix epoch.
-    fn record_verified(&self, digest: SegmentDigest, wall_ms: u64);
-    fn verified_at(&self, digest: SegmentDigest) -> Option<u64>;
+    /// The segment was written or read as a whole, and was good then.
+    fn record(&self, digest: SegmentDigest, known: Known);
+    fn known(&self, digest: SegmentDigest) -> Option<Known>;
     /// `count` more blocks of the segment were read.
     fn add_reads(&self, digest: SegmentDigest, count: u64);
     fn reads(&self, digest: SegmentDigest) -> u64;
     /// The segment is no longer held.
     fn forget(&self, digest: SegmentDigest);
+    /// What an operator last asked the scrub for.
+    fn scrub_orders(&self) -> ScrubOrders;
+    fn set_scrub_orders(&self, orders: ScrubOrders);
     /// Writes the records to the disk. Call it from time to time. It never fails: records that
     /// cannot be stored are lost.
     fn flush(&self);
+}
+
+/// What an operator asked the scrub of a node for. Wall times, milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScrubOrders {
+    /// A pass over everything began then, and has not ended.
+    pub pass_since_ms: Option<u64>,
+    /// Nothing is read before this time.
+    pub paused_until_ms: Option<u64>,
+    /// A pass or a cycle was last complete then.
+    pub complete_ms: Option<u64>,
+    /// A bad replica was last found then.
+    pub bad_ms: Option<u64>,
 }
 
 /// Flush period. Records since the last flush are lost with the process.
@@ -46,7 +63,7 @@ pub async fn run(env: Env, ledger: Arc<dyn Ledger>) {
 /// One segment's record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Entry {
-    verified_ms: Option<u64>,
+    known: Option<Known>,
     reads: u64,
 }
 
@@ -54,15 +71,16 @@ struct Entry {
 #[derive(Default)]
 pub struct MemoryLedger {
     entries: Mutex<BTreeMap<SegmentDigest, Entry>>,
+    orders: Mutex<ScrubOrders>,
 }
 
 impl Ledger for MemoryLedger {
-    fn record_verified(&self, digest: SegmentDigest, wall_ms: u64) {
-        self.entries.lock().entry(digest).or_default().verified_ms = Some(wall_ms);
+    fn record(&self, digest: SegmentDigest, known: Known) {
+        self.entries.lock().entry(digest).or_default().known = Some(known);
     }
 
-    fn verified_at(&self, digest: SegmentDigest) -> Option<u64> {
-        self.entries.lock().get(&digest)?.verified_ms
+    fn known(&self, digest: SegmentDigest) -> Option<Known> {
+        self.entries.lock().get(&digest)?.known
     }
 
     fn add_reads(&self, digest: SegmentDigest, count: u64) {
@@ -77,6 +95,14 @@ impl Ledger for MemoryLedger {
 
     fn forget(&self, digest: SegmentDigest) {
         self.entries.lock().remove(&digest);
+    }
+
+    fn scrub_orders(&self) -> ScrubOrders {
+        *self.orders.lock()
+    }
+
+    fn set_scrub_orders(&self, orders: ScrubOrders) {
+        *self.orders.lock() = orders;
     }
 
     fn flush(&self) {}
@@ -105,7 +131,7 @@ pub enum LedgerError {
 /// Records of one segment since the last flush.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pending {
-    verified_ms: Option<u64>,
+    known: Option<Known>,
     reads: u64,
     /// Whether the stored record must be removed.
     forgotten: bool,
@@ -121,6 +147,7 @@ pub struct SledLedger {
     /// A flush failed. sled accepts no more records, and the failure was logged.
     failed: AtomicBool,
     pending: Mutex<BTreeMap<SegmentDigest, Pending>>,
+    orders: Mutex<ScrubOrders>,
     /// One flush at a time. Otherwise a record could be merged into a value that is being replaced.
     flushing: Mutex<()>,
 }
@@ -147,15 +174,18 @@ impl SledLedger {
             }
         };
         std::fs::remove_file(&opening).map_err(mark)?;
+        let orders = stored.get(ORDERS_KEY).ok().flatten();
+        let orders = orders.and_then(|value| decode_orders(&value)).unwrap_or_default();
         Ok(Self {
             stored: ManuallyDrop::new(stored),
+            orders: Mutex::new(orders),
             failed: AtomicBool::new(false),
             pending: Mutex::default(),
             flushing: Mutex::default(),
         })
     }
 
-    fn record(&self, digest: SegmentDigest, change: impl FnOnce(&mut Pending)) {
+    fn change(&self, digest: SegmentDigest, change: impl FnOnce(&mut Pending)) {
         let mut pending = self.pending.lock();
         if pending.len() < PENDING_MAX || pending.contains_key(&digest) {
             change(pending.entry(digest).or_default());
@@ -180,16 +210,16 @@ impl SledLedger {
 }
 
 impl Ledger for SledLedger {
-    fn record_verified(&self, digest: SegmentDigest, wall_ms: u64) {
-        self.record(digest, |pending| pending.verified_ms = Some(wall_ms));
+    fn record(&self, digest: SegmentDigest, known: Known) {
+        self.change(digest, |pending| pending.known = Some(known));
     }
 
-    fn verified_at(&self, digest: SegmentDigest) -> Option<u64> {
-        self.entry(digest).verified_ms
+    fn known(&self, digest: SegmentDigest) -> Option<Known> {
+        self.entry(digest).known
     }
 
     fn add_reads(&self, digest: SegmentDigest, count: u64) {
-        self.record(digest, |pending| pending.reads = pending.reads.saturating_add(count));
+        self.change(digest, |pending| pending.reads = pending.reads.saturating_add(count));
     }
 
     fn reads(&self, digest: SegmentDigest) -> u64 {
@@ -197,7 +227,15 @@ impl Ledger for SledLedger {
     }
 
     fn forget(&self, digest: SegmentDigest) {
-        self.record(digest, |pending| *pending = Pending { forgotten: true, ..Pending::default() });
+        self.change(digest, |pending| *pending = Pending { forgotten: true, ..Pending::default() });
+    }
+
+    fn scrub_orders(&self) -> ScrubOrders {
+        *self.orders.lock()
+    }
+
+    fn set_scrub_orders(&self, orders: ScrubOrders) {
+        *self.orders.lock() = orders;
     }
 
     fn flush(&self) {
@@ -212,6 +250,7 @@ impl Ledger for SledLedger {
                 batch.insert(&digest.0, &encode(entry));
             }
         }
+        batch.insert(ORDERS_KEY, &encode_orders(self.scrub_orders()));
         let kept = self.stored.apply_batch(batch).and_then(|()| self.stored.flush());
         if let Err(error) = kept
             && !self.failed.swap(true, Ordering::Relaxed)
@@ -240,24 +279,64 @@ fn remove_directory(path: &Path) -> Result<(), LedgerError> {
 fn merge(stored: Entry, pending: Pending) -> Entry {
     let stored = if pending.forgotten { Entry::default() } else { stored };
     Entry {
-        verified_ms: pending.verified_ms.or(stored.verified_ms),
+        known: pending.known.or(stored.known),
         reads: stored.reads.saturating_add(pending.reads),
     }
 }
 
-/// Verified wall time plus one (0 = never), then reads, both little-endian.
+/// The time plus one (0 = not known), with the highest bit set if the segment was only written then;
+/// and reads. Both little-endian.
 fn encode(entry: Entry) -> [u8; 16] {
-    let verified = entry.verified_ms.map_or(0, |ms| ms.saturating_add(1));
+    let known = match entry.known {
+        None => 0,
+        Some(known @ Known::Verified(_)) => stored_time(Some(known.at_ms())),
+        Some(known @ Known::Written(_)) => stored_time(Some(known.at_ms())) | WRITTEN,
+    };
     let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&verified.to_le_bytes());
+    bytes[..8].copy_from_slice(&known.to_le_bytes());
     bytes[8..].copy_from_slice(&entry.reads.to_le_bytes());
     bytes
 }
 
 fn decode(value: &[u8]) -> Option<Entry> {
-    let (verified, rest) = value.split_first_chunk::<8>()?;
+    let (known, rest) = value.split_first_chunk::<8>()?;
     let reads = u64::from_le_bytes(rest.try_into().ok()?);
-    Some(Entry { verified_ms: u64::from_le_bytes(*verified).checked_sub(1), reads })
+    let known = u64::from_le_bytes(*known);
+    let how = if known & WRITTEN == 0 { Known::Verified } else { Known::Written };
+    Some(Entry { known: (known & !WRITTEN).checked_sub(1).map(how), reads })
+}
+
+/// The highest bit of a stored time. No clock of this world reaches it.
+const WRITTEN: u64 = 1 << 63;
+
+/// No digest is that short.
+const ORDERS_KEY: &[u8] = b"scrub";
+
+fn encode_orders(orders: ScrubOrders) -> [u8; 32] {
+    let ScrubOrders { pass_since_ms, paused_until_ms, complete_ms, bad_ms } = orders;
+    let mut bytes = [0; 32];
+    let times = [pass_since_ms, paused_until_ms, complete_ms, bad_ms];
+    for (place, time) in bytes.chunks_exact_mut(8).zip(times) {
+        place.copy_from_slice(&stored_time(time).to_le_bytes());
+    }
+    bytes
+}
+
+fn decode_orders(value: &[u8]) -> Option<ScrubOrders> {
+    let value: &[u8; 32] = value.try_into().ok()?;
+    let (times, _) = value.as_chunks::<8>();
+    let time = |place: usize| u64::from_le_bytes(times[place]).checked_sub(1);
+    Some(ScrubOrders {
+        pass_since_ms: time(0),
+        paused_until_ms: time(1),
+        complete_ms: time(2),
+        bad_ms: time(3),
+    })
+}
+
+/// The time plus one; 0 = none.
+fn stored_time(time_ms: Option<u64>) -> u64 {
+    time_ms.map_or(0, |ms| ms.min(WRITTEN - 2) + 1)
 }
 
 #[cfg(test)]
@@ -266,22 +345,31 @@ mod tests {
 
     const A: SegmentDigest = SegmentDigest([1; 32]);
     const B: SegmentDigest = SegmentDigest([2; 32]);
+    const ORDERS: ScrubOrders = ScrubOrders {
+        pass_since_ms: Some(5),
+        paused_until_ms: None,
+        complete_ms: Some(0),
+        bad_ms: Some(9),
+    };
 
     fn tells_what_it_was_told(ledger: &dyn Ledger) {
-        assert_eq!((ledger.verified_at(A), ledger.reads(A)), (None, 0));
-        ledger.record_verified(A, 0);
+        assert_eq!((ledger.known(A), ledger.reads(A)), (None, 0));
+        ledger.record(A, Known::Verified(0));
         ledger.add_reads(A, 2);
         ledger.flush();
         ledger.add_reads(A, 3);
         ledger.add_reads(B, 1);
-        assert_eq!((ledger.verified_at(A), ledger.reads(A)), (Some(0), 5));
-        assert_eq!((ledger.verified_at(B), ledger.reads(B)), (None, 1));
+        assert_eq!((ledger.known(A), ledger.reads(A)), (Some(Known::Verified(0)), 5));
+        assert_eq!((ledger.known(B), ledger.reads(B)), (None, 1));
         ledger.forget(A);
         ledger.add_reads(A, 1);
         ledger.flush();
-        assert_eq!((ledger.verified_at(A), ledger.reads(A)), (None, 1));
-        ledger.record_verified(A, 77);
+        assert_eq!((ledger.known(A), ledger.reads(A)), (None, 1));
+        ledger.record(A, Known::Written(77));
+        assert_eq!(ledger.scrub_orders(), ScrubOrders::default());
+        ledger.set_scrub_orders(ORDERS);
         ledger.flush();
+        assert_eq!(ledger.scrub_orders(), ORDERS);
     }
 
     #[test]
@@ -290,7 +378,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         tells_what_it_was_told(&SledLedger::open(dir.path()).unwrap());
         let again = SledLedger::open(copy(dir.path()).path()).unwrap();
-        assert_eq!((again.verified_at(A), again.reads(A), again.reads(B)), (Some(77), 1, 1));
+        let known = Some(Known::Written(77));
+        assert_eq!((again.known(A), again.reads(A), again.reads(B)), (known, 1, 1));
+        assert_eq!(again.scrub_orders(), ORDERS);
     }
 
     /// A copy of the data directory, as the next process finds it. In this process the ledger stays

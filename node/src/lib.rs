@@ -23,6 +23,7 @@
 //! | [`store`] | segment files |
 //! | [`counters`], [`waits`] | counters of this node's work, and its callers' waiting times |
 //! | [`identity`] | the stored identity of a data directory |
+//! | [`scrub`] | how far the scrub of this node is |
 //! | [`ledger`] | statistics that may be lost |
 //! | [`disk`] | the disk seam |
 //! | [`fatal`] | how a part reports that the node must stop |
@@ -53,6 +54,7 @@ pub mod process;
 pub mod raft;
 mod remote;
 pub mod reporter;
+pub mod scrub;
 pub mod serve;
 pub mod service;
 pub mod shared;

@@ -318,6 +318,11 @@ async fn look_through(replicas: Arc<Replicas>, ending: Arc<Ending>) {
     }
 }
 
+/// Lanes of segment bytes: the scrub gives way to them.
+fn is_transfer(lane: &str) -> bool {
+    ["readers", "uploads"].contains(&lane)
+}
+
 fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<Fresh>) {
     let env = &shared.this.env;
     let (calls, replicas) = (|| Arc::clone(&shared.calls), || Arc::clone(&shared.replicas));
@@ -339,6 +344,9 @@ fn start_loops(shared: &Arc<Shared>, registration: Registration, fresh: Option<F
     env.spawn("own work", upkeep::own_work::run(replicas(), calls(), ending()));
     env.spawn("ledger", crate::ledger::run(env.clone(), Arc::clone(&shared.replicas.ledger)));
     env.spawn("compare", upkeep::compare::run(replicas()));
+    let lanes = shared.lanes.clone();
+    let busy = move || lanes.taken().iter().any(|(of, taken)| is_transfer(of) && *taken > 0);
+    env.spawn("scrub", upkeep::scrub::run(replicas(), busy));
     env.spawn("reports", upkeep::report::run(replicas(), calls(), ending()));
     env.spawn("heartbeat", upkeep::heartbeat::run(calls(), replicas(), leader(), ending()));
     env.spawn("health", upkeep::health::run(member(), leader(), ending()));

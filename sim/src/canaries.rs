@@ -128,6 +128,8 @@ fn play_of(canary: &Canary) -> Play {
         }
         // The client waits for its upload's Begin.
         "seal_unread" => scenario::find("sealed_before_it_began"),
+        // In the mix clients and catch-up read most of what rots.
+        "scrub_without_reading" => scenario::find("read_by_nobody"),
         // Truncation by a successor with fewer entries is rare in the mix.
         "truncation_stays" => scenario::find("cut_off_tail"),
         // The mix's rules keep only the newest of few checkpoints, and it never undeletes.

@@ -83,6 +83,8 @@ struct Inner {
     replaces: BTreeMap<ProcessId, NodeId>,
     /// Feature levels of processes that run an older build.
     levels: BTreeMap<ProcessId, u32>,
+    /// Nodes read each replica again within this time, milliseconds; zero: never.
+    scrub_ms: u64,
     /// Processes whose next start uses an older build by mistake.
     mistaken: BTreeMap<ProcessId, u32>,
     /// The first node is told to create a cluster although its disk was lost.
@@ -164,6 +166,11 @@ impl Cluster {
         self.inner.lock().pace as u32
     }
 
+    /// From their next start on, nodes read each replica again within this time.
+    pub fn set_scrub(&self, within: Duration) {
+        self.inner.lock().scrub_ms = within.as_millis() as u64;
+    }
+
     /// Defines one more node, with this offset of its wall clock. It does not run yet.
     pub fn add_node(&self, rack: &str, wall_skew_ms: i64) -> ProcessId {
         let name = format!("n{}", self.inner.lock().addresses.len() + 1);
@@ -188,6 +195,7 @@ impl Cluster {
                     let mistaken = inner.mistaken.remove(&parts.id);
                     let level = mistaken.or_else(|| inner.levels.get(&parts.id).copied());
                     config.feature_level = level.unwrap_or(config.feature_level);
+                    config.timings.scrub_ms = inner.scrub_ms;
                     if matches!(config.origin, Origin::Bootstrap(_)) {
                         config.peers = inner.addresses.clone();
                         config.peers.retain(|address| *address != config.address);

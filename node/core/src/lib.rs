@@ -14,6 +14,7 @@
 //! | [`placement`] | which nodes get a segment's slots |
 //! | [`steward`] | the leader's proposals |
 //! | [`work`] | the fetches and destructions of a node |
+//! | [`scrub`] | which replicas a node reads again, and how fast |
 //! | [`voters`] | the choice of voters |
 //! | [`invariants`] | the named promises, checked against a catalogue |
 //!
@@ -30,6 +31,7 @@ pub mod catalogue;
 pub mod invariants;
 pub mod placement;
 pub mod retention;
+pub mod scrub;
 pub mod steward;
 pub mod voters;
 pub mod work;

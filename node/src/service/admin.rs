@@ -14,7 +14,7 @@ use cairn_types::rights::Right;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{quarantine, ready};
+use super::{quarantine, ready, scrub};
 use crate::caller::Caller;
 use crate::shared::leader::Pulse;
 use crate::shared::{Calls, LeaderState, Shared};
@@ -191,6 +191,14 @@ impl wire::admin_server::Admin for Service {
         quarantine::restore(&self.shared.replicas, &self.shared.calls, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn scrub(
+        &self,
+        request: Request<wire::ScrubRequest>,
+    ) -> Result<Response<wire::ScrubReply>, Status> {
+        self.may_operate(&request).await?;
+        scrub::answer(&self.shared.replicas, request.into_inner()).await.map(Response::new)
     }
 
     async fn ask_slot(

@@ -36,6 +36,7 @@ async fn gather(shared: &Shared) -> Registry {
     let status = node_status(shared).await;
     let summary = shared.summaries.lately(&shared.member).await;
     let counters = &shared.counters;
+    let (scrub, _) = shared.replicas.scrub.plan();
     let trouble = shared.member.health.trouble();
     let refusals = shared.member.consensus.refusals();
     let node = (Cow::Borrowed("node"), Cow::Owned(status.node.to_string()));
@@ -68,6 +69,8 @@ async fn gather(shared: &Shared) -> Registry {
         ("available_bytes", "room for segment data", status.available_bytes),
         ("capacity_bytes", "configured capacity", status.total_bytes),
         ("slots_assigned", "slots without a durable file yet", status.fetches_pending),
+        ("scrub_ripe_bytes", "bytes that the scrub is to read now", scrub.ripe_bytes),
+        ("scrub_late_segments", "not read within a scrub cycle", scrub.late),
         ("process_resident_peak_bytes", "peak resident memory", status.rss_peak_bytes),
         ("checkpoints_committed", "committed checkpoints", summary.checkpoints_committed),
         ("checkpoints_open", "uploads in progress", summary.checkpoints_open),
@@ -90,6 +93,9 @@ async fn gather(shared: &Shared) -> Registry {
         ("segments_quarantined", "files set aside", status.segments_quarantined),
         ("segments_recovered", "taken back from quarantine", counters.segments_recovered.get()),
         ("suspects_confirmed", "bad replicas found", counters.suspects_confirmed.get()),
+        ("segments_scrubbed", "replicas read by the scrub", counters.segments_scrubbed.get()),
+        ("segment_bytes_scrubbed", "bytes read by the scrub", counters.bytes_scrubbed.get()),
+        ("scrub_bad", "of these, bad or missing", counters.scrub_bad.get()),
         (
             "sources_suspected",
             "sources that gave this node wrong bytes",

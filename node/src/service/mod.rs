@@ -15,6 +15,7 @@
 //! | `tokens` | issuers of tokens, and tokens that were revoked |
 //! | `retention` | policies, plans of retention, runs of it that wait |
 //! | `quarantine` | an operator's look into quarantine, and the way back out of it |
+//! | `scrub` | an operator's word to this node's scrub, and how far it is |
 //! | `ready` | (nothing: whether this node serves, for those that say so) |
 //! | [`http`] | `/healthz`, `/metrics` |
 
@@ -41,6 +42,7 @@ mod metrics;
 mod quarantine;
 mod ready;
 mod retention;
+mod scrub;
 mod seal;
 pub mod segments;
 mod shown;

@@ -212,6 +212,7 @@ impl wire::segments_server::Segments for Service {
             replicas.reporter.say(Said::Durable, segment, epoch);
         }
         writer.finish_if(wanted).await.map_err(|error| store_status(&error))?;
+        replicas.note_written(digest);
         replicas.counters.segments_received.add(1);
         self.waits.segment_puts.observe(began.elapsed().as_secs_f64());
         replicas.say_durable(segment, epoch, digest);

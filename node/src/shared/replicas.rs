@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cairn_core::scrub::Known;
 use cairn_types::ids::{Epoch, SegmentDigest, SegmentId};
 use parking_lot::Mutex;
 
@@ -9,6 +10,7 @@ use super::{Member, ThisNode};
 use crate::counters::Counters;
 use crate::ledger::Ledger;
 use crate::reporter::{Reporter, Said};
+use crate::scrub::Scrub;
 use crate::store::SegmentStore;
 use crate::wake::Wake;
 
@@ -20,6 +22,7 @@ pub struct Replicas {
     pub ledger: Arc<dyn Ledger>,
     pub reporter: Reporter,
     pub counters: Arc<Counters>,
+    pub scrub: Scrub,
     /// Wakes this node's own work: fetch, destroy, report.
     pub work: Wake,
     /// The result of the last look at the disk. See [`Replicas::room`].
@@ -35,8 +38,13 @@ impl Replicas {
     ) -> Self {
         let this = Arc::clone(&member.this);
         let room = Mutex::new((this.config.capacity_bytes, 0));
-        let (reporter, work) = Default::default();
-        Self { this, member, store, ledger, reporter, counters, work, room }
+        let (reporter, scrub, work) = Default::default();
+        Self { this, member, store, ledger, reporter, counters, scrub, work, room }
+    }
+
+    /// This node has written the segment's file, and synced it.
+    pub fn note_written(&self, digest: SegmentDigest) {
+        self.ledger.record(digest, Known::Written(self.this.env.wall_ms()));
     }
 
     /// Reports a replica as durable, if the file here has the length of the segment's record. Such a

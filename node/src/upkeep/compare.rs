@@ -37,7 +37,7 @@ pub async fn run(replicas: Arc<Replicas>) {
 }
 
 /// Before its inventory is taken, a process does not know which slots it has promised.
-fn is_inventoried(member: &Member) -> bool {
+pub(super) fn is_inventoried(member: &Member) -> bool {
     let (node, incarnation) = (member.this.id, member.this.incarnation());
     member.read(|catalogue| {
         let record = catalogue.node(node);

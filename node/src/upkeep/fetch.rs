@@ -286,6 +286,7 @@ impl<'a> Copying<'a> {
         // A segment has at least one block, so there is a writer.
         let Some(writer) = self.writer else { return Err(FetchError::NoSource) };
         writer.finish_if(wanted(&self.replicas.member, self.fetch.digest)).await?;
+        self.replicas.note_written(self.fetch.digest);
         self.replicas.counters.segments_fetched.add(1);
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! | [`own_work`] | every node | catch-up fetches, destroying released files, deriving reports |
 //! | [`report`] | every node | sends the node's reports about its replicas |
 //! | [`compare`] | every node | slow comparison of slots, index and files: gives up missing ones |
+//! | [`scrub`] | every node | reads each replica again, slowly |
 //! | [`steward`] | the leader | liveness, expiry, retention, reap, repair slots |
 //! | [`members`] | the leader | learners, voters, removed nodes |
 //! | [`candidates`], [`leaving`] | the leader, when asked | possible voters; removal of a node |
@@ -32,5 +33,6 @@ pub mod members;
 pub mod own_work;
 pub mod register;
 pub mod report;
+pub mod scrub;
 pub mod steward;
 pub mod suspect;

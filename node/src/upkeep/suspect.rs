@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use cairn_core::scrub::Known;
 use cairn_types::ids::SegmentDigest;
 use cairn_types::model::SlotState;
 use tokio::sync::oneshot;
@@ -24,7 +25,7 @@ pub async fn check(replicas: &Arc<Replicas>, digest: SegmentDigest) -> Result<bo
     }
     match replicas.store.quarantine_if_bad(digest).await {
         Ok(Checked::Good) => {
-            replicas.ledger.record_verified(digest, replicas.this.env.wall_ms());
+            replicas.ledger.record(digest, Known::Verified(replicas.this.env.wall_ms()));
             Ok(false)
         }
         Ok(Checked::Bad) => {

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 65] = [
+pub const CANARIES: [Canary; 66] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -58,6 +58,11 @@ pub const CANARIES: [Canary; 65] = [
         name: "seal_unread",
         breaks: "a part is sealed without its manifest being read when the leader did not know its upload",
         caught_by: &["C2"],
+    },
+    Canary {
+        name: "scrub_without_reading",
+        breaks: "the scrub notes a replica as read that it did not read",
+        caught_by: &["L3"],
     },
     Canary {
         name: "keep_last_at_begin",

@@ -30,6 +30,7 @@ pub mod retention;
 pub mod rm;
 pub mod rollback;
 pub mod room;
+pub mod scrub;
 pub mod show;
 pub mod status;
 mod survey;
@@ -83,6 +84,8 @@ verbs! {
     Diff(diff::DiffArgs),
     /// Read replicas again, or a whole checkpoint, and compare them with their digests
     Verify(verify::VerifyArgs),
+    /// Show how far nodes are with reading every replica again; start a pass, or pause
+    Scrub(scrub::ScrubArgs),
     /// Restore as if nodes were lost, run a check in it, and measure how long that takes
     Drill(drill::DrillArgs),
     /// Print what happens to checkpoints: commits, deletions, refs, quarantine, full replication

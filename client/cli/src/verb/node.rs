@@ -1,7 +1,7 @@
 //! `cairn node start|ls|remove|wait|quarantine`
 
 mod list;
-mod named;
+pub(super) mod named;
 mod quarantine;
 mod remove;
 mod wait;
@@ -120,6 +120,11 @@ struct StartArgs {
     #[arg(long, env = "CAIRN_REPLACE_AFTER", value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     replace_after: Option<humantime::Duration>,
+    /// Read each replica again within this time, and compare it with its digest; or `off`
+    /// [default: 14d]
+    #[arg(long, env = "CAIRN_SCRUB_EVERY", value_name = "TIME")]
+    #[serde(deserialize_with = "parsed")]
+    scrub_every: Option<ScrubEvery>,
     /// Use no feature above this level, so that this node can go back to an older build
     /// [default: all features of this build, see `cairn version`]
     #[arg(long, env = "CAIRN_FEATURE_LEVEL", value_name = "N")]
@@ -128,6 +133,26 @@ struct StartArgs {
     #[arg(long, env = "CAIRN_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     config: Option<PathBuf>,
+}
+
+/// The time of a scrub's cycle, milliseconds. Zero is `off`.
+#[derive(Debug, Clone, Copy)]
+struct ScrubEvery(u64);
+
+impl FromStr for ScrubEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self(0));
+        }
+        let every = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        let range = Duration::from_secs(60)..=Duration::from_secs(400 * 86_400);
+        match u64::try_from(every.as_millis()) {
+            Ok(ms) if range.contains(&every) => Ok(Self(ms)),
+            _ => Err(format!("{text} is not between 1m and 400d, and not `off`")),
+        }
+    }
 }
 
 /// A value that is written as text.
@@ -160,6 +185,7 @@ impl StartArgs {
             grace: self.grace.or(file.grace),
             down_after: self.down_after.or(file.down_after),
             replace_after: self.replace_after.or(file.replace_after),
+            scrub_every: self.scrub_every.or(file.scrub_every),
             feature_level: self.feature_level.or(file.feature_level),
             config: None,
             ..self
@@ -226,7 +252,10 @@ impl StartArgs {
                 // A cluster that is there already answers at one of them.
                 peers: join,
                 feature_level,
-                timings: Timings::default(),
+                timings: self.scrub_every.map_or_else(Timings::default, |every| Timings {
+                    scrub_ms: every.0,
+                    ..Timings::default()
+                }),
             },
         })
     }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use cairn_client::{
     BestMetric, BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange,
     KeptReason, LabelRule, ListedHold, LocatedSegment, Namespace, NamespaceUsage, NodeInfo,
-    OwnPolicy, PlannedCheckpoint, RefList, RetentionPlan, Shown, ShownPolicy, TensorChange,
+    OwnPolicy, PlannedCheckpoint, RefList, RetentionPlan, ScrubStatus, Shown, ShownPolicy,
+    TensorChange,
 };
 use cairn_types::ids::{
     Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 use super::{
     Verb, diff, du, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback,
-    show, status,
+    scrub, show, status,
 };
 use crate::args::Cli;
 use crate::{foreign, output};
@@ -236,6 +237,25 @@ fn rm_args(arguments: &[&str]) -> rm::RmArgs {
         Verb::Rm(args) => args,
         _ => unreachable!("that is rm"),
     }
+}
+
+#[test]
+fn scrub_of_some_nodes() {
+    let mut reading = ScrubStatus::default();
+    reading.node = NodeId(1);
+    reading.period_ms = Some(14 * 86_400_000);
+    reading.pass_since_ms = Some(WALL_MS);
+    (reading.replicas, reading.bytes) = (1_200, 9_600 * MIB);
+    (reading.verified, reading.verified_bytes) = (300, 2_390 * MIB);
+    (reading.ripe, reading.ripe_bytes, reading.bytes_per_s) = (900, 7_210 * MIB, 64 * MIB);
+    (reading.late, reading.oldest_ms, reading.bad) = (2, Some(15 * 86_400_000), 1);
+    reading.faults = vec![(SegmentDigest([0xab; 32]), WALL_MS)];
+    let mut paused = ScrubStatus::default();
+    (paused.period_ms, paused.paused_until_ms) = (Some(86_400_000), Some(WALL_MS));
+    let off = ScrubStatus::default();
+    let answers =
+        [(1, Ok(reading)), (2, Ok(paused)), (3, Ok(off)), (4, Err("the node is down".to_owned()))];
+    checked("scrub", &scrub::text(&answers), &scrub::document(&answers));
 }
 
 #[test]

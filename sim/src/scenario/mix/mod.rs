@@ -43,6 +43,9 @@ const QUIET_CALLS_MAX: u64 = 200;
 /// node counts as down, a call's deadline, a round of upkeep.
 const STALE: Duration = Duration::from_secs(7);
 
+/// In every third run, nodes read each replica again within this time.
+const SCRUB: Duration = Duration::from_secs(40);
+
 /// What the clients of one run share.
 struct Shared {
     history: Mutex<History>,
@@ -104,6 +107,10 @@ async fn story(world: &World) -> Result<(), String> {
             trace::count("cluster.older_builds", 1);
             cluster.set_feature_level(node, OLDER_LEVEL);
         }
+    }
+    if world.seed().is_multiple_of(3) {
+        trace::count("cluster.scrubs", 1);
+        cluster.set_scrub(plan.paced(SCRUB));
     }
     let checkers = Checkers::watch(&cluster);
     world.net().set_silence(Duration::from_millis(plan.silence_ms));

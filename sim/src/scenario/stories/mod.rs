@@ -40,6 +40,7 @@ stories! {
     power_loss_everywhere "all nodes lose power in the middle of a put",
     put_back_by_command "the only file of a segment is moved to quarantine by hand, and put back by command",
     rack_loss "a rack of two nodes is gone: reads and writes go on",
+    read_by_nobody "replicas rot that nobody reads: the scrub finds each within its cycle, and it is made again",
     removed_before_it_caught_up "a node is removed between its registration and its next log entry, and ends",
     removed_leader "a leader that was cut off is removed, and ends when it hears of it",
     removed_voter_of_two "of two nodes the one that votes is removed: its vote goes to the other",

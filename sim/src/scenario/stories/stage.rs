@@ -97,8 +97,20 @@ impl Stage {
 
     /// Like [`Stage::open`], with builds that understand commands up to this level.
     pub async fn open_at_level(world: World, racks: &[&str], level: u32) -> Told<Self> {
+        let older = |cluster: &Cluster| {
+            cluster.nodes().into_iter().for_each(|node| cluster.set_feature_level(node, level));
+        };
+        Self::open_with(world, racks, older).await
+    }
+
+    /// Like [`Stage::open`], with a cluster that was prepared before its start.
+    pub async fn open_with(
+        world: World,
+        racks: &[&str],
+        prepare: impl FnOnce(&Cluster),
+    ) -> Told<Self> {
         let cluster = Cluster::define(&world, racks);
-        cluster.nodes().into_iter().for_each(|node| cluster.set_feature_level(node, level));
+        prepare(&cluster);
         let checkers = Checkers::watch(&cluster);
         // Slow enough that a fault finds bytes on the way.
         world.net().set_policy(LinkPolicy { bytes_per_s: 20_000_000, ..LinkPolicy::default() });

@@ -9,7 +9,7 @@ use cairn_types::blocks::block_count;
 use cairn_types::ids::SegmentDigest;
 use cairn_types::model::SlotState;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Stage, Told, finish};
 use crate::checkers::{footer_of, path_of};
@@ -69,6 +69,35 @@ impl Stage {
             true => Ok(()),
             false => Err(format!("{} has no byte {at}", path_of(digest))),
         }
+    }
+
+    /// Flips a bit of some segment that is durable here, and returns the segment and its file.
+    pub fn rot_one(&mut self, process: ProcessId) -> Told<(SegmentDigest, u64)> {
+        let digest = self.durable_on(process, 0)?;
+        self.rot_block(process, digest, 0)?;
+        let disk = self.cluster.disk(process).ok_or("no disk")?;
+        let file = disk.file_id(&path_of(digest)).ok_or_else(|| format!("no file {digest}"))?;
+        Ok((digest, file))
+    }
+
+    /// Waits until the node has another file of the segment than this one. `false` if it has none
+    /// in time.
+    pub async fn has_another_file(
+        &self,
+        process: ProcessId,
+        (digest, file): (SegmentDigest, u64),
+        within: Duration,
+    ) -> Told<bool> {
+        let disk = self.cluster.disk(process).ok_or("no disk")?;
+        let path = path_of(digest);
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            if disk.file_id(&path).is_some_and(|now| now != file) {
+                return Ok(true);
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+        Ok(false)
     }
 
     /// Removes the file of a segment.
