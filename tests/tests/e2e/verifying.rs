@@ -1,9 +1,11 @@
-//! `cairn verify` finds every planted flip, and `cairn drill` says what would be lost.
+//! `cairn verify` and the scrub find every planted flip, and `cairn drill` says what would be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use cairn_tests::chance::Chance;
 use cairn_tests::cluster::TestCluster;
@@ -87,6 +89,49 @@ fn verification_finds_each_of_twenty_flipped_bits_and_they_are_repaired() {
     let shown = cairn.run(["show", "verify/run@1", "--json"]).ok().json();
     let label = shown["labels"]["cairn.verified.replicas"].as_str().expect("the result");
     assert!(label.starts_with("good "), "{label}");
+}
+
+#[test]
+fn scrub_finds_what_nobody_reads_and_stops_when_told() {
+    let mut cluster = TestCluster::start(program());
+    let mut chance = Chance::of("read by nobody");
+    let cairn = cluster.cairn();
+    let source = cluster.scratch_directory("unread");
+    files::safetensors(&source.join("model.safetensors"), &[MIB; 6], 4);
+    cairn.run(args(&[&"put", &source, &"unread/run@1", &"--wait", &"full"])).ok();
+    let segments = segments(&cluster, "unread/run@1");
+    let mut planted = BTreeSet::new();
+    for (digest, nodes) in segments.iter().take(4) {
+        flip(&segment_file(&cluster, nodes[0], digest), &mut chance);
+        planted.insert((digest.clone(), nodes[0]));
+    }
+    let told = cairn.run(["scrub", "pause", "--for", "1h", "--json"]).ok().json();
+    assert!(told["nodes"].as_array().expect("nodes").iter().all(|it| it["state"] == "paused"));
+    cairn.run(["scrub", "pause", "--for", "8d"]).ends(2);
+    cairn.run(["scrub", "status", "nobody"]).ends(3);
+    // A pass ends the pause.
+    cairn.run(["scrub", "start"]).ok();
+    let until = Instant::now() + Duration::from_secs(60);
+    let found = loop {
+        let status = cairn.run(["scrub", "status", "--json"]).ok().json();
+        let nodes = status["nodes"].as_array().expect("nodes");
+        let found: BTreeSet<(String, u64)> = nodes.iter().flat_map(faults).collect();
+        if found.len() >= planted.len() && nodes.iter().all(|it| it["pass_since_ms"].is_null()) {
+            break found;
+        }
+        assert!(Instant::now() < until, "the scrub found {found:?} of {planted:?}: {status}");
+        sleep(Duration::from_millis(200));
+    };
+    assert_eq!(found, planted);
+    cluster.wait_healthy();
+    cairn.run(["verify", "unread/run@1", "--level", "replicas"]).ok();
+}
+
+/// (digest, node) of each replica that a node's scrub has found bad.
+fn faults(node: &Value) -> Vec<(String, u64)> {
+    let id = node["node"].as_u64().expect("a node");
+    let faults = node["faults"].as_array().expect("faults").iter();
+    faults.map(|it| (it["digest"].as_str().expect("a digest").to_owned(), id)).collect()
 }
 
 #[test]
