@@ -179,6 +179,7 @@ pub use cairn_types::model::{
     Policy, PolicyChange, Settings,
 };
 pub use cairn_types::policy::{FullPolicy, PolicyField};
+pub use cairn_types::progress::{PartProgress, UploadProgress};
 pub use cairn_types::retention::{
     BestMetric, BestRule, Extreme, LabelRule, Retention, RetentionChange, Rules,
 };

@@ -13,6 +13,7 @@
 //! | [`policy`] | what a policy becomes by a change |
 //! | [`event`] | what watchers are told |
 //! | [`listing`] | which checkpoints a listing shows |
+//! | [`progress`] | how far an open upload is |
 //! | [`retention`] | rules that keep checkpoints |
 //! | [`rights`] | subjects, their rights, and the namespaces these hold in |
 //! | [`blocks`], [`set_digest()`] | verification of parts of a segment, and of a set of segments |
@@ -36,6 +37,7 @@ pub mod command;
 pub mod event;
 pub mod listing;
 pub mod policy;
+pub mod progress;
 pub mod retention;
 pub mod rights;
 

@@ -42,6 +42,8 @@ pub const RENEWED_IDLE_MS_MAX: u64 = 86_400_000;
 pub const PARTS_MAX: u32 = 65_536;
 /// Missing parts that a listing names of each upload: enough to find the rank that hangs.
 pub const MISSING_PARTS_MAX: usize = 16;
+/// Parts in progress that a listing describes of each upload: each takes a walk over its segments.
+pub const PARTS_BEGUN_MAX: usize = 16;
 /// Segments of one checkpoint.
 pub const CHECKPOINT_SEGMENTS_MAX: usize = 4 << 20;
 /// Files and directories of a checkpoint of several parts: the leader compares their names, at

@@ -12,6 +12,7 @@ use crate::ids::{
     Nonce, RefName, Run, SegmentDigest, SegmentId, Step,
 };
 use crate::marks::{Hold, Quarantine};
+use crate::progress::UploadProgress;
 use crate::retention::RetentionChange;
 use crate::slots::{References, Slots};
 
@@ -391,6 +392,8 @@ pub struct CheckpointInfo {
     pub holds: Vec<Hold>,
     /// Set where it is deleted.
     pub deletion: Option<Deletion>,
+    /// Set while it is open, by nodes that say so.
+    pub upload: Option<UploadProgress>,
 }
 
 impl CheckpointInfo {

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::hold::HoldRecord;
+use super::uploads::UploadRecord;
 use super::{clock, keep};
 use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
@@ -24,7 +25,7 @@ pub struct LsArgs {
     /// This namespace and those below it; llama lists llama and llama/pretrain [default: all]
     #[arg(value_name = "NAMESPACE")]
     prefix: Option<String>,
-    /// Show uploads in progress too
+    /// Show uploads in progress too (`cairn show --open` says more of them)
     #[arg(long)]
     open: bool,
     /// Show only checkpoints in this state; may be repeated [default: committed]
@@ -239,6 +240,8 @@ pub struct CheckpointRecord<'a> {
     /// The client that uploads or uploaded it, and its job.
     client: &'a str,
     job: &'a str,
+    /// Whose token began it; empty where none did.
+    subject: &'a str,
     /// Null while it is open.
     committed_ms: Option<u64>,
     files: u64,
@@ -270,6 +273,8 @@ pub struct CheckpointRecord<'a> {
     holds: Vec<HoldRecord<'a>>,
     /// Null unless it is deleted.
     deletion: Option<DeletionRecord<'a>>,
+    /// Null unless it is open.
+    upload: Option<UploadRecord>,
 }
 
 #[derive(Serialize)]
@@ -303,6 +308,7 @@ impl<'a> CheckpointRecord<'a> {
             began_ms: info.began.wall_ms,
             client: &info.began.client,
             job: &info.began.job,
+            subject: &info.began.subject,
             committed_ms: info.commit.map(|commit| commit.wall_ms),
             files: info.files,
             bytes: info.bytes,
@@ -330,6 +336,7 @@ impl<'a> CheckpointRecord<'a> {
                 at_ms: deletion.wall_ms,
                 restorable_ms: deletion.restorable_ms,
             }),
+            upload: info.upload.as_ref().map(UploadRecord::new),
         }
     }
 }

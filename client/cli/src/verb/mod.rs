@@ -38,6 +38,7 @@ mod survey;
 mod tables;
 pub mod token;
 pub mod undelete;
+mod uploads;
 pub mod verify;
 pub mod version;
 pub mod wait;
@@ -76,7 +77,7 @@ verbs! {
     /// List checkpoints
     #[command(alias = "list")]
     Ls(ls::LsArgs),
-    /// Show a checkpoint: files, segments, replicas, durability
+    /// Show a checkpoint: files, segments, replicas, durability; or uploads in progress
     Show(show::ShowArgs),
     /// Show what namespaces take: files, stored and shared bytes, trash
     Du(du::DuArgs),

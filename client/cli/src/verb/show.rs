@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::annotate::annotations;
 use super::hold::marks;
 use super::ls::{self, CheckpointRecord};
+use super::uploads;
 use crate::exit::{Exit, Outcome};
 use crate::output::{bytes, plural, table, wall_time};
 use crate::session::Session;
@@ -20,15 +21,25 @@ use crate::{address, foreign};
 
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// NAMESPACE@SELECTOR, such as run1@latest (`cairn help selectors`)
-    address: String,
+    /// NAMESPACE@SELECTOR, such as run1@latest (`cairn help selectors`); with --open a namespace, or
+    /// NAMESPACE@STEP
+    #[arg(required_unless_present = "open")]
+    address: Option<String>,
+    /// Show uploads in progress: who uploads, which parts are missing, how many bytes are durable, and
+    /// when the cluster gives the upload up; without an ADDRESS all of them
+    #[arg(long, conflicts_with = "segments")]
+    open: bool,
     /// List every segment with its replicas
     #[arg(long)]
     segments: bool,
 }
 
 pub fn run(session: &Session, args: ShowArgs) -> Outcome {
-    let address = address::parse(&args.address)?;
+    let address = args.address.as_deref();
+    if args.open {
+        return uploads::run(session, address);
+    }
+    let address = address::parse(address.unwrap_or_default())?;
     let shown = session.with_client(async |client| client.show(&address).await)?;
     session.output.result(&document(&shown), || text(&shown, args.segments))?;
     Ok(Exit::Ok)

@@ -18,12 +18,13 @@ use cairn_types::model::{
     Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, Durability,
     ManifestPlace, Metric, Policy, SealedPart, Slot, SlotState,
 };
+use cairn_types::progress::{PartProgress, UploadProgress};
 use clap::Parser;
 use serde::Serialize;
 
 use super::{
     Verb, diff, du, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback,
-    scrub, show, status,
+    scrub, show, status, uploads,
 };
 use crate::args::Cli;
 use crate::{foreign, output};
@@ -166,6 +167,19 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
             wall_ms: WALL_MS + 70_000,
             restorable_ms: 3_550_000,
         }),
+        upload: is_open.then(|| UploadProgress {
+            durable_bytes: 36 * MIB,
+            lease_left_ms: 290_000,
+            deleted_in_ms: 86_690_000,
+            idle_ms: 10_000,
+            parts_begun: 1,
+            first_begun: vec![PartProgress {
+                part: 1,
+                segments: 1,
+                bytes: 8 * MIB,
+                durable_bytes: 0,
+            }],
+        }),
     }
 }
 
@@ -280,6 +294,20 @@ fn listings_are_shown_as_written_down() {
     checked("ls", &ls::checkpoint_table(&found), &ls::listing(&found, None));
     found.push(info(30_000_000, CheckpointState::Open));
     checked("ls-open", &ls::checkpoint_table(&found), &ls::listing(&found, None));
+    let mut many = info(2_000, CheckpointState::Open);
+    many.began.subject = "train".to_owned();
+    (many.parts_wanted, many.parts_missing, many.first_missing) = (64, 40, (0..16).collect());
+    let mut stale = many.clone();
+    stale.upload = stale.upload.map(|mut upload| {
+        (upload.lease_left_ms, upload.deleted_in_ms, upload.parts_begun) = (0, 0, 18);
+        upload
+    });
+    // A node of an older build says less.
+    let old = CheckpointInfo { upload: None, ..many.clone() };
+    let open = [found[2].clone(), many, stale, old];
+    let text = uploads::text(&open, WALL_MS + 130_000);
+    assert!(text.lines().all(|line| line.chars().count() <= TERMINAL_CHARS), "{text}");
+    checked("show-open", &text, &uploads::document(&open));
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod events;
 mod features;
 mod holds;
 mod index;
+mod info;
 mod kinds;
 mod labels;
 mod nodes;

@@ -5,7 +5,6 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::index::NamespaceIndex;
-use super::kinds::Totals;
 use super::{Catalogue, Checkpoint, NodeSlots};
 use crate::pages::SegmentPages;
 use crate::segment_set::SegmentSet;
@@ -15,11 +14,10 @@ use cairn_types::ids::{
     Address, CheckpointId, Cookie, Namespace, NodeId, Nonce, RequestId, SegmentDigest, SegmentId,
     Selector, Step,
 };
-use cairn_types::limits::{LIST_RECORDS_MAX, MISSING_PARTS_MAX};
+use cairn_types::limits::LIST_RECORDS_MAX;
 use cairn_types::listing::{ListFilter, ListPlace};
 use cairn_types::model::{
-    CheckpointInfo, CheckpointState, Cluster, DeletedFor, Deletion, Durability, NamespaceRecord,
-    Node, SealedPart, Segment,
+    CheckpointInfo, CheckpointState, Cluster, NamespaceRecord, Node, Segment,
 };
 use cairn_types::retention::{BestMetric, Extreme};
 use cairn_types::rights::{Grant, Right};
@@ -359,115 +357,4 @@ impl Catalogue {
         let below = (!below.is_empty()).then(|| namespaces.range::<str, _>(below));
         exact.into_iter().chain(below.into_iter().flatten())
     }
-
-    /// The information about a checkpoint for a client. For an open upload: the sealed parts, and
-    /// the segments staged so far.
-    pub fn info(&self, record: &Checkpoint) -> CheckpointInfo {
-        let parts = match record.open {
-            Some(_) => sealed_parts(record).cloned().collect(),
-            None => Arc::clone(&record.parts),
-        };
-        CheckpointInfo { parts, ..self.listed(record) }
-    }
-
-    /// Like [`Catalogue::info`], without the parts, because there may be many.
-    pub fn listed(&self, record: &Checkpoint) -> CheckpointInfo {
-        let open = record.open.is_some();
-        let (mut parts_missing, mut first_missing) = (0, Vec::new());
-        let (mut bytes, mut files) = (record.bytes, record.files);
-        if let Some(upload) = &record.open {
-            let is_sealed =
-                |part: &u32| upload.parts.get(part).is_some_and(|part| part.part.sealed.is_some());
-            let missing = (0..record.parts_wanted).filter(|part| !is_sealed(part));
-            first_missing = missing.take(MISSING_PARTS_MAX).collect();
-            parts_missing = record.parts_wanted - upload.sealed;
-            let sum = |of: fn(&SealedPart) -> u64| {
-                sealed_parts(record).map(of).fold(0u64, u64::saturating_add)
-            };
-            (bytes, files) = (sum(|part| part.bytes), sum(|part| part.files));
-        }
-        let (durability, staged) = self.standing(record);
-        CheckpointInfo {
-            id: record.id,
-            namespace: record.namespace.clone(),
-            step: record.step,
-            attempt: record.attempt,
-            state: record.state,
-            policy: record.policy.clone(),
-            commit: record.commit,
-            labels: record.labels.clone(),
-            metrics: record.metrics.clone(),
-            bytes,
-            files,
-            segments: if open { record.loose.len() } else { record.segments.len() },
-            segment_bytes: if open { staged.bytes } else { record.segment_bytes },
-            new_bytes: Some(record.new_bytes),
-            durability,
-            parts: Arc::default(),
-            parts_wanted: record.parts_wanted,
-            parts_missing,
-            first_missing,
-            began: record.began.clone(),
-            quarantine: record.quarantine.clone(),
-            refs: self.refs_to(record).cloned().collect(),
-            holds: self.active_holds(record.id).cloned().collect(),
-            deletion: record.deleted_for.map(|reason| self.deletion(record, reason)),
-        }
-    }
-
-    fn deletion(&self, record: &Checkpoint, reason: DeletedFor) -> Deletion {
-        let until_ms = record.trash_until_ms(self.trash_ms()).unwrap_or(0);
-        Deletion {
-            reason,
-            by: record.deleted_by.clone(),
-            wall_ms: record.deleted_wall_ms,
-            restorable_ms: until_ms.saturating_sub(self.cluster.clock_ms),
-        }
-    }
-
-    /// The durability of a checkpoint now. A checkpoint without segments has all the replicas it
-    /// wants.
-    pub fn durability(&self, record: &Checkpoint) -> Durability {
-        self.standing(record).0
-    }
-
-    /// The durability, number and bytes of the segments that a checkpoint names. For an open
-    /// upload, of the segments that it has staged.
-    fn standing(&self, record: &Checkpoint) -> (Durability, Totals) {
-        let wanted = record.policy.replicas;
-        let mut least = Durability {
-            replicas_wanted: wanted,
-            replicas_min: u32::MAX,
-            racks_min: u32::MAX,
-            ..Durability::default()
-        };
-        let mut all = Totals::default();
-        let loose = record.open.is_some().then_some(&record.loose);
-        let count = record.segments.len() + loose.map_or(0, SegmentSet::len);
-        let ids = record.segments.iter().chain(loose.into_iter().flat_map(SegmentSet::iter));
-        for (kind, totals) in self.index.kinds.of(ids, count) {
-            let have = self.counting_on(kind.durable.iter().copied());
-            all.segments += totals.segments;
-            all.bytes += totals.bytes;
-            least.replicas_min = least.replicas_min.min(have.replicas);
-            least.racks_min = least.racks_min.min(have.racks);
-            if have.replicas < wanted {
-                least.segments_below += totals.segments;
-                least.bytes_below += totals.bytes;
-            }
-            if have.replicas == 0 {
-                least.segments_unavailable += totals.segments;
-            }
-        }
-        if least.replicas_min == u32::MAX {
-            least.replicas_min = wanted;
-            least.racks_min = self.required_racks(&record.policy);
-        }
-        (least, all)
-    }
-}
-
-fn sealed_parts(record: &Checkpoint) -> impl Iterator<Item = &SealedPart> {
-    let open = record.open.iter().flat_map(|upload| upload.parts.values());
-    record.parts.iter().chain(open.filter_map(|part| part.part.sealed.as_ref()))
 }

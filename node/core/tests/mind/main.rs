@@ -9,6 +9,7 @@ mod deleting;
 mod labelling;
 mod listing;
 mod marks;
+mod progress;
 mod registering;
 mod repairing;
 mod restoring;

@@ -2,8 +2,9 @@
 
 use crate::command::{metrics_from_wire, metrics_to_wire};
 use crate::ids::{Attempt, CheckpointId, Step};
-use crate::limits::LABEL_BYTES_MAX;
+use crate::limits::{LABEL_BYTES_MAX, PARTS_BEGUN_MAX};
 use crate::model::{Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion};
+use crate::progress::{PartProgress, UploadProgress};
 
 use super::{
     ConvertError, at_most, durability_from_wire, durability_to_wire, hold_from_wire, hold_to_wire,
@@ -61,7 +62,43 @@ pub fn info_to_wire(info: &CheckpointInfo) -> wire::CheckpointInfo {
         holds: info.holds.iter().map(hold_to_wire).collect(),
         deletion: info.deletion.as_ref().map(deletion_to_wire),
         new_bytes: info.new_bytes,
+        upload: info.upload.as_ref().map(progress_to_wire),
     }
+}
+
+fn progress_to_wire(upload: &UploadProgress) -> wire::UploadProgress {
+    let part = |part: &PartProgress| wire::PartProgress {
+        part: part.part,
+        segments: part.segments,
+        bytes: part.bytes,
+        durable_bytes: part.durable_bytes,
+    };
+    wire::UploadProgress {
+        durable_bytes: upload.durable_bytes,
+        lease_left_ms: upload.lease_left_ms,
+        deleted_in_ms: upload.deleted_in_ms,
+        idle_ms: upload.idle_ms,
+        parts_begun: upload.parts_begun,
+        first_begun: upload.first_begun.iter().map(part).collect(),
+    }
+}
+
+fn progress_from_wire(upload: wire::UploadProgress) -> Result<UploadProgress, ConvertError> {
+    at_most("parts in progress", upload.first_begun.len(), PARTS_BEGUN_MAX)?;
+    let part = |part: wire::PartProgress| PartProgress {
+        part: part.part,
+        segments: part.segments,
+        bytes: part.bytes,
+        durable_bytes: part.durable_bytes,
+    };
+    Ok(UploadProgress {
+        durable_bytes: upload.durable_bytes,
+        lease_left_ms: upload.lease_left_ms,
+        deleted_in_ms: upload.deleted_in_ms,
+        idle_ms: upload.idle_ms,
+        parts_begun: upload.parts_begun,
+        first_begun: upload.first_begun.into_iter().map(part).collect(),
+    })
 }
 
 fn deletion_to_wire(deletion: &Deletion) -> wire::Deletion {
@@ -118,5 +155,6 @@ pub fn info_from_wire(info: wire::CheckpointInfo) -> Result<CheckpointInfo, Conv
         refs: info.refs.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
         holds: info.holds.into_iter().map(hold_from_wire).collect::<Result<_, _>>()?,
         deletion: info.deletion.map(deletion_from_wire).transpose()?,
+        upload: info.upload.map(progress_from_wire).transpose()?,
     })
 }

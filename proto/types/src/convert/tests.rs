@@ -18,6 +18,7 @@ use crate::marks::{Hold, Quarantine};
 use crate::model::{
     Began, CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, SealedPart,
 };
+use crate::progress::{PartProgress, UploadProgress};
 use crate::rights::{Grant, Rights, Subject, TokenSubject};
 use crate::wire;
 
@@ -261,6 +262,19 @@ impl Draw {
                 by: format!("b{}", draw.u64()),
                 wall_ms: draw.u64(),
                 restorable_ms: draw.u64(),
+            }),
+            upload: self.option(|draw| UploadProgress {
+                durable_bytes: draw.u64(),
+                lease_left_ms: draw.u64(),
+                deleted_in_ms: draw.u64(),
+                idle_ms: draw.u64(),
+                parts_begun: draw.u32(),
+                first_begun: draw.list(|draw| PartProgress {
+                    part: draw.u32(),
+                    segments: draw.u64(),
+                    bytes: draw.u64(),
+                    durable_bytes: draw.u64(),
+                }),
             }),
         }
     }
