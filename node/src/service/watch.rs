@@ -177,7 +177,11 @@ impl Watcher {
         for name in names.iter().filter(|name| self.wants(name)) {
             let refs = catalogue.refs(name).take(REFS_MAX);
             let refs: Vec<_> = refs
-                .filter_map(|(of, target)| convert::watched_ref_to_wire(name, of, target))
+                .filter_map(|(of, target)| {
+                    let checkpoint = target.checkpoint.and_then(|id| catalogue.checkpoint(id));
+                    let step = checkpoint.map(|record| record.step);
+                    convert::watched_ref_to_wire(name, of, target, step)
+                })
                 .collect();
             if !refs.is_empty() {
                 self.send(wire::WatchReply { refs, ..Default::default() }).await?;

@@ -8,7 +8,7 @@ use crate::ids::{CheckpointId, Lineage, Namespace, RefName, Step};
 use crate::model::DeletedFor;
 
 /// `LINEAGE/INDEX.N`: the recovery generation, the log entry, and the place among its events. As a cursor
-/// it says that all up to it is known.
+/// it says that all up to it is known. `LINEAGE/INDEX` is behind all events of the entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
     pub lineage: Lineage,
@@ -25,14 +25,19 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}.{}", self.lineage, self.index, self.place)
+        write!(f, "{}/{}", self.lineage, self.index)?;
+        match self.place {
+            u32::MAX => Ok(()),
+            place => write!(f, ".{place}"),
+        }
     }
 }
 
 /// Says what a good one looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "malformed cursor: expected LINEAGE/INDEX.PLACE, such as 0/5012.0, as a watcher was given it"
+    "malformed cursor: expected LINEAGE/INDEX or LINEAGE/INDEX.PLACE, such as 0/5012.0, as a watcher \
+     was given it"
 )]
 pub struct MalformedCursor;
 
@@ -42,8 +47,10 @@ impl FromStr for EventId {
     fn from_str(text: &str) -> Result<Self, MalformedCursor> {
         let read = || {
             let (lineage, rest) = text.split_once('/')?;
-            let (index, place) = rest.split_once('.')?;
             let lineage = Lineage(lineage.parse().ok()?);
+            let Some((index, place)) = rest.split_once('.') else {
+                return Some(Self::end_of(lineage, rest.parse().ok()?));
+            };
             Some(Self { lineage, index: index.parse().ok()?, place: place.parse().ok()? })
         };
         read().ok_or(MalformedCursor)
@@ -155,6 +162,8 @@ pub struct WatchedRef {
     pub namespace: Namespace,
     pub name: RefName,
     pub checkpoint: CheckpointId,
+    /// Of the checkpoint, if it is there and the node says so.
+    pub step: Option<Step>,
     pub generation: u64,
 }
 
@@ -170,7 +179,8 @@ mod tests {
         ] {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
-        for bad in ["", "0", "0/1", "0.1", "/1.0", "0/1.", "70000/1.0", "0/-1.0", "0/1.0.0"] {
+        assert_eq!(EventId::end_of(Lineage(0), 57).to_string(), "0/57");
+        for bad in ["", "0", "0/", "0.1", "/1.0", "0/1.", "70000/1.0", "0/-1.0", "0/1.0.0"] {
             assert_eq!(bad.parse::<EventId>(), Err(MalformedCursor), "{bad}");
         }
     }

@@ -116,6 +116,7 @@ impl<'a> WatchRecord<'a> {
         Self {
             told: "ref",
             namespace: Some(named.namespace.as_str()),
+            step: named.step.map(|step| step.0),
             id: Some(named.checkpoint.0),
             name: Some(named.name.as_str()),
             generation: Some(named.generation),
@@ -160,8 +161,12 @@ pub(super) fn text(told: &Watched) -> String {
             there(state, format!("{namespace}@{step}"))
         }
         Watched::Ref(named) => {
-            let WatchedRef { namespace, name, checkpoint, .. } = named;
-            there("ref", format!("{namespace}@{name} -> id {checkpoint}"))
+            let WatchedRef { namespace, name, checkpoint, step, .. } = named;
+            let target = match step {
+                Some(step) => step.to_string(),
+                None => format!("id {checkpoint}"),
+            };
+            there("ref", format!("{namespace}@{name} -> {target}"))
         }
         Watched::Seam(cursor) => format!("from now on, behind {cursor}:"),
         Watched::Event(event) => {

@@ -61,7 +61,7 @@ pub struct Checkpoint {
     pub segment_bytes: u64,
     /// Of these: what no other checkpoint had committed, also none in the trash.
     pub new_bytes: u64,
-    /// Once each of its segments had all R replicas.
+    /// Once each of its segments had all R replicas, counted on nodes that were up.
     pub full: bool,
     /// Cluster time of the deletion.
     pub deleted_at_ms: Option<u64>,

@@ -4,11 +4,12 @@
 //! a checkpoint's state or a ref changes, and taken by whoever applied it. They are no part of the state:
 //! neither stored nor compared. All nodes give the same events the same ids (C3).
 //!
-//! *Full*, the first time that each segment of a commit has R replicas, needs the most: the catalogue does
-//! not know the checkpoints of a segment. Each commit that is not full yet keeps one witness, a segment
-//! that lacks replicas. Only when the witness has them the next one is looked for, and where there is none
-//! the commit is full. So an entry costs a look-up for each segment that gains a replica, however many
-//! commits are not full, and the search for witnesses walks each commit about once.
+//! *Full*, the first time that each segment of a commit has R replicas that count, as `status` counts them
+//! (Durable, on nodes that are up), needs the most: the catalogue does not know the checkpoints of a
+//! segment. Each commit that is not full yet keeps one witness, a segment that lacks replicas. Only when the
+//! witness has them the next one is looked for, and where there is none the commit is full. So an entry costs
+//! a look-up for each segment that gains a replica, however many commits are not full, and the search for
+//! witnesses walks each commit about once. A node that comes up costs a look at each witness.
 //!
 //! ```text
 //!   witness segment -> commits that are not full because of it     (derived; another node may have others)
@@ -20,7 +21,7 @@ use super::{Catalogue, Checkpoint};
 use crate::persistent::Map;
 use crate::segment_set::SegmentSet;
 use cairn_types::event::{Event, EventId, Happened, WatchedCheckpoint};
-use cairn_types::ids::{CheckpointId, Namespace, SegmentId};
+use cairn_types::ids::{CheckpointId, Namespace, NodeId, SegmentId};
 use cairn_types::model::{CheckpointState, SlotState};
 
 /// What the entry that is being applied has brought about.
@@ -141,6 +142,22 @@ impl Catalogue {
         }
     }
 
+    /// Replicas on this node count from now on.
+    pub(super) fn note_counting(&mut self, node: NodeId) {
+        let mut last = None;
+        for (segment, _) in self.index.filling.by_witness.keys() {
+            if last.replace(*segment) == Some(*segment) {
+                continue;
+            }
+            let has_one = self.segments.get(*segment).is_some_and(|it| {
+                it.slots.iter().any(|slot| slot.node == node && slot.state == SlotState::Durable)
+            });
+            if has_one {
+                self.collected.gained.push(*segment);
+            }
+        }
+    }
+
     /// At the end of an entry: commits whose witness has its replicas find another one, or are full.
     pub(super) fn settle_filling(&mut self) {
         let gained = std::mem::take(&mut self.collected.gained);
@@ -176,12 +193,9 @@ impl Catalogue {
         record: &Checkpoint,
         mut left: SegmentSet,
     ) -> Option<(SegmentId, SegmentSet)> {
-        let wanted = record.policy.replicas as usize;
+        let wanted = record.policy.replicas;
         let lacks = |id: &SegmentId| {
-            self.segments.get(*id).is_some_and(|segment| {
-                let durable = segment.slots.iter().filter(|it| it.state == SlotState::Durable);
-                durable.count() < wanted
-            })
+            self.segments.get(*id).is_some_and(|it| self.counting(it).replicas < wanted)
         };
         let first = |left: &SegmentSet| left.iter().next();
         while let Some(next) = first(&left) {

@@ -283,6 +283,9 @@ impl Catalogue {
             {
                 record.liveness = *liveness;
                 record.liveness_since_ms = clock_ms;
+                if record.counts() {
+                    self.note_counting(*node);
+                }
             }
         }
         Ok(tally.reply())

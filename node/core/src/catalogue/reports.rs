@@ -55,6 +55,7 @@ impl Catalogue {
         let reply = self.lost(entry, node, incarnation, missing)?;
         if last {
             self.reporting_node(node, incarnation)?.inventoried = true;
+            self.note_counting(node);
         }
         Ok(reply)
     }

@@ -6,7 +6,7 @@ use cairn_core::catalogue::{Catalogue, Checkpoint};
 use cairn_types::command::{self, Body};
 use cairn_types::event::Event;
 use cairn_types::ids::{CheckpointId, SegmentId};
-use cairn_types::model::{CheckpointState, SlotState};
+use cairn_types::model::{CheckpointState, Liveness};
 
 use crate::world::{World, namespace};
 
@@ -58,10 +58,8 @@ pub fn check_events(before: &Catalogue, after: &Catalogue, index: u64, events: &
 
 fn has_all(catalogue: &Catalogue, record: &Checkpoint) -> bool {
     let has = |id: SegmentId| {
-        catalogue.segment(id).is_none_or(|segment| {
-            let durable = segment.slots.iter().filter(|it| it.state == SlotState::Durable);
-            durable.count() >= record.policy.replicas as usize
-        })
+        let wanted = record.policy.replicas;
+        catalogue.segment(id).is_none_or(|it| catalogue.counting(it).replicas >= wanted)
     };
     record.segments.iter().all(has)
 }
@@ -134,5 +132,39 @@ fn a_commit_is_full_in_the_entry_that_makes_its_last_replica_durable() {
     world.durable(3, &["x"]);
     assert_eq!(world.events(), []);
     world.durable(2, &["z"]);
+    assert_eq!(world.events(), [("full", Some(upload.0))]);
+}
+
+#[test]
+fn a_commit_is_full_only_once_the_nodes_of_its_replicas_are_up() {
+    let mut world = World::new(&["a", "b", "c"]);
+    let upload = (world.begin(1, 11, 1), 11);
+    world.stage(upload, 0, &["x", "y"], &[1, 2, 3]);
+    for node in [1, 2] {
+        world.durable(node, &["x", "y"]);
+    }
+    world.seal(upload, 0, &["x", "y"]);
+    world.events();
+    // The third replicas come while another node of theirs is down: nobody could read all three.
+    world.set_liveness(2, Liveness::Down);
+    world.durable(3, &["x", "y"]);
+    assert_eq!(world.events(), []);
+    world.set_liveness(2, Liveness::Up);
+    assert_eq!(world.events(), [("full", Some(upload.0))]);
+
+    // The same with a node whose process is new and has not compared its files yet.
+    let upload = (world.begin(2, 21, 1), 21);
+    world.stage(upload, 0, &["z"], &[1, 2, 3]);
+    for node in [1, 2] {
+        world.durable(node, &["z"]);
+    }
+    world.seal(upload, 0, &["z"]);
+    world.events();
+    world.done(crate::world::registration(2, "b", &[200], 201));
+    world.durable(3, &["z"]);
+    assert_eq!(world.events(), []);
+    let incarnation = world.incarnation(2);
+    let (node, missing) = (crate::world::node(2), Vec::new());
+    world.done(Body::Inventory(command::Inventory { node, incarnation, missing, last: true }));
     assert_eq!(world.events(), [("full", Some(upload.0))]);
 }

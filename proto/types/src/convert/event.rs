@@ -105,12 +105,14 @@ pub fn watched_ref_to_wire(
     namespace: &Namespace,
     name: &RefName,
     target: &Ref,
+    step: Option<Step>,
 ) -> Option<wire::WatchedRef> {
     Some(wire::WatchedRef {
         namespace: namespace.to_string(),
         name: name.to_string(),
         checkpoint: target.checkpoint?.0,
         generation: target.generation,
+        step: step.map(|step| step.0),
     })
 }
 
@@ -120,6 +122,7 @@ pub fn watched_ref_from_wire(message: wire::WatchedRef) -> Result<WatchedRef, Co
         name: message.name.parse()?,
         checkpoint: CheckpointId(message.checkpoint),
         generation: message.generation,
+        step: message.step.map(Step),
     })
 }
 
