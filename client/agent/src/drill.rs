@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::hooks;
 
-/// The label that has the last result.
+/// The label that has the last good result, and the one that has a bad one since.
 pub const LABEL: &str = "cairn.drill";
+pub const BAD_LABEL: &str = "cairn.drill.bad";
 
 /// What a drill does.
 #[derive(Debug, Clone)]
@@ -152,13 +153,16 @@ async fn restore(client: &Client, address: &Address, scratch: &Path) -> Result<(
     }
 }
 
-/// Writes the result into a label of the checkpoint.
+/// Writes the result into a label of the checkpoint. A bad one has its own: the last good one stays. A
+/// good one removes what was bad before it.
 pub async fn record(client: &Client, plan: &DrillPlan, drill: &Drill) -> Result<(), ClientError> {
     let at = i64::try_from(client.env().wall_ms()).unwrap_or(i64::MAX);
     let at = jiff::Timestamp::from_second(at / 1000).unwrap_or(jiff::Timestamp::MAX);
     let value = value(plan, drill, &at.to_string());
-    let labels = BTreeMap::from([(LABEL.to_owned(), value)]);
-    let change = Annotation { labels, ..Annotation::default() };
+    let label = if drill.is_good() { LABEL } else { BAD_LABEL };
+    let labels = BTreeMap::from([(label.to_owned(), value)]);
+    let remove = if drill.is_good() { vec![BAD_LABEL.to_owned()] } else { Vec::new() };
+    let change = Annotation { labels, remove, ..Annotation::default() };
     client.annotate(&exact(&drill.checkpoint), change).await.map(drop)
 }
 

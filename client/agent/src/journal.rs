@@ -37,6 +37,9 @@ pub struct JobJournal {
     pub stored: BTreeMap<u64, Record>,
     /// The time of the last run that is over, or of the job's first look at the clock.
     pub done_ms: Option<u64>,
+    /// The time of the last run that has begun: after a kill it goes on, and is not missed.
+    #[serde(default)]
+    pub begun_ms: Option<u64>,
     /// What the last verification or drill found.
     #[serde(default)]
     pub found: Option<Finding>,
@@ -116,7 +119,8 @@ mod tests {
     #[test]
     fn a_journal_is_what_it_was_after_its_file() {
         let stored = BTreeMap::from([(7, record()), (9, Record { fingerprint: None, ..record() })]);
-        let job = JobJournal { stored, done_ms: Some(5), found: Some(finding()) };
+        let job =
+            JobJournal { stored, done_ms: Some(5), begun_ms: Some(6), found: Some(finding()) };
         let journal =
             Journal { jobs: BTreeMap::from([("j".to_owned(), job)]), ..Journal::default() };
         let text = serde_json::to_string(&journal).unwrap();
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn records_of_files_that_are_there_are_never_forgotten() {
         let stored = (0..3_000).map(|step| (step, record())).collect();
-        let mut job = JobJournal { stored, done_ms: None, found: None };
+        let mut job = JobJournal { stored, ..JobJournal::default() };
         job.trim(|step| step < 500);
         assert_eq!(job.stored.len(), 500 + RECORDS_MAX);
         assert!((0..500).all(|step| job.stored.contains_key(&step)));

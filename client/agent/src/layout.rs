@@ -4,7 +4,7 @@
 //! | layout | a checkpoint | finished when |
 //! |---|---|---|
 //! | `hf-trainer` | `checkpoint-N/` | `trainer_state.json` is in it, and nothing has changed for a while: other ranks write their random state after it |
-//! | `lightning` | `epoch=E-step=N.ckpt`, with metrics or without, a file or a directory | nothing has changed for a while: it is written in place |
+//! | `lightning` | `epoch=E-step=N.ckpt`, with metrics and a version (`-v1`) or without, a file or a directory | nothing has changed for a while: it is written in place |
 //! | `deepspeed` | `global_stepN/` | `latest` beside it names it or a later one |
 //! | `megatron` | `iter_NNNNNNN/` | `latest_checkpointed_iteration.txt` beside it names it or a later one |
 //! | `dcp` | `step-N/`, `step_N/` or `N/` | `.metadata` is in it, which is renamed into place last |
@@ -90,8 +90,9 @@ impl Layout {
             Self::Lightning => {
                 let stem = name.strip_suffix(".ckpt")?;
                 let (_, step) = stem.rsplit_once("step=")?;
-                // Metrics may follow: step=1200-val_loss=0.30. A second version, -v1, is of a step
-                // that another file has.
+                // A version may follow, of the same step.
+                let step = versioned(step).map_or(step, |(rest, _)| rest);
+                // And metrics: step=1200-val_loss=0.30.
                 match step.split_once('-') {
                     Some((step, metrics)) if metrics.contains('=') => number(step),
                     Some(_) => None,
@@ -107,6 +108,18 @@ impl Layout {
             Self::Pattern { before, after } => {
                 number(name.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?)
             }
+        }
+    }
+
+    /// Of names of one step, the one with the lowest version counts, which was written first: a program
+    /// adds `-v1` where a file of the name is there already.
+    pub fn version(&self, name: &str) -> u64 {
+        match self {
+            Self::Lightning => {
+                let stem = name.strip_suffix(".ckpt").unwrap_or(name);
+                versioned(stem).map_or(0, |(_, version)| version)
+            }
+            _ => 0,
         }
     }
 
@@ -163,6 +176,12 @@ impl Pointer {
     }
 }
 
+/// What stands before `-vN`, and the number.
+fn versioned(text: &str) -> Option<(&str, u64)> {
+    let (rest, version) = text.rsplit_once("-v")?;
+    Some((rest, number(version)?))
+}
+
 /// Decimal digits only: `-5`, `+5` and `5-tmp` are no steps.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -196,7 +215,10 @@ mod tests {
                     ("last.ckpt", None),
                     ("epoch=3-step=1200-val_loss=0.30.ckpt", Some(1200)),
                     ("step=1200-epoch=3-val-loss=-0.30.ckpt", Some(1200)),
-                    ("epoch=3-step=1200-v1.ckpt", None),
+                    ("epoch=3-step=1200-v1.ckpt", Some(1200)),
+                    ("epoch=3-step=1200-val_loss=0.30-v12.ckpt", Some(1200)),
+                    ("epoch=3-step=1200-v.ckpt", None),
+                    ("epoch=3-step=1200-vx.ckpt", None),
                     ("epoch=3-step=1200.ckpt.tmp", None),
                 ],
             ),
@@ -231,9 +253,17 @@ mod tests {
     }
 
     #[test]
+    fn the_name_without_a_version_comes_first() {
+        let names = ["step=1.ckpt", "step=1-v1.ckpt", "step=1-v2.ckpt", "step=1-v10.ckpt"];
+        let versions = names.map(|name| Layout::Lightning.version(name));
+        assert_eq!(versions, [0, 1, 2, 10]);
+        assert_eq!(Layout::Dcp.version("step-1-v7"), 0);
+    }
+
+    #[test]
     fn names_that_are_nearly_those_of_a_layout_are_known_as_such() {
         for (name, is_nearly) in [
-            ("epoch=3-step=1200-v1.ckpt", true),
+            ("epoch=3-step=1200-v1-best.ckpt", true),
             ("best.ckpt", true),
             ("last.ckpt", false),
             ("last-v1.ckpt", false),

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::{Config, Job, Kind, Scheduled, Work};
 use crate::listing::Scan;
 use crate::metrics::{self, Shared};
-use crate::mind::{Action, Event, JobReport, Mind, Now, Outcome};
+use crate::mind::{Action, Event, JobReport, Mind, Now, Outcome, PutTask};
 use crate::put::{self, Means};
 use crate::state_dir::{self, StateDir, StateError};
 use crate::status::{AgentStatus, FORM, Upload};
@@ -27,8 +27,9 @@ use crate::{removal, scan, scheduled};
 
 /// Messages of tasks that wait for the loop; a task whose message finds no room waits.
 const MESSAGES_MAX: usize = 256;
-/// So often the cluster is asked which one it is.
+/// So often the cluster is asked which one it is, and while it does not answer.
 const CLUSTER_PAUSE: Duration = Duration::from_secs(60);
+const UNANSWERED_PAUSE: Duration = Duration::from_secs(10);
 /// A look at a directory that takes longer is told to people.
 const LOOK_LONG: Duration = Duration::from_secs(300);
 
@@ -85,6 +86,7 @@ pub async fn run(
         ask_cluster_at: Some(Instant::now()),
         running: BTreeMap::new(),
         journal_trouble: None,
+        unanswered_since_ms: None,
         started: Instant::now(),
         started_ms: client.env().wall_ms(),
         means,
@@ -140,6 +142,8 @@ struct Agent {
     running: BTreeMap<(usize, Step), Arc<Progress>>,
     /// Why the journal on disk is not the mind's; `None` if it is.
     journal_trouble: Option<String>,
+    /// Since when the cluster has not said which one it is.
+    unanswered_since_ms: Option<u64>,
     tasks: Vec<JoinHandle<()>>,
     started: Instant,
     started_ms: u64,
@@ -214,7 +218,16 @@ impl Agent {
                 self.mind.look(job, scan, now);
             }
             Message::Cluster(cluster) => {
-                self.ask_cluster_at = Some(Instant::now() + CLUSTER_PAUSE);
+                let pause = if cluster.is_some() { CLUSTER_PAUSE } else { UNANSWERED_PAUSE };
+                self.ask_cluster_at = Some(Instant::now() + pause);
+                match &cluster {
+                    Some(_) => self.unanswered_since_ms = None,
+                    None if self.unanswered_since_ms.is_none() => {
+                        tracing::warn!("the cluster does not answer");
+                        self.unanswered_since_ms = Some(now.wall_ms);
+                    }
+                    None => {}
+                }
                 if let Some(cluster) = cluster
                     && self.mind.forget_other_clusters(&cluster)
                 {
@@ -227,6 +240,11 @@ impl Agent {
                 let job = &self.config.jobs[event.job];
                 self.gathered.lock().note(&job.name, &event.outcome);
                 log(job, &event);
+                // The cluster may be out of reach: whether it is, is known soon then.
+                if matches!(event.outcome, Outcome::Failed { .. }) && self.ask_cluster_at.is_some()
+                {
+                    self.ask_cluster_at = Some(Instant::now());
+                }
                 if self.mind.heard(event, now) {
                     self.journal_trouble.get_or_insert_with(|| "not written yet".to_owned());
                 }
@@ -256,6 +274,13 @@ impl Agent {
         self.means.rate.set(self.config.bytes_per_second(now.wall_ms));
         self.write_journal_if_changed();
         let actions = self.mind.next(now, self.journal_trouble.is_none());
+        // A scheduled run is known to have begun, also if this process is killed in it.
+        if actions
+            .iter()
+            .any(|action| matches!(action, Action::Put(PutTask { due_ms: Some(_), .. })))
+        {
+            self.write_journal();
+        }
         for action in actions {
             self.start(action);
         }
@@ -316,6 +341,7 @@ impl Agent {
             written_ms: now.wall_ms,
             rate: self.means.rate.bytes_per_second().map(u64::from),
             journal_trouble: self.journal_trouble.clone(),
+            unanswered_since_ms: self.unanswered_since_ms,
             uploads: self.running.iter().map(upload).collect(),
             jobs: self.reports(now),
         };

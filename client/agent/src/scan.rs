@@ -46,7 +46,7 @@ pub fn scan(
             None => {}
         }
     }
-    names.sort();
+    names.sort_by_cached_key(|(name, _)| (watch.layout.version(name), name.clone()));
     unmatched.sort();
     // The pointer first: what it names was finished before the files are listed.
     let pointed = pointed(watch);

@@ -111,13 +111,13 @@ impl StateDir {
         replace(&self.dir.join(JOURNAL), &text, true)
     }
 
-    /// The status is for people: it may be lost.
+    /// Durable like the journal: after a power failure it is an old one, and not an empty file.
     pub fn write_status(&self, text: &[u8]) -> Result<(), StateError> {
-        replace(&self.dir.join(STATUS), text, false)
+        replace(&self.dir.join(STATUS), text, true)
     }
 }
 
-/// Replaces a file as a whole.
+/// Replaces a file as a whole. One that is not durable may be empty after a power failure.
 pub fn replace(path: &Path, text: &[u8], is_durable: bool) -> Result<(), StateError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");

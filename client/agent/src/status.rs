@@ -23,6 +23,9 @@ pub struct AgentStatus {
     pub rate: Option<u64>,
     /// Why the journal could not be written. Nothing is removed from the local disk meanwhile.
     pub journal_trouble: Option<String>,
+    /// Since when, by the wall clock, the cluster has not answered; `None` while it does.
+    #[serde(default)]
+    pub unanswered_since_ms: Option<u64>,
     pub uploads: Vec<Upload>,
     pub jobs: Vec<JobReport>,
 }
@@ -55,7 +58,9 @@ impl AgentStatus {
             let count = job.failed + job.refused + job.unreadable + job.kept;
             count > 0 || job.trouble.is_some() || is_bad
         };
-        self.journal_trouble.is_some() || self.jobs.iter().any(job)
+        self.journal_trouble.is_some()
+            || self.unanswered_since_ms.is_some()
+            || self.jobs.iter().any(job)
     }
 }
 
@@ -86,9 +91,13 @@ mod tests {
             written_ms: 1_000_000,
             rate: None,
             journal_trouble: None,
+            unanswered_since_ms: None,
             uploads: Vec::new(),
             jobs: Vec::new(),
         };
+        assert!(!status.is_troubled());
+        let alone = AgentStatus { unanswered_since_ms: Some(7), ..status.clone() };
+        assert!(alone.is_troubled(), "nothing can be stored");
         // (seconds since, poll, stale)
         for (age, poll, is_stale) in
             [(60, 10, false), (61, 10, true), (61, 30, false), (91, 30, true), (0, 10, false)]

@@ -16,20 +16,29 @@ The address of a checkpoint is NAMESPACE@SELECTOR, such as llama/pretrain@1000.
 
 NAMESPACE is a path of letters, digits, '.', '_' and '-'. SELECTOR is one of
     1000                        the checkpoint of this step
-    latest                      the newest commit that is not in quarantine, whatever its step
+    latest                      the newest commit that is not in quarantine,
+                                whatever its step
     latest~2                    the second one before it
-    best                        the best one by the metric of the namespace's policy
-                                (`cairn policy set NAMESPACE --best loss:min`)
-    best:loss:min               the one with the smallest loss; best:acc:max the largest acc
-    best:loss                   the same, if the policy's --best is of this metric
+    best                        the best one by the metric of the namespace's
+                                policy (`cairn policy set NAMESPACE --best
+                                loss:min`)
+    best:loss:min               the one with the smallest loss; best:acc:max the
+                                largest acc
+    best:loss                   the same, if the policy's --best is of this
+                                metric
     production                  what this ref points to (`cairn ref`)
-    time:2h                     the newest commit two hours ago (s, m, h, days, weeks)
-    time:2026-11-28T18:00+01:00 the newest commit at that time; without an offset it is UTC
-    time:2026-11-28             the newest commit at the start of that day, in UTC
-    time:1795888800000          the newest commit at that time, in milliseconds since 1970
+    time:2h                     the newest commit two hours ago (s, m, h, days,
+                                weeks)
+    time:2026-11-28T18:00+01:00 the newest commit at that time; without an
+                                offset it is UTC
+    time:2026-11-28             the newest commit at the start of that day, in
+                                UTC
+    time:1795888800000          the newest commit at that time, in milliseconds
+                                since 1970
 
-`latest`, `best` and times pass over what is in quarantine. Of equally good checkpoints `best`
-is the newest; one without the metric takes no part (`cairn annotate` adds a metric later).
+`latest`, `best` and times pass over what is in quarantine. Of equally good
+checkpoints `best` is the newest; one without the metric takes no part (`cairn
+annotate` adds a metric later).
 
 `put` accepts a step only.
 ";

@@ -12,6 +12,7 @@ pub enum Exit {
     NotYetFull = 6,
     Damaged = 7,
     BelowPolicy = 8,
+    CheckFailed = 9,
     Interrupted = 130,
 }
 
@@ -22,13 +23,19 @@ Exit codes of every cairn verb:
     1  failed, or the result could not be written; the error says why
     2  wrong flags or arguments
     3  no such checkpoint, file, node, ref or hold
-    4  refused: the step exists, the attempt is fenced, a policy cannot be met, the ref
-       was moved, the checkpoint is in quarantine, or a ref or a hold keeps it
-    5  no cluster answered in time, or its nodes were too busy: try again
-    6  put: durable on W replicas, but not committed or not full within --wait-timeout
-    7  segment data is damaged, or no node can send it; verify: a replica was bad
-    8  status, verify: data is below its policy, or there is no room; a wait timed out;
-       agent status: the agent does not run, or a job has failed
+    4  refused: the step exists, the attempt is fenced, a policy cannot be met,
+       the ref was moved, the checkpoint is in quarantine, or a ref or a hold
+       keeps it
+    5  no cluster answered in time, or its nodes were too busy: try again;
+       verify: good as far as it went, but some nodes did not answer
+    6  put: durable on W replicas, but not committed or not full within
+       --wait-timeout
+    7  segment data is damaged, or no node can send it; verify: a replica was
+       bad
+    8  status, verify: data is below its policy, or there is no room; a wait
+       timed out; agent status: the agent does not run, or a job has failed;
+       drill: no majority of the voters would be left
+    9  drill: everything was restored, but --check failed
   130  interrupted
 ";
 

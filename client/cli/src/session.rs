@@ -8,7 +8,7 @@ use cairn_client::builder::with_port;
 use cairn_client::{Client, ClientBuilder, ClientError, SourceError};
 use cairn_host::tls::{Authority, ClusterKey, KeyError};
 use cairn_types::command::Refusal;
-use cairn_types::ids::ClusterId;
+use cairn_types::ids::{Address, ClusterId};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::FilterExt;
@@ -124,11 +124,28 @@ impl Session {
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
     ) -> Result<T, Failure> {
+        self.with_client_or(work, client_failure)
+    }
+
+    /// The same of work about one checkpoint: errors name it by its address.
+    pub fn with_client_about<T>(
+        &self,
+        address: &Address,
+        work: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, Failure> {
+        self.with_client_or(work, |error| named_failure(error, address))
+    }
+
+    fn with_client_or<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+        failure: impl FnOnce(ClientError) -> Failure,
+    ) -> Result<T, Failure> {
         self.runtime()?.block_on(async {
             let client = self.client()?;
             interruptible(async {
                 self.survey(&client).await?;
-                let result = work(&client).await.map_err(client_failure);
+                let result = work(&client).await.map_err(failure);
                 self.remember(&client)?;
                 result
             })
@@ -248,6 +265,25 @@ pub async fn stdin_closed() {
         let _ = closed.send(());
     });
     let _ = told.await;
+}
+
+/// The same of a verb about one checkpoint: a refusal that knows its id only says its name.
+pub fn named_failure(error: ClientError, address: &Address) -> Failure {
+    let id = match &error {
+        ClientError::Refused(
+            Refusal::UnknownCheckpoint(id)
+            | Refusal::NotOpen(id)
+            | Refusal::NotInTrash(id)
+            | Refusal::Protected { checkpoint: id, .. }
+            | Refusal::Quarantined { checkpoint: id, .. },
+        ) => Some(*id),
+        _ => None,
+    };
+    let text = error.to_string();
+    let failure = client_failure(error);
+    let Some(id) = id else { return failure };
+    let text = text.replacen(&format!("checkpoint {id}"), &address.to_string(), 1);
+    Failure { error: anyhow::Error::msg(text), ..failure }
 }
 
 /// A client error with its exit code and hint.

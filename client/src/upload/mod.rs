@@ -219,14 +219,44 @@ impl Put {
         if begun.committed {
             return self.compare_committed(Refusal::PartSealed { part: self.options.part }).await;
         }
+        let ended = self.transfer(&begun).await;
+        if let Err(ClientError::Refused(
+            Refusal::NotEnoughHosts { .. } | Refusal::NotEnoughRacks { .. },
+        )) = &ended
+        {
+            self.abandon(&begun).await;
+        }
+        ended
+    }
+
+    async fn transfer(&self, begun: &Begun) -> Result<PutReport, ClientError> {
         let settings = self.client.settings().await?;
-        let _renewal = self.keep_lease(&begun, &settings);
-        let mut pipeline = self.pipeline(&begun);
+        let _renewal = self.keep_lease(begun, &settings);
+        let mut pipeline = self.pipeline(begun);
         if !begun.sealed.contains(&self.options.part) {
             pipeline.transfer(self.feed.planned(), false).await?;
             self.feed.check_unchanged(&self.client.env).await?;
         }
-        self.complete(&begun, pipeline).await
+        self.complete(begun, pipeline).await
+    }
+
+    /// Aborts an upload that the cluster has no nodes for: nobody goes on with it, and it would be listed
+    /// as open until its lease and grace are over. Not where others may take part in it, or go on with its
+    /// attempt: parts, and an attempt that the caller named. What fails here is left to the lease.
+    async fn abandon(&self, begun: &Begun) {
+        let PutOptions { namespace, step, parts, attempt, .. } = &self.options;
+        if *parts > 1 || attempt.is_some() {
+            return;
+        }
+        let open = self.client.open_upload(namespace, *step).await;
+        // Another client may have taken it over meanwhile.
+        if !open.is_ok_and(|it| it.id == begun.checkpoint && it.attempt == begun.attempt) {
+            return;
+        }
+        let aborted = self.client.abort_upload(namespace, *step, false).await;
+        if let Err(error) = aborted {
+            tracing::debug!(%error, "a refused upload stays open until its lease ends");
+        }
     }
 
     fn pipeline(&self, begun: &Begun) -> Pipeline {

@@ -156,9 +156,9 @@ fn drill_restores_without_a_rack_runs_the_check_and_says_how_long_it_took() {
     let label = shown["labels"]["cairn.drill"].as_str().expect("the result");
     assert!(label.starts_with("good ") && label.ends_with(&lose), "{label}");
 
-    let failed = drill(&["--check", "exit 3"]).ends(1).json();
+    let failed = drill(&["--check", "exit 3"]).ends(9).json();
     assert!(failed["check"].as_str().is_some_and(|why| why.contains('3')), "{failed}");
-    let late = drill(&["--check", "sleep 1000", "--check-timeout", "200ms"]).ends(1).json();
+    let late = drill(&["--check", "sleep 1000", "--check-timeout", "200ms"]).ends(9).json();
     assert!(late["check"].as_str().is_some_and(|why| why.contains("not done after")), "{late}");
 
     let kept = cluster.scratch("drill-kept");

@@ -124,8 +124,6 @@ struct JobMind {
     run: Phase,
     run_tries: u32,
     running: Option<u64>,
-    /// The last due whose run has begun.
-    begun: Option<u64>,
     decision: Option<Decision>,
     /// Why the directory could not be read.
     trouble: Option<String>,
@@ -154,7 +152,6 @@ impl Mind {
             run: Phase::Idle,
             run_tries: 0,
             running: None,
-            begun: None,
             decision: None,
             trouble: None,
             clock: None,
@@ -355,8 +352,12 @@ impl JobMind {
             self.journal.done_ms = Some(done);
         }
         let windows = &self.job.windows;
-        let decision =
-            scheduled.schedule.decide(&self.draw, (done, self.begun), now.wall_ms, windows);
+        let decision = scheduled.schedule.decide(
+            &self.draw,
+            (done, self.journal.begun_ms),
+            now.wall_ms,
+            windows,
+        );
         self.decision = Some(decision);
         let due = match decision {
             Decision::Run { due } => due,
@@ -367,9 +368,9 @@ impl JobMind {
             }
             Decision::Idle { .. } | Decision::Waits { .. } => return None,
         };
-        if self.begun != Some(due) {
+        if self.journal.begun_ms != Some(due) {
             // What was wrong with the run before is over.
-            (self.begun, self.run_tries, self.run) = (Some(due), 0, Phase::Idle);
+            (self.journal.begun_ms, self.run_tries, self.run) = (Some(due), 0, Phase::Idle);
         }
         if let Phase::Failed { until, .. } = &self.run
             && now.elapsed < *until

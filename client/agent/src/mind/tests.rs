@@ -381,6 +381,26 @@ fn a_scheduled_run_is_tried_again_until_it_is_done_and_then_not_again() {
 }
 
 #[test]
+fn a_run_that_a_kill_cut_short_is_not_taken_for_a_missed_one() {
+    let schedule =
+        "[[job]]\nname = 'j'\nnamespace = 'n'\npaths = ['p']\nevery = '1d'\nmissed = 'skip'\n";
+    let due = 86_400 - 1_800_000_000 % 86_400;
+    // Begun in time, and killed; the next process starts hours later.
+    let mut mind = mind(schedule);
+    mind.begin(now(0));
+    let begun = mind.next(now(due), true);
+    let [Action::Put(_)] = &begun[..] else { panic!("{begun:?}") };
+    let jobs = config(schedule).jobs;
+    let mut next = Mind::new(&jobs, mind.journal(), 2, "agent");
+    assert_eq!(next.next(now(due + 20_000), true), begun, "it goes on");
+    // One that had not begun is skipped.
+    let mut journal = mind.journal();
+    journal.jobs.get_mut("j").unwrap().begun_ms = None;
+    let mut other = Mind::new(&jobs, journal, 2, "agent");
+    assert_eq!(other.next(now(due + 20_000), true), []);
+}
+
+#[test]
 fn a_clock_that_was_ahead_once_does_not_stop_the_runs() {
     let schedule = "[[job]]\nname = 'j'\nnamespace = 'n'\npaths = ['p']\nevery = '1h'\n";
     let mut mind = mind(schedule);

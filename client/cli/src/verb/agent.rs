@@ -104,10 +104,21 @@ struct CheckRecord {
     paths: Vec<String>,
     /// Those of them that are not there.
     missing: Vec<String>,
+    /// Of a job that watches: seconds for which nothing may have changed, and how many stored ones stay on
+    /// the local disk; null: all.
+    quiet_seconds: Option<u64>,
+    keep_local: Option<u32>,
+    /// Of a schedule: when it is due next.
+    next_ms: Option<u64>,
+    /// Whether work may begin now; false outside its windows.
+    window_open: bool,
+    /// Programs that run before and after each put.
+    hooks: Vec<String>,
 }
 
 fn check(session: &Session, file: &Path) -> Outcome {
     let config = read(file)?;
+    let at_ms = now_ms();
     let record = |job: &std::sync::Arc<cairn_agent::config::Job>| {
         let paths = match &job.kind {
             Kind::Watch(watch) => vec![watch.directory.clone()],
@@ -118,7 +129,17 @@ fn check(session: &Session, file: &Path) -> Outcome {
             },
         };
         let shown = |path: &PathBuf| path.display().to_string();
+        let (watch, scheduled) = match &job.kind {
+            Kind::Watch(watch) => (Some(watch), None),
+            Kind::Schedule(scheduled) => (None, Some(scheduled)),
+        };
+        let hooks = [&job.hooks.before, &job.hooks.after].into_iter().flatten();
         CheckRecord {
+            quiet_seconds: watch.map(|watch| watch.quiet.as_secs()),
+            keep_local: watch.and_then(|watch| watch.keep_local),
+            next_ms: scheduled.and_then(|it| it.schedule.rhythm.next_due(at_ms, &job.windows)),
+            window_open: job.windows.are_open(at_ms),
+            hooks: hooks.map(|command| command.join(" ")).collect(),
             job: job.name.clone(),
             namespace: job.namespace.to_string(),
             kind: job.kind.word(),
@@ -141,12 +162,29 @@ fn check_text(document: &CheckDocument) -> String {
             "drill" => format!("restores the newest of {namespace} into {paths}"),
             _ => format!("stores {paths} as {namespace}"),
         };
-        text.push_str(&format!("{}: {does}\n", job.job));
+        text.push_str(&format!("{}: {does}\n", foreign::text(&job.job)));
+        if let Some(quiet) = job.quiet_seconds {
+            let kept = match job.keep_local {
+                None => "all stay on the local disk".to_owned(),
+                Some(count) => format!("the newest {count} stay on the local disk"),
+            };
+            text.push_str(&format!("  once nothing has changed for {quiet} s; {kept}\n"));
+        }
+        if let Some(next_ms) = job.next_ms {
+            text.push_str(&format!("  due next at {}\n", wall_time(next_ms)));
+        }
+        if !job.window_open {
+            text.push_str("  its window is closed now: work waits for it\n");
+        }
+        for hook in &job.hooks {
+            text.push_str(&format!("  runs {}\n", foreign::text(hook)));
+        }
         for path in &job.missing {
             text.push_str(&format!("  note: {path} does not exist now\n"));
         }
     }
     text.push_str(&format!("{} good\n", plural(document.jobs.len() as u64, "job")));
+    text.push_str("nothing was asked of the cluster: `cairn status` shows whether it answers\n");
     text
 }
 
@@ -166,6 +204,8 @@ pub(super) struct StatusDocument<'a> {
     rate: Option<u64>,
     /// Why the journal could not be written.
     journal_trouble: Option<&'a str>,
+    /// Since when the cluster has not answered; null while it does.
+    unanswered_since_ms: Option<u64>,
     uploads: Vec<UploadRecord<'a>>,
     jobs: Vec<JobRecord<'a>>,
 }
@@ -256,6 +296,7 @@ pub(super) fn document(status: &AgentStatus, alive: Alive) -> StatusDocument<'_>
         written_ms: status.written_ms,
         rate: status.rate,
         journal_trouble: status.journal_trouble.as_deref(),
+        unanswered_since_ms: status.unanswered_since_ms,
         uploads: status.uploads.iter().map(upload_record).collect(),
         jobs: status.jobs.iter().map(job_record).collect(),
     }
@@ -321,6 +362,10 @@ pub(super) fn text(status: &AgentStatus, alive: Alive) -> String {
     }
     if let Some(why) = &status.journal_trouble {
         text.push_str(&format!("the journal is not written: {}\n", foreign::text(why)));
+    }
+    if let Some(since_ms) = status.unanswered_since_ms {
+        let since = wall_time(since_ms);
+        text.push_str(&format!("the cluster does not answer since {since}: nothing is stored\n"));
     }
     let mut rows = vec![
         ["JOB", "STORED", "LAST", "DUE", "WAITING", "FAILED", "NEXT"].map(str::to_owned).to_vec(),
@@ -399,5 +444,9 @@ mod tests {
         let (is_stale, said) = shown(Alive::Runs);
         assert!(!is_stale && said.starts_with("agent runs, process 7\n"), "{said}");
         assert!(!document(&status, Alive::Gone).running);
+        let alone = AgentStatus { unanswered_since_ms: Some(0), ..status };
+        let said = text(&alone, Alive::Runs);
+        assert!(said.contains("does not answer since 1970-01-01T00:00:00Z"), "{said}");
+        assert!(said.lines().all(|line| line.len() <= 80), "{said}");
     }
 }

@@ -39,7 +39,8 @@ pub fn run(session: &Session, args: AnnotateArgs) -> Outcome {
         return Err(Failure::usage("nothing to change")
             .with_hint("give --label KEY=VALUE, --metric NAME=NUMBER or --remove NAME"));
     }
-    let info = session.with_client(async |client| client.annotate(&address, change).await)?;
+    let info = session
+        .with_client_about(&address, async |client| client.annotate(&address, change).await)?;
     session.output.result(&CheckpointRecord::new(&info), || text(&info))?;
     Ok(Exit::Ok)
 }

@@ -67,10 +67,15 @@ pub fn run(session: &Session, args: DevArgs) -> Outcome {
         let client = own_cluster::client(session, &cluster, key)?;
         let run = async {
             let voters = [1, 1, 3, 3, 5][usize::from(args.nodes.min(5)) - 1];
-            own_cluster::ready(&mut cluster, &client, voters).await?;
+            let status = own_cluster::ready(&mut cluster, &client, voters).await?;
             output.say(format!("cluster of {} is up", plural(cluster.nodes.len() as u64, "node")));
             for node in &cluster.nodes {
-                output.say(format!("  {} in {} at {}", node.name, node.rack, node.address));
+                // Ids are given in the order in which nodes join: `status` knows no other number.
+                let address = node.address.to_string();
+                let id =
+                    status.nodes.iter().find(|it| it.address == address).map_or(0, |it| it.id.0);
+                let (rack, name) = (&node.rack, &node.name);
+                output.say(format!("  node {id} in {rack} at {address}, data in {name}"));
             }
             output.say(format!("try:  {}", next_command(session, &cluster, has_key)));
             output.say("Ctrl-C stops the cluster");

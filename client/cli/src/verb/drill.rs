@@ -21,7 +21,8 @@ pub struct DrillArgs {
     /// repeated
     #[arg(long, value_name = "WHAT")]
     lose: Vec<String>,
-    /// Shell command to run in the restored directory; it must end with code 0
+    /// Shell command to run in the restored directory; with another code than 0 the drill ends with
+    /// code 9
     #[arg(long, value_name = "COMMAND")]
     check: Option<String>,
     /// Time limit for the check
@@ -68,10 +69,11 @@ pub fn run(session: &Session, args: DrillArgs) -> Outcome {
     if let Some(error) = unrecorded {
         session.output.say(format!("note: the result is not in the checkpoint's labels: {error}"));
     }
-    Ok(match (drill.lost.is_empty(), drill.is_good()) {
+    Ok(match (drill.lost.is_empty(), &drill.check) {
         (false, _) => Exit::Damaged,
-        (true, false) => Exit::Failed,
-        (true, true) => Exit::Ok,
+        (true, Some(Err(_))) => Exit::CheckFailed,
+        (true, _) if !drill.has_majority => Exit::BelowPolicy,
+        (true, _) => Exit::Ok,
     })
 }
 

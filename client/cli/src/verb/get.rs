@@ -82,7 +82,7 @@ pub fn run(session: &Session, args: GetArgs) -> Outcome {
     };
     let wanted_some = !args.files.is_empty();
     let output = session.output;
-    let report = session.with_client(async |client| {
+    let report = session.with_client_about(&address, async |client| {
         let counters = Arc::clone(&options.progress);
         let get = client.get(&address, sink, options);
         tokio::pin!(get);

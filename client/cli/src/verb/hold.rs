@@ -79,8 +79,9 @@ fn add(session: &Session, args: AddArgs) -> Outcome {
     let address = address::parse(&args.address)?;
     let owner = args.owner.unwrap_or_else(whoami::user);
     let lasts = args.lasts.map(Duration::from);
-    let info = session
-        .with_client(async |client| client.add_hold(&address, &owner, &args.reason, lasts).await)?;
+    let info = session.with_client_about(&address, async |client| {
+        client.add_hold(&address, &owner, &args.reason, lasts).await
+    })?;
     session.output.result(&CheckpointRecord::new(&info), || said(&info, &owner))?;
     Ok(Exit::Ok)
 }
@@ -88,7 +89,8 @@ fn add(session: &Session, args: AddArgs) -> Outcome {
 fn rm(session: &Session, args: RmArgs) -> Outcome {
     let address = address::parse(&args.address)?;
     let owner = args.owner.unwrap_or_else(whoami::user);
-    let info = session.with_client(async |client| client.release_hold(&address, &owner).await)?;
+    let info = session
+        .with_client_about(&address, async |client| client.release_hold(&address, &owner).await)?;
     session.output.result(&CheckpointRecord::new(&info), || {
         let (name, owner) = (format!("{}@{}", info.namespace, info.step), foreign::text(&owner));
         format!("{owner} no longer holds {name}; {}\n", count(&info))

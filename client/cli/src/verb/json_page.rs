@@ -58,3 +58,13 @@ fn the_page_about_json_names_every_field() {
     }
     assert!(count > 150, "fields found: {count}");
 }
+
+#[test]
+fn topics_fit_a_terminal() {
+    for name in ["json", "selectors", "exit-codes"] {
+        let text = crate::args::topic(name).expect("a topic");
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{name}: wider than a terminal: {line}");
+        }
+    }
+}

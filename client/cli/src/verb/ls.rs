@@ -41,9 +41,9 @@ pub struct LsArgs {
     /// Order: by namespace and step; newest commit first; or largest first
     #[arg(long, value_name = "ORDER", default_value = "step")]
     sort: Order,
-    /// Show at most N
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    /// Show at most N, 1 or more
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Go on behind the last checkpoint of an earlier `ls --limit`, as that printed it
     #[arg(long, value_name = "CURSOR", value_parser = cursor)]
     after: Option<ListPlace>,
@@ -113,15 +113,21 @@ pub fn run(session: &Session, args: LsArgs) -> Outcome {
         let text = "--after goes on in the order of steps only, not with --sort time or size";
         return Err(Failure::usage(text));
     }
-    let limit = args.limit.unwrap_or(usize::MAX);
-    let (found, next) = session.with_client(async |client| match args.sort {
-        Order::Step => in_order(client, &options, args.after.clone(), limit).await,
+    let limit = args.limit.map_or(usize::MAX, |limit| limit as usize);
+    let (found, next, left_out) = session.with_client(async |client| match args.sort {
+        Order::Step => {
+            let (found, next) = in_order(client, &options, args.after.clone(), limit).await?;
+            Ok((found, next, 0))
+        }
         order => {
-            let found = client.list_by(options.clone()).try_collect().await?;
-            Ok((sorted(found, order, limit), None))
+            let found: Vec<_> = client.list_by(options.clone()).try_collect().await?;
+            let all = found.len();
+            let found = sorted(found, order, limit);
+            let left_out = all - found.len();
+            Ok((found, None, left_out as u64))
         }
     })?;
-    session.output.result(&listing(&found, next.as_ref()), || {
+    session.output.result(&listing(&found, next.as_ref(), left_out), || {
         if found.is_empty() { String::new() } else { checkpoint_table(&found) }
     })?;
     if found.is_empty() {
@@ -129,6 +135,9 @@ pub fn run(session: &Session, args: LsArgs) -> Outcome {
     }
     if let Some(next) = &next {
         session.output.say(format!("there may be more: --after {}", cursor_text(next)));
+    }
+    if left_out > 0 {
+        session.output.say(format!("{left_out} more: a higher --limit shows them"));
     }
     Ok(Exit::Ok)
 }
@@ -180,7 +189,7 @@ pub fn state(info: &CheckpointInfo) -> &'static str {
 /// The state as people look for it: what is in quarantine is not just committed.
 pub fn shown_state(info: &CheckpointInfo) -> &'static str {
     match (&info.quarantine, info.state) {
-        (Some(_), CheckpointState::Committed) => "quarantine",
+        (Some(_), CheckpointState::Committed) => "quarantined",
         _ => state(info),
     }
 }
@@ -347,11 +356,17 @@ pub(super) struct LsDocument<'a> {
     checkpoints: Vec<CheckpointRecord<'a>>,
     /// Null at the end, or what `--after` takes to go on.
     next: Option<String>,
+    /// Checkpoints that `--limit` left out, with `--sort time` or `size`.
+    left_out: u64,
 }
 
-pub(super) fn listing<'a>(found: &'a [CheckpointInfo], next: Option<&ListPlace>) -> LsDocument<'a> {
+pub(super) fn listing<'a>(
+    found: &'a [CheckpointInfo],
+    next: Option<&ListPlace>,
+    left_out: u64,
+) -> LsDocument<'a> {
     let checkpoints = found.iter().map(CheckpointRecord::new).collect();
-    LsDocument { checkpoints, next: next.map(cursor_text) }
+    LsDocument { checkpoints, next: next.map(cursor_text), left_out }
 }
 
 /// What a commit added to the cluster; an upload has not added all of it yet.

@@ -79,8 +79,9 @@ fn set(session: &Session, args: &SetArgs) -> Outcome {
     let (namespace, name) = parse(&args.name)?;
     let address = address::parse(&format!("{namespace}@{}", args.selector))?;
     let by = whoami::user();
-    let info = session
-        .with_client(async |client| client.set_ref(&name, &address, args.expect, &by).await)?;
+    let info = session.with_client_about(&address, async |client| {
+        client.set_ref(&name, &address, args.expect, &by).await
+    })?;
     let document = SetDocument { checkpoint: CheckpointRecord::new(&info), name: name.as_str() };
     session.output.result(&document, || format!("{namespace}@{name} is step {}\n", info.step))?;
     Ok(Exit::Ok)

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::keep::{self, KeepArgs, RuleValue};
 use super::put::IsolationRule;
+use super::retention;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{plural, table};
 use crate::session::Session;
@@ -52,6 +53,9 @@ struct SetArgs {
     /// What the selector `best` looks at, such as loss:min; 0: nothing
     #[arg(long, value_name = "METRIC:min|max", value_parser = keep::best_metric)]
     best: Option<BestMetric>,
+    /// Change nothing: show what retention would delete from this namespace with these rules
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     keep: KeepArgs,
 }
@@ -96,6 +100,10 @@ pub fn run(session: &Session, args: PolicyArgs) -> Outcome {
             let retention = RetentionChange { best_metric: args.best, ..own.retention };
             if let Some(problem) = retention.problem() {
                 return Err(Failure::usage(problem));
+            }
+            if args.dry_run {
+                let what_if = OwnPolicy { retention, ..own };
+                return retention::what_if(session, &args.namespace, &what_if);
             }
             let edit = PolicyEdit {
                 change: PolicyChange {

@@ -34,7 +34,7 @@ pub fn run(session: &Session, args: QuarantineArgs) -> Outcome {
     let address = address::parse(&args.address)?;
     let by = whoami::user();
     let reason = args.reason.unwrap_or_default();
-    let info = session.with_client(async |client| match args.lift {
+    let info = session.with_client_about(&address, async |client| match args.lift {
         true => client.lift_quarantine(&address, &by).await,
         false => client.quarantine(&address, &reason, &by).await,
     })?;

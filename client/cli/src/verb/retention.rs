@@ -20,7 +20,8 @@ pub struct RetentionArgs {
 #[derive(Debug, Subcommand)]
 enum RetentionVerb {
     /// Show which checkpoints the rules keep, and why; with flags, as if `cairn policy set` had been
-    /// given them: `cairn retention plan llama/pretrain --keep-last 3`
+    /// given them: `cairn retention plan llama/pretrain --keep-last 3`. It is of this namespace alone,
+    /// and not of those below it
     Plan(Box<PlanArgs>),
     /// Agree to a large run: one that deletes more than 30 % of a namespace with more than 10
     /// checkpoints
@@ -57,10 +58,13 @@ pub fn run(session: &Session, args: RetentionArgs) -> Outcome {
 }
 
 fn plan(session: &Session, args: &PlanArgs) -> Outcome {
-    let what_if = args.keep.policy()?;
-    let name = &args.namespace;
-    let plan = session.with_client(async |client| client.plan_retention(name, &what_if).await)?;
-    let is_what_if = what_if != OwnPolicy::default();
+    what_if(session, &args.namespace, &args.keep.policy()?)
+}
+
+/// What the rules of a namespace would do if it also said `what_if`.
+pub(super) fn what_if(session: &Session, name: &Namespace, what_if: &OwnPolicy) -> Outcome {
+    let plan = session.with_client(async |client| client.plan_retention(name, what_if).await)?;
+    let is_what_if = *what_if != OwnPolicy::default();
     let document = document(name, &plan, is_what_if);
     session.output.result(&document, || text(name, &plan, is_what_if))?;
     Ok(Exit::Ok)
@@ -235,6 +239,7 @@ pub(super) fn text(name: &Namespace, plan: &RetentionPlan, is_what_if: bool) -> 
     let freed = bytes(plan.bytes_freed);
     let would = if is_what_if { "would let" } else { "lets" };
     text.push_str(&format!("{would} {} of {all} go, which frees {freed}\n", plan.let_go));
+    text.push_str(&format!("this is {name} alone: each namespace below it has its own plan\n"));
     if plan.waits() {
         let (are, command) = match is_what_if {
             true => ("would be", String::new()),
@@ -264,8 +269,14 @@ mod tests {
     #[test]
     fn reasons_are_told_in_words() {
         let (name, plan) = example();
-        assert_eq!(text(&name, &plan, false), "lets 0 of 0 checkpoints go, which frees 0 B\n");
-        assert_eq!(text(&name, &plan, true), "would let 0 of 0 checkpoints go, which frees 0 B\n");
+        let said = |is_what_if| text(&name, &plan, is_what_if);
+        assert!(said(false).starts_with("lets 0 of 0 checkpoints go, which frees 0 B\n"));
+        assert!(said(true).starts_with("would let 0 of 0 checkpoints go, which frees 0 B\n"));
+        assert!(
+            said(true).ends_with(
+                "this is llama/pretrain alone: each namespace below it has its own plan\n"
+            )
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn run(session: &Session, args: RmArgs) -> Outcome {
     let step = if args.open { Some(step_of(&address, "--open")?) } else { None };
     let options = DeleteOptions { now: args.now, force: args.force };
     let mut is_missing = false;
-    let found = session.with_client(async |client| {
+    let found = session.with_client_about(&address, async |client| {
         let found = match (step, args.dry_run) {
             (Some(step), true) => client.open_upload(&address.namespace, step).await,
             (Some(step), false) => client.abort_upload(&address.namespace, step, args.now).await,

@@ -28,7 +28,7 @@ pub struct RollbackArgs {
 pub fn run(session: &Session, args: RollbackArgs) -> Outcome {
     let address = address::parse(&args.address)?;
     let by = whoami::user();
-    let done = session.with_client(async |client| {
+    let done = session.with_client_about(&address, async |client| {
         let plan = plan(client, &address).await?;
         if args.dry_run {
             return Ok(plan);

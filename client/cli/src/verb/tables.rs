@@ -291,9 +291,9 @@ fn listings_are_shown_as_written_down() {
     let mut found =
         vec![info(1_000, CheckpointState::Committed), info(20_000_000, CheckpointState::Committed)];
     found[1].durability = Durability { replicas_min: 3, racks_min: 1, ..found[1].durability };
-    checked("ls", &ls::checkpoint_table(&found), &ls::listing(&found, None));
+    checked("ls", &ls::checkpoint_table(&found), &ls::listing(&found, None, 0));
     found.push(info(30_000_000, CheckpointState::Open));
-    checked("ls-open", &ls::checkpoint_table(&found), &ls::listing(&found, None));
+    checked("ls-open", &ls::checkpoint_table(&found), &ls::listing(&found, None, 0));
     let mut many = info(2_000, CheckpointState::Open);
     many.began.subject = "train".to_owned();
     (many.parts_wanted, many.parts_missing, many.first_missing) = (64, 40, (0..16).collect());
@@ -371,7 +371,7 @@ fn the_trash_is_shown_as_written_down() {
         restorable_ms: 0,
     });
     let found = [info(1_000, CheckpointState::Deleted), gone];
-    checked("ls-deleted", &ls::checkpoint_table(&found), &ls::listing(&found, None));
+    checked("ls-deleted", &ls::checkpoint_table(&found), &ls::listing(&found, None, 0));
 }
 
 #[test]

@@ -31,7 +31,9 @@ enum TokenVerb {
     /// Make a token, such as
     /// `cairn token new --subject ci --right write --namespace team/ --ttl 30d`. Talks to no cluster
     New(NewArgs),
-    /// Make a narrower token from the one that is given. Talks to no cluster
+    /// Make a narrower token from the one in --token-file or CAIRN_TOKEN: fewer rights, fewer namespaces
+    /// or less time, such as `cairn token attenuate --right read --namespace team/run1 --ttl 2h`. The new
+    /// one never has more than the given one, and ends with it. Talks to no cluster
     Attenuate(AttenuateArgs),
     /// Print what the token that is given says. Talks to no cluster
     Show,
@@ -79,7 +81,8 @@ struct NewArgs {
     /// Everywhere, also in namespaces that come later
     #[arg(long, conflicts_with = "namespaces")]
     every_namespace: bool,
-    /// How long it is valid, such as 12h or 30d; 400 days at most
+    /// How long it is valid, such as 12h or 30d; 400 days at most. Clocks differ: nodes take it from 60 s
+    /// before it begins until 60 s after it ends
     #[arg(long, value_name = "TIME", default_value = "30d")]
     ttl: humantime::Duration,
     /// The issuer's key, as `cairn token init` wrote it
@@ -98,7 +101,8 @@ struct AttenuateArgs {
     /// In this namespace and those below it only [default: where the given one may]
     #[arg(long = "namespace", value_name = "NAMESPACE", value_parser = namespace)]
     namespaces: Vec<Namespace>,
-    /// How long it is valid, from now on [default: as long as the given one]
+    /// How long it is valid, from now on, and 60 s longer as clocks differ [default: as long as the given
+    /// one]
     #[arg(long, value_name = "TIME")]
     ttl: Option<humantime::Duration>,
     /// Write the token to this new file, readable by its owner only [default: stdout]
@@ -118,7 +122,8 @@ struct RevokeArgs {
 
 #[derive(Debug, Args)]
 struct RequireArgs {
-    /// on: the cluster key alone gives a client no rights but to manage tokens
+    /// on: the cluster key alone gives a client no rights but to manage tokens. Running clients and agents
+    /// without a token are refused from then on, so give them tokens first. Nodes need none
     required: Switch,
 }
 
@@ -320,6 +325,12 @@ fn require(session: &Session, required: bool) -> Outcome {
         true => "clients without a token have no rights now, but to manage tokens\n".to_owned(),
         false => "clients with the cluster key have all rights now\n".to_owned(),
     })?;
+    if required {
+        session.output.say(
+            "warning: programs and agents that run without a token are refused from now on;\n\
+             `cairn token require off`, with the cluster key, takes this back",
+        );
+    }
     Ok(Exit::Ok)
 }
 

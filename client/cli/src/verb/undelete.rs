@@ -25,7 +25,7 @@ pub fn run(session: &Session, args: UndeleteArgs) -> Outcome {
             .with_hint("undelete needs a number after the @, such as run1@1000"));
     };
     let namespace = &address.namespace;
-    let info = session.with_client(async |client| match args.dry_run {
+    let info = session.with_client_about(&address, async |client| match args.dry_run {
         true => client.undeletable(namespace, step).await,
         false => client.undelete(namespace, step, &whoami::user()).await,
     })?;

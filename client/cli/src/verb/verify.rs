@@ -187,7 +187,12 @@ fn document(report: &VerifyReport) -> VerifyDocument<'_> {
 fn text(report: &VerifyReport) -> String {
     let info = &report.checkpoint;
     let name = format!("{}@{}", info.namespace, info.step);
-    let word = if report.is_good() { "good" } else { "not good" };
+    let is_partial = !report.is_damaged() && !report.unverified.is_empty();
+    let word = match (report.is_good(), is_partial) {
+        (true, _) => "good",
+        (false, true) => "verified in part",
+        (false, false) => "not good",
+    };
     let what = match report.level {
         VerifyLevel::Metadata => plural(report.segments, "segment"),
         VerifyLevel::Replicas => {
@@ -216,6 +221,9 @@ fn text(report: &VerifyReport) -> String {
     for (node, (replicas, why)) in &report.unverified {
         let replicas = plural(*replicas, "replica");
         text.push_str(&format!("  node {node}: {replicas} not verified: {}\n", foreign::text(why)));
+    }
+    if is_partial {
+        text.push_str("  no replica that was read is bad; verify again once these nodes answer\n");
     }
     text.push_str(&lost_text(&report.lost));
     text

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ls::{self, CheckpointRecord};
 use crate::address;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::session::{Session, client_failure, interruptible};
+use crate::session::{Session, interruptible, named_failure};
 
 #[derive(Debug, Args)]
 pub struct WaitArgs {
@@ -53,7 +53,7 @@ pub fn run(session: &Session, args: WaitArgs) -> Outcome {
             let waited = timeout_at(end, until(&client, &address, args.wanted, &mut last)).await;
             session.remember(&client)?;
             let info = match waited {
-                Ok(found) => found.map_err(client_failure)?,
+                Ok(found) => found.map_err(|error| named_failure(error, &address))?,
                 Err(_) => {
                     let text = format!(
                         "waiting timed out after {}: {last}",
