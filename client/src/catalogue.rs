@@ -8,7 +8,7 @@ use cairn_host::envelope::Reason;
 use cairn_proto::wire;
 use cairn_types::command::{self, Accept, Body, Refusal};
 use cairn_types::convert;
-use cairn_types::ids::{Address, Namespace, NodeId, SegmentDigest, SegmentId};
+use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, SegmentId, Step};
 use cairn_types::limits::BATCH_SEGMENTS_MAX;
 use cairn_types::manifest::Manifest;
 use cairn_types::model::{CheckpointInfo, Policy, PolicyChange, Slot, SlotState};
@@ -74,16 +74,40 @@ pub struct Shown {
     pub manifests: Vec<Manifest>,
     /// Each distinct segment that the manifests name, by digest.
     pub segments: Vec<LocatedSegment>,
+    /// The checkpoint of its namespace with which it shares most. `None` if it shares nothing with those
+    /// that were compared, and with nodes of an older build.
+    pub shared: Option<SharedMost>,
+}
+
+/// The checkpoint that names most of another one's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedMost {
+    pub checkpoint: CheckpointId,
+    pub step: Step,
+    /// Raw bytes of the segments that both name.
+    pub bytes: u64,
+    /// How many checkpoints were compared: the nearest ones.
+    pub compared: u64,
 }
 
 impl Client {
     /// The checkpoint an address names now.
     pub fn resolve<'a>(&'a self, address: &'a Address) -> Answer<'a, CheckpointInfo> {
+        Box::pin(async move { Ok(self.resolve_with(address, false).await?.0) })
+    }
+
+    /// With whom it shares most, too, if that is asked for.
+    fn resolve_with<'a>(
+        &'a self,
+        address: &'a Address,
+        with_shared: bool,
+    ) -> Answer<'a, (CheckpointInfo, Option<SharedMost>)> {
         Box::pin(async move {
             let text = address.to_string();
             let reply = self
                 .read("resolve checkpoint", |mut stub, identity, deadline_ms| {
-                    let message = wire::ResolveRequest { address: text.clone(), deadline_ms };
+                    let address = text.clone();
+                    let message = wire::ResolveRequest { address, deadline_ms, with_shared };
                     let request = with_identity(message, &identity);
                     Box::pin(async move { stub.resolve(request).await })
                 })
@@ -95,7 +119,16 @@ impl Client {
             let info =
                 convert::info_from_wire(info).map_err(|error| malformed(error.to_string()))?;
             answers::resolved(address, &info).map_err(malformed)?;
-            Ok(info)
+            let shared = reply.shared.map(|shared| SharedMost {
+                checkpoint: CheckpointId(shared.checkpoint),
+                step: Step(shared.step),
+                bytes: shared.bytes,
+                compared: shared.compared,
+            });
+            if shared.is_some_and(|it| it.bytes > info.segment_bytes) {
+                return Err(malformed("it shares more bytes than it has".to_owned()));
+            }
+            Ok((info, shared))
         })
     }
 
@@ -278,7 +311,7 @@ impl Client {
     /// A checkpoint with its decoded manifests and the places of its segments.
     pub fn show<'a>(&'a self, address: &'a Address) -> Answer<'a, Shown> {
         Box::pin(async move {
-            let info = self.resolve(address).await?;
+            let (info, shared) = self.resolve_with(address, true).await?;
             let manifests = self.manifests(&info).await?;
             let mut digests: Vec<SegmentDigest> = Vec::new();
             for manifest in &manifests {
@@ -287,7 +320,7 @@ impl Client {
             digests.sort_unstable();
             digests.dedup();
             let segments = self.about(info.id).locate(&digests).await?;
-            Ok(Shown { info, manifests, segments })
+            Ok(Shown { info, manifests, segments, shared })
         })
     }
 

@@ -124,7 +124,7 @@ mod watch;
 
 pub use annotate::Annotation;
 pub use builder::{ClientBuilder, SetupError};
-pub use catalogue::{LocatedSegment, RemovalPlan, Shown};
+pub use catalogue::{LocatedSegment, RemovalPlan, SharedMost, Shown};
 pub use cluster::Client;
 pub use deletion::DeleteOptions;
 pub use diff::{Change, CheckpointDiff, FileChange, TensorChange};

@@ -131,6 +131,57 @@ impl Client {
         })
     }
 
+    /// The namespaces at and below `prefix` (`None` for all) that set rules themselves, by name, with
+    /// these rules: those that this client may read.
+    pub async fn policies(
+        &self,
+        prefix: Option<&Namespace>,
+    ) -> Result<Vec<(Namespace, OwnPolicy)>, ClientError> {
+        let malformed = |problem: String| malformed("list policies", problem);
+        let mut found: Vec<(Namespace, OwnPolicy)> = Vec::new();
+        loop {
+            let page = self.policies_page(prefix, found.last().map(|(name, _)| name)).await?;
+            let is_empty = page.namespaces.is_empty();
+            for sent in page.namespaces {
+                let own = convert::own_policy_from_wire(sent.own.unwrap_or_default());
+                let own = own.map_err(|error| malformed(error.to_string()))?;
+                let name: Namespace =
+                    sent.namespace.parse().map_err(|error| malformed(format!("{error}")))?;
+                let is_below = prefix.is_none_or(|prefix| name.is_at_or_below(prefix));
+                if !is_below || found.last().is_some_and(|(last, _)| name <= *last) {
+                    return Err(malformed(format!("{name} was not asked for")));
+                }
+                found.push((name, own));
+            }
+            match page.more {
+                false => return Ok(found),
+                // The same page would be asked for again and again.
+                true if is_empty => {
+                    return Err(malformed("an empty page that claims more".to_owned()));
+                }
+                true => {}
+            }
+        }
+    }
+
+    fn policies_page<'a>(
+        &'a self,
+        prefix: Option<&'a Namespace>,
+        after: Option<&'a Namespace>,
+    ) -> Answer<'a, wire::ListPoliciesReply> {
+        Box::pin(async move {
+            let text = |name: Option<&Namespace>| name.map(ToString::to_string).unwrap_or_default();
+            let (prefix, after) = (text(prefix), text(after));
+            self.read("list policies", |mut stub, identity, deadline_ms| {
+                let (prefix, after) = (prefix.clone(), after.clone());
+                let message = wire::ListPoliciesRequest { prefix, after, deadline_ms };
+                let request = with_identity(message, &identity);
+                Box::pin(async move { stub.list_policies(request).await })
+            })
+            .await
+        })
+    }
+
     /// Changes a namespace's own policy.
     pub async fn edit_policy(
         &self,

@@ -39,7 +39,7 @@ const NODE: Door = Door::Need(Need::Node);
 const NODE_OR_READ: Door = Door::NodeOr(Need::Read);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 39] = [
+pub const DOORS: [(&str, Door); 40] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
     ("/cairn.v1.Admin/Heartbeat", NODE),
     ("/cairn.v1.Admin/Hello", NODE),
@@ -54,6 +54,7 @@ pub const DOORS: [(&str, Door); 39] = [
     ("/cairn.v1.Catalogue/Hasten", Door::Known),
     ("/cairn.v1.Catalogue/List", READ),
     ("/cairn.v1.Catalogue/ListHolds", READ),
+    ("/cairn.v1.Catalogue/ListPolicies", READ),
     ("/cairn.v1.Catalogue/ListRefs", READ),
     ("/cairn.v1.Catalogue/ListTokens", Door::Tokens),
     ("/cairn.v1.Catalogue/Locate", Door::Known),
@@ -207,6 +208,7 @@ mod tests {
             | "/cairn.v1.Segments/Suspect"
             | "/cairn.v1.Catalogue/List"
             | "/cairn.v1.Catalogue/ListHolds"
+            | "/cairn.v1.Catalogue/ListPolicies"
             | "/cairn.v1.Catalogue/ListRefs"
             | "/cairn.v1.Catalogue/PlanRetention"
             | "/cairn.v1.Catalogue/ShowPolicy"

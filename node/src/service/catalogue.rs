@@ -315,6 +315,26 @@ impl wire::catalogue_server::Catalogue for Service {
         ))
     }
 
+    async fn list_policies(
+        &self,
+        request: Request<wire::ListPoliciesRequest>,
+    ) -> Result<Response<wire::ListPoliciesReply>, Status> {
+        let caller = Caller::of(&request);
+        let wire::ListPoliciesRequest { prefix, after, deadline_ms } = request.into_inner();
+        let name = |text: &str| match text {
+            "" => Ok(None),
+            text => parse::<Namespace>(text).map(Some),
+        };
+        let (prefix, after) = (name(&prefix)?, name(&after)?);
+        self.linearizable_for(&caller, deadline_ms).await?;
+        // Most namespaces say nothing: a page may walk all of them.
+        let walk = move |catalogue: &Catalogue| {
+            let is_shown = |name: &Namespace| caller.reads(name);
+            retention::policies(catalogue, prefix.as_ref(), after.as_ref(), is_shown)
+        };
+        Ok(Response::new(self.shared.member.walk(walk).await))
+    }
+
     async fn plan_retention(
         &self,
         request: Request<wire::PlanRetentionRequest>,
@@ -395,6 +415,7 @@ impl wire::catalogue_server::Catalogue for Service {
         let address: Address = parse(&request.address)?;
         shown::check_known(&caller, &address.namespace)?;
         self.linearizable_for(&caller, request.deadline_ms).await?;
+        let namespace = address.namespace.clone();
         let member = &self.shared.member;
         let small = member.read(|catalogue| {
             if address.selector.walks() {
@@ -419,9 +440,14 @@ impl wire::catalogue_server::Catalogue for Service {
             }
         };
         let checkpoint = shown::without_sharing(caller.token(), checkpoint);
+        // Of others' checkpoints: for those who may read the namespace.
+        let shared = match request.with_shared && caller.reads(&namespace) {
+            true => shown::shared_most(member, CheckpointId(checkpoint.id)).await,
+            false => None,
+        };
         let nodes = shown::nodes(&self.shared, &caller);
         let checkpoint = Some(checkpoint);
-        Ok(Response::new(wire::ResolveReply { checkpoint, nodes }))
+        Ok(Response::new(wire::ResolveReply { checkpoint, nodes, shared }))
     }
 
     async fn list(

@@ -7,7 +7,7 @@ use cairn_proto::wire;
 use cairn_types::command::{Body, Refusal};
 use cairn_types::convert;
 use cairn_types::ids::Namespace;
-use cairn_types::limits::RETENTION_PAGE_MAX;
+use cairn_types::limits::{POLICIES_PAGE_MAX, RETENTION_PAGE_MAX};
 use cairn_types::model::OwnPolicy;
 use cairn_types::policy::lineage;
 use tonic::Status;
@@ -42,6 +42,32 @@ pub(super) fn check(body: &Body) -> Result<(), Refusal> {
 
 fn unknown_zone(unknown: UnknownTimeZone) -> Refusal {
     Refusal::Malformed(unknown.to_string())
+}
+
+/// A page of the namespaces that say something themselves, of those that `is_shown` admits.
+pub(super) fn policies(
+    catalogue: &Catalogue,
+    prefix: Option<&Namespace>,
+    after: Option<&Namespace>,
+    is_shown: impl Fn(&Namespace) -> bool,
+) -> wire::ListPoliciesReply {
+    let mut reply = wire::ListPoliciesReply::default();
+    for (name, record) in catalogue.namespaces() {
+        let is_listed = after.is_none_or(|after| name > after)
+            && prefix.is_none_or(|prefix| name.is_at_or_below(prefix))
+            && !record.is_plain()
+            && is_shown(name);
+        if !is_listed {
+            continue;
+        }
+        if reply.namespaces.len() == POLICIES_PAGE_MAX {
+            reply.more = true;
+            break;
+        }
+        let own = Some(convert::own_policy_to_wire(&record.own));
+        reply.namespaces.push(wire::NamespacePolicy { namespace: name.to_string(), own });
+    }
+    reply
 }
 
 pub(super) fn policy(catalogue: &Catalogue, namespace: &Namespace) -> wire::ShowPolicyReply {

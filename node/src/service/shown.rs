@@ -47,6 +47,20 @@ pub(super) fn resolved<'a>(
     })
 }
 
+/// The checkpoint of its namespace with which one shares most.
+pub(super) async fn shared_most(member: &Member, id: CheckpointId) -> Option<wire::SharedMost> {
+    let walk = move |catalogue: &Catalogue| {
+        let most = catalogue.shared_most(catalogue.checkpoint(id)?)?;
+        Some(wire::SharedMost {
+            checkpoint: most.checkpoint.0,
+            step: most.step.0,
+            bytes: most.bytes,
+            compared: most.compared,
+        })
+    };
+    member.walk(walk).await
+}
+
 /// What is new in a checkpoint says what others have stored, and is for those who may read everything.
 pub(super) fn without_sharing(
     token: Option<&TokenSubject>,

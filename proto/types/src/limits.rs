@@ -64,6 +64,8 @@ pub const RETENTION_PAGE_MAX: usize = 5_000;
 /// What retention had let go and somebody undeleted is kept from retention for so long: time to
 /// change the rules, or to hold it.
 pub const UNDELETED_KEPT_MS: u64 = 86_400_000;
+/// Namespaces of one page of policies: with the longest rules some 20 KB each.
+pub const POLICIES_PAGE_MAX: usize = 200;
 /// Refs of one namespace: a lookup of a checkpoint's refs walks them all.
 pub const REFS_MAX: usize = 256;
 /// Moves of one ref that are remembered.
@@ -85,6 +87,8 @@ pub const WATCHERS_MAX: usize = 256;
 /// or after so many namespaces, so that one call does not hold a thread for all namespaces.
 pub const USAGE_REFERENCES_MAX: u64 = 8 << 20;
 pub const USAGE_PAGE_MAX: usize = 1000;
+/// References to segments that one look for the checkpoint that shares most walks: under 0.1 s.
+pub const SHARED_REFERENCES_MAX: u64 = 4 << 20;
 /// Holds of one `ListHolds` page.
 pub const HOLDS_PAGE_MAX: usize = 1000;
 /// Bytes of a reason that a person gives.

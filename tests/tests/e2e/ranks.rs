@@ -63,3 +63,41 @@ fn sixteen_processes_put_sixteen_parts_while_four_and_the_leader_are_killed() {
     cairn.run(args(&[&"get", &"run/ranks@100", &target])).ok();
     files::assert_same(&sources, &target);
 }
+
+#[test]
+fn an_upload_in_progress_says_who_uploads_and_which_parts_are_missing() {
+    let cluster = TestCluster::shared(program());
+    let cairn = cluster.cairn();
+    let source = cluster.scratch_directory("open-source");
+    files::checkpoint(&source, 3 << 20, 7);
+    let put = |part: &str| {
+        cairn
+            .run(args(&[&"put", &source, &"open/run@5", &"--attempt", &"1", &"--part", &part]))
+            .ok()
+    };
+    cairn.run(["show", "--open", "open", "--json"]).ok();
+    put("1/3");
+    let open = |place: &str| {
+        let shown = cairn.run(["show", "--open", place, "--json"]).ok().json();
+        shown["uploads"].as_array().cloned().unwrap_or_default()
+    };
+    for place in ["open", "open/run", "open/run@5"] {
+        let found = open(place);
+        assert_eq!(found.len(), 1, "{place}: {found:?}");
+        assert_eq!(found[0]["first_missing"], serde_json::json!([0, 2]));
+        let upload = &found[0]["upload"];
+        assert_eq!(upload["durable_bytes"], found[0]["segment_bytes"], "a sealed part is durable");
+        assert!(upload["lease_left_ms"].as_u64() > Some(0), "{upload}");
+        assert!(upload["deleted_in_ms"].as_u64() > upload["lease_left_ms"].as_u64(), "{upload}");
+        assert!(found[0]["client"].as_str().is_some_and(|it| !it.is_empty()), "{found:?}");
+    }
+    let listed = cairn.run(["ls", "open", "--state", "open", "--json"]).ok().json();
+    assert_eq!(listed["checkpoints"][0]["first_missing"], serde_json::json!([0, 2]));
+    assert_eq!(open("open/run@6").len(), 0);
+    cairn.run(["show", "--open", "open/run@latest"]).fails(2, "no name but its step");
+    cairn.run(["show"]).ends(2);
+    put("0/3");
+    put("2/3");
+    assert_eq!(open("open").len(), 0, "it is committed");
+    cairn.run(["show", "open/run@5"]).ok();
+}

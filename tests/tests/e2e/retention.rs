@@ -57,7 +57,18 @@ fn rules_are_tried_set_and_confirmed() {
         (&8.into(), &true.into(), &true.into())
     );
     cairn.run(["policy", "set", name, "--time-zone", "Mars/Olympus"]).fails(2, "mars/olympus");
+    let dry_run = ["policy", "set", name, "--keep-last", "2", "--dry-run", "--json"];
+    let would = cairn.run(dry_run).ok().json();
+    assert_eq!((&would["let_go"], &would["what_if"]), (&10.into(), &true.into()));
+    let own = |prefix: &str| {
+        let listed = cairn.run(["policy", "ls", prefix, "--json"]).ok().json();
+        listed["namespaces"].as_array().cloned().unwrap_or_default()
+    };
+    assert_eq!(own("retention").len(), 0, "a dry run changes nothing");
     cairn.run(["policy", "set", "retention", "--keep-last", "2"]).ok();
+    let listed = own("retention");
+    assert_eq!((listed.len(), &listed[0]["own_rules"]["keep_last"]), (1, &2.into()));
+    assert_eq!(own(name).len(), 0, "what it inherits it does not set");
     let shown = cairn.run(["policy", "set", name, "--keep-every-steps", "5", "--json"]).ok().json();
     assert_eq!(shown["rules"]["keep_last"]["from"], "retention");
     assert_eq!(shown["rules"]["keep_every_steps"]["value"], 5);

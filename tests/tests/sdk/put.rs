@@ -13,7 +13,7 @@ use cairn_types::command::{self, Body, Refusal, Reply, StageSegment};
 use cairn_types::form::Form;
 use cairn_types::ids::{Attempt, RequestId, Run, SegmentDigest};
 use cairn_types::model::{Isolation, Liveness, PolicyChange};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -301,6 +301,19 @@ async fn a_put_waits_for_nodes_that_are_down_when_it_begins() {
     let error = small.client().put(source(), put_options(1)).await.unwrap_err();
     assert!(matches!(error.refusal(), Some(Refusal::NotEnoughHosts { .. })), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_the_cluster_has_no_nodes_for_leaves_no_open_upload() {
+    let small = Fake::start(&["a"]);
+    let client = small.client();
+    let open = async || -> Vec<_> { client.list(None, true).try_collect().await.unwrap() };
+    client.put(source(), put_options(1)).await.unwrap_err();
+    assert_eq!(open().await, []);
+    // An attempt that the caller named may be gone on with, and others may hold parts of it.
+    let named = PutOptions { attempt: Some(Attempt(3)), ..put_options(2) };
+    client.put(source(), named).await.unwrap_err();
+    assert_eq!(open().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

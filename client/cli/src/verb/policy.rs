@@ -1,4 +1,4 @@
-//! `cairn policy set`, `unset`, `show`
+//! `cairn policy set`, `unset`, `show`, `ls`
 
 use std::collections::BTreeMap;
 
@@ -31,6 +31,15 @@ enum PolicyVerb {
     Unset(UnsetArgs),
     /// Show the rules that a namespace goes by, and which namespace says each of them
     Show(ShowArgs),
+    /// List the namespaces that set rules themselves, and these rules
+    Ls(LsArgs),
+}
+
+#[derive(Debug, Args)]
+struct LsArgs {
+    /// This namespace and those below it [default: all]
+    #[arg(value_name = "NAMESPACE")]
+    prefix: Option<Namespace>,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +99,7 @@ fn field(text: &str) -> Result<PolicyField, String> {
 
 pub fn run(session: &Session, args: PolicyArgs) -> Outcome {
     let (namespace, shown) = match args.verb {
+        PolicyVerb::Ls(args) => return list(session, args.prefix.as_ref()),
         PolicyVerb::Show(args) => {
             let name = args.namespace;
             let shown = session.with_client(async |client| client.show_policy(&name).await)?;
@@ -132,6 +142,56 @@ pub fn run(session: &Session, args: PolicyArgs) -> Outcome {
     };
     session.output.result(&document(&namespace, &shown), || text(&namespace, &shown))?;
     Ok(Exit::Ok)
+}
+
+fn list(session: &Session, prefix: Option<&Namespace>) -> Outcome {
+    let found = session.with_client(async |client| client.policies(prefix).await)?;
+    session.output.result(&listing(&found), || {
+        if found.is_empty() { String::new() } else { listed(&found) }
+    })?;
+    if found.is_empty() {
+        session.output.say("no namespace sets rules: the defaults hold");
+    }
+    Ok(Exit::Ok)
+}
+
+/// `policy ls`.
+#[derive(Serialize)]
+struct PoliciesDocument<'a> {
+    namespaces: Vec<OwnRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct OwnRecord<'a> {
+    namespace: &'a str,
+    /// Those that it sets itself, by name, with `_` for `-`.
+    own_rules: BTreeMap<String, RuleValue>,
+}
+
+fn own_fields(own: &OwnPolicy) -> impl Iterator<Item = PolicyField> {
+    PolicyField::ALL.iter().copied().filter(|field| own.says(*field))
+}
+
+fn listing(found: &[(Namespace, OwnPolicy)]) -> PoliciesDocument<'_> {
+    let rules = |own: &OwnPolicy| {
+        let rule = |field: PolicyField| (field.name().replace('-', "_"), keep::value(own, field));
+        own_fields(own).map(rule).collect()
+    };
+    let record = found.iter();
+    let namespaces = record
+        .map(|(name, own)| OwnRecord { namespace: name.as_str(), own_rules: rules(own) })
+        .collect();
+    PoliciesDocument { namespaces }
+}
+
+fn listed(found: &[(Namespace, OwnPolicy)]) -> String {
+    let mut rows = vec![["NAMESPACE", "RULE", "VALUE"].map(str::to_owned).to_vec()];
+    for (name, own) in found {
+        for field in own_fields(own) {
+            rows.push(vec![name.to_string(), field.name().to_owned(), keep::text(own, field)]);
+        }
+    }
+    table(&rows)
 }
 
 async fn changed(
@@ -227,6 +287,15 @@ mod tests {
         let document = serde_json::to_value(document(&name, &shown)).unwrap();
         assert_eq!(document["rules"]["keep_within"]["value"], 172_800_000);
         assert_eq!(document["rules"]["keep_last"]["from"], "a/b");
+        let listed = listed(&shown.said);
+        let rows: Vec<Vec<&str>> =
+            listed.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["a", "keep-last", "5"]);
+        assert_eq!(rows[2], ["a", "keep-within", "2days"]);
+        assert_eq!(rows[3][..2], ["a/b", "keep-last"]);
+        assert_eq!(rows.len(), 4, "what a namespace inherits is not listed: {listed}");
+        let document = serde_json::to_value(listing(&shown.said)).unwrap();
+        assert_eq!(document["namespaces"][0]["own_rules"]["keep_within"], 172_800_000);
         assert_eq!(field("keep-weekly"), Ok(PolicyField::KeepWeekly));
         assert!(field("keep-hour").unwrap_err().contains("keep-hourly"));
     }

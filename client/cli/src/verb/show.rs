@@ -66,6 +66,17 @@ pub(super) struct ShowDocument<'a> {
     checkpoint: CheckpointRecord<'a>,
     file_list: Vec<FileRecord<'a>>,
     segment_list: Vec<SegmentRecord>,
+    /// The checkpoint of its namespace with which it shares most; null if there is none.
+    shared_most: Option<SharedRecord>,
+}
+
+#[derive(Serialize)]
+struct SharedRecord {
+    step: u64,
+    id: u64,
+    bytes: u64,
+    /// Checkpoints that were compared: the nearest ones.
+    compared: u64,
 }
 
 #[derive(Serialize)]
@@ -133,6 +144,12 @@ pub(super) fn document(shown: &Shown) -> ShowDocument<'_> {
         checkpoint,
         file_list: files.map(|(part, file)| FileRecord::new(part, file)).collect(),
         segment_list: shown.segments.iter().map(SegmentRecord::new).collect(),
+        shared_most: shown.shared.map(|shared| SharedRecord {
+            step: shared.step.0,
+            id: shared.checkpoint.0,
+            bytes: shared.bytes,
+            compared: shared.compared,
+        }),
     }
 }
 
@@ -150,6 +167,21 @@ pub(super) fn text(shown: &Shown, segments: bool) -> String {
         bytes(info.bytes),
         plural(info.segments, "segment")
     ));
+    if let Some(new) = ls::new_bytes(info) {
+        text.push_str(&format!(
+            "new at its commit: {} of {}\n",
+            bytes(new),
+            bytes(info.segment_bytes)
+        ));
+    }
+    if let Some(shared) = &shown.shared {
+        let (size, step) = (bytes(shared.bytes), shared.step);
+        let of = match shared.compared {
+            0 | 1 => String::new(),
+            compared => format!(", most of {compared} compared"),
+        };
+        text.push_str(&format!("shares {size} with step {step}{of}\n"));
+    }
     text.push_str(&format!("replicas: {}\n", ls::durability(info)));
     text.push_str(&annotations(info));
     text.push_str(&marks(info));

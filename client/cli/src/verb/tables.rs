@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use cairn_client::{
     BestMetric, BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange,
     KeptReason, LabelRule, ListedHold, LocatedSegment, Namespace, NamespaceUsage, NodeInfo,
-    OwnPolicy, PlannedCheckpoint, RefList, RetentionPlan, ScrubStatus, Shown, ShownPolicy,
-    TensorChange,
+    OwnPolicy, PlannedCheckpoint, RefList, RetentionPlan, ScrubStatus, SharedMost, Shown,
+    ShownPolicy, TensorChange,
 };
 use cairn_types::ids::{
     Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
@@ -242,6 +242,12 @@ fn shown() -> Shown {
             manifest(vec![file("rank1/größe.pt".as_bytes(), 8 * MIB)]),
         ],
         segments: vec![located(1, 32 << 20, whole), located(2, 8 << 20, part)],
+        shared: Some(SharedMost {
+            checkpoint: CheckpointId(99),
+            step: Step(990),
+            bytes: 35 * MIB,
+            compared: 12,
+        }),
     }
 }
 

@@ -121,7 +121,7 @@ impl Catalogue {
         (usage, walked)
     }
 
-    fn raw_len(&self, id: SegmentId) -> u64 {
+    pub(super) fn raw_len(&self, id: SegmentId) -> u64 {
         self.segments.get(id).map_or(0, |segment| segment.form.raw_len().into())
     }
 }

@@ -178,3 +178,33 @@ fn usage_is_what_counting_the_segments_of_all_checkpoints_gives() {
     }
     assert!(shared > 100 && trash > 100 && dropped > 50, "{shared}, {trash}, {dropped}");
 }
+
+#[test]
+fn a_checkpoint_names_the_one_with_which_it_shares_most() {
+    let mut world = World::new(&["a", "b"]);
+    let first = put(&mut world, "a", 1, &["x", "y", "z"]);
+    let second = put(&mut world, "a", 2, &["x", "own"]);
+    let third = put(&mut world, "a", 3, &["x", "y", "new"]);
+    put(&mut world, "b", 4, &["x", "y", "new"]);
+    let alone = put(&mut world, "a", 5, &["nobody"]);
+    let most = |id| {
+        let record = world.catalogue.checkpoint(id).unwrap();
+        let most = world.catalogue.shared_most(record)?;
+        Some((most.checkpoint, most.bytes, most.compared))
+    };
+    assert_eq!(most(third), Some((first, len(&world, &["x", "y"]), 3)), "of its namespace");
+    assert_eq!(most(first), Some((third, len(&world, &["x", "y"]), 3)), "also a later one");
+    // Of two that share as much, the nearer one.
+    assert_eq!(most(second).map(|it| it.0), Some(first));
+    assert_eq!(most(alone), None);
+}
+
+#[test]
+fn a_checkpoint_that_shares_everything_is_not_compared_further() {
+    let mut world = World::new(&["a", "b"]);
+    put(&mut world, "a", 1, &["x"]);
+    let second = put(&mut world, "a", 2, &["x"]);
+    let third = put(&mut world, "a", 3, &["x"]);
+    let most = world.catalogue.shared_most(world.catalogue.checkpoint(third).unwrap()).unwrap();
+    assert_eq!((most.checkpoint, most.compared), (second, 1));
+}

@@ -124,6 +124,13 @@ impl wire::catalogue_server::Catalogue for Node {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn list_policies(
+        &self,
+        _request: Request<wire::ListPoliciesRequest>,
+    ) -> Result<Response<wire::ListPoliciesReply>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn plan_retention(
         &self,
         _request: Request<wire::PlanRetentionRequest>,
@@ -205,7 +212,8 @@ impl wire::catalogue_server::Catalogue for Node {
         };
         let info = found.map_err(|refusal| cairn_proto::refused::refusal_status(&refusal))?;
         let checkpoint = Some(convert::info_to_wire(&info));
-        Ok(Response::new(wire::ResolveReply { checkpoint, nodes: self.nodes() }))
+        let nodes = self.nodes();
+        Ok(Response::new(wire::ResolveReply { checkpoint, nodes, shared: None }))
     }
 
     async fn list(
