@@ -379,23 +379,26 @@ pub fn shared_bytes(info: &CheckpointInfo) -> Option<u64> {
 }
 
 pub(super) fn checkpoint_table(found: &[CheckpointInfo]) -> String {
-    let heads = ["CHECKPOINT", "STATE", "COMMITTED", "SIZE", "NEW", "SHARED", "REPLICAS"];
-    let known = |count: Option<u64>| count.map_or("-".to_owned(), bytes);
-    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    // A column that says the same of each is left out: lines are to fit a terminal.
+    let with_state = found.iter().any(|info| shown_state(info) != "committed");
+    let columns = |first: String, state: &str, rest: [String; 4]| {
+        let state = with_state.then(|| state.to_owned());
+        [first].into_iter().chain(state).chain(rest).collect::<Vec<_>>()
+    };
+    let heads = ["COMMITTED", "SIZE", "NEW", "REPLICAS"].map(str::to_owned);
+    let mut rows = vec![columns("CHECKPOINT".to_owned(), "STATE", heads)];
     for info in found {
-        rows.push(vec![
-            format!("{}@{}", info.namespace, info.step),
-            shown_state(info).to_owned(),
+        let rest = [
             info.commit.map_or("-".to_owned(), |commit| wall_time(commit.wall_ms)),
             bytes(info.bytes),
-            known(new_bytes(info)),
-            known(shared_bytes(info)),
+            new_bytes(info).map_or("-".to_owned(), bytes),
             match info.state {
                 CheckpointState::Open => progress(info),
                 CheckpointState::Deleted => info.deletion.as_ref().map_or("-".to_owned(), trashed),
                 _ => durability(info),
             },
-        ]);
+        ];
+        rows.push(columns(format!("{}@{}", info.namespace, info.step), shown_state(info), rest));
     }
     table(&rows)
 }

@@ -289,7 +289,11 @@ fn status_and_the_nodes_are_shown_as_written_down() {
         checked(&format!("status-{name}"), &text, &status::document(&reply));
     }
     let ClusterStatus { nodes, leader, .. } = hurt();
-    checked("node-ls-all", &node::node_table(&nodes, leader), &node::listing(&nodes, leader));
+    checked(
+        "node-ls-all",
+        &node::node_table(&nodes, leader, false),
+        &node::listing(&nodes, leader),
+    );
 }
 
 #[test]

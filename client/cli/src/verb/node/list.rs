@@ -13,7 +13,7 @@ pub fn run(session: &Session, all: bool) -> Outcome {
     let shown: Vec<NodeInfo> =
         status.nodes.into_iter().filter(|node| all || !node.removed).collect();
     session.output.result(&listing(&shown, status.leader), || {
-        node_table(&shown, status.leader) + &outside_lines(&shown)
+        node_table(&shown, status.leader, status.limited) + &outside_lines(&shown)
     })?;
     clock::wrong(&shown).into_iter().for_each(|problem| session.output.say(problem));
     Ok(Exit::Ok)
@@ -101,15 +101,15 @@ fn role(node: &NodeInfo, leader: Option<NodeId>) -> &'static str {
     }
 }
 
-pub fn node_table(nodes: &[NodeInfo], leader: Option<NodeId>) -> String {
-    let heads = [
-        "NODE", "STATE", "ROLE", "RACK", "HOST", "ADDRESS", "REPLICAS", "DATA", "CAPACITY", "FREE",
-    ];
+/// With `limited` the node that answered does not say how much is stored: the token may not know.
+pub fn node_table(nodes: &[NodeInfo], leader: Option<NodeId>, limited: bool) -> String {
+    let heads = ["NODE", "STATE", "ROLE", "RACK", "HOST", "ADDRESS", "REPLICAS", "DATA", "FREE"];
+    let told = |text: String| if limited { "-".to_owned() } else { text };
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for node in nodes {
         let pending = match node.replicas_assigned {
             0 => String::new(),
-            assigned => format!(" (+{assigned} pending)"),
+            assigned => format!(" +{assigned}"),
         };
         rows.push(vec![
             node.id.to_string(),
@@ -118,9 +118,8 @@ pub fn node_table(nodes: &[NodeInfo], leader: Option<NodeId>) -> String {
             node.rack.clone(),
             node.host.clone(),
             node.address.clone(),
-            format!("{}{pending}", node.replicas_durable),
-            bytes(node.bytes_durable),
-            bytes(node.capacity_bytes),
+            told(format!("{}{pending}", node.replicas_durable)),
+            told(bytes(node.bytes_durable)),
             room::cell(node),
         ]);
     }
