@@ -287,6 +287,8 @@ impl Catalogue {
         let replaced = self.replaced_by(record).map(|other| other.id);
         if let Some(replaced) = replaced {
             self.mark_deleted(entry, replaced, DeletedFor::Replaced, &by);
+            // Another checkpoint may now be the best, or the newest of its day.
+            self.note_change(replaced);
         }
         // The upload's changes to the policy take effect now and not earlier.
         self.say_keep_last(entry, &namespace, keep_last);

@@ -186,6 +186,14 @@ fn retention_that_was_evaluated_before_a_change_deletes_nothing() {
         let refusal = world.refused(retire(ids[0], got));
         assert_eq!(refusal, Refusal::PolicyChanged { got, current }, "{said:?}");
     }
+    // What is written in place of another one may leave a third as the best, or as the newest of its day.
+    let upload = (begun(world.try_begin(4, 42, 1, true)).checkpoint, 42);
+    world.stage(upload, 0, &["x"], &[1, 2]);
+    let got = world.catalogue.retention_version(&namespace());
+    world.seal(upload, 0, &["x"]);
+    let current = world.catalogue.retention_version(&namespace());
+    let refusal = world.refused(retire(ids[0], got));
+    assert_eq!(refusal, Refusal::PolicyChanged { got, current }, "a replacement");
     let current = world.catalogue.retention_version(&namespace());
     world.done(retire(ids[0], current));
 }
