@@ -112,7 +112,9 @@ impl Collected {
             self.events.push((record.namespace.clone(), wall_ms, what));
         }
         let is_committed = record.state == CheckpointState::Committed;
-        match (was_in_quarantine, record.quarantine.is_some()) {
+        // A watcher that began while it was in the trash does not know of its quarantine.
+        let was_in_quarantine = was_in_quarantine && was == CheckpointState::Committed;
+        match (was_in_quarantine, record.quarantine.is_some() && is_committed) {
             (false, true) => {
                 self.push(&record.namespace, Happened::Quarantined { checkpoint, step })
             }
