@@ -6,6 +6,7 @@ pub mod c1_history;
 mod c2_catalogue;
 mod c3_digests;
 pub mod c5_labels;
+pub mod c5_watch;
 mod d1_replicas;
 pub mod d2_log;
 mod d3_files;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use cairn_types::ids::SegmentDigest;
 use parking_lot::Mutex;
 
+use self::c5_watch::Watches;
 use self::marks::Marks;
 use crate::applied;
 use crate::cluster::Cluster;
@@ -42,6 +44,7 @@ pub struct Checkers {
     cluster: Cluster,
     all: Arc<Mutex<All>>,
     marks: Marks,
+    watches: Watches,
 }
 
 #[derive(Default)]
@@ -60,8 +63,8 @@ struct All {
 impl Checkers {
     /// Looks at the cluster from now on, until the run ends.
     pub fn watch(cluster: &Cluster) -> Self {
-        let (all, marks) = (Arc::default(), Marks::default());
-        let checkers = Self { cluster: cluster.clone(), all, marks };
+        let (all, marks, watches) = (Arc::default(), Marks::default(), Watches::default());
+        let checkers = Self { cluster: cluster.clone(), all, marks, watches };
         let watching = checkers.clone();
         #[allow(clippy::disallowed_methods, reason = "belongs to the run, not to a process")]
         tokio::spawn(async move {
@@ -82,6 +85,11 @@ impl Checkers {
         &self.marks
     }
 
+    /// What watchers are told is compared with this.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
     /// The running task has just applied this entry.
     fn applied(&self, index: u64) {
         let Some(life) = Life::current() else { return };
@@ -97,6 +105,7 @@ impl Checkers {
             time.entry(&self.cluster, index, &before, after);
             self.marks.entry(&self.cluster, index, &before, after);
         }
+        self.watches.entry(index, || node.catalogue());
         c3.entry(&self.cluster, &node, index);
     }
 

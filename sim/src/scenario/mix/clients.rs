@@ -32,7 +32,7 @@ const TOGETHER_STEPS: u64 = 3;
 /// Earlier checkpoints whose files are put again now and then.
 const PAST_MAX: usize = 8;
 /// The namespace that all clients write against each other, and its steps.
-const AGAINST: &str = "against";
+pub(super) const AGAINST: &str = "against";
 const AGAINST_STEPS: u64 = 3;
 /// So many fresh checkpoints have a segment of several blocks.
 const LARGE: f64 = 0.3;

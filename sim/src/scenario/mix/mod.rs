@@ -5,6 +5,7 @@
 
 mod clients;
 mod faults;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::world::{Spec, World};
 
 use self::clients::Script;
 use self::faults::Faults;
+use self::watchers::Watcher;
 use super::plan::Plan;
 
 /// What an older build understands: all but `Annotate`.
@@ -133,6 +135,10 @@ async fn story(world: &World) -> Result<(), String> {
         .map(|script| add_client(world, script, &shared, plan.wall_skew_ms(&mut skews)))
         .collect();
     clients.iter().for_each(|client| drop(world.start(*client)));
+    let watchers = Watcher::all(world, checkers.watches());
+    for watcher in &watchers {
+        world.start(add_watcher(world, watcher, &shared));
+    }
 
     let mut faults = Faults::new(&cluster, &checkers, (&clients, &scripts), &plan);
     faults.rage().await;
@@ -193,6 +199,9 @@ async fn story(world: &World) -> Result<(), String> {
     if let Err(text) = cluster.wait(settle_limit, Cluster::unsettled).await {
         world.violation("L1", format!("once more: {text}"));
     }
+    if let Err(text) = all_told(&cluster, &watchers, settle_limit).await {
+        world.violation("L2", text);
+    }
     if let Err(text) = is_quiet(&cluster, &plan).await {
         world.violation("L2", text);
     }
@@ -244,6 +253,28 @@ fn add_client(
     let (script, shared) = (script.clone(), shared.clone());
     let boot = move |parts| clients::run(parts, script.clone(), shared.clone());
     world.add(Spec { wall_skew_ms, ..Spec::new(&name, &rack, boot) })
+}
+
+fn add_watcher(world: &World, watcher: &Arc<Watcher>, shared: &Arc<Shared>) -> ProcessId {
+    let (name, rack) = (watcher.name.clone(), watcher.rack.clone());
+    let (watcher, shared) = (watcher.clone(), shared.clone());
+    world.add(Spec::new(&name, &rack, move |parts| {
+        watchers::run(parts, watcher.clone(), shared.clone())
+    }))
+}
+
+/// Each watcher is told all that has happened, and watches no more.
+async fn all_told(
+    cluster: &Cluster,
+    watchers: &[Arc<Watcher>],
+    limit: Duration,
+) -> Result<(), String> {
+    let (index, _) = cluster.newest();
+    let world = cluster.world();
+    let behind = |_: &Cluster| watchers.iter().find_map(|watcher| watcher.behind(world, index));
+    let told = cluster.wait(limit, behind).await;
+    watchers.iter().for_each(|watcher| watcher.end());
+    told
 }
 
 /// Once nobody writes, no node keeps space for a writer.
