@@ -134,9 +134,10 @@ fn what_is_there_at_the_seam_is_compared() {
     assert!(seam(vec![there(3), there(5)]).is_err(), "it is newer than its seam");
     let named = WatchedRef {
         namespace: run(),
-        name: "best".parse().unwrap(),
+        name: "good-one".parse().unwrap(),
         checkpoint: CheckpointId(3),
         generation: 1,
+        step: None,
     };
     assert!(seam(vec![there(3), Watched::Ref(named)]).is_err(), "there is no such ref");
 }
