@@ -74,6 +74,7 @@ impl Put {
             attempt: info.attempt,
             policy: info.policy.clone(),
             parts: self.options.parts,
+            first_part: 0,
             sealed: Vec::new(),
             committed: true,
         };

@@ -355,6 +355,7 @@ impl Put {
                 bytes: described.bytes,
                 files: described.files,
                 compared: 0,
+                voids: Vec::new(),
             });
             match self.client.execute(body, SEAL_WAIT).await? {
                 Reply::Committed { durability, .. } => {

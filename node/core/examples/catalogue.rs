@@ -195,7 +195,7 @@ impl Bench {
             set_digest: set_digest(segments.iter().map(|number| (digest(*number), LEN))),
             bytes: u64::from(LEN) * segments.len() as u64,
             files: 1,
-            compared: self.catalogue.parts_sealed(checkpoint),
+            compared: self.catalogue.parts_version(checkpoint),
         })
     }
 

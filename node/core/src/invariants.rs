@@ -4,6 +4,8 @@
 //! Both compute everything from scratch and take time linear in the catalogue. They are for tests
 //! and the simulator.
 
+mod open_ended;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalogue::{Catalogue, Checkpoint, Summary};
@@ -19,6 +21,7 @@ pub fn check(catalogue: &Catalogue) -> Result<(), String> {
     let mut steps = BTreeSet::new();
     for checkpoint in catalogue.checkpoints() {
         check_checkpoint(catalogue, checkpoint)?;
+        open_ended::check_references(checkpoint)?;
         if checkpoint.state != CheckpointState::Deleted {
             let place = (&checkpoint.namespace, checkpoint.step, checkpoint.state);
             ensure(steps.insert(place), || format!("C2: two records of {place:?}"))?;
@@ -192,6 +195,7 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
         }
     }
     check_fences(before, after)?;
+    open_ended::check_step(before, after)?;
     check_policies(before, after)?;
     for new in after.checkpoints().filter(|new| new.state == CheckpointState::Committed) {
         let old = before.checkpoint(new.id).map(|old| old.state);
@@ -404,7 +408,9 @@ fn check_checkpoint(catalogue: &Catalogue, record: &Checkpoint) -> Result<(), St
     }
     if let Some(upload) = &record.open {
         for (number, part) in upload.parts.iter() {
-            ensure(*number < record.parts_wanted, || format!("C2: checkpoint {id} part {number}"))?;
+            ensure(record.check_part(*number).is_ok(), || {
+                format!("C2: checkpoint {id} part {number}")
+            })?;
             ensure(part.staged.iter().all(|segment| record.loose.contains(segment)), || {
                 format!("D6: checkpoint {id} part {number} staged without a reference")
             })?;

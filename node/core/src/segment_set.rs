@@ -218,6 +218,13 @@ impl SegmentCounts {
         }
     }
 
+    /// Takes one from the count of each of these.
+    pub fn subtract_all(&mut self, ids: &SegmentSet) {
+        for id in ids.iter() {
+            self.subtract(id);
+        }
+    }
+
     pub fn subtract(&mut self, id: SegmentId) {
         if self.get(id) == 0 {
             debug_assert!(false, "count of segment {id} is below zero");

@@ -137,7 +137,12 @@ impl Service {
         }
         let rings = matches!(
             command.body,
-            Body::SealPart(_) | Body::Delete(_) | Body::SetPolicy(_) | Body::ConfirmRetention(_)
+            Body::SealPart(_)
+                | Body::DropPart(_)
+                | Body::Close(_)
+                | Body::Delete(_)
+                | Body::SetPolicy(_)
+                | Body::ConfirmRetention(_)
         );
         let exclude = exclude.into_iter().map(NodeId).collect();
         let reply = if matches!(command.body, Body::SealPart(_)) {

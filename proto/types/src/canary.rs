@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 66] = [
+pub const CANARIES: [Canary; 69] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -63,6 +63,21 @@ pub const CANARIES: [Canary; 66] = [
         name: "scrub_without_reading",
         breaks: "the scrub notes a replica as read that it did not read",
         caught_by: &["L3"],
+    },
+    Canary {
+        name: "voided_part_stays",
+        breaks: "a file that is written again in an open-ended upload is committed twice",
+        caught_by: &["C2"],
+    },
+    Canary {
+        name: "voided_keeps_references",
+        breaks: "a voided or dropped part keeps its references until the commit",
+        caught_by: &["D6"],
+    },
+    Canary {
+        name: "close_takes_unsealed",
+        breaks: "Close commits segments of parts that were not sealed",
+        caught_by: &["C2"],
     },
     Canary {
         name: "keep_last_at_begin",

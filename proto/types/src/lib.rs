@@ -22,6 +22,7 @@
 //! | [`wire`] | generated messages, sent and stored |
 //! | [`convert`] | messages <-> types, where all validation happens |
 //! | [`manifest`], [`union`] | the list of a part's files; whether parts fit into one directory |
+//! | [`live_names`] | the same of parts that come and go |
 //! | [`canary`](mod@canary) | deliberate defects that the simulator must find; off in every ordinary build |
 
 pub mod canary;
@@ -47,6 +48,7 @@ pub mod id_set;
 mod set_digest;
 
 pub mod convert;
+pub mod live_names;
 pub mod manifest;
 mod trouble;
 pub mod union;

@@ -40,6 +40,19 @@ pub const OPEN_UPLOADS_PER_SUBJECT_MAX: usize = 256;
 pub const RENEWED_IDLE_MS_MAX: u64 = 86_400_000;
 /// Parts of one checkpoint: the ranks of the largest runs.
 pub const PARTS_MAX: u32 = 65_536;
+/// Part numbers that one Begin of an open-ended upload hands out: as many as a checkpoint has parts.
+pub const OPEN_PARTS_OF_BEGIN: u32 = PARTS_MAX;
+/// Begins of one attempt of an open-ended upload: all ranges that part numbers have room for.
+pub const OPEN_BEGINS_MAX: u32 = 65_536;
+/// Sealed parts that one attempt of an open-ended upload voids or drops: more rewrites of files
+/// belong to a file system. Keeps the number that tells its sets of parts apart within 32 bits.
+pub const OPEN_REMOVED_MAX: u32 = 1 << 20;
+/// Leases that an open-ended upload is kept without a command, 24 hours by default: its writers may be
+/// requests to a door, without a process that renews.
+pub const OPEN_LEASES: u64 = 1440;
+/// Largest inline manifest of a part of an open-ended upload, bytes: one file of one segment. The
+/// number of parts is not known, so the most parts resolve in one answer.
+pub const OPEN_MANIFEST_INLINE_BYTES_MAX: usize = 256;
 /// Missing parts that a listing names of each upload: enough to find the rank that hangs.
 pub const MISSING_PARTS_MAX: usize = 16;
 /// Parts in progress that a listing describes of each upload: each takes a walk over its segments.
@@ -129,8 +142,12 @@ pub const MANIFESTS_INLINE_BYTES_MAX: usize = 4 << 20;
 pub const CATALOGUE_REPLY_BYTES_MAX: usize = 32 << 20;
 /// Encoded size of one log command, bytes.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
-/// Largest manifest that a part of a checkpoint of `parts` parts keeps inline, bytes.
+/// Largest manifest that a part of a checkpoint of `parts` parts keeps inline, bytes. With 0 their
+/// number is open.
 pub fn manifest_inline_bytes_max(parts: u32) -> usize {
+    if parts == 0 {
+        return OPEN_MANIFEST_INLINE_BYTES_MAX;
+    }
     MANIFEST_INLINE_BYTES_MAX.min(MANIFESTS_INLINE_BYTES_MAX / (parts as usize).max(1))
 }
 
@@ -180,6 +197,8 @@ mod tests {
             let inline = manifest_inline_bytes_max(parts);
             assert!(parts as usize * (part_bytes + inline) < CATALOGUE_REPLY_BYTES_MAX, "{parts}");
         }
+        let open = PARTS_MAX as usize * (part_bytes + manifest_inline_bytes_max(0));
+        assert!(open < CATALOGUE_REPLY_BYTES_MAX);
         assert_eq!(manifest_inline_bytes_max(1), MANIFEST_INLINE_BYTES_MAX);
     }
 }

@@ -379,8 +379,10 @@ pub struct CheckpointInfo {
     /// the reader may not know what others store.
     pub new_bytes: Option<u64>,
     pub durability: Durability,
-    /// Parts it has once it is committed.
+    /// Parts it has once it is committed; of an open-ended upload those sealed so far.
     pub parts_wanted: u32,
+    /// Its upload left the number of parts open.
+    pub open_ended: bool,
     /// Of an open upload: how many of them are not sealed, and the first `MISSING_PARTS_MAX`.
     pub parts_missing: u32,
     pub first_missing: Vec<u32>,

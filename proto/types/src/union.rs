@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::manifest::Manifest;
 
 /// The first 128 bits of a BLAKE3: names and contents are compared by it.
-type Short = [u8; 16];
+pub(crate) type Short = [u8; 16];
 
 /// Why a part does not fit beside those before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl TakenNames {
 
 /// Directories that a manifest names, and those that lie above its files and directories. Some
 /// come more than once.
-fn directories(manifest: &Manifest) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn directories(manifest: &Manifest) -> impl Iterator<Item = &[u8]> {
     let files = manifest.files.iter().map(|file| (&file.name[..], false));
     let named = manifest.directories.iter().map(|directory| (&directory.name[..], true));
     let mut before: &[u8] = b"";
@@ -95,7 +95,7 @@ fn directories(manifest: &Manifest) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn short(bytes: &[u8]) -> Short {
+pub(crate) fn short(bytes: &[u8]) -> Short {
     first_half(blake3::hash(bytes).as_bytes())
 }
 

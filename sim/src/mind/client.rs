@@ -119,6 +119,7 @@ impl Upload {
             bytes: 10,
             files: 1,
             compared: 0,
+            voids: Vec::new(),
         })
     }
 }

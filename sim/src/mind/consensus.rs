@@ -98,7 +98,7 @@ impl Mind {
             && let Some(leader) = &self.consensus.leader
         {
             let catalogue = &self.machines[leader.machine].replica.catalogue;
-            *compared = catalogue.parts_sealed(*checkpoint);
+            *compared = catalogue.parts_version(*checkpoint);
         }
         if let Body::Stage(command::Stage { checkpoint, segments, .. }) = &mut body {
             let Some(leader) = &mut self.consensus.leader else { return };

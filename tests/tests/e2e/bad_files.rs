@@ -280,6 +280,7 @@ fn seal_manifest(cluster: &TestCluster, step: u64, manifest: Vec<u8>) -> Refusal
         bytes: 0,
         files: 1,
         compared: 0,
+        voids: Vec::new(),
     });
     match cluster.run(client.execute(seal, Duration::ZERO)) {
         Err(ClientError::Refused(refusal)) => refusal,

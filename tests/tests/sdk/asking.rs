@@ -53,6 +53,7 @@ async fn a_seal_that_goes_on_outlasts_the_deadline_and_another_command_does_not(
         bytes: 0,
         files: 0,
         compared: 0,
+        voids: Vec::new(),
     });
     let busy_for = |seconds| {
         let until = Instant::now() + Duration::from_secs(seconds);

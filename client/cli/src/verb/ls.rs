@@ -201,8 +201,12 @@ pub fn durability(info: &CheckpointInfo) -> String {
     format!("{} of {}, {racks}", durability.replicas_min, durability.replicas_wanted)
 }
 
-/// `3 of 8 parts, missing 1, 4, 5, ...`.
+/// `3 of 8 parts, missing 1, 4, 5, ...`. Or, where the number of parts is open: `3 parts, no end yet`.
 fn progress(info: &CheckpointInfo) -> String {
+    if info.open_ended {
+        let parts = crate::output::plural(u64::from(info.parts_wanted), "part");
+        return format!("{parts}, no end yet");
+    }
     let sealed = info.parts_wanted.saturating_sub(info.parts_missing);
     let mut missing: Vec<String> = info.first_missing.iter().map(ToString::to_string).collect();
     if missing.len() < info.parts_missing as usize {
@@ -243,6 +247,8 @@ pub struct CheckpointRecord<'a> {
     pub(super) parts: u64,
     /// Parts that an upload still needs, and the first of them.
     parts_missing: u32,
+    /// The upload left the number of parts open; `parts` are those sealed so far.
+    open_ended: bool,
     first_missing: &'a [u32],
     /// Start of its upload, by the wall clock.
     began_ms: u64,
@@ -313,6 +319,7 @@ impl<'a> CheckpointRecord<'a> {
             state: state(info),
             parts: info.parts_wanted.into(),
             parts_missing: info.parts_missing,
+            open_ended: info.open_ended,
             first_missing: &info.first_missing,
             began_ms: info.began.wall_ms,
             client: &info.began.client,

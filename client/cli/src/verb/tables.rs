@@ -150,6 +150,7 @@ fn info(step: u64, state: CheckpointState) -> CheckpointInfo {
         },
         parts_wanted: 2,
         parts_missing: u32::from(is_open),
+        open_ended: false,
         first_missing: if is_open { vec![1] } else { Vec::new() },
         began: Began {
             index: 3_000,

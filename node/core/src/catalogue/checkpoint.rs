@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::persistent::Map;
-use crate::segment_set::SegmentSet;
+use crate::segment_set::{SegmentCounts, SegmentSet};
 use cairn_types::canary;
 use cairn_types::id_set::IdSet;
 use cairn_types::ids::{Attempt, CheckpointId, Namespace, SegmentId, Step};
@@ -40,8 +40,10 @@ pub struct Checkpoint {
     pub policy: Policy,
     /// When its attempt began. Retention uses this in addition to the commit.
     pub began: Began,
-    /// Number of parts of the upload.
+    /// Number of parts of the upload; 0 in an open-ended one, until its commit.
     pub parts_wanted: u32,
+    /// Its upload left the number of parts open ([`super::open_ended`]).
+    pub open_ended: bool,
     pub labels: BTreeMap<String, String>,
     pub metrics: BTreeMap<String, Metric>,
     /// Set if the checkpoint must not be used.
@@ -93,6 +95,14 @@ pub struct Upload {
     pub parts: Map<u32, UploadPart>,
     /// The number of sealed ones. Derived.
     pub sealed: u32,
+    /// Of an open-ended upload: ranges of part numbers that were handed out.
+    pub begins: u32,
+    /// Sealed parts that were voided or dropped.
+    pub removed: u32,
+    /// Segments of removed parts, whose references are to be dropped unless another part holds them.
+    pub voided: SegmentSet,
+    /// The number of parts that hold each segment. Derived.
+    pub held: SegmentCounts,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,7 +135,7 @@ impl Checkpoint {
     /// Whether `DropReferences` has work here now, or will have once a grace is over.
     pub(super) fn may_be_droppable(&self) -> bool {
         match self.state {
-            CheckpointState::Open => false,
+            CheckpointState::Open => self.has_voided(),
             CheckpointState::Committed => !self.loose.is_empty(),
             CheckpointState::Deleted => true,
         }
@@ -153,7 +163,7 @@ impl Checkpoint {
     /// Whether `DropReferences` has work here at this cluster time.
     pub fn has_droppable(&self, clock_ms: u64, trash_ms: u64) -> bool {
         match self.state {
-            CheckpointState::Open => false,
+            CheckpointState::Open => self.has_voided(),
             CheckpointState::Committed => !self.loose.is_empty(),
             CheckpointState::Deleted
                 if self.is_in_trash(clock_ms, trash_ms) && !canary!("trash_drops_references") =>
@@ -178,6 +188,10 @@ impl Checkpoint {
     pub(super) fn is_over(&self, clock_ms: u64) -> bool {
         let refuses = self.deleted_for == Some(DeletedFor::RolledBack);
         self.is_spent(clock_ms) && (!refuses || clock_ms >= self.dropped_until_ms)
+    }
+
+    fn has_voided(&self) -> bool {
+        self.open.as_ref().is_some_and(|upload| !upload.voided.is_empty())
     }
 
     /// Number of sealed parts of an open upload.

@@ -193,6 +193,9 @@ impl Catalogue {
     pub(super) fn drop_references(&mut self, id: CheckpointId) -> Result<Reply, Refusal> {
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
         let deleted = match record.state {
+            CheckpointState::Open if record.may_be_droppable() => {
+                return Ok(Reply::Dropped { left: self.drop_voided(id) });
+            }
             CheckpointState::Open => {
                 return Err(malformed(format!("references of upload {id}, which is open")));
             }

@@ -230,6 +230,14 @@ impl Indexes {
         }
     }
 
+    /// An open upload has removed parts, or has dropped references of removed parts.
+    pub(super) fn note_voided(&mut self, checkpoint: &Checkpoint) {
+        match checkpoint.may_be_droppable() {
+            true => self.droppable.insert(checkpoint.id, ()),
+            false => self.droppable.remove(&checkpoint.id),
+        };
+    }
+
     pub(super) fn count_racks<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
         let registered = nodes
             .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0));

@@ -39,7 +39,7 @@ impl Catalogue {
                 |part: &u32| upload.parts.get(part).is_some_and(|part| part.part.sealed.is_some());
             let missing = (0..record.parts_wanted).filter(|part| !is_sealed(part));
             first_missing = missing.take(MISSING_PARTS_MAX).collect();
-            parts_missing = record.parts_wanted - upload.sealed;
+            parts_missing = record.parts_wanted.saturating_sub(upload.sealed);
             let sum = |of: fn(&SealedPart) -> u64| {
                 sealed_parts(record).map(of).fold(0u64, u64::saturating_add)
             };
@@ -63,7 +63,11 @@ impl Catalogue {
             new_bytes: Some(record.new_bytes),
             durability: standing.durability,
             parts: Arc::default(),
-            parts_wanted: record.parts_wanted,
+            parts_wanted: match record.parts_wanted {
+                0 => record.sealed_count(),
+                parts => parts,
+            },
+            open_ended: record.open_ended,
             parts_missing,
             first_missing,
             began: record.began.clone(),

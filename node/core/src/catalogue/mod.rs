@@ -30,6 +30,7 @@ mod info;
 mod kinds;
 mod labels;
 mod nodes;
+mod open_ended;
 mod policy;
 mod quarantine;
 mod read;

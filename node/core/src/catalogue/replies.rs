@@ -128,6 +128,7 @@ mod tests {
     fn replies_that_name_many_parts_are_bounded_by_their_bytes() {
         let mut replies = Replies::default();
         let begun = Begun {
+            first_part: 0,
             checkpoint: CheckpointId(1),
             attempt: Attempt(1),
             policy: Policy::default(),

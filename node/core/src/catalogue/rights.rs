@@ -32,6 +32,8 @@ impl Catalogue {
             Body::Begin(begin) => self.may_begin(token, begin, wall_ms),
             Body::Stage(stage) => self.may_upload(token, stage.checkpoint),
             Body::SealPart(seal) => self.may_upload(token, seal.checkpoint),
+            Body::DropPart(drop) => self.may_upload(token, drop.checkpoint),
+            Body::Close(close) => self.may_upload(token, close.checkpoint),
             Body::Renew(renew) => {
                 let mut ids = renew.uploads.iter().map(|(id, _)| *id);
                 ids.try_for_each(|id| self.may_upload(token, id))

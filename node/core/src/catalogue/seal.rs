@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::kinds::{Kind, Use};
-use super::uploads::{check_part, union};
+use super::open_ended::check_inline;
+use super::uploads::union;
 use super::{Apply, Catalogue, Checkpoint, Entry, Upload, check_batch, malformed};
 use crate::segment_set::SegmentSet;
 use cairn_types::canary;
 use cairn_types::command::{Refusal, Reply, SealPart};
 use cairn_types::ids::{Attempt, CheckpointId, NodeId, SegmentId};
-use cairn_types::limits::{BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX};
+use cairn_types::limits::{
+    BATCH_SEGMENTS_MAX, MANIFEST_BYTES_MAX, MANIFEST_INLINE_BYTES_MAX,
+    OPEN_MANIFEST_INLINE_BYTES_MAX,
+};
 use cairn_types::model::{
     CheckpointState, Commit, DeletedFor, ManifestPlace, OpenPart, SealedPart,
 };
@@ -40,9 +44,15 @@ impl Catalogue {
         }
         let (record, upload, staged) = self.check_sealed(seal, &sealed)?;
         let parts = record.parts_wanted;
-        let before = record.sealed_count();
+        let before = record.parts_version();
         if compared != before {
             return Err(Refusal::NotCompared { part, compared, sealed: before });
+        }
+        if record.open_ended {
+            return self.seal_open_part(seal, sealed, staged);
+        }
+        if !seal.voids.is_empty() {
+            return Err(Refusal::NotOpenEnded(checkpoint));
         }
         let parts_sealed = before + 1;
         let last = parts_sealed == parts || canary!("commit_without_part");
@@ -86,19 +96,17 @@ impl Catalogue {
     ) -> Result<(&Checkpoint, &Upload, SegmentSet), Refusal> {
         let SealPart { checkpoint, attempt, part, run, .. } = *seal;
         let (record, upload) = self.open_upload(checkpoint, attempt)?;
-        check_part(part, record.parts_wanted)?;
+        record.check_part(part)?;
         let staged = match upload.parts.get(&part) {
             None => SegmentSet::default(),
             Some(part) if part.part.sealed.is_none() && part.part.run == run => part.staged.clone(),
             Some(_) => return Err(Refusal::OtherRun { part }),
         };
+        if record.open_ended {
+            check_inline(&sealed.manifest, OPEN_MANIFEST_INLINE_BYTES_MAX)?;
+        }
         self.check_content(part, &staged, sealed)?;
         Ok((record, upload, staged))
-    }
-
-    /// The number of sealed parts of an open upload. A leader compares the next part with it.
-    pub fn parts_sealed(&self, checkpoint: CheckpointId) -> u32 {
-        self.checkpoint(checkpoint).map_or(0, |record| record.sealed_count())
     }
 
     /// The answer for a part that is sealed already. The same content counts as a retry.
@@ -112,7 +120,8 @@ impl Catalogue {
         let record = self.checkpoints.get(&id).filter(|record| record.attempt == attempt)?;
         let before = match &record.open {
             Some(upload) => upload.parts.get(&part)?.part.sealed.as_ref()?,
-            None if record.state == CheckpointState::Committed => {
+            // The commit has numbered the parts of an open-ended upload again.
+            None if record.state == CheckpointState::Committed && !record.open_ended => {
                 record.parts.get(part as usize)?
             }
             None => return None,
@@ -177,7 +186,7 @@ impl Catalogue {
 
     /// Refuses to commit parts that were sealed when the length of a segment was only a claim, and
     /// another length was proven since. Such a part cannot be restored.
-    fn check_sealed_sets(&self, upload: &Upload) -> Result<(), Refusal> {
+    pub(super) fn check_sealed_sets(&self, upload: &Upload) -> Result<(), Refusal> {
         for (part, record) in upload.parts.iter() {
             if let Some(sealed) = &record.part.sealed {
                 self.check_set(*part, &record.staged, sealed)?;
@@ -187,7 +196,7 @@ impl Catalogue {
     }
 
     /// Names the segments that keep the upload from committing, if there are any.
-    fn lacking(&self, record: &Checkpoint, all: &SegmentSet) -> Option<Reply> {
+    pub(super) fn lacking(&self, record: &Checkpoint, all: &SegmentSet) -> Option<Reply> {
         let quorum = self.quorum(&record.policy);
         let kinds = self.index.kinds.of(all.iter(), all.len());
         let meets = |nodes: &[NodeId]| self.counting_on(nodes.iter().copied()).meets(quorum);
@@ -201,11 +210,17 @@ impl Catalogue {
     }
 
     /// The segments that would keep `checkpoint` from committing if `part` were sealed now. Empty
-    /// also if other parts are still missing.
+    /// also if other parts are still missing. In an open-ended upload those that keep the part from
+    /// being sealed.
     pub fn lacking_if_sealed(&self, checkpoint: CheckpointId, part: u32) -> Vec<SegmentId> {
         let Some(record) = self.checkpoint(checkpoint) else { return Vec::new() };
         let Some(upload) = &record.open else { return Vec::new() };
-        let own = upload.parts.get(&part).is_some_and(|own| own.part.sealed.is_some());
+        let own = upload.parts.get(&part);
+        if record.open_ended {
+            let staged = own.into_iter().flat_map(|own| own.staged.iter());
+            return self.below_quorum(record, staged).collect();
+        }
+        let own = own.is_some_and(|own| own.part.sealed.is_some());
         if record.sealed_count() - u32::from(own) + 1 < record.parts_wanted {
             return Vec::new();
         }
@@ -251,7 +266,11 @@ impl Catalogue {
 
     /// Refuses to replace a protected checkpoint: one that left quarantine after the upload began,
     /// or that a ref or a hold protects.
-    fn check_replaceable(&self, replaced: &Checkpoint, upload: &Upload) -> Result<(), Refusal> {
+    pub(super) fn check_replaceable(
+        &self,
+        replaced: &Checkpoint,
+        upload: &Upload,
+    ) -> Result<(), Refusal> {
         if !upload.replace && replaced.quarantine.is_none() {
             return Err(Refusal::StepExists {
                 namespace: replaced.namespace.clone(),
@@ -263,13 +282,13 @@ impl Catalogue {
     }
 
     /// The checkpoint that the commit of an upload replaces.
-    fn replaced_by(&self, record: &Checkpoint) -> Option<&Arc<Checkpoint>> {
+    pub(super) fn replaced_by(&self, record: &Checkpoint) -> Option<&Arc<Checkpoint>> {
         self.checkpoints_at(&record.namespace, record.step).find(|other| other.is_committed())
     }
 
     /// Makes an upload with all parts sealed visible, and replaces the previous checkpoint. `all`
     /// is the union of its parts' segments.
-    fn commit(
+    pub(super) fn commit(
         &mut self,
         entry: Entry,
         id: CheckpointId,
@@ -302,6 +321,9 @@ impl Catalogue {
             let sum = |of: fn(&SealedPart) -> u64| {
                 record.parts.iter().map(of).fold(0u64, u64::saturating_add)
             };
+            if record.open_ended {
+                record.parts_wanted = record.parts.len() as u32;
+            }
             (record.bytes, record.files) = (sum(|part| part.bytes), sum(|part| part.files));
             (record.segment_bytes, record.new_bytes) = (segment_bytes, new_bytes);
             record.segments = all.to_id_set();

@@ -12,9 +12,10 @@
 
 use std::collections::BTreeMap;
 
+use super::open_ended::check_room_for_part;
 use super::policy::spread;
-use super::uploads::check_part;
 use super::{Apply, Catalogue, Entry, Quorum, check_batch, malformed};
+use crate::segment_set::SegmentSet;
 use cairn_types::canary;
 use cairn_types::command::{Refusal, Reply, Stage, StageSegment, StagedSegment};
 use cairn_types::form::Form;
@@ -59,10 +60,18 @@ impl Catalogue {
         });
         if let Some(record) = committed {
             let quorum = self.quorum(&record.policy);
-            return self.stage_again(entry, quorum, items);
+            let is_open_ended = record.open_ended;
+            return match self.stage_again(entry, quorum, items) {
+                // Its writer comes too late. Nothing was promised about its segments.
+                Err(Refusal::SegmentNotStaged(_)) if is_open_ended => {
+                    Err(Refusal::NotOpen(checkpoint))
+                }
+                other => other,
+            };
         }
-        let (record, _) = self.open_upload(checkpoint, attempt)?;
-        check_part(part, record.parts_wanted)?;
+        let (record, upload) = self.open_upload(checkpoint, attempt)?;
+        record.check_part(part)?;
+        check_room_for_part(upload, part)?;
         let replicas = record.policy.replicas;
         let quorum = self.quorum(&record.policy);
 
@@ -326,17 +335,33 @@ impl Catalogue {
         ids: &[SegmentId],
     ) -> Vec<SegmentId> {
         let Some(record) = self.renew_lease(checkpoint) else { return Vec::new() };
+        let open_ended = record.open_ended;
         if let Some(upload) = record.open.as_mut() {
-            let part = upload.parts.or_default(part);
-            if part.part.sealed.is_none() {
-                if part.part.run != run {
-                    part.staged = Default::default();
-                    part.part = OpenPart { run, sealed: None };
+            let own = upload.parts.or_default(part);
+            let mut restarted = SegmentSet::default();
+            if own.part.sealed.is_none() {
+                if own.part.run != run {
+                    restarted = std::mem::take(&mut own.staged);
+                    own.part = OpenPart { run, sealed: None };
                 }
-                part.staged.extend(ids.iter().copied());
+                for id in ids {
+                    if own.staged.insert(*id) && open_ended {
+                        upload.held.add(*id);
+                    }
+                }
+            }
+            if open_ended {
+                upload.give_back(&restarted);
+                // No part holds what was staged for a sealed one.
+                let unheld = ids.iter().filter(|id| upload.held.get(**id) == 0);
+                upload.voided.extend(unheld.copied());
             }
         }
-        ids.iter().copied().filter(|id| record.loose.insert(*id)).collect()
+        let new = ids.iter().copied().filter(|id| record.loose.insert(*id)).collect();
+        if open_ended && let Some(record) = self.checkpoints.get(&checkpoint) {
+            self.index.note_voided(record);
+        }
+        new
     }
 }
 

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::open_ended::check_room_for_begin;
 use super::refs::check_usable;
 use super::{Apply, Catalogue, Checkpoint, Entry, Tally, Upload, check_batch, malformed};
 use crate::segment_set::SegmentSet;
@@ -21,7 +22,8 @@ use cairn_types::command::{Begin, Begun, ExpireUploads, LeaderStarted, Refusal, 
 use cairn_types::id_set::IdSet;
 use cairn_types::ids::{Attempt, CheckpointId, Namespace, Step};
 use cairn_types::limits::{
-    ATTEMPT_MAX, BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, PARTS_MAX, RENEWED_IDLE_MS_MAX,
+    ATTEMPT_MAX, BATCH_SEGMENTS_MAX, LABEL_BYTES_MAX, LABELS_MAX, OPEN_LEASES, PARTS_MAX,
+    RENEWED_IDLE_MS_MAX,
 };
 use cairn_types::model::{Began, CheckpointState, DeletedFor, Policy, Segment};
 use cairn_types::policy::effective_policy;
@@ -88,10 +90,11 @@ impl Catalogue {
             if committed.attempt == attempt && is_of_job(begin, &committed.began) {
                 // The same attempt would count as a retry of a checkpoint that must not be used.
                 check_usable(committed)?;
-                let parts = committed.parts_wanted;
-                check_part_count(begin.parts, parts)?;
                 let mut begun = begun(committed);
-                begun.sealed = (0..parts).collect();
+                if !(committed.open_ended && begin.parts == 0) {
+                    check_part_count(begin.parts, begun.parts)?;
+                    begun.sealed = (0..begun.parts).collect();
+                }
                 return Ok(Reply::Begun(begun));
             }
             if !begin.replace && committed.quarantine.is_none() {
@@ -110,6 +113,7 @@ impl Catalogue {
                 check_job(begin, open)?;
                 check_part_count(begin.parts, open.parts_wanted)?;
                 check_terms(begin, open)?;
+                open.open.as_ref().map_or(Ok(()), check_room_for_begin)?;
                 let id = open.id;
                 self.join(id, begin);
                 self.renew_idle(id);
@@ -131,9 +135,10 @@ impl Catalogue {
         if canary!("keep_last_at_begin") {
             self.say_keep_last(entry, &begin.namespace, begin.change.keep_last);
         }
+        let first_part = if begin.parts == 0 { self.hand_out_parts(id) } else { 0 };
         self.checkpoints
             .get(&id)
-            .map(|checkpoint| Reply::Begun(begun(checkpoint)))
+            .map(|checkpoint| Reply::Begun(Begun { first_part, ..begun(checkpoint) }))
             .ok_or(Refusal::UnknownCheckpoint(id))
     }
 
@@ -175,6 +180,7 @@ impl Catalogue {
             policy,
             began: began(begin, entry),
             parts_wanted: begin.parts,
+            open_ended: begin.parts == 0,
             labels: begin.labels.clone(),
             metrics: BTreeMap::new(),
             quarantine: None,
@@ -233,7 +239,13 @@ impl Catalogue {
             checkpoint.began = began(begin, entry);
             checkpoint.parts_wanted = begin.parts;
             checkpoint.labels.clone_from(&begin.labels);
-            checkpoint.open = Some(upload(begin));
+            checkpoint.open_ended = begin.parts == 0;
+            let mut upload = upload(begin);
+            if checkpoint.open_ended {
+                // Its parts refer to nothing yet.
+                upload.voided = checkpoint.loose.clone();
+            }
+            checkpoint.open = Some(upload);
             (before, checkpoint.loose.clone())
         });
         // References are counted by wanted replicas, so they are counted again under the new
@@ -274,8 +286,10 @@ impl Catalogue {
 
     /// The upload to be changed, with its lease renewed. No index depends on its content.
     pub(super) fn renew_lease(&mut self, id: CheckpointId) -> Option<&mut Checkpoint> {
-        let lease_until_ms = self.cluster.clock_ms.saturating_add(self.cluster.settings.lease_ms);
         let checkpoint = Arc::make_mut(self.checkpoints.get_mut(&id)?);
+        let leases = if checkpoint.open_ended { OPEN_LEASES } else { 1 };
+        let lease_ms = self.cluster.settings.lease_ms.saturating_mul(leases);
+        let lease_until_ms = self.cluster.clock_ms.saturating_add(lease_ms);
         let upload = checkpoint.open.as_mut()?;
         (upload.lease_until_ms, upload.idle_since_ms) = (lease_until_ms, self.cluster.clock_ms);
         Some(checkpoint)
@@ -346,7 +360,9 @@ fn begun(checkpoint: &Checkpoint) -> Begun {
         attempt: checkpoint.attempt,
         policy: checkpoint.policy.clone(),
         parts: checkpoint.parts_wanted,
-        sealed: checkpoint.sealed_parts(),
+        first_part: 0,
+        // There may be many, and no writer of an open-ended upload asks for them.
+        sealed: if checkpoint.open_ended { Vec::new() } else { checkpoint.sealed_parts() },
         committed: checkpoint.state == CheckpointState::Committed,
     }
 }
@@ -382,8 +398,8 @@ fn check_begin(begin: &Begin) -> Result<(), Refusal> {
             return Err(malformed(format!("a {what}'s name is {limit}")));
         }
     }
-    if !(1..=PARTS_MAX).contains(&begin.parts) {
-        return Err(malformed(format!("{} parts, wants 1 to {PARTS_MAX}", begin.parts)));
+    if begin.parts > PARTS_MAX {
+        return Err(malformed(format!("{} parts, limit {PARTS_MAX}", begin.parts)));
     }
     check_batch("labels", begin.labels.len(), LABELS_MAX)?;
     for (key, value) in &begin.labels {
@@ -479,9 +495,4 @@ pub(super) fn union(upload: &Upload) -> SegmentSet {
         all.unite(&part.staged);
     }
     all
-}
-
-/// Refuses a part number that the upload does not have.
-pub(super) fn check_part(part: u32, parts: u32) -> Result<(), Refusal> {
-    if part < parts { Ok(()) } else { Err(Refusal::PartOutOfRange { part, parts }) }
 }

@@ -13,7 +13,7 @@ use cairn_types::ids::{
     Attempt, CheckpointId, ClusterId, Cookie, Epoch, Incarnation, Namespace, NodeId, RequestId,
     Run, SegmentDigest, SegmentId, Step,
 };
-use cairn_types::limits::BATCH_SEGMENTS_MAX;
+use cairn_types::limits::{BATCH_SEGMENTS_MAX, OPEN_PARTS_OF_BEGIN};
 use cairn_types::marks::NamedRef;
 use cairn_types::model::{
     CheckpointState, Isolation, Liveness, ManifestPlace, Metric, PolicyChange, Segment, Settings,
@@ -91,7 +91,8 @@ impl Generator {
             8..19 => self.begin(),
             19..42 => self.stage(catalogue),
             42..62 => self.report(catalogue),
-            62..74 => self.seal(catalogue),
+            62..72 => self.seal(catalogue),
+            72..74 => self.end_open(catalogue),
             74..78 => self.upkeep(catalogue),
             78..82 => {
                 let checkpoint = self.checkpoint(catalogue);
@@ -275,10 +276,13 @@ impl Generator {
             labels.insert("key".repeat(self.chance.below(90) as usize), "value".to_owned());
         }
         let given = Attempt(self.chance.below(4) + self.requests as u64 / 400);
+        let step = self.chance.below(4);
+        // Uploads of one step mostly are open-ended.
+        let parts = if step == 3 { self.chance.below(20) / 18 } else { self.chance.below(20) };
         Body::Begin(command::Begin {
             namespace: self.namespace(),
-            step: Step(self.chance.below(4)),
-            parts: self.chance.below(20).min(2) as u32,
+            step: Step(step),
+            parts: parts.min(2) as u32,
             attempt: (!self.chance.once_in(20)).then_some(given),
             change,
             replace: self.chance.once_in(3),
@@ -306,7 +310,13 @@ impl Generator {
             1 => attempt + 1,
             _ => attempt,
         };
-        let parts = record.map_or(1, |record| record.parts_wanted);
+        let upload = record.filter(|record| record.open_ended).and_then(|it| it.open.as_ref());
+        if let Some(upload) = upload {
+            let begins = u64::from(upload.begins) + u64::from(self.chance.once_in(20));
+            let of_begin = self.chance.below(begins) as u32 * OPEN_PARTS_OF_BEGIN;
+            return (id, Attempt(attempt), of_begin + self.chance.below(3) as u32);
+        }
+        let parts = record.map_or(1, |record| record.parts_wanted.max(1));
         let extra = u32::from(self.chance.once_in(20));
         (id, Attempt(attempt), self.chance.below(u64::from(parts + extra)) as u32)
     }
@@ -372,8 +382,9 @@ impl Generator {
         let bytes = if self.chance.once_in(9) { u64::MAX } else { 10 };
         let run = if self.chance.once_in(20) { self.run() } else { run };
         let stale = u32::from(self.chance.once_in(20));
-        let compared = catalogue.parts_sealed(checkpoint) + stale;
+        let compared = catalogue.parts_version(checkpoint) + stale;
         let files = 1;
+        let voids = self.voids(catalogue, checkpoint, part);
         Body::SealPart(command::SealPart {
             checkpoint,
             attempt,
@@ -384,7 +395,27 @@ impl Generator {
             bytes,
             files,
             compared,
+            voids,
         })
+    }
+
+    /// Sealed parts that a part takes the place of; now and then one that it may not name.
+    fn voids(&mut self, catalogue: &Catalogue, id: CheckpointId, part: u32) -> Vec<u32> {
+        let record = catalogue.checkpoint(id).filter(|record| record.open_ended);
+        let mut voids = record.map_or(Vec::new(), |record| record.sealed_parts());
+        voids.retain(|number| *number != part && self.chance.once_in(2));
+        if self.chance.once_in(60) {
+            voids.push(part);
+        }
+        voids
+    }
+
+    fn end_open(&mut self, catalogue: &Catalogue) -> Body {
+        let (checkpoint, attempt, part) = self.upload(catalogue);
+        match self.chance.once_in(3) {
+            true => Body::Close(command::Close { checkpoint, attempt }),
+            false => Body::DropPart(command::DropPart { checkpoint, attempt, part }),
+        }
     }
 
     fn segment(&mut self, catalogue: &Catalogue) -> SegmentId {
@@ -459,12 +490,20 @@ struct Seen {
     reaped: u64,
     released: u64,
     refused: u64,
+    voided: u64,
+    dropped: u64,
+    closed: u64,
 }
 
 impl Seen {
     fn count(&mut self, command: &Command, reply: &Reply) {
         let accepted = matches!(reply, Reply::Reported { accepted: 1.., .. });
         match (&command.body, reply) {
+            (Body::Close(_), Reply::Committed { .. }) => self.closed += 1,
+            (Body::DropPart(_), Reply::Done) => self.dropped += 1,
+            (Body::SealPart(seal), Reply::Sealed { .. }) if !seal.voids.is_empty() => {
+                self.voided += 1;
+            }
             (_, Reply::Committed { .. }) => self.committed += 1,
             (_, Reply::Lacking { .. }) => self.lacking += 1,
             (_, Reply::Staged { .. }) => self.staged += 1,
@@ -477,6 +516,8 @@ impl Seen {
 
     fn assert_everything_happened(&self) {
         let all = [self.committed, self.lacking, self.staged, self.reaped, self.released];
+        let of_open_ended = [self.voided, self.dropped, self.closed];
+        assert!(of_open_ended.iter().all(|count| *count > 5), "{self:?}");
         assert!(all.iter().all(|count| *count > 20), "{self:?}");
     }
 }

@@ -10,6 +10,7 @@ mod labelling;
 mod listing;
 mod marks;
 mod progress;
+mod open_ended;
 mod registering;
 mod repairing;
 mod restoring;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_types::command::{self, Body, DeleteReason, Refusal};
+use cairn_types::command::{self, Body, DeleteReason, Refusal, Reply};
 use cairn_types::ids::{Attempt, CheckpointId, Namespace, TokenId};
 use cairn_types::limits::{ATTEMPT_AHEAD_MS, RENEWED_IDLE_MS_MAX, REVOKED_KEPT_MS};
 use cairn_types::model::{CheckpointState, Metric, PolicyChange};
@@ -347,6 +347,29 @@ fn a_subject_has_a_bounded_number_of_open_uploads() {
     assert_eq!([has_room(0, 4), has_room(1, 4)], [false, true]);
     assert!(has_room(0, 1), "it is open already");
     assert!(!has_room(0, 3), "another's would become its own");
+}
+
+#[test]
+fn an_open_ended_upload_belongs_to_whom_began_it() {
+    let mut world = world();
+    let ci = subject("ci", 1, &[Right::Write], &["run1"]);
+    let other = subject("other", 2, &[Right::Write], &["run1"]);
+    let reply = world.of(&ci).done(begin_body(1, 5, 0, false));
+    let Reply::Begun(begun) = reply else { panic!("{reply:?}") };
+    let (checkpoint, attempt) = (begun.checkpoint, begun.attempt);
+    let part = begun.first_part;
+    for body in [
+        Body::DropPart(command::DropPart { checkpoint, attempt, part }),
+        Body::Close(command::Close { checkpoint, attempt }),
+        begin_body(1, 5, 0, false),
+    ] {
+        let refused = world.of(&other).refused(body);
+        assert!(matches!(refused, Refusal::NotOwner { .. }), "{refused}");
+    }
+    let elsewhere = subject("elsewhere", 3, &[Right::Write], &["run2"]);
+    let close = Body::Close(command::Close { checkpoint, attempt });
+    assert_eq!(world.of(&elsewhere).refused(close), Refusal::UnknownCheckpoint(checkpoint));
+    world.of(&ci).done(Body::DropPart(command::DropPart { checkpoint, attempt, part }));
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl World {
     pub fn request(&mut self, request: RequestId, mut body: Body) -> Reply {
         // As the leader does.
         if let Body::SealPart(command::SealPart { checkpoint, compared, .. }) = &mut body {
-            *compared = self.catalogue.parts_sealed(*checkpoint);
+            *compared = self.catalogue.parts_version(*checkpoint);
         }
         self.request_as_is(request, body)
     }
@@ -345,6 +345,7 @@ pub fn seal_body(
         bytes: 1000 * names.len() as u64,
         files: names.len() as u64,
         compared: 0,
+        voids: Vec::new(),
     })
 }
 

@@ -13,6 +13,7 @@
 
 mod hold;
 mod manifests;
+mod open_ended;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 
+use self::open_ended::OpenNames;
 use self::turn::{Running, TURN_MAX, Turns};
 use crate::shared::{Calls, Replicas};
 
@@ -68,14 +70,18 @@ struct Compared {
     attempt: Attempt,
     parts: BTreeSet<u32>,
     names: TakenNames,
+    /// Those of an open-ended upload.
+    open: OpenNames,
 }
 
 /// What the catalogue says of the part to be sealed.
 struct Look {
     parts: u32,
-    /// How many others are sealed, and those of them that nothing was compared with yet.
+    /// Which others are sealed, as a number, and those of them that nothing was compared with yet.
     sealed: u32,
     unknown: Vec<(u32, SealedPart)>,
+    /// Of an open-ended upload: parts that were compared and are there no more.
+    gone: Vec<u32>,
 }
 
 /// What the claim says, beside the catalogue.
@@ -118,9 +124,13 @@ impl Seals {
     /// for as long as `hold` while reports are in flight.
     pub async fn seal(
         self: &Arc<Self>,
-        command: Command,
+        mut command: Command,
         hold: Duration,
     ) -> Result<Arc<Reply>, Status> {
+        // A client names no parts that its own takes the place of.
+        if let Body::SealPart(seal) = &mut command.body {
+            seal.voids.clear();
+        }
         let Some(claim) = Claim::of(&command.body) else {
             return Err(Status::internal("not a SealPart"));
         };
@@ -159,6 +169,10 @@ impl Seals {
             Ok(manifest) => manifest,
             Err(stop) => return stop.into_answer(),
         };
+        if member.read(|catalogue| claim.is_open_ended(catalogue)) {
+            // Its own segments are all that it waits for: other parts are sealed meanwhile.
+            hold::until_durable(member, claim.checkpoint, claim.part, hold_until).await;
+        }
         for _ in 0..ROUNDS_MAX {
             if !member.read(|catalogue| claim.is_open(catalogue))
                 && let Some(answer) = self.propose_unread(&command).await?
@@ -172,23 +186,28 @@ impl Seals {
             if compared.attempt != claim.attempt {
                 *compared = Compared { attempt: claim.attempt, ..Compared::default() };
             }
-            let look = member.read(|catalogue| claim.look(catalogue, &compared.parts));
+            let look = member.read(|catalogue| claim.look(catalogue, &compared));
             let Some(look) = look else { continue };
-            let fits = self.compare(&claim, &manifest, &look, &mut compared).await;
-            if let Err(stop) = fits {
-                return stop.into_answer();
+            let voids = match self.compare(&claim, &manifest, &look, &mut compared).await {
+                Ok(voids) => voids,
+                Err(stop) => return stop.into_answer(),
+            };
+            if look.parts > 0 {
+                hold::until_durable(member, claim.checkpoint, claim.part, hold_until).await;
             }
-            hold::until_durable(member, claim.checkpoint, claim.part, hold_until).await;
-            if let Body::SealPart(command::SealPart { compared, .. }) = &mut command.body {
-                *compared = look.sealed;
+            if let Body::SealPart(seal) = &mut command.body {
+                (seal.compared, seal.voids) = (look.sealed, voids.clone());
             }
             let Command { subject, request, body, .. } = command.clone();
             let reply = member.propose_for(subject, request, body).await?;
             match reply.refusal() {
                 Some(Refusal::NotCompared { .. }) => continue,
                 None if matches!(*reply, Reply::Sealed { .. }) => {
-                    compared.take(claim.part, &manifest);
-                    self.note_names(claim.checkpoint, compared.names.len());
+                    match look.parts {
+                        0 => compared.open.replace(&claim, &manifest, &voids, look.sealed),
+                        _ => compared.take(claim.part, &manifest),
+                    }
+                    self.note_names(claim.checkpoint, compared.len());
                 }
                 _ => {}
             }
@@ -224,30 +243,39 @@ impl Seals {
         Ok(ask())
     }
 
-    /// Whether the part can be restored beside the parts sealed before it.
+    /// Whether the part can be restored beside the parts sealed before it; of an open-ended upload
+    /// the parts that it takes the place of.
     async fn compare(
         &self,
         claim: &Claim,
         manifest: &Manifest,
         look: &Look,
         compared: &mut Compared,
-    ) -> Result<(), Stop> {
+    ) -> Result<Vec<u32>, Stop> {
         if look.parts == 1 {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        look.gone.iter().for_each(|part| compared.open.remove(*part));
         // After a change of leader, or when others pushed these names out.
         for (part, sealed) in &look.unknown {
             let earlier = self.read(*part, sealed).await?;
-            compared.take(*part, &earlier);
-            self.note_names(claim.checkpoint, compared.names.len());
+            match look.parts {
+                0 => compared.open.take(*part, sealed, &earlier),
+                _ => compared.take(*part, &earlier),
+            }
+            self.note_names(claim.checkpoint, compared.len());
         }
-        let names = compared.names.len() + manifest.files.len();
+        let names = compared.len() + manifest.files.len();
         if names > CHECKPOINT_NAMES_MAX {
             let text = format!("{names} names in a checkpoint, limit {CHECKPOINT_NAMES_MAX}");
             return Err(Stop::Refused(Refusal::Malformed(text)));
         }
+        if look.parts == 0 {
+            compared.open.synced(look.sealed);
+            return compared.open.voided_by(claim.part, manifest).map_err(Stop::Refused);
+        }
         match compared.names.clash(manifest) {
-            None => Ok(()),
+            None => Ok(Vec::new()),
             Some(clash) => Err(Stop::Refused(Refusal::NameClash {
                 name: cairn_types::manifest::show(&clash.name),
                 first: clash.other.min(claim.part),
@@ -308,6 +336,10 @@ impl Uploads {
 }
 
 impl Compared {
+    fn len(&self) -> usize {
+        self.names.len() + self.open.len()
+    }
+
     fn take(&mut self, part: u32, manifest: &Manifest) {
         self.names.take(part, manifest);
         self.parts.insert(part);
@@ -345,17 +377,26 @@ impl Claim {
         let upload = record.open.as_ref().filter(|_| record.attempt == self.attempt)?;
         let own = upload.parts.get(&self.part);
         let is_sealed = own.is_some_and(|part| part.part.sealed.is_some());
-        (self.part < record.parts_wanted && !is_sealed).then_some((record, upload))
+        (record.check_part(self.part).is_ok() && !is_sealed).then_some((record, upload))
     }
 
     fn is_open(&self, catalogue: &Catalogue) -> bool {
         self.upload(catalogue).is_some()
     }
 
-    fn look(&self, catalogue: &Catalogue, known: &BTreeSet<u32>) -> Option<Look> {
+    fn is_open_ended(&self, catalogue: &Catalogue) -> bool {
+        self.upload(catalogue).is_some_and(|(record, _)| record.open_ended)
+    }
+
+    fn look(&self, catalogue: &Catalogue, compared: &Compared) -> Option<Look> {
         let (record, upload) = self.upload(catalogue)?;
-        let parts = record.parts_wanted;
-        let mut look = Look { parts, sealed: upload.sealed, unknown: Vec::new() };
+        let (parts, known) = (record.parts_wanted, &compared.parts);
+        let sealed = record.parts_version();
+        let mut look = Look { parts, sealed, unknown: Vec::new(), gone: Vec::new() };
+        if record.open_ended {
+            (look.unknown, look.gone) = compared.open.differences(upload, sealed);
+            return Some(look);
+        }
         // No part of an attempt is ever unsealed: where as many are known, all are. So a walk
         // over the parts is made where another node led, and not once for each part.
         if parts > 1 && known.len() < look.sealed as usize {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::OnWire;
 #[cfg(test)]
 use super::drawn::{Draw, Drawn};
+use super::{OPEN_ENDED_LEVEL, OnWire};
 use crate::convert::{ConvertError, at_most, policy_change_from_wire, policy_change_to_wire};
 use crate::ids::{Attempt, Namespace, Step};
 use crate::limits::{LABEL_BYTES_MAX, LABELS_MAX};
@@ -16,6 +16,7 @@ use crate::wire;
 pub struct Begin {
     pub namespace: Namespace,
     pub step: Step,
+    /// 0 leaves the number open: parts are added one by one, and `Close` commits them.
     pub parts: u32,
     /// `None`: one above all that the step has seen. Parts of one checkpoint must name it.
     pub attempt: Option<Attempt>,
@@ -48,6 +49,11 @@ impl OnWire for Begin {
             client: client.clone(),
             job: job.clone(),
         }
+    }
+
+    /// Earlier builds refuse an upload without parts.
+    fn feature_level(&self, in_table: u32) -> u32 {
+        if self.parts == 0 { in_table.max(OPEN_ENDED_LEVEL) } else { in_table }
     }
 
     fn from_wire(begin: Self::Message) -> Result<Self, ConvertError> {

@@ -13,9 +13,11 @@ mod allocate_node;
 mod annotate;
 mod assign_slots;
 mod begin;
+mod close;
 mod confirm_retention;
 mod declined;
 mod delete;
+mod drop_part;
 mod drop_references;
 mod durable;
 mod expire_uploads;
@@ -64,10 +66,13 @@ pub use seal_part::NOT_COMPARED;
 
 /// The highest feature level this build understands. It rises with the first command, or field of
 /// a command, that an older build would not understand.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// The feature level from which commands say on whose behalf they are.
 pub const SUBJECT_LEVEL: u32 = 3;
+
+/// The feature level from which uploads may leave the number of their parts open.
+pub const OPEN_ENDED_LEVEL: u32 = 4;
 
 /// Gives every command to the macro `$with`, behind what else it was given: module, name, sender,
 /// what a subject needs for it, feature level, words for people.
@@ -94,6 +99,8 @@ macro_rules! command_table {
             declined Declined Node Node 1 "decline replicas",
             removed Removed Node Node 1 "report removed replicas",
             seal_part SealPart Client Write 1 "seal part",
+            drop_part DropPart Client Write 4 "drop part",
+            close Close Client Write 4 "close upload",
             renew Renew Client Write 1 "renew lease",
             leader_started LeaderStarted Leader Node 1 "start to lead",
             expire_uploads ExpireUploads Leader Node 1 "expire uploads",

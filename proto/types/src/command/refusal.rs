@@ -76,6 +76,11 @@ pub enum Refusal {
     NoSuchCheckpoint { namespace: String, selector: String },
     #[error("checkpoint {0} is not open for upload")]
     NotOpen(CheckpointId),
+    /// Only an upload that left its number of parts open has parts dropped, and is closed.
+    #[error("the number of parts of upload {0} is fixed: its last part commits it")]
+    NotOpenEnded(CheckpointId),
+    #[error("upload {0} has no sealed part: there is nothing to commit")]
+    NothingSealed(CheckpointId),
     #[error("step {step} of {namespace} already exists")]
     StepExists { namespace: Namespace, step: Step, checkpoint: CheckpointId },
     #[error("attempt {got} is fenced by attempt {current}{}", of_client(client))]
@@ -103,7 +108,7 @@ pub enum Refusal {
     /// has.
     #[error("{what} is {current:?} in this checkpoint, not {got:?}")]
     OtherTerms { what: String, got: String, current: String },
-    #[error("the upload has {}, not {got}", plural(*current, "part"))]
+    #[error("the upload has {}, not {}", part_count(*current), part_count(*got))]
     PartCount { got: u32, current: u32 },
     #[error(
         "part {part} is out of range: the upload has {}, numbered from 0",
@@ -127,6 +132,11 @@ pub enum Refusal {
         /// Both are files; else one is a directory.
         same_kind: bool,
     },
+    /// A part of an open-ended upload takes the place of whole parts only.
+    #[error(
+        "part {second} has {name} of part {first}, but not all files of that part: drop it first"
+    )]
+    PartOverlap { name: String, first: u32, second: u32 },
     /// Another part was sealed since the leader compared this one; it compares again.
     #[error("part {part} was compared with {compared} sealed parts, but {sealed} are sealed")]
     NotCompared { part: u32, compared: u32, sealed: u32 },
@@ -217,6 +227,14 @@ fn plural(count: impl Into<u64>, noun: &str) -> String {
     match count.into() {
         1 => format!("1 {noun}"),
         count => format!("{count} {noun}s"),
+    }
+}
+
+/// 0: the number is open.
+fn part_count(parts: u32) -> String {
+    match parts {
+        0 => "an open number of parts".to_owned(),
+        parts => plural(parts, "part"),
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Reply {
         accepted: u32,
         refused: u32,
     },
-    /// A part is sealed, others are missing still.
+    /// A part is sealed, others are missing still. `parts` is 0 while their number is open.
     Sealed {
         parts_sealed: u32,
         parts: u32,
@@ -76,7 +76,11 @@ pub struct Begun {
     pub attempt: Attempt,
     /// The rules this checkpoint is held to.
     pub policy: Policy,
+    /// 0 while their number is open.
     pub parts: u32,
+    /// The first of the part numbers that this Begin may use in an open-ended upload. There are
+    /// `OPEN_PARTS_OF_BEGIN` of them, and no other Begin gets them.
+    pub first_part: u32,
     /// Parts sealed already in this attempt.
     pub sealed: Vec<u32>,
     /// The same attempt has committed already.

@@ -2,11 +2,14 @@
 
 use bytes::Bytes;
 
-use super::OnWire;
 #[cfg(test)]
 use super::drawn::{Draw, Drawn};
-use crate::convert::{ConvertError, fixed, manifest_place_from_wire, manifest_place_to_wire};
+use super::{OPEN_ENDED_LEVEL, OnWire};
+use crate::convert::{
+    ConvertError, at_most, fixed, manifest_place_from_wire, manifest_place_to_wire,
+};
 use crate::ids::{Attempt, CheckpointId, Run};
+use crate::limits::BATCH_SEGMENTS_MAX;
 use crate::model::ManifestPlace;
 use crate::wire;
 
@@ -24,17 +27,20 @@ pub struct SealPart {
     pub set_digest: [u8; 32],
     pub bytes: u64,
     pub files: u64,
-    /// How many sealed parts of this attempt the leader has compared this one with; it fills
-    /// this in. Parts of an attempt are never unsealed, so the number names them.
+    /// Which sealed parts of this attempt the leader has compared this one with; it fills this in.
+    /// Their number, as parts are never unsealed. In an open-ended upload, where they are voided and
+    /// dropped, a number that rises with each change of them.
     pub compared: u32,
+    /// Of an open-ended upload: sealed parts that this one takes the place of, ascending. Each of
+    /// their files is in this part again. The leader fills this in.
+    pub voids: Vec<u32>,
 }
 
 impl OnWire for SealPart {
     type Message = wire::SealPart;
 
     fn to_wire(&self) -> Self::Message {
-        let Self { checkpoint, attempt, part, run, manifest, set_digest, bytes, files, compared } =
-            self;
+        let Self { checkpoint, attempt, part, run, manifest, set_digest, bytes, files, .. } = self;
         wire::SealPart {
             checkpoint: checkpoint.0,
             attempt: attempt.0,
@@ -44,11 +50,18 @@ impl OnWire for SealPart {
             set_digest: Bytes::copy_from_slice(set_digest),
             bytes: *bytes,
             files: *files,
-            compared: *compared,
+            compared: self.compared,
+            voids: self.voids.clone(),
         }
     }
 
+    /// Earlier builds do not know voided parts.
+    fn feature_level(&self, in_table: u32) -> u32 {
+        if self.voids.is_empty() { in_table } else { in_table.max(OPEN_ENDED_LEVEL) }
+    }
+
     fn from_wire(seal: Self::Message) -> Result<Self, ConvertError> {
+        at_most("voided parts", seal.voids.len(), BATCH_SEGMENTS_MAX)?;
         Ok(Self {
             checkpoint: CheckpointId(seal.checkpoint),
             attempt: Attempt(seal.attempt),
@@ -59,6 +72,7 @@ impl OnWire for SealPart {
             bytes: seal.bytes,
             files: seal.files,
             compared: seal.compared,
+            voids: seal.voids,
         })
     }
 }
@@ -80,6 +94,7 @@ impl Drawn for SealPart {
             bytes: draw.u64(),
             files: draw.u64(),
             compared: draw.u32(),
+            voids: draw.list(Draw::u32),
         }
     }
 }

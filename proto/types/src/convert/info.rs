@@ -63,6 +63,7 @@ pub fn info_to_wire(info: &CheckpointInfo) -> wire::CheckpointInfo {
         deletion: info.deletion.as_ref().map(deletion_to_wire),
         new_bytes: info.new_bytes,
         upload: info.upload.as_ref().map(progress_to_wire),
+        open_ended: info.open_ended,
     }
 }
 
@@ -142,6 +143,7 @@ pub fn info_from_wire(info: wire::CheckpointInfo) -> Result<CheckpointInfo, Conv
         durability: durability_from_wire(&required("durability", info.durability)?),
         parts_wanted: info.parts_wanted,
         parts_missing: info.parts_missing,
+        open_ended: info.open_ended,
         first_missing: info.first_missing,
         began: Began {
             index: info.began_index,

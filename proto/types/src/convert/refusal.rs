@@ -26,6 +26,8 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
             (Kind::NoSuchCheckpoint, vec![])
         }
         Refusal::NotOpen(checkpoint) => (Kind::NotOpen, vec![checkpoint.0]),
+        Refusal::NotOpenEnded(checkpoint) => (Kind::NotOpenEnded, vec![checkpoint.0]),
+        Refusal::NothingSealed(checkpoint) => (Kind::NothingSealed, vec![checkpoint.0]),
         Refusal::StepExists { namespace, step, checkpoint } => {
             message.first = namespace.to_string();
             (Kind::StepExists, vec![step.0, checkpoint.0])
@@ -62,6 +64,10 @@ pub fn refusal_to_wire(refusal: &Refusal) -> wire::Refusal {
             message.first.clone_from(name);
             let numbers = vec![(*first).into(), (*second).into(), (*same_kind).into()];
             (Kind::NameClash, numbers)
+        }
+        Refusal::PartOverlap { name, first, second } => {
+            message.first.clone_from(name);
+            (Kind::PartOverlap, pair(*first, *second))
         }
         Refusal::NotCompared { part, compared, sealed } => {
             let numbers = [*part, *compared, *sealed];
@@ -196,6 +202,8 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
         Kind::NotOwner => Refusal::NotOwner { what: message.first, owner: message.second },
         Kind::BadToken => Refusal::BadToken(message.first),
         Kind::NotOpen => Refusal::NotOpen(checkpoint()?),
+        Kind::NotOpenEnded => Refusal::NotOpenEnded(checkpoint()?),
+        Kind::NothingSealed => Refusal::NothingSealed(checkpoint()?),
         Kind::StepExists => Refusal::StepExists {
             namespace: message.first.parse()?,
             step: numbers.first().map(Step)?,
@@ -243,6 +251,11 @@ pub fn refusal_from_wire(message: wire::Refusal) -> Result<Refusal, ConvertError
             first: numbers.small(0)?,
             second: numbers.small(1)?,
             same_kind: numbers.at(2)? != 0,
+        },
+        Kind::PartOverlap => Refusal::PartOverlap {
+            name: message.first,
+            first: numbers.small(0)?,
+            second: numbers.small(1)?,
         },
         Kind::NotCompared => Refusal::NotCompared {
             part: numbers.small(0)?,

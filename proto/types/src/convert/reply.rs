@@ -45,6 +45,7 @@ pub fn reply_to_wire(reply: &Reply) -> wire::Reply {
             parts: begun.parts,
             sealed: begun.sealed.clone(),
             committed: begun.committed,
+            first_part: begun.first_part,
         }),
         Reply::Staged { segments } => {
             Form::Staged(wire::Staged { segments: segments.iter().map(staged_to_wire).collect() })
@@ -87,6 +88,7 @@ pub fn reply_from_wire(reply: wire::Reply) -> Result<Reply, ConvertError> {
             parts: begun.parts,
             sealed: begun.sealed,
             committed: begun.committed,
+            first_part: begun.first_part,
         }),
         Form::Staged(staged) => Reply::Staged {
             segments: staged.segments.iter().map(staged_from_wire).collect::<Result<_, _>>()?,

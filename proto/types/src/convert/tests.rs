@@ -81,6 +81,8 @@ impl Draw {
             Refusal::UnknownCheckpoint(checkpoint),
             Refusal::NoSuchCheckpoint { namespace: "a b".into(), selector: String::new() },
             Refusal::NotOpen(checkpoint),
+            Refusal::NotOpenEnded(checkpoint),
+            Refusal::NothingSealed(checkpoint),
             Refusal::StepExists { namespace: self.namespace(), step: Step(self.u64()), checkpoint },
             Refusal::RolledBack { step: Step(7), got: Attempt(2), aborted: Attempt(3) },
             Refusal::Fenced {
@@ -113,6 +115,7 @@ impl Draw {
                 second: want,
                 same_kind: self.bool(),
             },
+            Refusal::PartOverlap { name: format!("name {part}"), first: have, second: want },
             Refusal::NotCompared { part, compared: have, sealed: want },
             Refusal::SegmentNotStaged(self.digest()),
             Refusal::NotEnoughHosts { have, want, shortage: Shortage::default() },
@@ -181,6 +184,7 @@ impl Draw {
             Reply::NodeAllocated { node: NodeId(self.u64()) },
             Reply::Registered { incarnation: Incarnation(self.u64()) },
             Reply::Begun(Begun {
+                first_part: self.u32(),
                 checkpoint,
                 attempt: Attempt(self.u64()),
                 policy: self.policy(),
@@ -236,6 +240,7 @@ impl Draw {
             durability: self.durability(),
             parts_wanted: self.u32(),
             parts_missing: self.u32(),
+            open_ended: self.bool(),
             first_missing: self.list(Self::u32),
             began: Began {
                 index: self.u64(),

@@ -83,5 +83,6 @@ fn seal(checkpoint: CheckpointId) -> Body {
         bytes: 1,
         files: 1,
         compared: 0,
+        voids: Vec::new(),
     })
 }

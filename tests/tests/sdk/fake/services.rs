@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cairn_core::catalogue::ListQuery;
+use cairn_core::catalogue::{Catalogue, ListQuery};
 use cairn_core::placement;
 use cairn_host::envelope::{Reason, not_leader, refuse};
 use cairn_proto::refused::invalid;
@@ -17,7 +17,9 @@ use cairn_types::command::{self, Body, FEATURE_LEVEL, Refusal, Reply};
 use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Epoch, NodeId, SegmentDigest, SegmentId, Step};
 use cairn_types::limits::BLOCK_BYTES;
-use cairn_types::model::{Admin, Liveness};
+use cairn_types::live_names::LiveNames;
+use cairn_types::manifest::Manifest;
+use cairn_types::model::{Admin, Liveness, ManifestPlace};
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
@@ -57,9 +59,27 @@ impl Node {
     }
 }
 
+/// The parts of an open-ended upload that this one takes the place of. Their manifests are short.
+fn voids(catalogue: &Catalogue, seal: &command::SealPart) -> Vec<u32> {
+    let decode = |place: &ManifestPlace| match place {
+        ManifestPlace::Inline(bytes) => Manifest::decode(bytes).unwrap(),
+        ManifestPlace::Segments(_) => panic!("a long manifest is not faked"),
+    };
+    let record = catalogue.checkpoint(seal.checkpoint).filter(|record| record.open_ended);
+    let Some(upload) = record.and_then(|record| record.open.as_ref()) else { return Vec::new() };
+    let mut names = LiveNames::default();
+    for (number, part) in upload.parts.iter() {
+        if let Some(sealed) = part.part.sealed.as_ref().filter(|_| *number != seal.part) {
+            names.take(*number, &decode(&sealed.manifest));
+        }
+    }
+    names.voided_by(&decode(&seal.manifest)).unwrap()
+}
+
 fn plan(state: &mut State, body: &mut Body, exclude: &BTreeSet<NodeId>) -> Result<(), Refusal> {
-    if let Body::SealPart(command::SealPart { checkpoint, compared, .. }) = body {
-        *compared = state.catalogue.parts_sealed(*checkpoint);
+    if let Body::SealPart(seal) = body {
+        seal.compared = state.catalogue.parts_version(seal.checkpoint);
+        seal.voids = voids(&state.catalogue, seal);
     }
     if let Body::Stage(command::Stage { checkpoint, segments, .. }) = body {
         let State { catalogue, loads, .. } = state;

@@ -17,6 +17,7 @@ use cairn_types::wire;
 use super::{LoadError, Loader, Put, Stored, StoredError, is_minted, policy_is_sound};
 use crate::catalogue::{Catalogue, Checkpoint, Upload, UploadPart};
 use crate::persistent::Map;
+use crate::segment_set::{SegmentCounts, SegmentSet};
 
 pub(super) struct Checkpoints;
 
@@ -86,6 +87,7 @@ fn to_wire(record: &Checkpoint) -> wire::SnapshotCheckpoint {
         dropped_until_ms: record.dropped_until_ms,
         new_bytes: record.new_bytes,
         full: record.full,
+        open_ended: record.open_ended,
     }
 }
 
@@ -107,10 +109,11 @@ fn from_wire(record: wire::SnapshotCheckpoint) -> Result<Checkpoint, ConvertErro
             subject: record.subject,
         },
         parts_wanted: record.parts_wanted,
+        open_ended: record.open_ended,
         labels: record.labels,
         metrics: metrics_from_wire(record.metrics)?,
         quarantine: record.quarantine.map(quarantine_from_wire).transpose()?,
-        open: record.open.map(upload_from_wire).transpose()?,
+        open: record.open.map(|open| upload_from_wire(open, record.open_ended)).transpose()?,
         parts: parts.collect::<Result<_, _>>()?,
         segments: set_from_wire("segments", record.segments)?,
         loose: set_from_wire("loose", record.loose)?.iter().collect(),
@@ -157,8 +160,9 @@ fn checkpoint_problem(record: &Checkpoint) -> Option<&'static str> {
     } else if record.commit.is_none() && !record.segments.is_empty() {
         Some("names segments without a commit")
     } else if record.open.as_ref().is_some_and(|upload| {
-        let last = upload.parts.last_key_value().map(|(number, _)| *number as usize);
-        last.is_some_and(|last| last >= parts_wanted)
+        let last = upload.parts.last_key_value().map(|(number, _)| *number);
+        last.is_some_and(|last| record.check_part(last).is_err())
+            || upload.voided.iter().any(|id| !record.loose.contains(id))
             || upload.parts.values().any(|p| p.staged.iter().any(|id| !record.loose.contains(id)))
     }) {
         Some("upload names parts or segments it does not have")
@@ -180,10 +184,16 @@ fn upload_to_wire(upload: &Upload) -> wire::SnapshotUpload {
         replace: upload.replace,
         keep_last: upload.keep_last,
         parts: parts.collect(),
+        begins: upload.begins,
+        removed: upload.removed,
+        voided: (!upload.voided.is_empty()).then(|| set_to_wire(&upload.voided.to_id_set())),
     }
 }
 
-fn upload_from_wire(upload: wire::SnapshotUpload) -> Result<Upload, ConvertError> {
+fn upload_from_wire(
+    upload: wire::SnapshotUpload,
+    open_ended: bool,
+) -> Result<Upload, ConvertError> {
     let mut parts = Map::default();
     for part in upload.parts {
         let number = part.part;
@@ -198,10 +208,28 @@ fn upload_from_wire(upload: wire::SnapshotUpload) -> Result<Upload, ConvertError
             return Err(ConvertError::Value { field: "a second part number", got: number.into() });
         }
     }
-    let wire::SnapshotUpload { lease_until_ms, idle_since_ms, replace, keep_last, .. } = upload;
+    let voided = match upload.voided {
+        Some(set) => set_from_wire("voided", Some(set))?.iter().collect(),
+        None => SegmentSet::default(),
+    };
+    let mut held = SegmentCounts::default();
+    for part in parts.values().filter(|_| open_ended) {
+        held.add_all(&part.staged);
+    }
     let is_sealed = |part: &&UploadPart| part.part.sealed.is_some();
     let sealed = parts.values().filter(is_sealed).count() as u32;
-    Ok(Upload { lease_until_ms, idle_since_ms, replace, keep_last, parts, sealed })
+    Ok(Upload {
+        lease_until_ms: upload.lease_until_ms,
+        idle_since_ms: upload.idle_since_ms,
+        replace: upload.replace,
+        keep_last: upload.keep_last,
+        parts,
+        sealed,
+        begins: upload.begins,
+        removed: upload.removed,
+        voided,
+        held,
+    })
 }
 
 fn set_to_wire(set: &IdSet) -> wire::IdSet {

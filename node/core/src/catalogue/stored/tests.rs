@@ -133,7 +133,7 @@ impl World {
             set_digest: set_digest(names.iter().map(digest)),
             bytes: 1000,
             files: 1,
-            compared: self.catalogue.parts_sealed(checkpoint),
+            compared: self.catalogue.parts_version(checkpoint),
         }));
     }
 }
