@@ -70,6 +70,9 @@ pub enum ClientError {
     /// The upload ended without a commit during the wait.
     #[error("the upload of {address}, attempt {attempt}, ended without a commit")]
     UploadOver { address: String, attempt: Attempt },
+    /// Files of an open-ended upload are still written: they would be missing.
+    #[error("{count} files of the upload are not finished")]
+    UnfinishedFiles { count: u64 },
     /// One directory cannot hold both parts of a checkpoint.
     #[error("{file} is in parts {first} and {second}, {how}")]
     ConflictingParts { file: String, first: u32, second: u32, how: &'static str },
@@ -140,6 +143,9 @@ impl ClientError {
             }
             Self::UploadOver { .. } => {
                 "a higher attempt took it over, or it was aborted or expired"
+            }
+            Self::UnfinishedFiles { .. } => {
+                "finish or discard each file before the upload is closed"
             }
             Self::Malformed { .. }
             | Self::TooLarge { .. }

@@ -68,6 +68,7 @@ impl ClientError {
             Self::Setup(SetupError::Threads { .. }) => ErrorKind::Local,
             Self::Setup(_)
             | Self::PartWithoutAttempt
+            | Self::UnfinishedFiles { .. }
             | Self::ConflictingParts { .. }
             | Self::TooLarge { .. } => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,

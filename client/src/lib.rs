@@ -149,7 +149,10 @@ pub use status::{
     Voter,
 };
 pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
-pub use upload::{FileWriter, Progress, PutOptions, PutOutcome, PutReport, Rate, Wait};
+pub use upload::{
+    Closed, FileWriter, OpenUpload, Progress, PutOptions, PutOutcome, PutReport, Rate, UploadFile,
+    UploadOptions, Wait,
+};
 pub use usage::NamespaceUsage;
 pub use verify::{BadReplica, Lost, LostFile, VerifyLevel, VerifyReport};
 pub use watch::{WatchOptions, Watched};

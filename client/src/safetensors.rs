@@ -42,6 +42,12 @@ pub fn layout(source: &dyn Source, file: usize) -> Result<Option<Vec<u64>>, Sour
 
 /// Tensor lengths in file order, if they cover exactly `data_len` bytes.
 fn lengths(header: &[u8], data_len: u64) -> Option<Vec<u64>> {
+    let lengths = tensor_lengths(header)?;
+    (lengths.iter().sum::<u64>() == data_len).then_some(lengths)
+}
+
+/// Tensor lengths in file order, if one begins where another one ends.
+pub fn tensor_lengths(header: &[u8]) -> Option<Vec<u64>> {
     let Offsets(mut offsets) = serde_json::from_slice(header).ok()?;
     offsets.sort_unstable();
     let mut end = 0;
@@ -53,7 +59,7 @@ fn lengths(header: &[u8], data_len: u64) -> Option<Vec<u64>> {
         lengths.push(to - from);
         end = to;
     }
-    (end == data_len).then_some(lengths)
+    Some(lengths)
 }
 
 /// All `data_offsets` of a header, without the names.

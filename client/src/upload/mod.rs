@@ -10,8 +10,10 @@
 //! share one budget, those still on the way to slower targets another.
 
 mod compare;
+mod cutter;
 mod encode;
 mod manifest;
+mod open;
 mod pipeline;
 mod progress;
 mod rate;
@@ -28,13 +30,14 @@ use cairn_types::model::{CheckpointInfo, Durability, PolicyChange, Settings};
 use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
+pub use self::open::{Closed, OpenUpload, UploadFile, UploadOptions};
 pub use self::progress::Progress;
 pub use self::rate::Rate;
 pub use self::writer::FileWriter;
 
 use self::manifest::Described;
 use self::pipeline::{Feed, Item, Pipeline};
-use self::send::Upload;
+use self::send::{Budgets, Upload};
 use crate::caller_code;
 use crate::cluster::{Answer, Client};
 use crate::cut;
@@ -191,7 +194,8 @@ impl Client {
             let plan = caller_code::blocking(&self.env, move || cut::plan(&*planned)).await?;
             options.progress.note_plan(&plan, &*source);
             let feed = Arc::new(Feed::new(source, plan));
-            let put = Put { client: self.clone(), options, feed, started };
+            let budgets = Budgets::new(&self.options);
+            let put = Put { client: self.clone(), options, feed, started, budgets };
             put.run().await
         };
         Box::pin(caller_code::guarded(call).instrument(span))
@@ -203,6 +207,7 @@ struct Put {
     options: PutOptions,
     feed: Arc<Feed>,
     started: Instant,
+    budgets: Budgets,
 }
 
 impl Put {
@@ -262,7 +267,9 @@ impl Put {
     fn pipeline(&self, begun: &Begun) -> Pipeline {
         let run = Run(self.client.env.random_u64());
         let progress = self.options.progress.clone();
-        let upload = Upload::new(&self.client, begun, self.options.part, run, progress)
+        let part = self.options.part;
+        let budgets = self.budgets.clone();
+        let upload = Upload::new(&self.client, begun, part, run, progress, budgets)
             .with_rate(self.options.rate.clone());
         Pipeline::new(Arc::new(upload), self.feed.clone())
     }

@@ -145,7 +145,7 @@ pub(super) struct Pipeline {
 impl Pipeline {
     pub fn new(upload: Arc<Upload>, feed: Arc<Feed>) -> Self {
         Self {
-            budget: Arc::new(Semaphore::new(upload.client.options.foreground_kib() as usize)),
+            budget: upload.budgets.foreground.clone(),
             upload,
             feed,
             manifest: Vec::new(),

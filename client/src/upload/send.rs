@@ -32,6 +32,7 @@ use super::rate::Rate;
 use super::unexpected;
 use crate::cluster::{Client, with_identity};
 use crate::error::ClientError;
+use crate::options::ClientOptions;
 
 /// What a segment takes at least of the budget for slower targets, bounding the number of streams.
 const LAG_KIB_MIN: u32 = 1 << 10;
@@ -57,6 +58,25 @@ pub(super) struct Outgoing {
     pub counted: bool,
 }
 
+/// What uploads share that go on side by side: memory of segments on the way, and streams.
+#[derive(Clone)]
+pub(super) struct Budgets {
+    /// KiB of segments between reading and their W-th acknowledgement.
+    pub foreground: Arc<Semaphore>,
+    sends: Arc<Semaphore>,
+    lag: Arc<Semaphore>,
+}
+
+impl Budgets {
+    pub fn new(options: &ClientOptions) -> Self {
+        Self {
+            foreground: Arc::new(Semaphore::new(options.foreground_kib() as usize)),
+            sends: Arc::new(Semaphore::new(options.sends_parallel())),
+            lag: Arc::new(Semaphore::new(options.lag_kib() as usize)),
+        }
+    }
+}
+
 /// One part's upload, as its sends see it.
 pub(super) struct Upload {
     pub client: Client,
@@ -68,8 +88,7 @@ pub(super) struct Upload {
     /// Whether any Stage has succeeded yet.
     staged: AtomicBool,
     avoid: Mutex<BTreeMap<NodeId, Instant>>,
-    sends: Arc<Semaphore>,
-    lag: Arc<Semaphore>,
+    pub budgets: Budgets,
 }
 
 /// Why a target did not take a segment.
@@ -96,6 +115,7 @@ impl Upload {
         part: u32,
         run: Run,
         progress: Arc<Progress>,
+        budgets: Budgets,
     ) -> Self {
         Self {
             client: client.about(begun.checkpoint),
@@ -106,8 +126,7 @@ impl Upload {
             part,
             staged: AtomicBool::new(false),
             avoid: Mutex::default(),
-            sends: Arc::new(Semaphore::new(client.options.sends_parallel())),
-            lag: Arc::new(Semaphore::new(client.options.lag_kib() as usize)),
+            budgets,
         }
     }
 
@@ -185,7 +204,7 @@ impl Upload {
         outgoing: Outgoing,
         say: oneshot::Sender<Result<(), ClientError>>,
     ) {
-        let Ok(sending) = self.sends.clone().acquire_owned().await else { return };
+        let Ok(sending) = self.budgets.sends.clone().acquire_owned().await else { return };
         let turn = match &self.rate {
             Some(rate) => rate.turn().await,
             None => None,
@@ -205,7 +224,7 @@ impl Upload {
             return;
         }
         let share = u32::try_from(len.div_ceil(1 << 10)).unwrap_or(u32::MAX).max(LAG_KIB_MIN);
-        let Ok(_lag) = self.lag.clone().try_acquire_many_owned(share) else {
+        let Ok(_lag) = self.budgets.lag.clone().try_acquire_many_owned(share) else {
             tracing::debug!(targets = running.len(), "slow targets are left to catch-up");
             return;
         };

@@ -1,7 +1,7 @@
 //! A file of unknown length, written as it comes into being.
 //!
 //! ```text
-//! poll_write -> 32 MiB buffer -> one segment waits -> hash -> Stage -> W nodes    (a task of its own)
+//! poll_write -> up to 32 MiB -> one segment waits -> hash -> Stage -> W nodes    (a task of its own)
 //! finish    --> the rest, and an end --> manifest -> SealPart -> commit
 //! ```
 //!
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use cairn_host::seam::Env;
 use cairn_types::command::{Begun, Refusal};
-use cairn_types::limits::SEGMENT_BYTES_MAX;
 use futures::SinkExt;
 use futures::channel::mpsc;
 use futures::stream::{self, Stream, StreamExt};
@@ -25,7 +25,9 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::cutter::Cutter;
 use super::pipeline::{Feed, SegmentHash, hash_one};
+use super::send::Budgets;
 use super::{Put, PutOptions, PutReport};
 use crate::cluster::{Answer, Client};
 use crate::error::ClientError;
@@ -34,7 +36,7 @@ use crate::task::Task;
 
 /// Permission bits of a file that has none of its own. Its time is zero: what is written again must
 /// be the same.
-const MODE: u32 = 0o644;
+pub(super) const MODE: u32 = 0o644;
 
 /// Bytes in order; `None` is the end, after which the upload may commit.
 pub(super) type Chunk = Option<Bytes>;
@@ -55,6 +57,7 @@ pub(super) enum Written {
 /// stays open until its lease ends, or until the same step is written again.
 pub struct FileWriter {
     buffer: Vec<u8>,
+    cutter: Cutter,
     chunks: mpsc::Sender<Chunk>,
     task: Task<PutReport>,
     /// Why the upload ended, until [`FileWriter::finish`] says so.
@@ -82,18 +85,27 @@ impl Client {
             let started = Instant::now();
             let entry = SourceEntry { name: file, mode: MODE, mtime_ns: 0, len: 0 };
             let feed = Arc::new(Feed::written(entry, &[], Vec::new()));
-            let put = Put { client, options, feed, started };
+            let budgets = Budgets::new(client.options());
+            let put = Put { client, options, feed, started, budgets };
             let written = put.begin_written().await?;
-            let (chunks, queue) = mpsc::channel(0);
-            let write = put.run_written(written, queue).instrument(within);
-            let task = Task::run(&env, "write file", write);
-            Ok(FileWriter { buffer: Vec::new(), chunks, task, failed: None, ended: false })
+            Ok(FileWriter::start(&env, |queue| put.run_written(written, queue).instrument(within)))
         };
         Box::pin(begin.instrument(span))
     }
 }
 
 impl FileWriter {
+    /// Starts the upload of the bytes that will be written.
+    pub(super) fn start<F>(env: &Env, upload: impl FnOnce(mpsc::Receiver<Chunk>) -> F) -> Self
+    where
+        F: Future<Output = Result<PutReport, ClientError>> + Send + 'static,
+    {
+        let (chunks, queue) = mpsc::channel(0);
+        let task = Task::run(env, "write file", upload(queue));
+        let (buffer, cutter) = (Vec::new(), Cutter::new());
+        Self { buffer, cutter, chunks, task, failed: None, ended: false }
+    }
+
     /// Sends the rest and commits. Dropping this future may or may not commit.
     pub fn finish(mut self) -> Answer<'static, PutReport> {
         Box::pin(async move {
@@ -127,8 +139,9 @@ impl FileWriter {
             return Poll::Ready(Err(io::Error::other(text)));
         }
         if ready!(self.chunks.poll_ready(context)).is_ok() {
-            let full =
-                std::mem::replace(&mut self.buffer, Vec::with_capacity(SEGMENT_BYTES_MAX as usize));
+            let next = Vec::with_capacity(self.buffer.len());
+            let full = std::mem::replace(&mut self.buffer, next);
+            self.cutter.cut();
             if self.chunks.start_send(Some(Bytes::from(full))).is_ok() {
                 return Poll::Ready(Ok(()));
             }
@@ -150,10 +163,12 @@ impl AsyncWrite for FileWriter {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.buffer.len() as u64 == SEGMENT_BYTES_MAX {
+        let mut limit = this.cutter.limit(&this.buffer);
+        if this.buffer.len() == limit {
             ready!(this.poll_hand_over(context))?;
+            limit = this.cutter.limit(&this.buffer);
         }
-        let count = bytes.len().min(SEGMENT_BYTES_MAX as usize - this.buffer.len());
+        let count = bytes.len().min(limit - this.buffer.len());
         this.buffer.extend_from_slice(&bytes[..count]);
         Poll::Ready(Ok(count))
     }
@@ -187,7 +202,7 @@ impl Put {
         }
     }
 
-    async fn run_written(
+    pub(super) async fn run_written(
         mut self,
         written: Written,
         queue: mpsc::Receiver<Chunk>,
@@ -204,8 +219,11 @@ impl Put {
                 return self.dry_run().await;
             }
         };
-        let settings = self.client.settings().await?;
-        let _renewal = self.keep_lease(&begun, &settings);
+        // An open-ended upload is renewed as a whole.
+        let _renewal = match begun.parts {
+            0 => None,
+            _ => Some(self.keep_lease(&begun, &self.client.settings().await?)),
+        };
         let mut pipeline = self.pipeline(&begun);
         if begun.sealed.contains(&self.options.part) {
             self.hash_written(chunks).await?;
