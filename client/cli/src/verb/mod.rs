@@ -4,6 +4,7 @@ pub mod agent;
 pub mod annotate;
 pub mod bench;
 mod clock;
+pub mod commit;
 pub mod completions;
 pub mod demo;
 pub mod dev;
@@ -93,6 +94,8 @@ verbs! {
     Watch(watch::WatchArgs),
     /// Wait until a checkpoint is committed or has all its replicas: `cairn wait run1@1000 --for full`
     Wait(wait::WaitArgs),
+    /// Commit an upload whose files were added one by one: `cairn commit run1@1000`
+    Commit(commit::CommitArgs),
     /// Set or remove labels and metrics of a committed checkpoint
     Annotate(annotate::AnnotateArgs),
     /// Name checkpoints: `production`, `best-so-far`, moved by compare-and-swap
