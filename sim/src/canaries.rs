@@ -122,6 +122,10 @@ fn play_of(canary: &Canary) -> Play {
         "rollback_leaves_uploads" | "rolled_back_begins_again" | "best_in_quarantine" => {
             scenario::find("marked_checkpoints")
         }
+        // The mix's clients put whole checkpoints.
+        "voided_part_stays" | "voided_keeps_references" | "close_takes_unsealed" => {
+            scenario::find("streamed_files")
+        }
         // Clients of the mix have no tokens: every process is trusted there.
         "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" | "reply_authorizes" => {
             scenario::find("stolen_token")

@@ -5,8 +5,10 @@ mod marks;
 mod notes;
 mod reads;
 mod scan;
+mod streams;
 mod writes;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +71,8 @@ struct State {
     cut_short: bool,
     /// What the last read was about and has got, while it is not finished.
     half_read: Option<(String, Asked, Arc<MemorySink>)>,
+    /// Steps whose open-ended uploads were begun, as far as they are not known to be over.
+    streams: BTreeSet<u64>,
     /// Files of earlier puts, to be put again.
     past: Vec<Files>,
     attempts: u64,
@@ -92,6 +96,7 @@ impl Script {
             unfinished: false,
             cut_short: false,
             half_read: None,
+            streams: BTreeSet::new(),
             past: Vec::new(),
             attempts: 1,
             notes: 0,
@@ -209,6 +214,7 @@ impl Acting {
                 self.together_until_committed(step).await?;
             }
         }
+        self.end_streams().await?;
         let step = self.new_step();
         self.put(step, false).await?;
         match self.get(&self.script.namespace(), Asked::Latest).await? {

@@ -56,6 +56,7 @@ stories! {
     slow_manifest "the leader reads a manifest for longer than a caller waits: its part is sealed",
     slow_network "members are 200 ms apart: nobody stands for election, and puts commit",
     stolen_token "a token that may write is stolen: it deletes nothing, takes over nothing, and ends when it is revoked",
+    streamed_files "two writers add files to an open-ended upload, again and again, while a leader dies: it has the last of each name",
     vanished_file "files of one segment vanish under two running nodes, and the third node dies",
     waited_for_replicas "a target dies while a client waits for all replicas: others are made at once",
     wiped_disk_rejoins "a node loses its disk and comes back as a new member",

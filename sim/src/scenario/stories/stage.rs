@@ -4,6 +4,7 @@ pub mod bodies;
 mod disks;
 mod marks;
 mod retention;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct Stage {
     files: BTreeMap<u64, Files>,
     /// Files of steps that retention deleted.
     gone: BTreeMap<u64, Files>,
+    /// Files of steps whose open-ended uploads are not closed.
+    drafts: BTreeMap<u64, Files>,
     /// The policy of puts from now on.
     pub policy: PolicyChange,
     pub wait: Wait,
@@ -119,9 +122,9 @@ impl Stage {
         settled.map_err(|text| format!("start: {text}"))?;
         let client = cluster.client("c1", racks.last().copied().unwrap_or("r1"));
         let chance = world.stream("story");
-        let (files, gone) = (BTreeMap::new(), BTreeMap::new());
+        let (files, gone, drafts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (policy, wait) = (PolicyChange::default(), Wait::Quorum);
-        Ok(Self { world, cluster, chance, checkers, client, files, gone, policy, wait })
+        Ok(Self { world, cluster, chance, checkers, client, files, gone, drafts, policy, wait })
     }
 
     pub fn node(&self, place: usize) -> ProcessId {

@@ -77,6 +77,21 @@ impl Acting {
         self.note(format!("put {name}@{step} attempt {attempt}"));
         let call = self.put_begins(&name, (step, attempt), &files);
         self.script.state.lock().unfinished = true;
+        if self.is_streamed(&name, (step, attempt)) {
+            match self.stream(&name, (step, attempt), &files, replace).await {
+                Ok(()) => {}
+                Err(error) if is_kept_out(&error) => {
+                    trace::count("client.puts_kept_out", 1);
+                    self.script.state.lock().unfinished = false;
+                    return Ok(());
+                }
+                Err(error) => return Err(format!("stream {name}@{step}: {error}")),
+            }
+            self.note(format!("has streamed {name}@{step}"));
+            self.acknowledged(&name, (step, attempt), &call);
+            self.script.state.lock().unfinished = false;
+            return self.look_elsewhere(&name, Asked::Step(step)).await;
+        }
         let mut options = self.options(&name, (step, attempt))?;
         options.change = self.terms(&name, (step, attempt));
         options.replace = replace;
@@ -102,7 +117,7 @@ impl Acting {
     }
 
     /// What a put asks for: the same for one attempt, whoever sends it again.
-    fn terms(&self, name: &str, (step, attempt): VersionId) -> PolicyChange {
+    pub(super) fn terms(&self, name: &str, (step, attempt): VersionId) -> PolicyChange {
         if self.shared.is_calm() {
             return self.shared.plan.calm_policy();
         }
