@@ -12,6 +12,7 @@ mod diff;
 mod fake;
 mod get;
 mod observing;
+mod open_ended;
 mod overwrite;
 mod parts;
 mod put;
