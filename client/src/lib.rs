@@ -75,6 +75,7 @@
 //! | `marks` | refs, holds, quarantine of checkpoints, rollback |
 //! | `usage` | what namespaces take |
 //! | `watch` | what happens to checkpoints, as a stream |
+//! | `waiting` | until a checkpoint is committed, or has all replicas |
 //! | `retention` | policies, the source of each rule, plans of retention |
 //! | `scrub` | how far a node's scrub is, and what it is asked for |
 //! | `quarantine` | the files in a node's quarantine, and how to put one back |
@@ -120,6 +121,7 @@ mod tries;
 pub mod upload;
 mod usage;
 mod verify;
+mod waiting;
 mod watch;
 
 pub use annotate::Annotation;
@@ -129,7 +131,8 @@ pub use cluster::Client;
 pub use deletion::DeleteOptions;
 pub use diff::{Change, CheckpointDiff, FileChange, TensorChange};
 pub use download::{
-    FileRange, FileReader, GetOptions, GetProgress, GetReport, Include, ReaderBuilder,
+    FileRange, FileReader, GetOptions, GetProgress, GetReport, Include, OpenCheckpoint,
+    ReaderBuilder,
 };
 pub use error::ClientError;
 pub use kind::ErrorKind;
@@ -172,10 +175,11 @@ pub use cairn_types::event::{
     Event, EventId, Happened, MalformedCursor, WatchedCheckpoint, WatchedRef,
 };
 pub use cairn_types::ids::{
-    Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId,
+    Address, Attempt, CheckpointId, ClusterId, Incarnation, NameError, Namespace, NodeId, RefName,
     SegmentDigest, Selector, Step,
 };
 pub use cairn_types::listing::{ListFilter, ListPlace, ListedStates};
+pub use cairn_types::marks::{NamedRef, Ref, RefMove};
 pub use cairn_types::model::OwnPolicy;
 pub use cairn_types::model::{
     CheckpointInfo, CheckpointState, Commit, DeletedFor, Deletion, Durability, Isolation, Metric,

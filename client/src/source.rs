@@ -100,7 +100,7 @@ impl SourceError {
 }
 
 /// Whether a checkpoint can store a file or directory of this name.
-pub(crate) fn check_name(name: &[u8]) -> Result<(), SourceError> {
+pub fn check_name(name: &[u8]) -> Result<(), SourceError> {
     match name_problem(name) {
         None => Ok(()),
         Some(why) => Err(SourceError::Name { name: shown_name(name), why }),

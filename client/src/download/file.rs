@@ -83,7 +83,7 @@ impl ReaderBuilder {
         let span = self.span();
         let open = async move {
             let (file, range) = self.find().await?;
-            Ok(FileReader { file, range, position: 0, stream: None, chunk: Bytes::new() })
+            Ok(FileReader { range, ..FileReader::of(file) })
         };
         Box::pin(open.instrument(span))
     }
@@ -125,8 +125,9 @@ impl ReaderBuilder {
                 format!("bytes {start}..{end} in {} of {} bytes", target.shown(), target.len);
             return Err(missing(what));
         }
-        let reader = Reader::new(client, &info);
-        Ok((Arc::new(OpenFile { client: client.about(info.id), reader, info, target }), start..end))
+        let (client, reader) = (client.about(info.id), Reader::new(client, &info));
+        let file = OpenFile::new(client, reader, Arc::new(info), Arc::new(target));
+        Ok((Arc::new(file), start..end))
     }
 }
 
@@ -134,11 +135,24 @@ impl ReaderBuilder {
 pub(crate) struct OpenFile {
     client: Client,
     reader: Arc<Reader>,
-    info: CheckpointInfo,
-    target: FileTarget,
+    info: Arc<CheckpointInfo>,
+    target: Arc<FileTarget>,
 }
 
 impl OpenFile {
+    pub(super) fn new(
+        client: Client,
+        reader: Arc<Reader>,
+        info: Arc<CheckpointInfo>,
+        target: Arc<FileTarget>,
+    ) -> Self {
+        Self { client, reader, info, target }
+    }
+
+    pub(super) fn target(&self) -> &FileTarget {
+        &self.target
+    }
+
     pub(crate) fn bytes(
         self: &Arc<Self>,
         range: Range<u64>,
@@ -252,6 +266,12 @@ pub struct FileReader {
 }
 
 impl FileReader {
+    /// At the beginning of a file.
+    pub(super) fn of(file: Arc<OpenFile>) -> Self {
+        let range = 0..file.target.len;
+        Self { file, range, position: 0, stream: None, chunk: Bytes::new() }
+    }
+
     /// Number of readable bytes: of the range, or of the file.
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start

@@ -9,6 +9,7 @@
 
 mod alive;
 mod blocks;
+mod checkpoint;
 mod file;
 mod local;
 mod pace;
@@ -34,6 +35,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+pub use self::checkpoint::OpenCheckpoint;
 pub(crate) use self::file::OpenFile;
 pub use self::file::{FileReader, ReaderBuilder};
 pub(crate) use self::pace::Paces;

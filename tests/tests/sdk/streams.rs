@@ -182,3 +182,45 @@ async fn writer_of_an_upload_that_fails_says_so_while_it_writes() {
     assert!(matches!(failed.refusal(), Some(Refusal::NotEnoughHosts { .. })), "{failed}");
     assert_eq!(error.to_string(), failed.to_string());
 }
+
+#[tokio::test(start_paused = true)]
+async fn open_checkpoint_reads_ranges_of_its_files_while_latest_moves_on() {
+    let fake = Fake::start(&RACKS);
+    let client = fake.client();
+    client.put(source(), put_options(1)).await.unwrap();
+    let latest = format!("{}@latest", at(1).namespace).parse().unwrap();
+    let opened = client.open(&latest, false).await.unwrap();
+    let files = files();
+    let listed: Vec<(Vec<u8>, u64)> =
+        opened.files().map(|file| (file.name.clone(), file.len)).collect();
+    let wanted: Vec<(Vec<u8>, u64)> =
+        files.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect();
+    assert_eq!(listed, wanted);
+
+    let other = MemorySource::new([(b"config.json".to_vec(), Bytes::from_static(b"{}"))].into());
+    client.put(std::sync::Arc::new(other.unwrap()), put_options(2)).await.unwrap();
+    assert_eq!(client.resolve(&latest).await.unwrap().step, put_options(2).step);
+    assert_eq!(opened.info().step, put_options(1).step);
+
+    let big = &files[&b"model/big".to_vec()];
+    let end = big.len() as u64;
+    let read = |range: std::ops::Range<u64>| {
+        let stream = opened.bytes("model/big", range).unwrap();
+        async { stream.try_collect::<Vec<Bytes>>().await.unwrap().concat() }
+    };
+    let (first, last, none) = tokio::join!(read(3..9), read(end - 5..end), read(7..7));
+    assert_eq!((&first[..], &last[..]), (&big[3..9], &big[big.len() - 5..]));
+    assert!(none.is_empty());
+    let mut whole = Vec::new();
+    opened.reader("model/big").unwrap().read_to_end(&mut whole).await.unwrap();
+    assert!(whole == *big);
+
+    let missing = |result: Option<ClientError>| {
+        let error = result.expect("an error");
+        assert!(matches!(error, ClientError::NoSuchFile { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    };
+    missing(opened.bytes("model/big", 0..end + 1).err());
+    missing(opened.bytes("model/gone", 0..0).err());
+    missing(opened.reader("model").err());
+}

@@ -1,13 +1,9 @@
-//! `cairn wait`: until a checkpoint is there. Built on a watch: it hears of it at once, from any node.
+//! `cairn wait`: until a checkpoint is there.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use cairn_client::stream::StreamExt;
-use cairn_client::{
-    Address, CheckpointInfo, Client, ClientError, Refusal, Selector, WatchOptions, Watched,
-};
+use cairn_client::Selector;
 use clap::{Args, ValueEnum};
 use tokio::time::{Instant, timeout_at};
 
@@ -50,7 +46,14 @@ pub fn run(session: &Session, args: WaitArgs) -> Outcome {
             let lasts = args.wait_timeout.map_or(FOR_EVER, Duration::from);
             let end = Instant::now() + lasts;
             let mut last = format!("{address} is not committed");
-            let waited = timeout_at(end, until(&client, &address, args.wanted, &mut last)).await;
+            let full = args.wanted == Wanted::Full;
+            let waiting = client.wait_for(&address, full, |committed| {
+                last = match committed {
+                    Some(info) => format!("{address} is committed: {}", ls::durability(info)),
+                    None => format!("{address} is not committed"),
+                };
+            });
+            let waited = timeout_at(end, waiting).await;
             session.remember(&client)?;
             let info = match waited {
                 Ok(found) => found.map_err(|error| named_failure(error, &address))?,
@@ -70,60 +73,4 @@ pub fn run(session: &Session, args: WaitArgs) -> Outcome {
         })
         .await
     })
-}
-
-/// Looks again whenever something happens in the namespace, and at each heartbeat: a node that comes
-/// back makes replicas count without an event.
-async fn until(
-    client: &Client,
-    address: &Address,
-    wanted: Wanted,
-    last: &mut String,
-) -> Result<CheckpointInfo, ClientError> {
-    loop {
-        let prefix = Some(address.namespace.clone());
-        let mut watch = client.watch(WatchOptions { prefix, from: None });
-        while let Some(told) = watch.next().await {
-            match told {
-                Ok(Watched::Seam(_) | Watched::Event(_) | Watched::Cursor(_)) => {
-                    if let ControlFlow::Break(info) = look(client, address, wanted, last).await? {
-                        return Ok(info);
-                    }
-                }
-                Ok(_) => {}
-                Err(ClientError::Refused(
-                    Refusal::CursorTooOld { .. } | Refusal::WatcherTooSlow,
-                )) => break,
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-async fn look(
-    client: &Client,
-    address: &Address,
-    wanted: Wanted,
-    last: &mut String,
-) -> Result<ControlFlow<CheckpointInfo>, ClientError> {
-    let info = match client.resolve(address).await {
-        Ok(info) => info,
-        Err(ClientError::Refused(Refusal::NoSuchCheckpoint { .. })) => {
-            *last = format!("{address} is not committed");
-            return Ok(ControlFlow::Continue(()));
-        }
-        Err(error) => return Err(error),
-    };
-    if let Some(quarantine) = &info.quarantine {
-        let (checkpoint, reason) = (info.id, quarantine.reason.clone());
-        return Err(ClientError::Refused(Refusal::Quarantined { checkpoint, reason }));
-    }
-    let durability = &info.durability;
-    let is_full =
-        durability.segments_below == 0 && durability.replicas_min >= durability.replicas_wanted;
-    if wanted == Wanted::Committed || is_full {
-        return Ok(ControlFlow::Break(info));
-    }
-    *last = format!("{address} is committed: {}", ls::durability(&info));
-    Ok(ControlFlow::Continue(()))
 }
