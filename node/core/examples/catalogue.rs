@@ -196,6 +196,7 @@ impl Bench {
             bytes: u64::from(LEN) * segments.len() as u64,
             files: 1,
             compared: self.catalogue.parts_version(checkpoint),
+            voids: Vec::new(),
         })
     }
 

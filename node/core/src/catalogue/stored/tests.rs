@@ -134,6 +134,7 @@ impl World {
             bytes: 1000,
             files: 1,
             compared: self.catalogue.parts_version(checkpoint),
+            voids: Vec::new(),
         }));
     }
 }
