@@ -150,7 +150,8 @@ fn tensors(lens: &[usize], seed: u64) -> Vec<u8> {
 async fn a_streamed_safetensors_file_is_cut_at_its_tensors() {
     let fake = Fake::start(&RACKS);
     let client = fake.client();
-    let content = tensors(&[300 * KIB, 10, 5 * MIB, 34 * MIB, 256 * KIB], 9);
+    // So few that the manifest is inline: the fake cluster reads no other.
+    let content = tensors(&[300 * KIB, 5 * MIB, 256 * KIB], 9);
     let files = BTreeMap::from([(b"model".to_vec(), Bytes::from(content.clone()))]);
     client.put(Arc::new(MemorySource::new(files).unwrap()), put_options(1)).await.unwrap();
     let upload = client.upload(options(2, 7)).await.unwrap();
@@ -158,7 +159,7 @@ async fn a_streamed_safetensors_file_is_cut_at_its_tensors() {
     assert_eq!((report.segments_sent, report.bytes_sent), (0, 0), "each segment was there");
     // One tensor changes.
     let mut changed = content.clone();
-    let at = content.len() - 256 * KIB - 34 * MIB - 5;
+    let at = content.len() - 256 * KIB - 5;
     changed[at] ^= 1;
     let report = written(&upload, "model", &changed).await.finish().await.unwrap();
     assert_eq!((report.segments_sent, report.bytes_sent), (1, 5 * MIB as u64));

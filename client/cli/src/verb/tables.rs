@@ -542,8 +542,10 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
         "ref-ls",
         "retention",
         "rm",
+        "scrub",
         "show",
         "show-marked",
+        "show-open",
         "status-healthy",
         "status-hurt",
     ];

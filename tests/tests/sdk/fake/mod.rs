@@ -17,7 +17,7 @@ use cairn_host::seam::{Dialer, Env, Job, Lane, Runtime, Transport};
 use cairn_proto::wire;
 use cairn_proto::wire::catalogue_server::CatalogueServer;
 use cairn_proto::wire::segments_server::SegmentsServer;
-use cairn_types::command::{self, Body, Command, Reply};
+use cairn_types::command::{self, Body, Command, FEATURE_LEVEL, Reply};
 use cairn_types::ids::{
     Address, ClusterId, Cookie, Incarnation, NodeId, Nonce, RequestId, SegmentDigest,
 };
@@ -137,7 +137,7 @@ impl Fake {
                 rack: (*rack).to_owned(),
                 address: address(index),
                 capacity_bytes: 1 << 40,
-                feature_level: 1,
+                feature_level: FEATURE_LEVEL,
                 replaces: None,
             };
             let minted = if index == 0 {
@@ -161,7 +161,7 @@ impl Fake {
                     rack: (*rack).to_owned(),
                     address: address(index),
                     capacity_bytes: 1 << 40,
-                    feature_level: 1,
+                    feature_level: FEATURE_LEVEL,
                 }),
             );
             let Reply::Registered { incarnation } = registered else { panic!("{registered:?}") };
