@@ -110,7 +110,7 @@ impl Source for BufferSource {
 
 /// Checks the names as those of files on a disk are checked.
 pub(crate) fn check_names(source: &dyn Source) -> Result<(), ClientError> {
-    let names = source.entries().iter().map(|entry| &entry.name);
-    names.map(|name| cairn_client::source::check_name(name)).collect::<Result<(), _>>()?;
+    let mut names = source.entries().iter().map(|entry| &entry.name);
+    names.try_for_each(|name| cairn_client::source::check_name(name))?;
     Ok(())
 }

@@ -20,6 +20,11 @@
 //! | `records` | the SDK's records as dictionaries |
 //! | `failure` | the SDK's errors as Python exceptions |
 
+#![allow(
+    clippy::redundant_closure,
+    reason = "`object` alone is good for one lifetime, and the call wants it for any"
+)]
+
 mod buffers;
 mod call;
 mod checkpoint;

@@ -287,7 +287,7 @@ pub(crate) struct Node {
 impl Status {
     pub(crate) fn of(status: &ClusterStatus) -> Self {
         let node = |node: &cairn_client::NodeInfo| Node {
-            id: u64::from(node.id.0),
+            id: node.id.0,
             up: node.up,
             address: node.address.clone(),
             host: node.host.clone(),
@@ -295,7 +295,7 @@ impl Status {
         };
         Self {
             cluster: status.cluster.map(|id| id.to_string()),
-            leader: status.leader.map(|id| u64::from(id.0)),
+            leader: status.leader.map(|id| id.0),
             nodes: status.nodes.iter().filter(|node| !node.removed).map(node).collect(),
             checkpoints_committed: status.checkpoints_committed,
             checkpoints_open: status.checkpoints_open,
