@@ -88,7 +88,7 @@ fn after_a_rollback_latest_is_good_and_the_bad_steps_are_written_again() {
     let bytes = cairn.run(["get", "marks/back@3", "-", "--quarantined"]).ok().stdout;
     assert_eq!(bytes.len(), 100_000);
     let table = cairn.run(["ls", "marks/back"]).ok().text();
-    assert_eq!(table.matches(" quarantine ").count(), 2, "{table}");
+    assert_eq!(table.matches(" quarantined ").count(), 2, "{table}");
 
     puts(&cluster, "marks/back", &[3]);
     assert_eq!(step(&cairn.run(["show", "marks/back@latest", "--json"]).ok().json()), 3);
