@@ -24,6 +24,10 @@ const REMOVED: f64 = 0.2;
 impl Acting {
     /// Whether the files of this version come one by one: the same for all lives of its client.
     pub(super) fn is_streamed(&self, name: &str, (step, attempt): VersionId) -> bool {
+        if self.shared.plan.older != 0 {
+            // While a node has an older build, such an upload is refused.
+            return false;
+        }
         let state = self.script.state.lock();
         state.together.fork(&format!("streamed {name}/{step}/{attempt}")).chance(STREAMED)
     }
