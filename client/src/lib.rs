@@ -77,6 +77,7 @@
 //! | `watch` | what happens to checkpoints, as a stream |
 //! | `waiting` | until a checkpoint is committed, or has all replicas |
 //! | `retention` | policies, the source of each rule, plans of retention |
+//! | [`audit`] | who did what, and the check of each node's file of it |
 //! | `scrub` | how far a node's scrub is, and what it is asked for |
 //! | `quarantine` | the files in a node's quarantine, and how to put one back |
 //! | [`upload`] | from a [`source`], through its [`cut`]s, to a commit |
@@ -90,6 +91,7 @@
 mod annotate;
 mod answers;
 mod asking;
+pub mod audit;
 pub mod blocking;
 pub mod builder;
 mod caller_code;

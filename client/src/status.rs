@@ -128,6 +128,8 @@ pub struct NodeInfo {
     pub liveness_since_ms: u64,
     /// The reason why it cannot work although it is up. Only the leader knows this.
     pub trouble: Option<NodeTrouble>,
+    /// Whether its audit file is damaged. Only the leader knows this.
+    pub audit_damaged: bool,
     /// The highest feature level that it understands.
     pub feature_level: u32,
     /// How far its wall clock is ahead of the voters' median. Only the leader knows this.
@@ -353,6 +355,7 @@ impl NodeInfo {
             feature_level: sent.feature_level,
             clock_ahead_ms: sent.clock_ahead_ms,
             outside: filled(envelope::said(&sent.outside)),
+            audit_damaged: sent.audit_damaged,
         }
     }
 }

@@ -3,6 +3,8 @@
 use cairn_types::ids::{ClusterId, NodeId};
 use cairn_types::model::Settings;
 
+use crate::audit::AuditConfig;
+
 /// How an empty data directory becomes a member. A directory that already has an identity ignores
 /// this and starts with its identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct NodeConfig {
     /// The highest feature level this node understands. It is the build's level, or a lower one
     /// that an operator has set so that a return to an older build stays possible.
     pub feature_level: u32,
+    /// How much audit is kept.
+    pub audit: AuditConfig,
     pub timings: Timings,
 }
 

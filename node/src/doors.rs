@@ -39,8 +39,10 @@ const NODE: Door = Door::Need(Need::Node);
 const NODE_OR_READ: Door = Door::NodeOr(Need::Read);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 40] = [
+pub const DOORS: [(&str, Door); 42] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
+    ("/cairn.v1.Admin/Audit", READ),
+    ("/cairn.v1.Admin/CheckAudit", OPERATE),
     ("/cairn.v1.Admin/Heartbeat", NODE),
     ("/cairn.v1.Admin/Hello", NODE),
     ("/cairn.v1.Admin/Join", NODE),
@@ -197,14 +199,16 @@ mod tests {
             | "/cairn.v1.Admin/Join"
             | "/cairn.v1.Admin/Report"
             | "/cairn.v1.Catalogue/ExecuteForwarded" => "",
-            "/cairn.v1.Admin/ListQuarantine"
+            "/cairn.v1.Admin/CheckAudit"
+            | "/cairn.v1.Admin/ListQuarantine"
             | "/cairn.v1.Admin/Restore"
             | "/cairn.v1.Admin/Scrub"
             | "/cairn.v1.Catalogue/PlanRemoval"
             | "/cairn.v1.Catalogue/PlanTimeRepair" => "o",
             "/cairn.v1.Catalogue/ListTokens" => "o*",
             "/cairn.v1.Segments/Put" => "wo",
-            "/cairn.v1.Segments/Get"
+            "/cairn.v1.Admin/Audit"
+            | "/cairn.v1.Segments/Get"
             | "/cairn.v1.Segments/Suspect"
             | "/cairn.v1.Catalogue/List"
             | "/cairn.v1.Catalogue/ListHolds"

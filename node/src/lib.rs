@@ -19,6 +19,7 @@
 //! | [`reporter`] | the node's reports about its replicas: durable, lost, removed |
 //! | [`raft`] | openraft behind a small handle: log, snapshots, network |
 //! | `remote` | a segment's blocks from another node, verified one by one |
+//! | [`audit`] | the file of who did what, derived from the log |
 //! | [`machine`] | the catalogue as Raft's state machine |
 //! | [`store`] | segment files |
 //! | [`counters`], [`waits`] | counters of this node's work, and its callers' waiting times |
@@ -29,6 +30,7 @@
 //! | [`fatal`] | how a part reports that the node must stop |
 
 pub mod admission;
+pub mod audit;
 mod browsers;
 pub mod caller;
 pub mod clock;

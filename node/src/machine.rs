@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairn_core::catalogue::{Catalogue, stored};
+use cairn_types::audit::{AuditHead, Audited};
 use cairn_types::command::{Body, Command, Reply};
 use cairn_types::convert::{self, ConvertError};
 use cairn_types::event::EventId;
@@ -39,9 +40,9 @@ impl CatalogueState {
 }
 
 impl CatalogueMachine for CatalogueState {
-    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String> {
+    fn apply(&mut self, term: u64, index: u64, command: &[u8]) -> Result<Reply, String> {
         let command = decode(command, self.feature_level)?;
-        let reply = self.catalogue.apply(index, &command);
+        let reply = self.catalogue.apply_of(term, index, &command);
         let cluster = self.catalogue.cluster().feature_level;
         if cluster > self.feature_level {
             return Err(too_old(self.feature_level, cluster));
@@ -50,6 +51,14 @@ impl CatalogueMachine for CatalogueState {
         let end = EventId::end_of(self.catalogue.cluster().lineage, index);
         self.feed.append(self.source, end, events);
         Ok(reply)
+    }
+
+    fn take_audited(&mut self) -> Option<Audited> {
+        self.catalogue.take_audited()
+    }
+
+    fn audit_head(&self) -> AuditHead {
+        self.catalogue.cluster().audit
     }
 
     fn checker(&self) -> Check {
@@ -135,10 +144,10 @@ mod tests {
         let init = entry(InitCluster { cluster, settings: Settings::default(), node });
         // Annotate is of level 2.
         let mut older = CatalogueState::new(1);
-        let why = older.apply(1, &init).unwrap_err();
+        let why = older.apply(1, 1, &init).unwrap_err();
         assert!(why.contains("start a newer build, or remove --feature-level"), "{why}");
         let mut current = CatalogueState::new(FEATURE_LEVEL);
-        current.apply(1, &init).unwrap();
+        current.apply(1, 1, &init).unwrap();
         let annotate = Annotate {
             checkpoint: CheckpointId(1),
             labels: Default::default(),
@@ -146,8 +155,8 @@ mod tests {
             remove: Vec::new(),
         };
         let annotate = entry(annotate);
-        assert!(current.apply(2, &annotate).is_ok(), "refused, as there is no such checkpoint");
-        assert!(older.apply(2, &annotate).unwrap_err().contains("level 2 is in use"));
+        assert!(current.apply(1, 2, &annotate).is_ok(), "refused, as there is no such checkpoint");
+        assert!(older.apply(1, 2, &annotate).unwrap_err().contains("level 2 is in use"));
         // The sender of such an entry is told so before the entry is in the log.
         let checks = |level, command: &[u8]| CatalogueState::new(level).checker()(command);
         for command in [&init, &annotate] {

@@ -18,6 +18,7 @@ use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use tonic::service::Routes;
 
+use crate::audit::Trail;
 use crate::browsers::Local;
 use crate::caller::{Callers, View};
 use crate::config::{NodeConfig, Origin, Timings};
@@ -156,6 +157,8 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let store = open_store(&env, &disk, &config, &fatal).await?;
     // A node that was registered has a log. If the log is lost, its votes are lost too.
     let expect_log = identity.registered_nonce.is_some();
+    let audit = Trail::open(env.clone(), Arc::clone(&disk), config.audit, Arc::clone(&fatal));
+    let trail = audit.await.map_err(|error| StartError::Store(error.to_string()))?;
     let raft_identity = RaftIdentity { cluster, lineage, node: node.0, nonce };
     let consensus = Consensus::open(
         engine,
@@ -163,7 +166,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &peers, &fatal, &ending, papers.clone()),
+        hooks(&state, &peers, (&fatal, &trail), &ending, papers.clone()),
     )
     .await
     .map_err(|error| match error.is_final() {
@@ -172,7 +175,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     })?;
     let raft_routes = consensus.routes();
 
-    let this = ThisNode::new(env.clone(), config, disk, (cluster, lineage, node));
+    let this = ThisNode::new(env.clone(), config, disk, trail, (cluster, lineage, node));
     let this = Arc::new(this);
     let member = Arc::new(Member::new(Arc::clone(&this), consensus, state, health));
     let calls = Calls { this: Arc::clone(&this), member: Arc::clone(&member), peers };
@@ -254,11 +257,12 @@ fn consensus_config(
 fn hooks(
     state: &Arc<RwLock<CatalogueState>>,
     peers: &Arc<Peers>,
-    fatal: &FatalHook,
+    (fatal, trail): (&FatalHook, &Arc<Trail>),
     ending: &Arc<Ending>,
     papers: HelloRequest,
 ) -> Hooks {
     let mut hooks = Hooks::new(Arc::clone(fatal));
+    hooks.trail = Some(Arc::clone(trail));
     let told = Arc::clone(ending);
     hooks.told_to_stop = Arc::new(move |reason| told.accuse(reason));
     let known = Arc::clone(state);

@@ -130,6 +130,10 @@ fn play_of(canary: &Canary) -> Play {
         "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" | "reply_authorizes" => {
             scenario::find("stolen_token")
         }
+        // In the mix few snapshots are made right before a power cut.
+        "audit_skips_after_restart" | "purge_before_audit" => {
+            scenario::find("audit_beside_snapshots")
+        }
         // The client waits for its upload's Begin.
         "seal_unread" => scenario::find("sealed_before_it_began"),
         // In the mix clients and catch-up read most of what rots.

@@ -18,7 +18,7 @@ use cairn_proto::wire::{
 };
 use cairn_types::command::{self, Body, Command, FEATURE_LEVEL, Refusal, Reply};
 use cairn_types::convert;
-use cairn_types::ids::{Attempt, CheckpointId, SegmentDigest};
+use cairn_types::ids::{Attempt, CheckpointId, RequestId, SegmentDigest};
 use prost::Message;
 
 use self::requests::Requests;
@@ -71,6 +71,11 @@ pub(crate) fn knows(catalogue: &Catalogue) {
 /// Segments that nodes have acknowledged since the last query.
 pub(crate) fn take_stored() -> Vec<(ProcessId, SegmentDigest)> {
     WITNESS.with_borrow_mut(|witness| std::mem::take(&mut witness.stored))
+}
+
+/// Accepted requests that have a record in the audit, with their commands.
+pub(crate) fn recorded() -> Vec<(RequestId, &'static str)> {
+    WITNESS.with_borrow(|witness| witness.requests.recorded())
 }
 
 /// Promises that answers broke since the last query: name and description.

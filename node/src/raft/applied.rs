@@ -53,7 +53,7 @@ impl Applied {
     }
 
     /// All entries up to `index` are applied.
-    pub(super) fn advance(&self, index: u64) {
+    pub(crate) fn advance(&self, index: u64) {
         let mut state = self.0.lock();
         state.next = state.next.max(index + 1);
         while let Some(first) = state.waiting.first_entry() {

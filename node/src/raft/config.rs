@@ -12,6 +12,7 @@ use super::peers::papers::Papers;
 use super::peers::promises::Promise;
 use super::peers::service::{Admit, Identity};
 use super::snapshot::files::SnapshotError;
+use crate::audit::Trail;
 use crate::fatal::FatalHook;
 
 /// Timings of the group. All nodes of a cluster use the same ones.
@@ -110,6 +111,8 @@ pub struct Hooks {
     pub admit: Admit,
     pub resolve: Resolve,
     pub papers: Papers,
+    /// Records of the audit go there.
+    pub trail: Option<Arc<Trail>>,
 }
 
 impl Hooks {
@@ -122,6 +125,7 @@ impl Hooks {
             admit: Arc::new(|_, _, _| Ok(())),
             resolve: Arc::new(|_| NodeAddresses::default()),
             papers: Papers::none(),
+            trail: None,
         }
     }
 }

@@ -90,7 +90,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Group<Rt, M> {
             let store = SnapshotStore::open(env.clone(), disk, SNAPSHOT_DIR, log.purged()).await?;
             let (flushed, refusals) = (log.watch(), Refusals::default());
             let state_machine =
-                StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone());
+                StateMachine::new(machine, store.clone(), applied.clone(), hooks.fatal.clone())
+                    .with_trail(hooks.trail.clone());
             let check = state_machine.checker();
             let arrivals = Arrivals {
                 check: check.clone(),

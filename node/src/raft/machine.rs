@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_host::seam::Lane;
+use cairn_types::audit::{AuditHead, Audited};
+use cairn_types::canary;
 use cairn_types::command::Reply;
 use cairn_types::ids::{ClusterId, Lineage};
 use futures::{Stream, TryStreamExt};
@@ -20,6 +22,7 @@ use super::snapshot::files::{self, SnapshotError, SnapshotFile};
 use super::snapshot::restore::Restorer;
 use super::snapshot::store::SnapshotStore;
 use super::types::{LogId, LogReply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::audit::Trail;
 use crate::fatal::FatalHook;
 
 /// The work of encoding a copy of the machine.
@@ -35,9 +38,17 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The state machine that the log drives.
 pub trait CatalogueMachine: Send + Sync + 'static {
-    /// Applies the command of entry `index`. An error means that it cannot be decoded. This node
+    /// Applies the command of entry `index` of this term. An error means that it cannot be decoded. This node
     /// then does not know what the others did and must stop.
-    fn apply(&mut self, index: u64, command: &[u8]) -> Result<Reply, String>;
+    fn apply(&mut self, term: u64, index: u64, command: &[u8]) -> Result<Reply, String>;
+    /// The audit's record of the entry that was just applied, if it has one.
+    fn take_audited(&mut self) -> Option<Audited> {
+        None
+    }
+    /// The end of the audit's chain, as far as this machine has applied the log.
+    fn audit_head(&self) -> AuditHead {
+        AuditHead::default()
+    }
     /// Tells in advance whether [`Self::apply`] would return an error. Such a command must not
     /// enter the log.
     fn checker(&self) -> Check;
@@ -58,6 +69,7 @@ pub struct StateMachine<M> {
     restorer: Restorer<M>,
     applied: Arc<Applied>,
     fatal: FatalHook,
+    trail: Option<Arc<Trail>>,
     last_applied: Option<LogId>,
     membership: StoredMembership,
 }
@@ -71,7 +83,14 @@ impl<M: CatalogueMachine> StateMachine<M> {
     ) -> Self {
         let membership = StoredMembership::default();
         let restorer = Restorer::new(store.clone(), machine.clone());
-        Self { machine, store, restorer, applied, fatal, last_applied: None, membership }
+        let trail = None;
+        Self { machine, store, restorer, applied, fatal, trail, last_applied: None, membership }
+    }
+
+    /// Records of the audit go there.
+    pub fn with_trail(mut self, trail: Option<Arc<Trail>>) -> Self {
+        self.trail = trail;
+        self
     }
 
     pub(in crate::raft) fn checker(&self) -> Check {
@@ -93,6 +112,7 @@ impl<M: CatalogueMachine> StateMachine<M> {
             },
             store: self.store.clone(),
             fatal: self.fatal.clone(),
+            trail: self.trail.clone().map(|trail| (trail.last(), trail)),
         }
     }
 }
@@ -120,11 +140,18 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
             let reply = match entry.payload {
                 EntryPayload::Blank => LogReply::done(),
                 EntryPayload::Normal(command) => {
-                    let applied = self.machine.write().apply(id.index, &command.0);
+                    let (applied, audited) = {
+                        let mut machine = self.machine.write();
+                        let applied = machine.apply(id.leader_id.term, id.index, &command.0);
+                        (applied, machine.take_audited())
+                    };
                     let reply = applied.map_err(|why| {
                         let why = format!("apply raft log entry {}: {why}", id.index);
                         stop(&self.fatal, why)
                     })?;
+                    if let (Some(trail), Some(audited)) = (&self.trail, audited) {
+                        trail.push(audited).await;
+                    }
                     LogReply(Arc::new(reply))
                 }
                 EntryPayload::Membership(membership) => {
@@ -158,6 +185,12 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> RaftStateMachine<TypeConfig<Rt>> for
         // name. A large one takes seconds, and readers of the machine are async tasks.
         let decoded = self.restorer.take(&snapshot).await;
         let mut decoded = decoded.map_err(|error| stop(&self.fatal, error.to_string()))?;
+        if let Some(trail) = &self.trail {
+            // Before the snapshot gets its name: a snapshot of this node whose records are not
+            // durable then always means that records were lost.
+            let is_own = self.store.current().as_ref() == Some(&snapshot);
+            trail.adopt(decoded.audit_head(), is_own).await;
+        }
         let install = move || -> Result<SnapshotFile, SnapshotError> {
             // The file is made durable under its name first. From here on the log that it covers
             // may be purged.
@@ -210,6 +243,8 @@ pub struct SnapshotBuilder {
     meta: SnapshotMeta,
     store: Arc<SnapshotStore>,
     fatal: FatalHook,
+    /// The audit, and the last of its records that the copy covers.
+    trail: Option<(u64, Arc<Trail>)>,
 }
 
 impl SnapshotBuilder {
@@ -229,6 +264,13 @@ impl SnapshotBuilder {
     }
 
     async fn write(&mut self) -> Result<SnapshotFile, SnapshotError> {
+        // A restart applies the log from the snapshot on, and the log before it may be purged. So
+        // what is not durable of the audit by then could not be derived again.
+        if let Some((number, trail)) = &self.trail
+            && !canary!("purge_before_audit")
+        {
+            trail.until_durable(*number).await;
+        }
         let _alone = self.store.placing.lock().await;
         let (store, meta) = (self.store.clone(), self.meta.clone());
         let Some(encode) = self.encode.take() else {

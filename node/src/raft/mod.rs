@@ -27,6 +27,7 @@ mod snapshot;
 mod ticker;
 mod types;
 
+pub use applied::Applied;
 pub use config::{
     ChangeError, ConsensusConfig, Hooks, OpenError, ProposeError, RaftStatus, RaftTimings,
     ReadError,

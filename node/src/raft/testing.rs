@@ -133,7 +133,7 @@ pub struct ToyMachine {
 }
 
 impl CatalogueMachine for ToyMachine {
-    fn apply(&mut self, _index: u64, command: &[u8]) -> Result<Reply, String> {
+    fn apply(&mut self, _term: u64, _index: u64, command: &[u8]) -> Result<Reply, String> {
         toy_check(command)?;
         self.commands.push(command.to_vec());
         Ok(Reply::Dropped { left: self.commands.len() as u64 })

@@ -14,7 +14,7 @@ use cairn_types::rights::Right;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{quarantine, ready, scrub};
+use super::{audit, quarantine, ready, scrub};
 use crate::caller::Caller;
 use crate::shared::leader::Pulse;
 use crate::shared::{Calls, LeaderState, Shared};
@@ -151,6 +151,7 @@ impl wire::admin_server::Admin for Service {
             bytes_in_flight: request.bytes_in_flight,
             stops: request.stops,
             trouble: request.trouble.unwrap_or_default(),
+            audit_damaged: request.audit_damaged,
         };
         self.shared.leader.heartbeats.record(node, pulse);
         if request.stops {
@@ -199,6 +200,23 @@ impl wire::admin_server::Admin for Service {
     ) -> Result<Response<wire::ScrubReply>, Status> {
         self.may_operate(&request).await?;
         scrub::answer(&self.shared.replicas, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn audit(
+        &self,
+        request: Request<wire::AuditRequest>,
+    ) -> Result<Response<wire::AuditReply>, Status> {
+        let caller = Caller::of(&request);
+        caller.read_index(&self.shared.member).await?;
+        audit::page(&self.shared, caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn check_audit(
+        &self,
+        request: Request<wire::AuditCheckRequest>,
+    ) -> Result<Response<wire::AuditCheckReply>, Status> {
+        self.may_operate(&request).await?;
+        audit::check(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
     async fn ask_slot(
@@ -317,6 +335,8 @@ pub async fn node_status(shared: &Shared) -> wire::NodeStatusReply {
         applied_index: shared.member.consensus.applied(),
         term: shared.member.consensus.term(),
         leader,
+        audit_records: shared.this.trail.place().head.count,
+        audit_damage: shared.this.trail.damage(),
         leader_address,
         segments_held: held.segments_held,
         bytes_held: held.bytes_held,

@@ -62,6 +62,12 @@ async fn gather(shared: &Shared) -> Registry {
             "time without a connection accepted though some wait",
             trouble.accept_late_ms,
         ),
+        ("audit_records", "records of the audit that are durable here", status.audit_records),
+        (
+            "audit_damage",
+            "damage found in the files of the audit; a person must look",
+            status.audit_damage.len() as u64,
+        ),
         ("raft_term", "Raft term", status.term),
         ("raft_applied_index", "applied log index", status.applied_index),
         ("segments_held", "durable segments on this node", status.segments_held),

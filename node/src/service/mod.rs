@@ -15,6 +15,7 @@
 //! | `tokens` | issuers of tokens, and tokens that were revoked |
 //! | `retention` | policies, plans of retention, runs of it that wait |
 //! | `quarantine` | an operator's look into quarantine, and the way back out of it |
+//! | `audit` | pages of the audit, and the check of its chain |
 //! | `scrub` | an operator's word to this node's scrub, and how far it is |
 //! | `ready` | (nothing: whether this node serves, for those that say so) |
 //! | [`http`] | `/healthz`, `/metrics` |
@@ -32,6 +33,7 @@ use crate::guard::{self, Guard};
 use crate::shared::Shared;
 
 pub mod admin;
+mod audit;
 pub mod catalogue;
 mod forward;
 pub mod http;

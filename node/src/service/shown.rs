@@ -158,6 +158,7 @@ fn node_infos(member: &Member, leader: &LeaderState, catalogue: &Catalogue) -> V
             feature_level: node.feature_level,
             clock_ahead_ms: clocks.get(&id).copied(),
             outside: outside.unwrap_or_default(),
+            audit_damaged: pulse.is_some_and(|pulse| pulse.audit_damaged),
         }
     };
     catalogue.nodes().map(info).collect()

@@ -7,6 +7,7 @@ use cairn_host::seam::Env;
 use cairn_types::ids::{ClusterId, Incarnation, Lineage, NodeId};
 use parking_lot::Mutex;
 
+use crate::audit::Trail;
 use crate::config::NodeConfig;
 use crate::disk::Disk;
 
@@ -15,6 +16,8 @@ pub struct ThisNode {
     pub config: NodeConfig,
     /// The data directory.
     pub disk: Arc<dyn Disk>,
+    /// The audit file.
+    pub trail: Arc<Trail>,
     pub cluster: ClusterId,
     pub lineage: Lineage,
     pub id: NodeId,
@@ -26,9 +29,10 @@ impl ThisNode {
         env: Env,
         config: NodeConfig,
         disk: Arc<dyn Disk>,
+        trail: Arc<Trail>,
         (cluster, lineage, id): (ClusterId, Lineage, NodeId),
     ) -> Self {
-        Self { env, config, disk, cluster, lineage, id, incarnation: Mutex::new(None) }
+        Self { env, config, disk, trail, cluster, lineage, id, incarnation: Mutex::new(None) }
     }
 
     /// The incarnation of this process, once it has applied its own `Register`. Inventory follows.

@@ -20,7 +20,7 @@
 //! task of its own.
 
 mod checks;
-mod error;
+pub(crate) mod error;
 pub mod format;
 mod index;
 mod keep;

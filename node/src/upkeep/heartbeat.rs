@@ -48,6 +48,7 @@ pub async fn goodbye(calls: &Calls, ending: &Ending) {
         bytes_in_flight: 0,
         stops: true,
         trouble: None,
+        audit_damaged: false,
     };
     loop {
         let other =
@@ -75,11 +76,20 @@ async fn beat(
 ) {
     let (available_bytes, bytes_in_flight) = replicas.room().await;
     let trouble = calls.member.health.trouble();
+    let audit_damaged = calls.this.trail.is_damaged();
     let leader = calls.member.consensus.leader();
     if leader.as_ref().is_some_and(|(leader, _)| *leader == calls.this.id.0) {
         let at = Instant::now();
         let stops = false;
-        let pulse = Pulse { incarnation, at, available_bytes, bytes_in_flight, stops, trouble };
+        let pulse = Pulse {
+            incarnation,
+            at,
+            available_bytes,
+            bytes_in_flight,
+            stops,
+            trouble,
+            audit_damaged,
+        };
         state.heartbeats.record(calls.this.id, pulse);
         return;
     }
@@ -90,6 +100,7 @@ async fn beat(
         bytes_in_flight,
         stops: false,
         trouble: Some(trouble),
+        audit_damaged,
     };
     // openraft sends nothing to a node that was removed while it was away. The leader that this
     // node still knows may know better. If it knows none, any peer is asked.

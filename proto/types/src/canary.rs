@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 69] = [
+pub const CANARIES: [Canary; 71] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -364,6 +364,16 @@ pub const CANARIES: [Canary; 69] = [
         name: "reply_authorizes",
         breaks: "a command is allowed because its request id has a reply already",
         caught_by: &["T1"],
+    },
+    Canary {
+        name: "audit_skips_after_restart",
+        breaks: "a node that starts again leaves its first records out of its audit file",
+        caught_by: &["T2"],
+    },
+    Canary {
+        name: "purge_before_audit",
+        breaks: "a snapshot covers entries whose records of the audit are not durable",
+        caught_by: &["T2"],
     },
 ];
 

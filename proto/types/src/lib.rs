@@ -11,6 +11,7 @@
 //! | [`marks`] | refs, holds, quarantine |
 //! | [`command`] | what Raft orders: commands, replies, refusals, feature levels |
 //! | [`policy`] | what a policy becomes by a change |
+//! | [`audit`] | records of who did what, and the chain of them |
 //! | [`event`] | what watchers are told |
 //! | [`listing`] | which checkpoints a listing shows |
 //! | [`progress`] | how far an open upload is |
@@ -34,6 +35,7 @@ pub mod marks;
 pub mod model;
 pub mod slots;
 
+pub mod audit;
 pub mod command;
 pub mod event;
 pub mod listing;

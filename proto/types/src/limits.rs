@@ -184,6 +184,11 @@ pub const CLOCK_STEP_MS_MAX: u64 = 60_000;
 pub const PATH_BYTES_MAX: usize = 4096;
 pub const PATH_COMPONENT_BYTES_MAX: usize = 255;
 
+/// A record of the audit, encoded. Names, a refusal and a reason are far below that.
+pub const AUDIT_RECORD_BYTES_MAX: usize = 64 << 10;
+/// Text in a record of the audit that a client chose: what is longer is cut.
+pub const AUDIT_TEXT_BYTES_MAX: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::audit::AuditHead;
 use crate::canary;
 use crate::form::Form;
 use crate::ids::{
@@ -71,6 +72,8 @@ pub struct Cluster {
     pub next_incarnation: u64,
     /// Whether clients without a token have no rights.
     pub tokens_required: bool,
+    /// The end of the audit's chain.
+    pub audit: AuditHead,
 }
 
 /// Where a node stands in the operator's eyes.

@@ -75,7 +75,7 @@ fn snapshot(disk: &SimDisk, before: u64) -> Result<(), String> {
 }
 
 /// Some files of a disk, copied whole to a separate disk, because reading them may change them.
-fn copy(disk: &SimDisk, which: fn(&str) -> bool) -> Result<Mount, String> {
+pub fn copy(disk: &SimDisk, which: fn(&str) -> bool) -> Result<Mount, String> {
     let look = SimDisk::new("look", 0, &Stream::new(0)).mount();
     let write = |path: &str| -> std::io::Result<()> {
         if let Some((dir, _)) = path.rsplit_once('/') {

@@ -14,6 +14,7 @@ mod graces;
 pub mod linearizable;
 pub mod marks;
 mod steps;
+mod t2_audit;
 mod time;
 
 pub use d1_replicas::{footer_of, path_of};
@@ -162,6 +163,7 @@ impl Checkers {
 
     /// The last look at a settled cluster: no fault excuses a bad file, and every byte is checked.
     pub async fn finish(&self) {
+        t2_audit::finish(&self.cluster).await;
         let mut all = self.all.lock();
         all.c3.look(&self.cluster);
         all.c2.look(&self.cluster);

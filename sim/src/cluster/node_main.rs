@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_node::audit::AuditConfig;
 use cairn_node::config::{NodeConfig, Origin, Timings};
 use cairn_node::ledger::MemoryLedger;
 use cairn_node::node::{self, Pieces, StartError};
@@ -69,6 +70,8 @@ pub(super) fn config(name: &str, rack: &str, pace: u64) -> NodeConfig {
         replaces: None,
         peers: Vec::new(),
         feature_level: FEATURE_LEVEL,
+        // Several files in a run, and none is removed.
+        audit: AuditConfig { file_bytes: 8 << 10, keep_bytes: 1 << 30 },
         timings: timings(pace),
     }
 }

@@ -93,6 +93,10 @@ impl Mind {
             let body = Body::Reap(command::Reap { segments: Vec::new() });
             let mut idle = before.clone();
             idle.apply(model.index, &Command { request: RequestId(0), body, ..command.clone() });
+            if !repeated {
+                // A refusal has a record in the audit.
+                idle = idle.with_audit(model.catalogue.cluster().audit);
+            }
             if idle.digest() != digest {
                 return Err(broken("C4", format!("{command:?} had an effect: {reply:?}")));
             }

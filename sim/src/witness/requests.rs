@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_types::command::{Begin, Begun, Body, Command, Reply};
+use cairn_types::command::{Begin, Begun, Body, Command, Reply, Sender};
 use cairn_types::ids::{Attempt, CheckpointId, RequestId};
 
 use crate::trace;
@@ -19,6 +19,8 @@ pub struct Requests {
     first: BTreeMap<RequestId, Reply>,
     /// The cluster time at which an upload's client was last told that the upload continues.
     renewed_ms: BTreeMap<(CheckpointId, Attempt), u64>,
+    /// Commands of clients and operators that were accepted, for the audit.
+    recorded: BTreeMap<RequestId, &'static str>,
     /// Promises that an answer broke: name and description.
     broken: Vec<(&'static str, String)>,
 }
@@ -47,6 +49,7 @@ impl Requests {
     pub fn answer(&mut self, call: u64, reply: &Reply) {
         let Some(Asked { command, clock_ms }) = self.calls.remove(&call) else { return };
         self.one_answer(command.request, reply);
+        self.note_recorded(&command, reply);
         match (&command.body, reply) {
             (Body::Begin(begin), Reply::Begun(begun)) => {
                 self.terms(begin, begun);
@@ -67,6 +70,20 @@ impl Requests {
 
     pub fn renewed_ms(&self, upload: CheckpointId, attempt: Attempt) -> Option<u64> {
         self.renewed_ms.get(&(upload, attempt)).copied()
+    }
+
+    /// Requests with a record in the audit.
+    pub fn recorded(&self) -> Vec<(RequestId, &'static str)> {
+        self.recorded.iter().map(|(request, command)| (*request, *command)).collect()
+    }
+
+    fn note_recorded(&mut self, command: &Command, reply: &Reply) {
+        let is_asked = matches!(command.body.sender(), Sender::Client | Sender::Operator)
+            && !matches!(command.body, Body::Stage(_) | Body::Renew(_));
+        let is_done = !matches!(reply, Reply::Refused(_) | Reply::Lacking { .. });
+        if command.request != RequestId(0) && is_asked && is_done {
+            self.recorded.insert(command.request, command.body.name());
+        }
     }
 
     pub fn take_broken(&mut self) -> Vec<(&'static str, String)> {

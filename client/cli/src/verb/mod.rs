@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod annotate;
+pub mod audit;
 pub mod bench;
 mod clock;
 pub mod commit;
@@ -117,6 +118,8 @@ verbs! {
     Retention(retention::RetentionArgs),
     /// Show the cluster: nodes, racks, leader, health, and how many nodes can be lost
     Status(status::StatusArgs),
+    /// Show who did what, and check the nodes' records of it
+    Audit(audit::AuditArgs),
     /// Repair the time labels of a namespace
     Namespace(namespace::NamespaceArgs),
     /// Store checkpoints that a program writes, and files at set times: a daemon

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use bytesize::ByteSize;
+use cairn_node::audit::AuditConfig;
 use cairn_node::config::{NodeConfig, Origin, Timings};
 use cairn_node::identity::IdentityError;
 use cairn_node::node::StartError;
@@ -125,6 +126,9 @@ struct StartArgs {
     #[arg(long, env = "CAIRN_SCRUB_EVERY", value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     scrub_every: Option<ScrubEvery>,
+    /// Keep this many bytes of the audit file, at least 1MiB; older records are removed [default: 1GiB]
+    #[arg(long, env = "CAIRN_AUDIT_KEEP", value_name = "BYTES")]
+    audit_keep: Option<ByteSize>,
     /// Use no feature above this level, so that this node can go back to an older build
     /// [default: all features of this build, see `cairn version`]
     #[arg(long, env = "CAIRN_FEATURE_LEVEL", value_name = "N")]
@@ -134,6 +138,9 @@ struct StartArgs {
     #[serde(skip)]
     config: Option<PathBuf>,
 }
+
+/// With less, a busy minute could not be looked at.
+const AUDIT_KEEP_MIN: u64 = 1 << 20;
 
 /// The time of a scrub's cycle, milliseconds. Zero is `off`.
 #[derive(Debug, Clone, Copy)]
@@ -186,6 +193,7 @@ impl StartArgs {
             down_after: self.down_after.or(file.down_after),
             replace_after: self.replace_after.or(file.replace_after),
             scrub_every: self.scrub_every.or(file.scrub_every),
+            audit_keep: self.audit_keep.or(file.audit_keep),
             feature_level: self.feature_level.or(file.feature_level),
             config: None,
             ..self
@@ -217,6 +225,11 @@ impl StartArgs {
                 "unknown feature level {feature_level}: this build has 1 to {FEATURE_LEVEL}"
             )));
         }
+        let audit = match self.audit_keep.map(|keep| keep.as_u64()) {
+            None => AuditConfig::default(),
+            Some(keep) if keep >= AUDIT_KEEP_MIN => AuditConfig::keeping(keep),
+            Some(_) => return Err(Failure::usage("--audit-keep: 1MiB is the least")),
+        };
         let origin = if self.bootstrap {
             Origin::Bootstrap(Settings {
                 grace_ms: ms(self.grace, defaults.grace_ms),
@@ -252,6 +265,7 @@ impl StartArgs {
                 // A cluster that is there already answers at one of them.
                 peers: join,
                 feature_level,
+                audit,
                 timings: self.scrub_every.map_or_else(Timings::default, |every| Timings {
                     scrub_ms: every.0,
                     ..Timings::default()

@@ -132,6 +132,10 @@ pub fn problems(status: &ClusterStatus) -> Vec<String> {
             problems.push(format!("node {} ({}, {}): {trouble}", node.id, node.host, node.rack));
         }
     }
+    for node in status.nodes.iter().filter(|node| node.audit_damaged && !node.removed) {
+        let (id, host, rack) = (node.id, &node.host, &node.rack);
+        problems.push(format!("node {id} ({host}, {rack}): its audit file is damaged"));
+    }
     for info in status.nodes.iter().filter(|info| info.outside.is_some()) {
         if let Some(why) = node::outside(info) {
             problems.push(format!("node {} ({}, {}) {why}", info.id, info.host, info.rack));

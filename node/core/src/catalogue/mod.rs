@@ -16,10 +16,11 @@
 //! The state is `cluster`, `nodes`, `namespaces`, `checkpoints`, `segments`, `refs`, `holds`,
 //! `access` (tokens) and the remembered replies. Everything in [`index`] is derived from these and
 //! rebuilt on load. `retention_inputs` only counts changes, and `collected` has what the last entry
-//! brought about ([`Catalogue::take_events`]).
+//! brought about ([`Catalogue::take_events`], [`Catalogue::take_audited`]).
 
 mod access;
 mod annotate;
+mod audit;
 mod checkpoint;
 mod deletion;
 mod events;
@@ -54,6 +55,7 @@ use std::sync::Arc;
 
 use crate::pages::SegmentPages;
 use crate::persistent::Map;
+use cairn_types::audit::Audited;
 use cairn_types::canary;
 use cairn_types::command::{Body, Command, Refusal, Reply};
 use cairn_types::command_table;
@@ -101,6 +103,8 @@ pub struct Catalogue {
     retention_inputs: Map<Namespace, u64>,
     /// What the entry that is being applied brings about. Neither stored nor compared.
     collected: Collected,
+    /// Its record of the audit, likewise. The end of the chain is in `cluster`.
+    audited: Option<Audited>,
 }
 
 /// The data of an entry that its handlers get besides the body.
@@ -120,6 +124,13 @@ impl Catalogue {
     /// Total: every command gets a reply. A refused command only changes the clock. A repeated
     /// request id gets its first reply and has no second effect (C4).
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
+        self.apply_of(0, index, command)
+    }
+
+    /// [`Catalogue::apply`] of an entry of this term, which is recorded in the audit and decides
+    /// nothing.
+    pub fn apply_of(&mut self, term: u64, index: u64, command: &Command) -> Reply {
+        self.audited = None;
         let clock_ms = self.cluster.clock_ms;
         let step_end = clock_ms.saturating_add(CLOCK_STEP_MS_MAX);
         let least_ms = if canary!("clock_falls") { 0 } else { clock_ms };
@@ -131,8 +142,12 @@ impl Catalogue {
         let epoch = Epoch(self.cluster.lineage.mint(index & ((1 << LINEAGE_SHIFT) - 1)));
         let Command { wall_ms, ref subject, .. } = *command;
         let entry = Entry { index, epoch, wall_ms, subject };
+        let object = audit::object(self, &command.body);
         let reply = self.dispatch(entry, &command.body).unwrap_or_else(Reply::Refused);
         self.settle_filling();
+        if let Some(object) = object {
+            self.record(term, index, command, object, &reply);
+        }
         self.replies.remember(command.request, &reply);
         reply
     }

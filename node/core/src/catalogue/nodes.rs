@@ -90,6 +90,7 @@ impl Catalogue {
             next_checkpoint: 1,
             next_incarnation: 1,
             tokens_required: false,
+            audit: self.cluster.audit,
         };
         Ok(Reply::NodeAllocated { node: self.add_node(node) })
     }

@@ -32,7 +32,7 @@ const NODES: u64 = 7;
 const RACKS: [&str; 3] = ["a", "b", "c"];
 
 /// Makes commands that are mostly meaningful in the catalogue they are made for.
-struct Generator {
+pub struct Generator {
     chance: Chance,
     clock_ms: u64,
     wall_ms: u64,
@@ -42,12 +42,12 @@ struct Generator {
 }
 
 impl Generator {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let chance = Chance::new(seed);
         Self { chance, clock_ms: 0, wall_ms: 0, requests: 0, nonces: 0, sent: Vec::new() }
     }
 
-    fn next(&mut self, catalogue: &Catalogue) -> Command {
+    pub fn next(&mut self, catalogue: &Catalogue) -> Command {
         if self.chance.once_in(12)
             && let Some(old) = self.chance.pick(&self.sent)
         {
@@ -657,8 +657,10 @@ fn snapshot_and_log_from_any_prefix_give_the_same_catalogue() {
         let command = generator.next(&straight);
         let reply = straight.apply(index, &command);
         let events = straight.take_events(index);
+        let audited = straight.take_audited();
         for (_, catalogue) in &mut restored {
             assert_eq!(catalogue.apply(index, &command), reply);
+            assert_eq!(catalogue.take_audited(), audited, "the chain goes on from a snapshot");
             assert_eq!(catalogue.take_events(index), events);
         }
         log.push(command);

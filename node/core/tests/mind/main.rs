@@ -5,6 +5,7 @@
 mod chance;
 mod world;
 
+mod auditing;
 mod deleting;
 mod labelling;
 mod listing;

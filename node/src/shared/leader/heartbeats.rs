@@ -22,6 +22,8 @@ pub struct Pulse {
     pub stops: bool,
     /// The trouble that keeps the node from its work, as the node reports it.
     pub trouble: NodeTrouble,
+    /// Its audit file is damaged. It works all the same.
+    pub audit_damaged: bool,
 }
 
 impl Pulse {
@@ -66,6 +68,7 @@ mod tests {
             bytes_in_flight: 0,
             stops,
             trouble: NodeTrouble::default(),
+            audit_damaged: false,
         };
         let stops = || heard.of(node).is_some_and(|it| it.stops);
         heard.record(node, pulse(7, true));

@@ -16,6 +16,7 @@ macro_rules! stories {
 }
 
 stories! {
+    audit_beside_snapshots "a node loses power when it has just made a snapshot: its audit has every record",
     bit_rot_under_repair "a copy rots while its segment is being repaired: the repair takes another one",
     bootstrap_left_in "the first node starts on an empty disk with --bootstrap, and makes no second cluster",
     cannot_store "a node is up and cannot write segments: what it was to copy is copied elsewhere",

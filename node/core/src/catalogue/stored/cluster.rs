@@ -1,5 +1,7 @@
 //! The head of a snapshot: the cluster's own record.
 
+use bytes::Bytes;
+use cairn_types::audit::AuditHead;
 use cairn_types::convert::{
     ConvertError, id128_from_wire, id128_to_wire, required, settings_from_wire, settings_to_wire,
 };
@@ -23,6 +25,12 @@ pub(super) fn to_wire(cluster: &Cluster) -> wire::SnapshotHead {
         next_checkpoint: cluster.next_checkpoint,
         next_incarnation: cluster.next_incarnation,
         tokens_required: cluster.tokens_required,
+        audit_count: cluster.audit.count,
+        audit_index: cluster.audit.index,
+        audit_hash: match cluster.audit.count {
+            0 => Bytes::new(),
+            _ => Bytes::copy_from_slice(&cluster.audit.hash),
+        },
     }
 }
 
@@ -30,6 +38,18 @@ pub(super) fn from_wire(head: wire::SnapshotHead) -> Result<Cluster, ConvertErro
     let got = head.lineage;
     let lineage = u16::try_from(got)
         .map_err(|_| ConvertError::Value { field: "lineage", got: got.into() })?;
+    let audit = match (head.audit_count, &*head.audit_hash) {
+        (0, []) => AuditHead::default(),
+        (count, hash) => AuditHead {
+            count,
+            index: head.audit_index,
+            hash: hash.try_into().map_err(|_| ConvertError::Length {
+                field: "hash of the audit",
+                got: hash.len(),
+                want: 32,
+            })?,
+        },
+    };
     Ok(Cluster {
         id: ClusterId(id128_from_wire("cluster id", &head.cluster)?),
         lineage: Lineage(lineage),
@@ -42,5 +62,6 @@ pub(super) fn from_wire(head: wire::SnapshotHead) -> Result<Cluster, ConvertErro
         next_checkpoint: head.next_checkpoint,
         next_incarnation: head.next_incarnation,
         tokens_required: head.tokens_required,
+        audit,
     })
 }
