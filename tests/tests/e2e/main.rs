@@ -30,6 +30,7 @@
 )]
 
 mod agent;
+mod audit;
 mod bad_disk;
 mod bad_endpoints;
 mod bad_files;

@@ -29,14 +29,14 @@ use tonic::{Code, Status};
 use crate::{args, program};
 
 /// A keyed cluster that takes tokens, and what its operators have.
-struct Keyed {
-    cluster: TestCluster,
+pub(crate) struct Keyed {
+    pub(crate) cluster: TestCluster,
     operator: Cairn,
     keys: tempfile::TempDir,
 }
 
 impl Keyed {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let keys = tempfile::tempdir().expect("a directory");
         let (key, issuer) = (keys.path().join("key"), keys.path().join("issuer"));
         Cairn::new(program()).run(args(&[&"key", &"new", &key])).ok();
@@ -54,7 +54,7 @@ impl Keyed {
     }
 
     /// Makes a token of this name.
-    fn token(&self, name: &str, flags: &[&str]) -> Cairn {
+    pub(crate) fn token(&self, name: &str, flags: &[&str]) -> Cairn {
         let (issuer, out) = (self.file("issuer"), self.file(name));
         let mut new = args(&[&"token", &"new", &"--issuer", &issuer, &"--out", &out]);
         new.extend(flags.iter().map(OsStr::new));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cairn_client::audit::{AuditCheck, AuditQuery, AuditReport};
-use cairn_client::{Client, Namespace, NodeInfo};
+use cairn_client::{Client, ClientError, Namespace, NodeInfo};
 use cairn_types::audit::{AuditEntry, AuditGap, AuditRecord, AuditResult, AuditSubject};
 use clap::Args;
 use serde::Serialize;
@@ -312,7 +312,11 @@ async fn verify(
     // First how far each one is: the chains are compared where all of them have been.
     let mut checks: Vec<NodeCheck> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let check = client.check_audit(&node.address, 0).await;
+        let check = match client.check_audit(&node.address, 0).await {
+            // Each node would say the same.
+            Err(error @ ClientError::Refused(_)) => return Err(client_failure(error)),
+            check => check,
+        };
         checks.push((node.id.0, check.map_err(|error| error.to_string())));
     }
     let at = checks.iter().filter_map(|it| it.1.as_ref().ok()).map(|it| it.count).min();

@@ -3,14 +3,17 @@
 
 use std::path::PathBuf;
 
+use cairn_client::audit::AuditCheck;
 use cairn_client::{
     BestMetric, BestRule, Change, CheckpointDiff, ClusterId, ClusterStatus, Extreme, FileChange,
     KeptReason, LabelRule, ListedHold, LocatedSegment, Namespace, NamespaceUsage, NodeInfo,
-    OwnPolicy, PlannedCheckpoint, RefList, RetentionPlan, ScrubStatus, SharedMost, Shown,
+    OwnPolicy, PlannedCheckpoint, RefList, Refusal, RetentionPlan, ScrubStatus, SharedMost, Shown,
     ShownPolicy, TensorChange,
 };
+use cairn_types::audit::{AuditGap, AuditObject, AuditRecord, AuditResult, AuditSubject};
 use cairn_types::ids::{
-    Attempt, CheckpointId, Epoch, Incarnation, NodeId, SegmentDigest, SegmentId, Step,
+    Attempt, CheckpointId, Epoch, Incarnation, NodeId, RequestId, SegmentDigest, SegmentId, Step,
+    TokenId,
 };
 use cairn_types::manifest::{FileEntry, Manifest};
 use cairn_types::marks::{Hold, NamedRef, Quarantine, Ref, RefMove};
@@ -23,8 +26,8 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::{
-    Verb, diff, du, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm, rollback,
-    scrub, show, status, uploads,
+    Verb, audit, diff, du, hold, ls, named_ref, node, plan, policy, quarantine, retention, rm,
+    rollback, scrub, show, status, uploads,
 };
 use crate::args::Cli;
 use crate::{foreign, output};
@@ -258,6 +261,63 @@ fn rm_args(arguments: &[&str]) -> rm::RmArgs {
         Verb::Rm(args) => args,
         _ => unreachable!("that is rm"),
     }
+}
+
+#[test]
+fn audit_and_its_check() {
+    let record = |number: u64, command: &str, result| AuditRecord {
+        number,
+        term: 3,
+        index: number * 10,
+        wall_ms: WALL_MS + number * 1_000,
+        request: RequestId(number.into()),
+        subject: AuditSubject::Token {
+            name: "ci".to_owned(),
+            issuer: TokenId(1),
+            tokens: vec![TokenId(2)],
+        },
+        command: command.to_owned(),
+        object: AuditObject {
+            namespace: "llama/pretrain".parse().ok(),
+            checkpoint: Some(CheckpointId(7)),
+            step: Some(Step(1_000)),
+            client: "bo@gpu-002".to_owned(),
+            ..AuditObject::default()
+        },
+        result,
+    };
+    let mut removed = record(9, "remove_node", AuditResult::Accepted);
+    removed.subject = AuditSubject::Key;
+    removed.object = AuditObject { node: Some(NodeId(3)), ..AuditObject::default() };
+    let refusal = Refusal::NotAllowed {
+        subject: "ci".to_owned(),
+        right: "delete".to_owned(),
+        place: "llama/pretrain".to_owned(),
+    };
+    let gap = |first, last| AuditGap { first, last, after_index: 0, until_index: 0, hash: [0; 32] };
+    let mut found = audit::Found::default();
+    found.records = [
+        record(4, "seal_part", AuditResult::Committed),
+        record(8, "delete", AuditResult::Refused(refusal)),
+        removed,
+    ]
+    .into();
+    found.gaps = vec![gap(5, 7)];
+    found.omitted = 2;
+    found.report.kept_from = 2;
+    found.report.damage = vec![(NodeId(2), "audit/0000000000000001.log is damaged".to_owned())];
+    checked("audit", &audit::text(&found), &audit::document(&found));
+    let mut good = AuditCheck::default();
+    (good.node, good.count, good.first, good.checked) = (NodeId(1), 9, 1, 9);
+    good.hash_at = Some([0xab; 32]);
+    let mut bad = AuditCheck::default();
+    (bad.node, bad.count, bad.first, bad.checked) = (NodeId(2), 9, 1, 3);
+    bad.gaps = vec![gap(1, 2)];
+    bad.damage = vec!["audit/0000000000000003.log is damaged at byte 64".to_owned()];
+    bad.hash_at = Some([0xcd; 32]);
+    let checks = vec![(1, Ok(good)), (2, Ok(bad)), (3, Err("the node is down".to_owned()))];
+    let verified = audit::Verified { at: 9, checks };
+    checked("audit-verify", &audit::verify_text(&verified), &audit::verify_document(&verified));
 }
 
 #[test]
@@ -530,6 +590,8 @@ fn no_golden_is_left_of_a_table_that_is_gone() {
         .collect();
     names.sort();
     let both = [
+        "audit",
+        "audit-verify",
         "diff",
         "du",
         "ls",

@@ -32,9 +32,19 @@ pub async fn story(world: World) -> Told {
         stop.store(true, Ordering::Relaxed);
         finish(annotating, "annotations").await?;
         stage.cluster.start_node(node);
+        // The leader may not have noticed that it was away.
+        stage.until(|stage| is_back(stage, node)).await?;
         stage.settled().await?;
     }
     stage.close().await
+}
+
+/// Whether the node's new process is in service and has applied what the leader has.
+fn is_back(stage: &Stage, node: ProcessId) -> bool {
+    let Some(running) = stage.cluster.running_node(node) else { return false };
+    let applied = stage.cluster.leader().map(|leader| leader.shared.member.consensus.applied());
+    running.shared.this.incarnation().is_some()
+        && applied.is_some_and(|applied| running.shared.member.consensus.applied() >= applied)
 }
 
 /// The last entry in the node's snapshot.
