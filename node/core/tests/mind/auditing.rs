@@ -72,7 +72,7 @@ fn every_change_has_one_record_with_its_result() {
         }
         *seen.entry(record.command).or_default() += 1;
     }
-    for name in ["begin", "seal_part", "delete", "set_policy", "register", "remove_node"] {
+    for name in ["begin", "seal_part", "close", "delete", "set_policy", "register", "set_ref"] {
         assert!(seen.get(name).is_some_and(|count| *count > 3), "{name}: {seen:?}");
     }
 }
