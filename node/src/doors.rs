@@ -39,7 +39,7 @@ const NODE: Door = Door::Need(Need::Node);
 const NODE_OR_READ: Door = Door::NodeOr(Need::Read);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 40] = [
+pub const DOORS: [(&str, Door); 41] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
     ("/cairn.v1.Admin/Heartbeat", NODE),
     ("/cairn.v1.Admin/Hello", NODE),
@@ -58,6 +58,7 @@ pub const DOORS: [(&str, Door); 40] = [
     ("/cairn.v1.Catalogue/ListRefs", READ),
     ("/cairn.v1.Catalogue/ListTokens", Door::Tokens),
     ("/cairn.v1.Catalogue/Locate", Door::Known),
+    ("/cairn.v1.Catalogue/PlanDrain", OPERATE),
     ("/cairn.v1.Catalogue/PlanRemoval", OPERATE),
     ("/cairn.v1.Catalogue/PlanRetention", READ),
     ("/cairn.v1.Catalogue/PlanTimeRepair", OPERATE),
@@ -200,6 +201,7 @@ mod tests {
             "/cairn.v1.Admin/ListQuarantine"
             | "/cairn.v1.Admin/Restore"
             | "/cairn.v1.Admin/Scrub"
+            | "/cairn.v1.Catalogue/PlanDrain"
             | "/cairn.v1.Catalogue/PlanRemoval"
             | "/cairn.v1.Catalogue/PlanTimeRepair" => "o",
             "/cairn.v1.Catalogue/ListTokens" => "o*",

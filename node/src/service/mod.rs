@@ -33,6 +33,7 @@ use crate::shared::Shared;
 
 pub mod admin;
 pub mod catalogue;
+mod draining;
 mod forward;
 pub mod http;
 mod labels;

@@ -6,6 +6,7 @@ mod chance;
 mod world;
 
 mod deleting;
+mod draining;
 mod labelling;
 mod listing;
 mod marks;
