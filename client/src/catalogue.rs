@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairn_host::envelope::Reason;
 use cairn_proto::wire;
-use cairn_types::command::{self, Accept, Body, Refusal};
+use cairn_types::command::{self, Accept, Body, NewDuty, Refusal};
 use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Namespace, NodeId, SegmentDigest, SegmentId, Step};
 use cairn_types::limits::BATCH_SEGMENTS_MAX;
@@ -64,6 +64,32 @@ pub struct RemovalPlan {
     /// Those of them without another replica on a living node.
     pub segments_lost: u64,
     pub bytes_lost: u64,
+}
+
+/// What a drain of a node would move, and where to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DrainPlan {
+    /// The reason for a refusal, if it would be refused.
+    pub refused: Option<Refusal>,
+    /// Whether the node votes now, and leads.
+    pub votes: bool,
+    pub leads: bool,
+    /// Replicas in use on it, and their stored bytes.
+    pub segments: u64,
+    pub bytes: u64,
+    /// What each other node would get.
+    pub targets: Vec<(NodeId, Share)>,
+    /// What has no place now, and why: an example of each kind of reason.
+    pub obstacles: Vec<(Refusal, Share)>,
+    /// Replicas that were looked at: a plan places no more than a few hundred thousand.
+    pub looked_at: u64,
+}
+
+/// Some of the segments, and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    pub segments: u64,
+    pub bytes: u64,
 }
 
 /// All information about one checkpoint.
@@ -356,6 +382,54 @@ impl Client {
                 bytes: reply.bytes,
                 segments_lost: reply.segments_lost,
                 bytes_lost: reply.bytes_lost,
+            })
+        })
+    }
+
+    /// Drains a node, says that it is in maintenance, or lets it serve again.
+    ///
+    /// # Errors
+    /// Refused for a node that is not in service, and a drain also where too few hosts would be
+    /// left for it to end.
+    pub async fn set_duty(&self, node: NodeId, duty: NewDuty) -> Result<(), ClientError> {
+        let body = Body::SetDuty(command::SetDuty { node, duty });
+        self.execute(body, Duration::ZERO).await.map(|_| ())
+    }
+
+    /// What a drain of a node would do now.
+    pub fn plan_drain(&self, node: NodeId) -> Answer<'_, DrainPlan> {
+        Box::pin(async move {
+            let message = wire::PlanDrainRequest { node: node.0 };
+            let reply = self
+                .read("plan drain", |mut stub, identity, _| {
+                    let request = with_identity(message, &identity);
+                    Box::pin(async move { stub.plan_drain(request).await })
+                })
+                .await?;
+            let refusal = |sent| {
+                convert::refusal_from_wire(sent)
+                    .map_err(|error| malformed("plan drain", error.to_string()))
+            };
+            let target = |it: wire::DrainTarget| {
+                (NodeId(it.node), Share { segments: it.segments, bytes: it.bytes })
+            };
+            let obstacle = |it: wire::DrainObstacle| {
+                let share = Share { segments: it.segments, bytes: it.bytes };
+                Ok((refusal(it.reason.unwrap_or_default())?, share))
+            };
+            Ok(DrainPlan {
+                refused: reply.refused.map(refusal).transpose()?,
+                votes: reply.votes,
+                leads: reply.leads,
+                segments: reply.segments,
+                bytes: reply.bytes,
+                targets: reply.targets.into_iter().map(target).collect(),
+                obstacles: reply
+                    .obstacles
+                    .into_iter()
+                    .map(obstacle)
+                    .collect::<Result<_, ClientError>>()?,
+                looked_at: reply.looked_at,
             })
         })
     }

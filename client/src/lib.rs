@@ -128,7 +128,7 @@ mod watch;
 
 pub use annotate::Annotation;
 pub use builder::{ClientBuilder, SetupError};
-pub use catalogue::{LocatedSegment, RemovalPlan, SharedMost, Shown};
+pub use catalogue::{DrainPlan, LocatedSegment, RemovalPlan, Share, SharedMost, Shown};
 pub use cluster::Client;
 pub use deletion::DeleteOptions;
 pub use diff::{Change, CheckpointDiff, FileChange, TensorChange};
@@ -150,8 +150,8 @@ pub use scrub::{ScrubOrder, ScrubStatus};
 pub use sink::{MemorySink, Sink, SinkError};
 pub use source::{MemorySource, Source, SourceError};
 pub use status::{
-    ClusterStatus, NamespaceAhead, NodeInfo, NodeState, NodeStatus, NodeTrouble, RetentionWaiting,
-    Voter,
+    ClusterStatus, NamespaceAhead, NodeDuty, NodeInfo, NodeState, NodeStatus, NodeTrouble,
+    RetentionWaiting, Voter,
 };
 pub use tokens::{IssuerInfo, RevokedInfo, TokensInfo};
 pub use upload::{
@@ -172,7 +172,7 @@ pub mod stream {
 pub use cairn_host::seam::{Env, Lane};
 pub use cairn_host::tls::{Authority, ClusterKey, KeyError};
 pub use cairn_host::token::{IssuerKey, Token};
-pub use cairn_types::command::Refusal;
+pub use cairn_types::command::{MAINTENANCE_MAX, NewDuty, Refusal};
 pub use cairn_types::event::{
     Event, EventId, Happened, MalformedCursor, WatchedCheckpoint, WatchedRef,
 };

@@ -137,6 +137,31 @@ pub struct NodeInfo {
     /// Why it cannot register, one line. Only the leader knows this. The text may come from a
     /// server that is not a node of this cluster.
     pub outside: Option<String>,
+    pub duty: NodeDuty,
+}
+
+/// What an operator uses a node in service for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeDuty {
+    #[default]
+    Serving,
+    /// It gets no new replicas, and others make those that it has: so many segments in use are
+    /// still there. With none left it may be removed.
+    Draining { segments: u64, bytes: u64 },
+    /// It is expected to be away: for so many milliseconds more nobody makes its replicas.
+    Maintenance { left_ms: u64 },
+}
+
+impl NodeDuty {
+    /// `serving`, `draining` or `maintenance`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining { .. } => "draining",
+            Self::Maintenance { .. } => "maintenance",
+        }
+    }
 }
 
 /// The state of a node's life.
@@ -334,6 +359,13 @@ impl ClusterStatus {
 
 impl NodeInfo {
     pub(crate) fn received(sent: wire::NodeInfo) -> Self {
+        let duty = match sent.duty() {
+            wire::Duty::Draining => {
+                NodeDuty::Draining { segments: sent.draining_segments, bytes: sent.draining_bytes }
+            }
+            wire::Duty::Maintenance => NodeDuty::Maintenance { left_ms: sent.maintenance_left_ms },
+            wire::Duty::Serving | wire::Duty::Unspecified => NodeDuty::Serving,
+        };
         Self {
             id: NodeId(sent.id),
             host: sent.host,
@@ -356,6 +388,7 @@ impl NodeInfo {
             clock_ahead_ms: sent.clock_ahead_ms,
             outside: filled(envelope::said(&sent.outside)),
             audit_damaged: sent.audit_damaged,
+            duty,
         }
     }
 }

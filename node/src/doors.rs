@@ -39,7 +39,7 @@ const NODE: Door = Door::Need(Need::Node);
 const NODE_OR_READ: Door = Door::NodeOr(Need::Read);
 
 /// By path; sorted.
-pub const DOORS: [(&str, Door); 42] = [
+pub const DOORS: [(&str, Door); 43] = [
     ("/cairn.v1.Admin/AskSlot", NODE),
     ("/cairn.v1.Admin/Audit", READ),
     ("/cairn.v1.Admin/CheckAudit", OPERATE),
@@ -60,6 +60,7 @@ pub const DOORS: [(&str, Door); 42] = [
     ("/cairn.v1.Catalogue/ListRefs", READ),
     ("/cairn.v1.Catalogue/ListTokens", Door::Tokens),
     ("/cairn.v1.Catalogue/Locate", Door::Known),
+    ("/cairn.v1.Catalogue/PlanDrain", OPERATE),
     ("/cairn.v1.Catalogue/PlanRemoval", OPERATE),
     ("/cairn.v1.Catalogue/PlanRetention", READ),
     ("/cairn.v1.Catalogue/PlanTimeRepair", OPERATE),
@@ -203,6 +204,7 @@ mod tests {
             | "/cairn.v1.Admin/ListQuarantine"
             | "/cairn.v1.Admin/Restore"
             | "/cairn.v1.Admin/Scrub"
+            | "/cairn.v1.Catalogue/PlanDrain"
             | "/cairn.v1.Catalogue/PlanRemoval"
             | "/cairn.v1.Catalogue/PlanTimeRepair" => "o",
             "/cairn.v1.Catalogue/ListTokens" => "o*",

@@ -147,6 +147,8 @@ fn play_of(canary: &Canary) -> Play {
         | "trash_drops_references" => scenario::find("rules_and_trash"),
         // The mix starts old disks only in healthy clusters.
         "old_directory_votes" => scenario::find("cold_start_on_an_old_directory"),
+        "drained_is_waited_for" | "drained_lets_go" => scenario::find("drained_under_load"),
+        "no_maintenance" => scenario::find("maintained"),
         "remove_before_the_vote" => scenario::find("removed_voter_of_two"),
         _ => None,
     };

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalogue::{Catalogue, Checkpoint, Summary};
 use cairn_types::ids::{Address, Incarnation, Namespace, SegmentId, Selector};
 use cairn_types::model::{
-    Admin, CheckpointState, DeletedFor, Durability, Isolation, Liveness, ManifestPlace, Policy,
-    Segment, Slot, SlotState,
+    Admin, CheckpointState, DeletedFor, Durability, Duty, Isolation, Liveness, ManifestPlace,
+    Policy, Segment, Slot, SlotState,
 };
 
 /// Names the first invariant that is violated, and the place.
@@ -232,6 +232,10 @@ fn is_in_service(catalogue: &Catalogue, slot: &Slot) -> bool {
     catalogue.node(slot.node).is_some_and(|node| node.admin == Admin::InService)
 }
 
+fn is_draining(catalogue: &Catalogue, slot: &Slot) -> bool {
+    catalogue.node(slot.node).is_some_and(|node| node.duty == Duty::Draining)
+}
+
 /// Replicas that count, and their racks. Computed from the definition (DESIGN section 1), not with
 /// the catalogue's own functions.
 fn count(catalogue: &Catalogue, segment: &Segment) -> (u32, u32) {
@@ -253,10 +257,11 @@ fn replicas_wanted(segment: &Segment) -> u32 {
 /// The racks that a policy requires, limited by the racks that exist. Not computed with the
 /// catalogue's own function.
 fn racks_wanted(catalogue: &Catalogue, policy: &Policy) -> u32 {
-    let serving = catalogue
-        .nodes()
-        .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0));
-    let racks: BTreeSet<&str> = serving.map(|node| node.rack.as_str()).collect();
+    let staying = catalogue.nodes().filter(|node| {
+        let is_staying = node.admin == Admin::InService && node.duty != Duty::Draining;
+        is_staying && node.incarnation != Incarnation(0)
+    });
+    let racks: BTreeSet<&str> = staying.map(|node| node.rack.as_str()).collect();
     match policy.isolation {
         Isolation::Soft => 1,
         Isolation::Hard => policy.min_racks.min(racks.len() as u32).max(1),
@@ -474,6 +479,12 @@ fn check_segment(catalogue: &Catalogue, segment: &Segment) -> Result<(), String>
 
 fn check_slots_step(after: &Catalogue, old: &Segment, new: &Segment) -> Result<(), String> {
     let id = old.id;
+    // A drained node gets no segment that it did not have.
+    for slot in new.live_slots().filter(|slot| is_draining(after, slot)) {
+        ensure(old.slots.iter().any(|before| before.node == slot.node), || {
+            format!("L3: segment {id} got {slot:?} on a draining node")
+        })?;
+    }
     // A removed node gets and confirms nothing. Its remaining slots may be given up.
     for slot in new.slots.iter().filter(|slot| !is_in_service(after, slot)) {
         let known = |other: &Slot| (other.node, other.epoch) == (slot.node, slot.epoch);

@@ -13,6 +13,7 @@
 //! | [`retention`] | which checkpoints of a namespace its rules keep |
 //! | [`placement`] | which nodes get a segment's slots |
 //! | [`steward`] | the leader's proposals |
+//! | [`drain`] | what a drain of a node would move, and where to |
 //! | [`work`] | the fetches and destructions of a node |
 //! | [`scrub`] | which replicas a node reads again, and how fast |
 //! | [`voters`] | the choice of voters |
@@ -28,6 +29,7 @@ pub mod sharded;
 
 pub mod catalogue;
 
+pub mod drain;
 pub mod invariants;
 pub mod placement;
 pub mod retention;

@@ -18,7 +18,7 @@ use cairn_types::canary;
 use cairn_types::command::{Obstacle, Refusal, Shortage, StageSegment};
 use cairn_types::ids::NodeId;
 use cairn_types::limits::SHORTAGE_NODES_MAX;
-use cairn_types::model::{Admin, Node, Policy, Slot};
+use cairn_types::model::{Admin, Duty, Node, Policy, Slot};
 
 /// The assumed free space of a node that has not reported it: 1 TiB.
 const FREE_BYTES_UNKNOWN: u64 = 1 << 40;
@@ -263,8 +263,10 @@ impl<'a> Draft<'a> {
 
 /// The nodes in service that cannot take `len` more bytes, and why. A node with a live slot needs
 /// no room, but it must be up.
-fn shortage(catalogue: &Catalogue, loads: &Loads, len: u32, live: &[Slot]) -> Shortage {
-    let in_service = catalogue.nodes().filter(|node| node.admin == Admin::InService);
+pub(crate) fn shortage(catalogue: &Catalogue, loads: &Loads, len: u32, live: &[Slot]) -> Shortage {
+    let in_service = catalogue
+        .nodes()
+        .filter(|node| node.admin == Admin::InService && node.duty != Duty::Draining);
     let obstacle = |node: &Node| {
         if !node.takes_slots() {
             return Some(Obstacle::Down);

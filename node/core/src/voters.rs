@@ -1,8 +1,8 @@
 //! The choice of voters: 1, 3 or 5 nodes, spread over racks, one change at a time.
 //!
 //! Current voters are preferred, and the set never shrinks by itself. A voter is replaced only in
-//! these cases: it was removed, it stays down and another node can replace it, or another node is
-//! in a rack without a voter.
+//! these cases: it was removed; it stays down or is drained, and another node can replace it; or
+//! another node is in a rack without a voter.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +20,8 @@ pub struct Candidate {
     pub removed: bool,
     /// Down for longer than a replica is waited for.
     pub long_down: bool,
+    /// Being drained: it gives its vote to another node, if there is one.
+    pub draining: bool,
     /// Its log is close enough to the leader's to vote at once.
     pub caught_up: bool,
 }
@@ -65,6 +67,7 @@ pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Opti
         .iter()
         .filter(|node| !current.contains(&node.id))
         .filter(|node| node.up && node.caught_up && !node.removed && !node.long_down)
+        .filter(|node| !node.draining)
         .collect();
     // A voter without a record counts as removed.
     let unknown = current.iter().find(|id| !voters.iter().any(|voter| voter.id == **id));
@@ -75,6 +78,13 @@ pub fn next_change(current: &BTreeSet<NodeId>, candidates: &[Candidate]) -> Opti
     }
     let silent = voters.iter().find(|voter| voter.long_down);
     if let Some(change) = silent.and_then(|voter| replace(voter.id, &voters, &spares)) {
+        return Some(change);
+    }
+    let drained = voters.iter().find(|voter| voter.draining);
+    let moved = drained.and_then(|voter| replace(voter.id, &voters, &spares));
+    if let Some(change) = moved
+        && majorities(current, candidates, change).is_ok()
+    {
         return Some(change);
     }
     grow(&voters, &spares).or_else(|| spread(&voters, &spares))
@@ -90,7 +100,7 @@ pub fn leave(
     if !current.contains(&node) {
         return Ok(current.clone());
     }
-    let leaving = |node: &Candidate| node.removed || node.long_down;
+    let leaving = |node: &Candidate| node.removed || node.long_down || node.draining;
     let voters: Vec<&Candidate> =
         candidates.iter().filter(|node| current.contains(&node.id)).collect();
     let spares: Vec<&Candidate> = candidates

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 use super::forward::Forwards;
 use super::listing::listed;
 use super::seal::Seals;
-use super::{labels, marks, retention, shown, tokens, usage, watch};
+use super::{draining, labels, marks, retention, shown, tokens, usage, watch};
 use crate::admission::{Lane, Peer};
 use crate::caller::{Caller, nobody};
 use crate::doors::wants_token;
@@ -143,7 +143,9 @@ impl Service {
                 | Body::Delete(_)
                 | Body::SetPolicy(_)
                 | Body::ConfirmRetention(_)
+                | Body::SetDuty(_)
         );
+        let moves_votes = matches!(command.body, Body::SetDuty(_));
         let exclude = exclude.into_iter().map(NodeId).collect();
         let reply = if matches!(command.body, Body::SealPart(_)) {
             let hold = Duration::from_millis(wait_ms).min(HOLD_MAX);
@@ -153,6 +155,9 @@ impl Service {
         };
         if rings {
             self.shared.leader.steward.ring();
+        }
+        if moves_votes {
+            self.shared.leader.members.ring();
         }
         Ok(reply)
     }
@@ -293,6 +298,17 @@ impl wire::catalogue_server::Catalogue for Service {
             Accept { data_loss: asked.accept_data_loss, fewer_hosts: asked.accept_fewer_hosts };
         let (member, leader) = (&self.shared.member, &self.shared.leader);
         leaving::plan(member, leader, &caller, NodeId(asked.node), accept).await.map(Response::new)
+    }
+
+    async fn plan_drain(
+        &self,
+        request: Request<wire::PlanDrainRequest>,
+    ) -> Result<Response<wire::PlanDrainReply>, Status> {
+        let caller = Caller::of(&request);
+        caller.check_everywhere(Right::Operate)?;
+        let node = NodeId(request.into_inner().node);
+        let (member, leader) = (&self.shared.member, &self.shared.leader);
+        draining::plan(member, leader, &caller, node).await.map(Response::new)
     }
 
     async fn plan_time_repair(

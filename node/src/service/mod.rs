@@ -35,6 +35,7 @@ use crate::shared::Shared;
 pub mod admin;
 mod audit;
 pub mod catalogue;
+mod draining;
 mod forward;
 pub mod http;
 mod labels;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cairn_core::catalogue::{Catalogue, Checkpoint};
+use cairn_core::catalogue::{Catalogue, Checkpoint, RemovalCost};
 use cairn_proto::wire;
 use cairn_types::command::Refusal;
 use cairn_types::convert;
 use cairn_types::ids::{Address, CheckpointId, Incarnation, Namespace, SegmentDigest};
-use cairn_types::model::{Admin, Liveness};
+use cairn_types::model::{Admin, Duty, Liveness};
 use cairn_types::rights::{Right, TokenSubject};
 use tonic::Status;
 
@@ -137,6 +137,19 @@ fn node_infos(member: &Member, leader: &LeaderState, catalogue: &Catalogue) -> V
         let pulse = leader.heartbeats.of(id).filter(|_| leads);
         let registered = (node.incarnation != Incarnation(0)).then_some(&*node.address);
         let outside = leader.joining.why(id, registered).filter(|_| leads);
+        let clock_ms = catalogue.cluster().clock_ms;
+        let (duty, maintenance_left_ms) = match node.duty {
+            Duty::Draining => (wire::Duty::Draining, 0),
+            // Another node's record does not change when the time is over.
+            Duty::Maintenance { until_ms } if clock_ms < until_ms => {
+                (wire::Duty::Maintenance, until_ms - clock_ms)
+            }
+            Duty::Maintenance { .. } | Duty::Serving => (wire::Duty::Serving, 0),
+        };
+        let left = match node.duty {
+            Duty::Draining => catalogue.removal_cost(id),
+            _ => RemovalCost::default(),
+        };
         wire::NodeInfo {
             id: id.0,
             host: node.host.clone(),
@@ -159,6 +172,10 @@ fn node_infos(member: &Member, leader: &LeaderState, catalogue: &Catalogue) -> V
             clock_ahead_ms: clocks.get(&id).copied(),
             outside: outside.unwrap_or_default(),
             audit_damaged: pulse.is_some_and(|pulse| pulse.audit_damaged),
+            duty: duty.into(),
+            maintenance_left_ms,
+            draining_segments: left.segments,
+            draining_bytes: left.bytes,
         }
     };
     catalogue.nodes().map(info).collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cairn_core::voters::Candidate;
 use cairn_types::ids::NodeId;
-use cairn_types::model::{Admin, Liveness, Node};
+use cairn_types::model::{Admin, Duty, Liveness, Node};
 
 use crate::raft::RaftStatus;
 use crate::shared::{LeaderState, Member};
@@ -43,6 +43,7 @@ pub fn candidates(member: &Member, leader: &LeaderState, status: &RaftStatus) ->
                 up: up && heard,
                 removed: node.admin == Admin::Removed || leaving.contains(&node.id),
                 long_down: !up && now_ms >= node.liveness_since_ms.saturating_add(patience_ms),
+                draining: node.duty == Duty::Draining,
                 caught_up: caught_up(node.id),
             }
         };

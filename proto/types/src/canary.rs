@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 71] = [
+pub const CANARIES: [Canary; 75] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -62,6 +62,26 @@ pub const CANARIES: [Canary; 71] = [
     Canary {
         name: "scrub_without_reading",
         breaks: "the scrub notes a replica as read that it did not read",
+        caught_by: &["L3"],
+    },
+    Canary {
+        name: "drained_takes_slots",
+        breaks: "a draining node gets new replicas",
+        caught_by: &["L3"],
+    },
+    Canary {
+        name: "drained_is_waited_for",
+        breaks: "nobody makes the replicas of a draining node",
+        caught_by: &["L3"],
+    },
+    Canary {
+        name: "drained_lets_go",
+        breaks: "a draining node gives a replica up as soon as one other counts",
+        caught_by: &["D3"],
+    },
+    Canary {
+        name: "no_maintenance",
+        breaks: "the replicas of a node in maintenance are made anew",
         caught_by: &["L3"],
     },
     Canary {

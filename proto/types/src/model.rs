@@ -111,6 +111,7 @@ pub struct Node {
     /// Whether the current incarnation has compared its files with its slots.
     pub inventoried: bool,
     pub admin: Admin,
+    pub duty: Duty,
     pub liveness: Liveness,
     /// Cluster time of the last liveness change.
     pub liveness_since_ms: u64,
@@ -130,8 +131,25 @@ impl Node {
     pub fn takes_slots(&self) -> bool {
         self.liveness == Liveness::Up
             && self.admin == Admin::InService
+            && (self.duty != Duty::Draining || canary!("drained_takes_slots"))
             && self.incarnation != Incarnation(0)
     }
+
+    /// Whether its replicas are waited for, however long it is down.
+    pub fn is_maintained(&self, clock_ms: u64) -> bool {
+        matches!(self.duty, Duty::Maintenance { until_ms } if clock_ms < until_ms)
+    }
+}
+
+/// What an operator uses a node in service for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Duty {
+    #[default]
+    Serving,
+    /// It gets no new replicas, and others make those that it has. Until they have, its own count.
+    Draining,
+    /// It is expected to be away: nobody makes its replicas before this cluster time.
+    Maintenance { until_ms: u64 },
 }
 
 /// Whether a rack that cannot be had refuses the write or degrades it.

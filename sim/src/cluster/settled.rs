@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cairn_core::catalogue::Catalogue;
 use cairn_core::invariants::check_hosts;
 use cairn_types::ids::{Incarnation, NodeId, SegmentId};
-use cairn_types::model::{Admin, CheckpointState, Liveness, SlotState};
+use cairn_types::model::{Admin, CheckpointState, Duty, Liveness, SlotState};
 
 use super::Cluster;
 use crate::checkers::path_of;
@@ -21,6 +21,24 @@ fn racks_wanted(catalogue: &Catalogue) -> BTreeMap<SegmentId, u32> {
         }
     }
     wanted
+}
+
+/// What a draining node still holds although enough other hosts could hold it (L3).
+fn undrained(catalogue: &Catalogue) -> Option<String> {
+    let hosts: BTreeSet<&String> =
+        catalogue.nodes().filter(|it| it.takes_slots()).map(|it| &it.host).collect();
+    let draining = |id: NodeId| catalogue.node(id).is_some_and(|it| it.duty == Duty::Draining);
+    for segment in catalogue.segments().iter() {
+        let wanted = segment.references.iter().map(|(replicas, _)| *replicas).max().unwrap_or(0);
+        let left = segment.live_slots().find(|slot| draining(slot.node));
+        if wanted > 0
+            && hosts.len() >= wanted as usize
+            && let Some(slot) = left
+        {
+            return Some(format!("segment {} is still on a draining node: {slot:?}", segment.id));
+        }
+    }
+    None
 }
 
 impl Cluster {
@@ -67,6 +85,10 @@ impl Cluster {
         if let Err(text) = check_hosts(&catalogue) {
             return Some(text);
         }
+        if let Some(text) = undrained(&catalogue) {
+            return Some(text);
+        }
+        let staying = catalogue.nodes().filter(|it| it.takes_slots()).count().min(nodes.len());
         let wanted_racks = racks_wanted(&catalogue);
         for segment in catalogue.segments().iter() {
             if let Some(slot) = segment.slots.iter().find(|slot| slot.state != SlotState::Durable) {
@@ -75,10 +97,13 @@ impl Cluster {
             let counting = catalogue.counting(segment);
             // Computed here, not with the catalogue's own maximum.
             let most = segment.references.iter().map(|(replicas, _)| *replicas).max();
-            let wanted = most.unwrap_or(0).min(nodes.len() as u32);
+            let most = most.unwrap_or(0);
+            let wanted = most.min(staying as u32);
             let racks = wanted_racks.get(&segment.id).copied().unwrap_or(0);
             let racks = racks.min(catalogue.racks()).min(wanted);
-            if counting.replicas != wanted || counting.racks < racks {
+            // Where too few hosts stay, a draining node keeps what nobody else can take.
+            let is_whole = (wanted..=most.min(nodes.len() as u32)).contains(&counting.replicas);
+            if !is_whole || counting.racks < racks {
                 return Some(format!("segment {}: {counting:?} of {wanted}", segment.id));
             }
         }
@@ -123,7 +148,11 @@ impl Cluster {
         let (_, catalogue) = self.newest();
         let place = |process| Some((self.id_of(process)?, self.world.rack(process)?));
         let core: BTreeMap<NodeId, String> = self.core().into_iter().filter_map(place).collect();
-        let racks: BTreeSet<&String> = core.values().collect();
+        // A draining node keeps what it has until others have it, and takes nothing.
+        let serves = |id: &NodeId| catalogue.node(*id).is_some_and(|it| it.duty != Duty::Draining);
+        let staying = core.keys().filter(|id| serves(id)).count();
+        let racks: BTreeSet<&String> =
+            core.iter().filter(|(id, _)| serves(id)).map(|(_, rack)| rack).collect();
         let left_out = {
             let inner = self.inner.lock();
             inner.left_out.filter(|_| inner.left_out_counts)
@@ -134,7 +163,7 @@ impl Cluster {
         for segment in catalogue.segments().iter().filter(|segment| segment.is_referenced()) {
             let slots = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
             let held: Vec<&String> = slots.filter_map(|slot| holders.get(&slot.node)).collect();
-            let wanted = (segment.replicas_wanted() as usize).min(core.len());
+            let wanted = (segment.replicas_wanted() as usize).min(staying);
             let spread = held.iter().collect::<BTreeSet<_>>().len();
             let racks_wanted = wanted_racks.get(&segment.id).copied().unwrap_or(0) as usize;
             let racks_wanted = racks_wanted.min(wanted).min(racks.len());

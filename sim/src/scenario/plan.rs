@@ -83,6 +83,8 @@ kinds! {
         HiddenLeader "hidden_leader" 5,
         ClockRate "clock_rate" 4,
         LateApply "late_apply" 6,
+        Drain "drain" 5,
+        Maintain "maintain" 3,
     }
 }
 

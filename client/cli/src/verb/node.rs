@@ -1,5 +1,6 @@
-//! `cairn node start|ls|remove|wait|quarantine`
+//! `cairn node start|ls|drain|maintain|resume|remove|wait|quarantine`
 
+mod duty;
 mod list;
 pub(super) mod named;
 mod quarantine;
@@ -29,6 +30,7 @@ use tokio::runtime::Runtime;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::bytes;
 use crate::session::{Session, endpoint};
+pub use duty::{drain_document, drain_text, duty_line};
 use list::state;
 pub use list::{NodeRecord, listing, node_table, outside};
 
@@ -54,6 +56,12 @@ enum NodeVerb {
         #[arg(long)]
         all: bool,
     },
+    /// Move a node's replicas and its vote to other nodes, so that it can be removed
+    Drain(duty::DrainArgs),
+    /// Expect a node to be away for a while: other nodes do not make its replicas
+    Maintain(duty::MaintainArgs),
+    /// End a node's drain or maintenance
+    Resume(duty::ResumeArgs),
     /// Remove a node from the cluster; its id never returns, and other nodes make its replicas
     Remove(remove::RemoveArgs),
     /// Wait until a node is up, down or removed
@@ -283,6 +291,9 @@ pub fn run(session: &Session, args: NodeArgs) -> Outcome {
     match args.verb {
         NodeVerb::Start(args) => start(session, *args),
         NodeVerb::Ls { all } => list::run(session, all),
+        NodeVerb::Drain(args) => duty::drain(session, args),
+        NodeVerb::Maintain(args) => duty::maintain(session, &args),
+        NodeVerb::Resume(args) => duty::resume(session, &args),
         NodeVerb::Remove(args) => remove::run(session, args),
         NodeVerb::Wait(args) => wait::run(session, &args),
         NodeVerb::Quarantine(args) => quarantine::run(session, args),

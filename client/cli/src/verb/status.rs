@@ -309,6 +309,7 @@ pub(super) fn text(status: &ClusterStatus) -> String {
     lines.push(String::new());
     let members: Vec<_> = status.nodes.iter().filter(|node| !node.removed).cloned().collect();
     lines.push(node::node_table(&members, status.leader, status.limited));
+    lines.extend(members.iter().filter_map(node::duty_line));
     lines.push(match status.limited {
         true => "data       not shown: this token may not read every namespace".to_owned(),
         false => format!(

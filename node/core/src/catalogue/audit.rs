@@ -13,7 +13,9 @@
 //! log have none.
 
 use cairn_types::audit::{AuditHead, AuditObject, AuditRecord, AuditResult, Audited};
-use cairn_types::command::{AUDIT_LEVEL, Body, Command, Delete, DeleteReason, Refusal, Reply};
+use cairn_types::command::{
+    AUDIT_LEVEL, Body, Command, Delete, DeleteReason, NewDuty, Refusal, Reply,
+};
 use cairn_types::ids::{CheckpointId, Namespace};
 use cairn_types::limits::{AUDIT_RECORD_BYTES_MAX, AUDIT_TEXT_BYTES_MAX};
 
@@ -156,6 +158,14 @@ pub(super) fn object(catalogue: &Catalogue, body: &Body) -> Option<AuditObject> 
             AuditObject { node: Some(it.node), detail: cut(&it.address), ..none() }
         }
         Body::RemoveNode(it) => AuditObject { node: Some(it.node), ..none() },
+        Body::SetDuty(it) => {
+            let detail = match it.duty {
+                NewDuty::Serve => "serve".to_owned(),
+                NewDuty::Drain => "drain".to_owned(),
+                NewDuty::Maintain { for_ms } => format!("maintain for {for_ms} ms"),
+            };
+            AuditObject { node: Some(it.node), detail, ..none() }
+        }
         Body::RaiseFeatureLevel(it) => {
             AuditObject { detail: format!("level {}", it.level), ..none() }
         }

@@ -17,7 +17,7 @@ use crate::persistent::Map;
 use crate::segment_set::{SegmentCounts, SegmentSet};
 use cairn_types::ids::{CheckpointId, Incarnation, Namespace, NodeId, SegmentId, Step};
 use cairn_types::limits::REPLICAS_MAX;
-use cairn_types::model::{Admin, CheckpointState, Node, Segment, Slot, SlotState};
+use cairn_types::model::{Admin, CheckpointState, Duty, Node, Segment, Slot, SlotState};
 use cairn_types::slots::Slots;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -239,9 +239,12 @@ impl Indexes {
     }
 
     pub(super) fn count_racks<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>) {
-        let registered = nodes
-            .filter(|node| node.admin == Admin::InService && node.incarnation != Incarnation(0));
-        let racks: BTreeSet<&str> = registered.map(|node| node.rack.as_str()).collect();
+        let staying = nodes.filter(|node| {
+            node.admin == Admin::InService
+                && node.incarnation != Incarnation(0)
+                && node.duty != Duty::Draining
+        });
+        let racks: BTreeSet<&str> = staying.map(|node| node.rack.as_str()).collect();
         self.racks = racks.len() as u32;
     }
 }

@@ -17,7 +17,7 @@ use cairn_types::limits::{
     NODES_MAX, NONCES_MAX, REMOVED_KEPT_MS, SUPERSEDED_MAX, UNREGISTERED_KEPT_MS,
     UNREGISTERED_MS_MIN, VOIDED_SEGMENTS_MAX,
 };
-use cairn_types::model::{Admin, Cluster, Liveness, NewNode, Node, Settings};
+use cairn_types::model::{Admin, Cluster, Duty, Liveness, NewNode, Node, Settings};
 
 impl Apply for InitCluster {
     fn apply(&self, catalogue: &mut Catalogue, _: Entry) -> Result<Reply, Refusal> {
@@ -198,6 +198,7 @@ impl Catalogue {
             incarnation: Incarnation(0),
             inventoried: false,
             admin: Admin::InService,
+            duty: Duty::Serving,
             liveness: Liveness::Down,
             liveness_since_ms: self.cluster.clock_ms,
             capacity_bytes: node.capacity_bytes,
@@ -303,6 +304,7 @@ impl Catalogue {
         let record =
             Arc::make_mut(&mut self.nodes).get_mut(&node).ok_or(Refusal::UnknownNode(node))?;
         record.admin = Admin::Removed;
+        record.duty = Duty::Serving;
         record.inventoried = false;
         record.liveness = Liveness::Down;
         // The start of the time after which the record may be removed.
@@ -388,7 +390,7 @@ impl Catalogue {
     }
 
     /// The highest number of replicas that a checkpoint wants.
-    fn replicas_in_use(&self) -> u32 {
+    pub(super) fn replicas_in_use(&self) -> u32 {
         self.index.by_replicas.iter().rposition(|count| *count > 0).map_or(1, |most| most as u32)
     }
 }

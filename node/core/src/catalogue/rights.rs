@@ -49,9 +49,10 @@ impl Catalogue {
             Body::SetPolicy(it) => may_in(token, body.need(), &it.namespace),
             Body::ConfirmRetention(it) => may_in(token, body.need(), &it.namespace),
             Body::RepairTime(it) => may_in(token, body.need(), &it.namespace),
-            Body::RemoveNode(_) | Body::RevokeToken(_) | Body::RequireTokens(_) => {
-                may_everywhere(token, body.need())
-            }
+            Body::RemoveNode(_)
+            | Body::SetDuty(_)
+            | Body::RevokeToken(_)
+            | Body::RequireTokens(_) => may_everywhere(token, body.need()),
             // An issuer outlives the token that would add it, and its tokens outlive a revocation
             // of that token. So issuers are left to the holders of the key.
             Body::SetIssuer(_) => Err(not_allowed(token, body.words(), "this cluster")),

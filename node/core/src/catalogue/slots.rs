@@ -9,7 +9,7 @@ use cairn_types::canary;
 use cairn_types::command::{AssignSlots, Refusal, ReleaseSlots, Reply};
 use cairn_types::ids::{Incarnation, NodeId, SegmentId};
 use cairn_types::limits::{BATCH_SEGMENTS_MAX, REPLICAS_MAX};
-use cairn_types::model::{Admin, Liveness, Node, Segment, Slot, SlotState};
+use cairn_types::model::{Admin, Duty, Liveness, Node, Segment, Slot, SlotState};
 
 impl Apply for AssignSlots {
     fn apply(&self, catalogue: &mut Catalogue, entry: Entry) -> Result<Reply, Refusal> {
@@ -66,13 +66,15 @@ impl Catalogue {
         Ok(tally.reply())
     }
 
-    /// Whether to wait for a replica on this node: the node is in service, and is up or not down
-    /// for long.
+    /// Whether to wait for a replica on this node: the node is in service and not drained, and is
+    /// up, in maintenance, or not down for long.
     pub(crate) fn is_trusted(&self, node: &Node) -> bool {
         let down_ms = self.cluster.clock_ms.saturating_sub(node.liveness_since_ms);
         node.admin == Admin::InService
             && node.incarnation != Incarnation(0)
+            && (node.duty != Duty::Draining || canary!("drained_is_waited_for"))
             && (node.liveness == Liveness::Up
+                || (node.is_maintained(self.cluster.clock_ms) && !canary!("no_maintenance"))
                 || down_ms < self.cluster.settings.replace_after_ms
                 || canary!("wait_for_the_dead"))
     }
@@ -128,22 +130,23 @@ impl Catalogue {
             || (have.replicas == wanted && fills_rack)
     }
 
-    /// Whether the live slot on this node may be released (D3): R others count, on as many racks as
-    /// before or on R racks.
+    /// Whether the live slot on this node may be released (D3): R others count, on R racks or on as
+    /// many as before. Replicas on draining nodes, which are about to go, are none of those others.
     pub(crate) fn may_release(&self, segment: &Segment, node: NodeId) -> bool {
         let wanted = segment.replicas_wanted();
         if wanted == 0 || segment.live_slot_on(node).is_none() {
             return false;
         }
-        let counting = || {
+        let staying = || {
             let durable = segment.slots.iter().filter(|slot| slot.state == SlotState::Durable);
             let nodes = durable.filter_map(|slot| self.nodes.get(&slot.node));
-            nodes.filter(|node| node.counts())
+            nodes.filter(|node| node.counts() && node.duty != Duty::Draining)
         };
-        let before = spread(counting().map(|node| node.rack.as_str()));
-        let others =
-            counting().filter(|other| other.id != node || canary!("release_counts_itself"));
+        let before = spread(staying().map(|node| node.rack.as_str()));
+        let others = staying().filter(|other| other.id != node || canary!("release_counts_itself"));
         let after = spread(others.map(|node| node.rack.as_str()));
+        let drained = || self.nodes.get(&node).is_some_and(|it| it.duty == Duty::Draining);
+        let wanted = if canary!("drained_lets_go") && drained() { 1 } else { wanted };
         after.replicas >= wanted && after.racks >= before.racks.min(wanted)
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cairn_core::catalogue::{Catalogue, Checkpoint, LoadError, Loader};
 use cairn_core::invariants;
 use cairn_types::command::{
-    self, Accept, Body, Command, DeclineReason, DeleteReason, Reply, StageSegment,
+    self, Accept, Body, Command, DeclineReason, DeleteReason, NewDuty, Reply, StageSegment,
 };
 use cairn_types::form::Form;
 use cairn_types::ids::{
@@ -179,6 +179,14 @@ impl Generator {
                     fewer_hosts: self.chance.once_in(2),
                 };
                 Body::RemoveNode(command::RemoveNode { node: NodeId(number), accept })
+            }
+            18 => {
+                let duty = match self.chance.below(4) {
+                    0 => NewDuty::Drain,
+                    1 => NewDuty::Maintain { for_ms: 1 + self.chance.below(9_000) },
+                    _ => NewDuty::Serve,
+                };
+                Body::SetDuty(command::SetDuty { node: NodeId(number), duty })
             }
             11 | 12 => {
                 let namespace = self.namespace();

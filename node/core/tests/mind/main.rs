@@ -7,6 +7,7 @@ mod world;
 
 mod auditing;
 mod deleting;
+mod draining;
 mod labelling;
 mod listing;
 mod marks;

@@ -13,12 +13,12 @@ use cairn_types::rights::Subject;
 use crate::generated;
 use crate::world::{LEN, World, namespace, new_node, node, registration, reported};
 
-struct Leader {
-    loads: Loads,
+pub struct Leader {
+    pub loads: Loads,
     cursor: Cursor,
-    silent: Vec<u64>,
+    pub silent: Vec<u64>,
     /// Nodes that are up and store nothing.
-    stuck: Vec<u64>,
+    pub stuck: Vec<u64>,
     /// Checkpoints that clients wait for.
     hastened: BTreeSet<CheckpointId>,
     /// Nodes get whatever they were assigned, as if clients sent it all.
@@ -26,7 +26,7 @@ struct Leader {
 }
 
 impl Leader {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             loads: Loads::default(),
             cursor: Cursor::default(),
@@ -55,7 +55,7 @@ impl Leader {
 
     /// Lets steward and nodes work until both are idle; bounded, so that a plan that goes in
     /// circles is found.
-    fn settle(&mut self, world: &mut World) {
+    pub fn settle(&mut self, world: &mut World) {
         for _ in 0..60 {
             let bodies = self.plan(world);
             let mut idle = bodies.is_empty();

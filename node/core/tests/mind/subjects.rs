@@ -150,6 +150,14 @@ fn commands(checkpoint: CheckpointId) -> Vec<(Body, Right, bool)> {
             true,
         ),
         (
+            Body::SetDuty(command::SetDuty {
+                node: crate::world::node(1),
+                duty: command::NewDuty::Serve,
+            }),
+            Right::Operate,
+            true,
+        ),
+        (
             Body::RevokeToken(command::RevokeToken { token, until_ms: 0, reason }),
             Right::Operate,
             true,
@@ -201,7 +209,7 @@ fn every_command_wants_its_right_in_its_namespace() {
             world.allowed(&all, &body).unwrap();
         }
     }
-    assert_eq!(senders, 21, "a command is missing above");
+    assert_eq!(senders, 22, "a command is missing above");
 }
 
 #[test]

@@ -14,9 +14,25 @@ fn cluster(racks: &str) -> Vec<Candidate> {
         up: true,
         removed: false,
         long_down: false,
+        draining: false,
         caught_up: true,
     };
     (1..).zip(racks.chars()).map(candidate).collect()
+}
+
+#[test]
+fn a_draining_voter_gives_its_vote_to_a_spare_and_keeps_it_where_there_is_none() {
+    let mut candidates = cluster("abca");
+    candidates[0].draining = true;
+    assert_eq!(settle(&[1, 2, 3], &candidates), [2, 3, 4]);
+    // A spare that is draining is none.
+    candidates[3].draining = true;
+    assert_eq!(settle(&[1, 2, 3], &candidates), [1, 2, 3]);
+    // Two of the three are not up: the change would not get through.
+    let mut candidates = cluster("abca");
+    candidates[0].draining = true;
+    (candidates[1].up, candidates[2].up) = (false, false);
+    assert_eq!(settle(&[1, 2, 3], &candidates), [1, 2, 3]);
 }
 
 /// The voters after all changes were made, one at a time.

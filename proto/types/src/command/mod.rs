@@ -39,6 +39,7 @@ mod require_tokens;
 mod revoke_token;
 mod rollback;
 mod seal_part;
+mod set_duty;
 mod set_issuer;
 mod set_liveness;
 mod set_policy;
@@ -63,6 +64,7 @@ use crate::wire;
 pub use refusal::{Obstacle, Refusal, Shortage};
 pub use reply::{Begun, Reply, StagedSegment};
 pub use seal_part::NOT_COMPARED;
+pub use set_duty::{MAINTENANCE_MAX, NewDuty};
 
 /// The highest feature level this build understands. It rises with the first command, or field of
 /// a command, that an older build would not understand.
@@ -89,6 +91,7 @@ macro_rules! command_table {
             inventory Inventory Node Node 1 "take inventory",
             set_liveness SetLiveness Leader Node 1 "set liveness",
             remove_node RemoveNode Operator Operate 1 "remove node",
+            set_duty SetDuty Operator Operate 5 "set duty of node",
             void_slots VoidSlots Leader Node 2 "void slots",
             forget_nodes ForgetNodes Leader Node 1 "forget nodes",
             raise_feature_level RaiseFeatureLevel Leader Node 1 "raise feature level",

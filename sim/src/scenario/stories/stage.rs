@@ -15,10 +15,11 @@ use cairn_client::{
     ClientError, GetOptions, GetProgress, MemorySink, MemorySource, Progress, PutOptions,
     PutReport, Wait,
 };
-use cairn_types::command::{Accept, FEATURE_LEVEL, Refusal};
+use cairn_core::catalogue::Catalogue;
+use cairn_types::command::{Accept, FEATURE_LEVEL, NewDuty, Refusal};
 use cairn_types::ids::{Address, Incarnation, NodeId, Selector, Step};
 use cairn_types::limits::BLOCK_BYTES;
-use cairn_types::model::PolicyChange;
+use cairn_types::model::{PolicyChange, Segment};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
@@ -54,7 +55,10 @@ where
 {
     async move {
         if let Err(text) = story(world.clone()).await {
-            world.violation("L2", text);
+            // A step may name the promise itself.
+            let named = text.split_once(": ").filter(|(id, _)| ["L1", "L3"].contains(id));
+            let id = named.map_or("L2", |(id, _)| id).to_owned();
+            world.violation(&id, text);
         }
     }
     .boxed()
@@ -429,6 +433,42 @@ impl Stage {
             Ok(())
         };
         finish(parts.life.spawn(remove), &format!("removal of node {node}")).await
+    }
+
+    /// An operator gives a node another duty, and repeats the request until the cluster answers.
+    pub async fn set_duty(&self, node: NodeId, duty: NewDuty) -> Told {
+        let (parts, sdk) = self.cluster.sdk(self.client).ok_or("the client is down")?;
+        let set = async move {
+            while let Err(error) = sdk.set_duty(node, duty).await {
+                trace::event("c1", "failed", format_args!("duty of node {node}: {error}"));
+                sleep(Duration::from_secs(1)).await;
+            }
+            Ok(())
+        };
+        finish(parts.life.spawn(set), &format!("{duty:?} of node {node}")).await
+    }
+
+    /// Live slots on other nodes.
+    pub fn slots_elsewhere(&self, node: NodeId) -> usize {
+        let (_, catalogue) = self.cluster.newest();
+        let slots = |segment: &Segment| segment.live_slots().filter(|it| it.node != node).count();
+        catalogue.segments().iter().map(slots).sum()
+    }
+
+    /// Waits until the newest catalogue gives no reason to wait.
+    pub async fn waited(&self, why: impl Fn(&Catalogue) -> Option<String>) -> Told {
+        self.cluster.wait(STEP_LIMIT, |cluster| why(&cluster.newest().1)).await
+    }
+
+    pub async fn until_not_voting(&self, node: NodeId) -> Told {
+        let votes = |cluster: &Cluster| match cluster.leader() {
+            None => Some("no leader".to_owned()),
+            Some(leader) => {
+                let voters = leader.shared.member.consensus.voters();
+                voters.contains_key(&node.0).then(|| format!("node {node} votes"))
+            }
+        };
+        self.cluster.wait(STEP_LIMIT, votes).await
     }
 
     /// An operator asks once to remove a node, and is refused.

@@ -137,6 +137,13 @@ impl wire::catalogue_server::Catalogue for Node {
         Err(Status::unimplemented("not faked"))
     }
 
+    async fn plan_drain(
+        &self,
+        _request: Request<wire::PlanDrainRequest>,
+    ) -> Result<Response<wire::PlanDrainReply>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn show_policy(
         &self,
         _request: Request<wire::ShowPolicyRequest>,

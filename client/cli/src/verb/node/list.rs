@@ -1,9 +1,10 @@
 //! `cairn node ls`, and how a node is shown elsewhere.
 
-use cairn_client::{NodeId, NodeInfo, NodeState};
+use cairn_client::{NodeDuty, NodeId, NodeInfo, NodeState};
 use serde::Serialize;
 
 use super::super::{clock, room};
+use super::duty_line;
 use crate::exit::{Exit, Outcome};
 use crate::output::{bytes, table};
 use crate::session::Session;
@@ -13,7 +14,8 @@ pub fn run(session: &Session, all: bool) -> Outcome {
     let shown: Vec<NodeInfo> =
         status.nodes.into_iter().filter(|node| all || !node.removed).collect();
     session.output.result(&listing(&shown, status.leader), || {
-        node_table(&shown, status.leader, status.limited) + &outside_lines(&shown)
+        let duties: String = shown.iter().filter_map(duty_line).map(|line| line + "\n").collect();
+        node_table(&shown, status.leader, status.limited) + &duties + &outside_lines(&shown)
     })?;
     clock::wrong(&shown).into_iter().for_each(|problem| session.output.say(problem));
     Ok(Exit::Ok)
@@ -45,6 +47,13 @@ pub struct NodeRecord<'a> {
     clock_ahead_ms: Option<i64>,
     /// Why it cannot join, or null.
     outside: Option<String>,
+    /// `serving`, `draining` or `maintenance`.
+    duty: &'static str,
+    /// Of a draining node: segments in use that are still on it, or null.
+    draining_segments: Option<u64>,
+    draining_bytes: Option<u64>,
+    /// Of a node in maintenance: how long still, or null.
+    maintenance_left_ms: Option<u64>,
 }
 
 impl<'a> NodeRecord<'a> {
@@ -64,6 +73,19 @@ impl<'a> NodeRecord<'a> {
             feature_level: node.feature_level,
             clock_ahead_ms: node.clock_ahead_ms,
             outside: outside(node),
+            duty: node.duty.word(),
+            draining_segments: match node.duty {
+                NodeDuty::Draining { segments, .. } => Some(segments),
+                _ => None,
+            },
+            draining_bytes: match node.duty {
+                NodeDuty::Draining { bytes, .. } => Some(bytes),
+                _ => None,
+            },
+            maintenance_left_ms: match node.duty {
+                NodeDuty::Maintenance { left_ms } => Some(left_ms),
+                _ => None,
+            },
         }
     }
 }

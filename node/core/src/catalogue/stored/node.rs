@@ -9,7 +9,7 @@ use cairn_types::convert::{
 };
 use cairn_types::ids::{Incarnation, NodeId, Nonce};
 use cairn_types::limits::{NODES_MAX, SUPERSEDED_MAX};
-use cairn_types::model::{Admin, Liveness, NewNode, Node};
+use cairn_types::model::{Admin, Duty, Liveness, NewNode, Node};
 use cairn_types::wire;
 
 use super::{LoadError, Loader, Put, Stored, StoredError, is_minted};
@@ -66,11 +66,22 @@ fn to_wire(node: &Node) -> wire::SnapshotNode {
         removed: node.admin == Admin::Removed,
         up: node.liveness == Liveness::Up,
         liveness_since_ms: node.liveness_since_ms,
+        draining: node.duty == Duty::Draining,
+        maintenance_until_ms: match node.duty {
+            Duty::Maintenance { until_ms } => until_ms,
+            Duty::Serving | Duty::Draining => 0,
+        },
     }
 }
 
 fn from_wire(record: wire::SnapshotNode) -> Result<Node, ConvertError> {
     let new = new_node_from_wire(required("node", record.node)?)?;
+    let duty = match (record.draining, record.maintenance_until_ms) {
+        (false, 0) => Duty::Serving,
+        (true, 0) => Duty::Draining,
+        (false, until_ms) => Duty::Maintenance { until_ms },
+        (true, got) => return Err(ConvertError::Value { field: "maintenance_until_ms", got }),
+    };
     let nonce = |bytes: &Bytes| id128_from_wire("nonce", bytes).map(Nonce);
     Ok(Node {
         id: NodeId(record.id),
@@ -83,6 +94,7 @@ fn from_wire(record: wire::SnapshotNode) -> Result<Node, ConvertError> {
         incarnation: Incarnation(record.incarnation),
         inventoried: record.inventoried,
         admin: if record.removed { Admin::Removed } else { Admin::InService },
+        duty,
         liveness: if record.up { Liveness::Up } else { Liveness::Down },
         liveness_since_ms: record.liveness_since_ms,
         capacity_bytes: new.capacity_bytes,

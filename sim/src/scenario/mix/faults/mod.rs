@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_types::command::FEATURE_LEVEL;
-use cairn_types::ids::SegmentDigest;
+use cairn_types::ids::{NodeId, SegmentDigest};
 use tokio::time::{Instant, sleep_until};
 
 use self::operator::Operator;
@@ -90,6 +90,8 @@ enum Later {
     /// A sync of this life's disk failed if there were more than so many by now.
     MustHaveStopped(ProcessId, Arc<Life>, u64),
     MustBeRefused(ProcessId),
+    /// The operator ends a drain.
+    Serve(NodeId),
 }
 
 /// One event while it strikes.
@@ -181,6 +183,7 @@ impl Faults {
                 Later::Apply(life) => life.apply_again(),
                 Later::PutClockRight(process) => self.put_clock_right(process),
                 Later::MustHaveEnded(..) => self.later.push((due, what)),
+                Later::Serve(node) => self.serve(node),
                 // It may have started only now.
                 Later::MustBeRefused(_) => self.later.push((due.min(soon), what)),
                 Later::MustHaveStopped(..) => self.later.push((due, what)),
@@ -248,6 +251,8 @@ impl Faults {
             FaultKind::HiddenLeader => self.hide_leader(strike),
             FaultKind::ClockRate => self.clock_rate(strike, node),
             FaultKind::LateApply => self.late_apply(strike, node),
+            FaultKind::Drain => self.drain(strike, node),
+            FaultKind::Maintain => self.maintain(strike, node),
         }
     }
 
@@ -319,6 +324,7 @@ impl Faults {
                     self.must_have_stopped(node, life, syncs);
                 }
                 Later::MustBeRefused(process) => self.must_be_refused(process),
+                Later::Serve(node) => self.serve(node),
             }
         }
     }

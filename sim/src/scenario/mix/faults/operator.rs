@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_client::Client;
-use cairn_types::command::Accept;
+use cairn_types::command::{Accept, NewDuty};
 use cairn_types::ids::NodeId;
 use cairn_types::model::Admin;
 use parking_lot::Mutex;
@@ -29,6 +29,8 @@ pub struct Operator {
     process: Option<ProcessId>,
     /// Which still are; shared with the operator's tasks.
     wanted: Arc<Mutex<BTreeMap<NodeId, Removal>>>,
+    /// How often each node was given another duty.
+    duties: Arc<Mutex<BTreeMap<NodeId, u64>>>,
     /// A disk was lost, or a node given up: the promise covers one.
     lost: bool,
 }
@@ -71,6 +73,22 @@ impl Operator {
         let fewer_hosts = matches!(what, Removal::Live(_));
         let accept = Accept { fewer_hosts, ..Accept::default() };
         parts.life.spawn(async move { remove(&sdk, node, accept).await });
+    }
+
+    /// Gives a node another duty. What was asked last is what holds in the end: an older task of this
+    /// node gives up.
+    fn set_duty(&mut self, cluster: &Cluster, node: NodeId, duty: NewDuty) {
+        let asked = {
+            let mut duties = self.duties.lock();
+            let asked = duties.entry(node).or_default();
+            *asked += 1;
+            *asked
+        };
+        let process = *self.process.get_or_insert_with(|| cluster.client("operator", "r1"));
+        let Some((parts, sdk)) = cluster.sdk(process) else { return };
+        let duties = self.duties.clone();
+        let is_last = move || duties.lock().get(&node) == Some(&asked);
+        parts.life.spawn(async move { set_duty(&sdk, node, duty, is_last).await });
     }
 
     /// Follows what became of removals, by the catalogue.
@@ -126,7 +144,57 @@ async fn remove(sdk: &Client, node: NodeId, accept: Accept) {
     }
 }
 
+/// Asks until it is done, refused by the catalogue, or overtaken.
+async fn set_duty(sdk: &Client, node: NodeId, duty: NewDuty, is_last: impl Fn() -> bool) {
+    while is_last() {
+        match sdk.set_duty(node, duty).await {
+            Ok(()) => {
+                trace::event("operator", "does", format_args!("{duty:?} on node {node}"));
+                let counter = match duty {
+                    NewDuty::Serve => "operator.serves",
+                    NewDuty::Drain => "operator.drains",
+                    NewDuty::Maintain { .. } => "operator.maintains",
+                };
+                trace::count(counter, 1);
+                return;
+            }
+            Err(error) => {
+                trace::event("operator", "failed", format_args!("duty of node {node}: {error}"));
+                trace::count("operator.refused", u64::from(error.refusal().is_some()));
+                // A drain that cannot end now is not asked for again.
+                if error.refusal().is_some() {
+                    return;
+                }
+            }
+        }
+        sleep(AGAIN).await;
+    }
+}
+
 impl Faults {
+    /// One half of the drains go on until the end, when nothing may be left on the node.
+    pub(super) fn drain(&mut self, mut strike: Strike, process: ProcessId) {
+        let Some(node) = self.cluster.id_of(process) else { return };
+        strike.says(format_args!("{}", self.cluster.name(process)));
+        self.operator.set_duty(&self.cluster, node, NewDuty::Drain);
+        if strike.chance.chance(0.5) {
+            self.after(&mut strike, 20_000, Later::Serve(node));
+        }
+    }
+
+    /// For less time than passes until the calm phase, which waits for nobody.
+    pub(super) fn maintain(&mut self, mut strike: Strike, process: ProcessId) {
+        let Some(node) = self.cluster.id_of(process) else { return };
+        let time = self.plan.paced(Duration::from_millis(strike.chance.range(1_000..7_000)));
+        strike.says(format_args!("{} for {time:?}", self.cluster.name(process)));
+        let for_ms = time.as_millis() as u64;
+        self.operator.set_duty(&self.cluster, node, NewDuty::Maintain { for_ms });
+    }
+
+    pub(super) fn serve(&mut self, node: NodeId) {
+        self.operator.set_duty(&self.cluster, node, NewDuty::Serve);
+    }
+
     pub(super) fn add_node(&mut self, mut strike: Strike) {
         let rack = format!("r{}", strike.chance.range(1..4));
         if self.cluster.nodes().len() >= NODES_MAX {
