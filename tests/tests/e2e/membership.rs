@@ -80,6 +80,63 @@ fn of_two_nodes_the_one_that_votes_can_be_removed() {
 }
 
 #[test]
+fn a_node_is_drained_while_clients_write_and_goes_without_a_flag() {
+    let setup = Setup { nodes: 4, ..Setup::default() };
+    let mut cluster = TestCluster::start_as(program(), &setup);
+    let cairn = cluster.cairn();
+    let source = cluster.scratch("source");
+    files::checkpoint(&source, 48 << 20, 1);
+    let put = |address: &str| {
+        let words: [&dyn AsRef<std::ffi::OsStr>; 5] =
+            [&"put", &source, &address, &"--wait", &"full"];
+        cairn.run(args(&words)).ok();
+    };
+    put("many/a@1");
+    let leader = cluster.leader();
+    let host = format!("host{}", leader + 1);
+    let plan = cairn.run(["node", "drain", &host, "--dry-run", "--json"]).ok().json();
+    assert_eq!(plan["refused"], Value::Null);
+    let sum = |list: &str| -> u64 {
+        let items = plan[list].as_array().expect("a list");
+        items.iter().map(|item| item["segments"].as_u64().unwrap_or(0)).sum()
+    };
+    assert_eq!(plan["leads"], true);
+    assert_eq!((Some(sum("targets")), sum("obstacles")), (plan["segments"].as_u64(), 0));
+    let duty = || {
+        let nodes = cairn.run(["node", "ls", "--json"]).ok().json();
+        let nodes = nodes["nodes"].as_array().expect("nodes").clone();
+        nodes.into_iter().find(|node| node["host"] == *host).expect("the node")
+    };
+    assert_eq!(duty()["duty"], "serving", "a dry run changes nothing");
+
+    cairn.run(["node", "drain", &host]).ok();
+    put("many/a@2");
+    let drained = cairn.run(["node", "drain", &host, "--wait=5m"]).ok();
+    assert!(drained.text().contains("is drained"), "{}", drained.text());
+    let node = duty();
+    assert_eq!((&node["duty"], &node["draining_segments"]), (&"draining".into(), &0.into()));
+    until_true("its vote moves", DEADLINE, || duty()["role"] == "learner");
+    assert_eq!(duty()["replicas_assigned"], 0);
+    // Three hosts are left for three replicas.
+    let other = format!("host{}", (leader + 1) % 4 + 1);
+    cairn.run(["node", "drain", &other]).fails(4, "would leave 2 hosts up").hints("join another");
+    cairn.run(["node", "remove", &host]).ok();
+    let (code, said) = end_of(&mut cluster, leader);
+    assert_eq!(code, Some(4), "{said}");
+    for address in ["many/a@1", "many/a@2"] {
+        cairn.run(["get", address, "--verify-only"]).ok();
+    }
+    cairn.run(["status"]).ok();
+
+    let kept = cairn.run(["node", "maintain", &other, "--for", "2h", "--json"]).ok().json();
+    assert_eq!(kept["duty"], "maintenance");
+    assert!(kept["maintenance_left_ms"].as_u64().is_some_and(|left| left > 7_000_000));
+    assert!(cairn.run(["status"]).ok().text().contains("is in maintenance for 1h"));
+    assert!(cairn.run(["node", "resume", &other]).ok().text().contains("serves again"));
+    cairn.run(["node", "maintain", &other, "--for", "8d"]).fails(2, "between 1ms and 7d");
+}
+
+#[test]
 fn a_node_stays_while_its_vote_is_needed() {
     let mut cluster = TestCluster::start(program());
     let cairn = cluster.cairn();

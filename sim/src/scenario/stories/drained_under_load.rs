@@ -10,7 +10,7 @@ use crate::disk::Crash;
 use crate::world::World;
 
 pub async fn story(world: World) -> Told {
-    let mut stage = Stage::open(world, &["r1", "r2", "r3", "r1", "r2"]).await?;
+    let mut stage = Stage::open(world, &["r1", "r2", "r3", "r1"]).await?;
     stage.put_blocks(1, 8).await?;
     stage.put(2).await?;
     stage.settled().await?;

@@ -29,7 +29,7 @@ pub struct DrainArgs {
     #[arg(long, visible_alias = "plan", env = "CAIRN_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
     dry_run: bool,
     /// Wait until nothing in use is left on the node, at most for this long (then exit with code 8)
-    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "7d", conflicts_with = "dry_run")]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "7d", conflicts_with = "dry_run")]
     wait: Option<humantime::Duration>,
 }
 
