@@ -295,15 +295,17 @@ fn audit_and_its_check() {
         place: "llama/pretrain".to_owned(),
     };
     let gap = |first, last| AuditGap { first, last, after_index: 0, until_index: 0, hash: [0; 32] };
-    let mut found = audit::Found::default();
-    found.records = [
+    let records = [
         record(4, "seal_part", AuditResult::Committed),
         record(8, "delete", AuditResult::Refused(refusal)),
         removed,
-    ]
-    .into();
-    found.gaps = vec![gap(5, 7)];
-    found.omitted = 2;
+    ];
+    let mut found = audit::Found {
+        records: records.into(),
+        gaps: vec![gap(5, 7)],
+        omitted: 2,
+        ..audit::Found::default()
+    };
     found.report.kept_from = 2;
     found.report.damage = vec![(NodeId(2), "audit/0000000000000001.log is damaged".to_owned())];
     checked("audit", &audit::text(&found), &audit::document(&found));
