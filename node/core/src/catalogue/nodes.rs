@@ -103,6 +103,9 @@ impl Catalogue {
             if known.admin == Admin::Removed {
                 return Err(Refusal::NodeRemoved(known.id));
             }
+            if known.key.is_some() && known.key != node.key {
+                return Err(Refusal::WrongCookie { node: known.id });
+            }
             if known.incarnation == Incarnation(0) {
                 // A join was interrupted and repeated from another place. Until the node registers,
                 // its last stated address is the one where it can be reached.
@@ -111,6 +114,7 @@ impl Catalogue {
                 known.address.clone_from(&node.address);
                 known.capacity_bytes = node.capacity_bytes;
                 known.feature_level = node.feature_level;
+                known.key = node.key;
             }
             return Ok(Reply::NodeAllocated { node: known.id });
         }
@@ -201,6 +205,7 @@ impl Catalogue {
             liveness_since_ms: self.cluster.clock_ms,
             capacity_bytes: node.capacity_bytes,
             feature_level: node.feature_level,
+            key: node.key,
         };
         Arc::make_mut(&mut self.nodes).insert(id, record);
         id
@@ -217,12 +222,17 @@ impl Catalogue {
             address,
             capacity_bytes,
             feature_level,
+            key,
         } = registration;
         let record = self.nodes.get(node).ok_or(Refusal::UnknownNode(*node))?;
         if record.admin == Admin::Removed {
             return Err(Refusal::NodeRemoved(*node));
         }
         if record.cookie != *cookie {
+            return Err(Refusal::WrongCookie { node: *node });
+        }
+        // The signature was checked by the leader. A key that is recorded never changes.
+        if record.key.is_some() && key.is_some() && record.key != *key {
             return Err(Refusal::WrongCookie { node: *node });
         }
         self.check_build(*feature_level)?;
@@ -260,6 +270,7 @@ impl Catalogue {
         record.liveness_since_ms = self.cluster.clock_ms;
         record.capacity_bytes = *capacity_bytes;
         record.feature_level = *feature_level;
+        record.key = record.key.or(*key);
         self.recount_racks();
         Ok(Reply::Registered { incarnation })
     }

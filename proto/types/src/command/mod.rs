@@ -66,13 +66,16 @@ pub use seal_part::NOT_COMPARED;
 
 /// The highest feature level this build understands. It rises with the first command, or field of
 /// a command, that an older build would not understand.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 
 /// The feature level from which commands say on whose behalf they are.
 pub const SUBJECT_LEVEL: u32 = 3;
 
 /// The feature level from which uploads may leave the number of their parts open.
 pub const OPEN_ENDED_LEVEL: u32 = 4;
+
+/// The feature level from which the catalogue records the public keys of nodes.
+pub const NODE_KEYS_LEVEL: u32 = 5;
 
 /// Gives every command to the macro `$with`, behind what else it was given: module, name, sender,
 /// what a subject needs for it, feature level, words for people.
