@@ -130,6 +130,8 @@ fn play_of(canary: &Canary) -> Play {
         "write_deletes" | "uploads_are_anyones" | "revoked_is_taken" | "reply_authorizes" => {
             scenario::find("stolen_token")
         }
+        // Nobody in the mix speaks as another node.
+        "unpinned_speaks" => scenario::find("speaks_as_another"),
         // The client waits for its upload's Begin.
         "seal_unread" => scenario::find("sealed_before_it_began"),
         // In the mix clients and catch-up read most of what rots.
