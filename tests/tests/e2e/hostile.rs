@@ -131,12 +131,12 @@ fn raft_calls_of_a_stranger_end_no_node() {
     put(&cluster, "hostile/run@1");
     for node in 0..3 {
         let (address, status) = (cluster.nodes()[node].address, cluster.node_status(node));
+        // With the key of another node, with none, and with that of the node: only the last
+        // one is heard, and what it says cannot be.
+        let other = key_of(&cluster, status.node);
+        let own = key_of(&cluster, NodeId(status.node.0 % 3 + 1));
         cluster.run(async {
             let transport = TcpDialer::new(None).dial(&address.to_string());
-            // With the key of another node, with none, and with that of the node: only the last
-            // one is heard, and what it says cannot be.
-            let other = key_of(&cluster, status.node);
-            let own = key_of(&cluster, NodeId(status.node.0 % 3 + 1));
             let wanted = [
                 (Some(&other), Reason::Speaker),
                 (None, Reason::Speaker),
