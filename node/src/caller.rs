@@ -289,6 +289,7 @@ mod tests {
                 capacity_bytes: 1,
                 feature_level: FEATURE_LEVEL,
                 replaces: None,
+                key: None,
             };
             let (cluster, settings) = (ClusterId(1), Settings::default());
             world.apply(Body::InitCluster(command::InitCluster { cluster, settings, node }));

@@ -16,6 +16,7 @@
 //! | [`upkeep`] | the loops: registration, heartbeats, own work, steward, members, health |
 //! | [`health`] | the result of the last look at disk and listener |
 //! | `standing` | whether a calling process may act for its node, or must stop |
+//! | `key_file`, [`speech`] | the node's key; who speaks in a node's name |
 //! | [`reporter`] | the node's reports about its replicas: durable, lost, removed |
 //! | [`raft`] | openraft behind a small handle: log, snapshots, network |
 //! | `remote` | a segment's blocks from another node, verified one by one |
@@ -45,6 +46,7 @@ pub mod guard;
 pub mod health;
 mod hello;
 pub mod identity;
+mod key_file;
 pub mod ledger;
 pub mod listener;
 pub mod machine;
@@ -60,6 +62,7 @@ pub mod scrub;
 pub mod serve;
 pub mod service;
 pub mod shared;
+pub mod speech;
 mod standing;
 mod start_error;
 pub mod store;

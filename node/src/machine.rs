@@ -139,6 +139,7 @@ mod tests {
             capacity_bytes: 1,
             feature_level: FEATURE_LEVEL,
             replaces: None,
+            key: None,
         };
         let cluster = ClusterId(7);
         let init = entry(InitCluster { cluster, settings: Settings::default(), node });

@@ -40,6 +40,7 @@ use crate::raft::{
 };
 use crate::service;
 use crate::shared::{Calls, Ending, Member, Replicas, Shared, ThisNode};
+use crate::speech::Speech;
 use crate::standing;
 pub use crate::start_error::StartError;
 use crate::store::{SegmentStore, StoreConfig};
@@ -145,7 +146,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     };
     let peers = Arc::new(Peers::new(remembered));
     given_peers(&config).for_each(|address| peers.give(address.clone()));
-    let Identified { file, identity, node, previous, promised, fresh } =
+    let Identified { file, identity, node, key, previous, promised, fresh } =
         origin::identify(&env, &disk, &config, &peers, &starting).await?;
     let (cluster, lineage) = (identity.cluster, identity.lineage);
 
@@ -154,6 +155,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let ending = Arc::new(ending);
     let known: Vec<_> = previous.iter().copied().chain([nonce]).collect();
     let papers = hello::papers(&identity, &known);
+    let speech = Arc::new(Speech::new(key, cluster, node, nonce));
     let store = open_store(&env, &disk, &config, &fatal).await?;
     // A node that was registered has a log. If the log is lost, its votes are lost too.
     let expect_log = identity.registered_nonce.is_some();
@@ -166,7 +168,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
         Arc::clone(&disk),
         consensus_config(&config.timings, raft_identity, expect_log, promised),
         Arc::clone(&state),
-        hooks(&state, &peers, (&fatal, &trail), &ending, papers.clone()),
+        hooks((&state, &peers, &speech), (&fatal, &trail), &ending, papers.clone()),
     )
     .await
     .map_err(|error| match error.is_final() {
@@ -178,7 +180,7 @@ async fn assemble(pieces: Pieces, config: NodeConfig) -> Result<Node, StartError
     let this = ThisNode::new(env.clone(), config, disk, trail, (cluster, lineage, node));
     let this = Arc::new(this);
     let member = Arc::new(Member::new(Arc::clone(&this), consensus, state, health));
-    let calls = Calls { this: Arc::clone(&this), member: Arc::clone(&member), peers };
+    let calls = Calls { this: Arc::clone(&this), member: Arc::clone(&member), peers, speech };
     let calls = Arc::new(calls);
     let counters = Arc::<Counters>::default();
     let replicas = Replicas::new(Arc::clone(&member), store, ledger, Arc::clone(&counters));
@@ -255,8 +257,7 @@ fn consensus_config(
 
 /// Openraft's questions to the node (allowed senders, members' addresses) and its notices.
 fn hooks(
-    state: &Arc<RwLock<CatalogueState>>,
-    peers: &Arc<Peers>,
+    (state, peers, speech): (&Arc<RwLock<CatalogueState>>, &Arc<Peers>, &Arc<Speech>),
     (fatal, trail): (&FatalHook, &Arc<Trail>),
     ending: &Arc<Ending>,
     papers: HelloRequest,
@@ -266,9 +267,17 @@ fn hooks(
     let told = Arc::clone(ending);
     hooks.told_to_stop = Arc::new(move |reason| told.accuse(reason));
     let known = Arc::clone(state);
-    hooks.admit = Arc::new(move |sender, nonce, votes| {
-        standing::admit_raft(&known.read().catalogue, NodeId(sender), nonce, votes)
+    let listening = Arc::clone(speech);
+    hooks.admit = Arc::new(move |said| {
+        let (node, key) = (NodeId(said.node), {
+            let known = known.read();
+            standing::admit_raft(&known.catalogue, NodeId(said.node), said.nonce, said.votes)?;
+            known.catalogue.node(NodeId(said.node)).and_then(|record| record.key)
+        });
+        listening.check_call(key, node, said.nonce, said.proof)
     });
+    let speaking = Arc::clone(speech);
+    hooks.prove = Arc::new(move |to| speaking.proof(NodeId(to)));
     let known = Arc::clone(state);
     let refusal = move |papers: &HelloRequest, votes: bool| {
         standing::hello_refusal(&known.read().catalogue, papers, false, votes)

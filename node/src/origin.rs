@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_host::envelope;
+use cairn_host::node_key::NodeKey;
 use cairn_host::seam::{Env, Lane};
 use cairn_proto::wire;
 use cairn_proto::wire::admin_client::AdminClient;
-use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::command::{self, Body, NODE_KEYS_LEVEL, Refusal, Reply};
 use cairn_types::convert;
 use cairn_types::ids::{ClusterId, Cookie, Lineage, NodeId, Nonce, RequestId};
 use cairn_types::model::NewNode;
@@ -19,6 +20,7 @@ use crate::disk::Disk;
 use crate::door::Starting;
 use crate::hello;
 use crate::identity::{Identity, IdentityError, IdentityFile};
+use crate::key_file;
 use crate::peers::Peers;
 use crate::raft::Promise;
 use crate::shared::Member;
@@ -39,6 +41,7 @@ pub struct Identified {
     pub file: IdentityFile,
     pub identity: Identity,
     pub node: NodeId,
+    pub key: NodeKey,
     /// The nonces it knew before this process.
     pub previous: Vec<Nonce>,
     /// Its promises that others have heard.
@@ -58,6 +61,11 @@ pub async fn identify(
 ) -> Result<Identified, StartError> {
     let mut file = open_identity(env, disk, config, peers).await?;
     let mut identity = file.identity().clone();
+    // The key is on disk before the cluster hears its public half.
+    let mut seed = [0; 32];
+    seed.chunks_mut(8).for_each(|part| part.copy_from_slice(&env.random_u64().to_le_bytes()));
+    let files = Arc::clone(disk);
+    let key = env.blocking(Lane::Log, move || key_file::load_or_create(&files, seed)).await?;
     if identity.node.is_some() {
         say_who(starting, &identity);
     }
@@ -72,7 +80,8 @@ pub async fn identify(
     }
     if identity.node.is_none() {
         let Origin::Join(addresses) = &config.origin else { return Err(StartError::Empty) };
-        let joined = join(env, peers, config, identity.cookie, addresses).await?;
+        let new = new_node(config, identity.cookie, &key);
+        let joined = join(env, peers, config, &new, addresses).await?;
         // The next start may get no addresses and may run before the catalogue has named the other
         // nodes.
         let known = peers.known(&config.address).into_iter().collect();
@@ -93,11 +102,14 @@ pub async fn identify(
         Origin::Bootstrap(settings)
             if node == FIRST_NODE && identity.registered_nonce.is_none() =>
         {
-            Some(Fresh { settings: settings.clone(), node: new_node(config, identity.cookie) })
+            Some(Fresh {
+                settings: settings.clone(),
+                node: new_node(config, identity.cookie, &key),
+            })
         }
         _ => None,
     };
-    Ok(Identified { file, identity, node, previous, promised, fresh })
+    Ok(Identified { file, identity, node, key, previous, promised, fresh })
 }
 
 /// From now on the port answers with this identity.
@@ -207,7 +219,7 @@ pub struct Fresh {
     node: NewNode,
 }
 
-fn new_node(config: &NodeConfig, cookie: Cookie) -> NewNode {
+fn new_node(config: &NodeConfig, cookie: Cookie, key: &NodeKey) -> NewNode {
     NewNode {
         cookie,
         host: config.host.clone(),
@@ -216,6 +228,7 @@ fn new_node(config: &NodeConfig, cookie: Cookie) -> NewNode {
         capacity_bytes: config.capacity_bytes,
         feature_level: config.feature_level,
         replaces: config.replaces,
+        key: (config.feature_level >= NODE_KEYS_LEVEL).then(|| key.public()),
     }
 }
 
@@ -230,7 +243,7 @@ async fn join(
     env: &Env,
     peers: &Peers,
     config: &NodeConfig,
-    cookie: Cookie,
+    new: &NewNode,
     addresses: &[String],
 ) -> Result<Joined, StartError> {
     if addresses.is_empty() {
@@ -240,7 +253,7 @@ async fn join(
     let mut targets: Vec<String> = addresses.to_vec();
     for _ in 0..JOIN_ROUNDS_MAX {
         for address in targets.clone() {
-            let node = Some(convert::new_node_to_wire(&new_node(config, cookie)));
+            let node = Some(convert::new_node_to_wire(new));
             let mut client = AdminClient::new(peers.transport(env, &address));
             let mut request = Request::new(wire::JoinRequest { node });
             // A node of another cluster refuses the call before it changes anything.

@@ -140,6 +140,7 @@ mod tests {
             capacity_bytes: 1 << 40,
             feature_level: FEATURE_LEVEL,
             replaces: None,
+            key: None,
         }
     }
 
@@ -157,6 +158,7 @@ mod tests {
             address,
             capacity_bytes,
             feature_level,
+            key: None,
         })
     }
 

@@ -4,6 +4,7 @@ use cairn_types::command::Refusal;
 use cairn_types::ids::ClusterId;
 
 use crate::identity::IdentityError;
+use crate::key_file::KeyFileError;
 use crate::peers;
 
 /// Why a node did not start.
@@ -15,6 +16,8 @@ pub enum StartError {
     Empty,
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     #[error("{0}")]
     Config(String),
     #[error(

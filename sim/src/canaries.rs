@@ -134,6 +134,8 @@ fn play_of(canary: &Canary) -> Play {
         "audit_skips_after_restart" | "purge_before_audit" => {
             scenario::find("audit_beside_snapshots")
         }
+        // Nobody in the mix speaks as another node.
+        "unpinned_speaks" => scenario::find("speaks_as_another"),
         // The client waits for its upload's Begin.
         "seal_unread" => scenario::find("sealed_before_it_began"),
         // In the mix clients and catch-up read most of what rots.

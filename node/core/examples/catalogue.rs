@@ -89,6 +89,7 @@ impl Bench {
                 capacity_bytes: 1 << 50,
                 feature_level: FEATURE_LEVEL,
                 replaces: None,
+                key: None,
             };
             let settings = Settings::default();
             bench.done(match number {
@@ -109,6 +110,7 @@ impl Bench {
                 address: node.address,
                 capacity_bytes: node.capacity_bytes,
                 feature_level: node.feature_level,
+                key: None,
             }));
             let incarnation = bench.catalogue.node(NodeId(number)).unwrap().incarnation;
             bench.done(Body::Inventory(command::Inventory {

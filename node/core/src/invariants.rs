@@ -194,6 +194,10 @@ pub fn check_step(before: &Catalogue, after: &Catalogue) -> Result<(), String> {
             check_replaced(before, old)?;
         }
     }
+    for old in before.nodes().filter(|old| old.key.is_some()) {
+        let kept = after.node(old.id).is_none_or(|new| new.key == old.key);
+        ensure(kept, || format!("T1: the recorded key of node {} changed", old.id))?;
+    }
     check_fences(before, after)?;
     open_ended::check_step(before, after)?;
     check_policies(before, after)?;

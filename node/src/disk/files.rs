@@ -142,6 +142,9 @@ impl Disk for FileDisk {
             Open::Create | Open::CreateDirect => {
                 options.write(true).create_new(true);
             }
+            Open::CreateSecret => {
+                options.write(true).create_new(true).mode(0o600);
+            }
         }
         // Opening a FIFO without a writer would otherwise block for ever.
         let mut flags = OFlags::NONBLOCK;

@@ -94,7 +94,7 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>> {
         let mut entries = self.entries.lock();
         let file = match how {
-            Open::Create | Open::CreateDirect => {
+            Open::Create | Open::CreateSecret | Open::CreateDirect => {
                 check(&self.broken)?;
                 if entries.contains_key(path) {
                     return Err(io::ErrorKind::AlreadyExists.into());

@@ -20,6 +20,8 @@ pub enum Open {
     Write,
     /// New file, read and write; fails with `AlreadyExists`.
     Create,
+    /// As `Create`; only its owner may read it.
+    CreateSecret,
     /// New file, written without the page cache if the platform can. Offsets, lengths and buffer
     /// addresses of writes are multiples of [`DIRECT_ALIGN`].
     CreateDirect,

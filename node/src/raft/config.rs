@@ -10,7 +10,7 @@ use super::log::file::LogError;
 use super::peers::network::{NodeAddresses, Resolve};
 use super::peers::papers::Papers;
 use super::peers::promises::Promise;
-use super::peers::service::{Admit, Identity};
+use super::peers::service::{Admit, Identity, Prove};
 use super::snapshot::files::SnapshotError;
 use crate::audit::Trail;
 use crate::fatal::FatalHook;
@@ -109,6 +109,8 @@ pub struct Hooks {
     /// registered as this node.
     pub told_to_stop: FatalHook,
     pub admit: Admit,
+    /// Signs calls to a member.
+    pub prove: Prove,
     pub resolve: Resolve,
     pub papers: Papers,
     /// Records of the audit go there.
@@ -122,7 +124,8 @@ impl Hooks {
         Self {
             fatal,
             told_to_stop,
-            admit: Arc::new(|_, _, _| Ok(())),
+            admit: Arc::new(|_| Ok(())),
+            prove: Arc::new(|_| Default::default()),
             resolve: Arc::new(|_| NodeAddresses::default()),
             papers: Papers::none(),
             trail: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cairn_host::envelope::{self, Reason, refuse};
 use cairn_proto::wire;
 use cairn_proto::wire::admin_client::AdminClient;
-use cairn_types::command::{self, Body, Reply, Sender};
+use cairn_types::command::{self, Body, NODE_KEYS_LEVEL, Reply, Sender};
 use cairn_types::convert;
 use cairn_types::ids::{Incarnation, NodeId, RequestId, check_host_port};
 use cairn_types::model::{Admin, Liveness};
@@ -18,6 +18,7 @@ use super::{audit, quarantine, ready, scrub};
 use crate::caller::Caller;
 use crate::shared::leader::Pulse;
 use crate::shared::{Calls, LeaderState, Shared};
+use crate::speech;
 use crate::standing::{self, Standing};
 
 /// A hello waits this long for a leader's word; less than its caller waits.
@@ -45,6 +46,26 @@ impl Service {
             None => Ok(()),
         }
     }
+
+    /// Refuses a report that its node has not signed. A leader that finds no key looks again once
+    /// all that is committed is applied here.
+    async fn must_be_signed(
+        &self,
+        body: &Body,
+        request: &Request<wire::ExecuteRequest>,
+    ) -> Result<(), Status> {
+        let member = &self.shared.member;
+        let Some(node) = speech::node_of(body) else { return Ok(()) };
+        let recorded = || member.read(|catalogue| catalogue.node(node).and_then(|it| it.key));
+        let mut key = recorded();
+        let level = member.read(|catalogue| catalogue.cluster().feature_level);
+        if key.is_none() && level >= NODE_KEYS_LEVEL && member.consensus.is_leader() {
+            member.read_index(member.this.call_deadline()).await?;
+            key = recorded();
+        }
+        let (command, headers) = (&request.get_ref().command, request.metadata());
+        self.shared.calls.speech.check_report(key, body, command, headers)
+    }
 }
 
 #[tonic::async_trait]
@@ -54,8 +75,13 @@ impl wire::admin_server::Admin for Service {
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::JoinReply>, Status> {
         let node = request.into_inner().node.ok_or_else(|| Status::invalid_argument("no node"))?;
-        let node = convert::new_node_from_wire(node)
+        let mut node = convert::new_node_from_wire(node)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let level = self.shared.member.read(|catalogue| catalogue.cluster().feature_level);
+        if level < NODE_KEYS_LEVEL {
+            // An older build in the cluster does not know the field.
+            node.key = None;
+        }
         let reply = self.shared.member.propose(RequestId(0), Body::AllocateNode(node)).await?;
         match &*reply {
             Reply::NodeAllocated { node } => {
@@ -106,10 +132,11 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteReply>, Status> {
-        let command = self.shared.member.decode_command(&request.into_inner().command)?;
+        let command = self.shared.member.decode_command(&request.get_ref().command)?;
         if command.body.sender() != Sender::Node {
             return Err(Status::permission_denied("not a report"));
         }
+        self.must_be_signed(&command.body, &request).await?;
         if let Body::Declined(command::Declined { node, reason, replicas, .. }) = &command.body {
             let (count, reason) = (replicas.len(), reason.text());
             tracing::warn!(%node, count, reason, "a node cannot make replicas it was given");
@@ -129,7 +156,7 @@ impl wire::admin_server::Admin for Service {
         &self,
         request: Request<wire::HeartbeatRequest>,
     ) -> Result<Response<wire::HeartbeatReply>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let Some(leader_clock_ms) = self.shared.member.leader_clock_ms() else {
             return Err(self.shared.member.not_leader());
         };
@@ -140,7 +167,9 @@ impl wire::admin_server::Admin for Service {
             .member
             .read(|catalogue| standing::of_heartbeat(catalogue, node, incarnation, votes));
         match standing {
-            Standing::Current => {}
+            Standing::Current => self.shared.member.read(|catalogue| {
+                self.shared.calls.speech.check_headers(catalogue, node, &metadata)
+            })?,
             Standing::NotYet => return Ok(Response::new(wire::HeartbeatReply { leader_clock_ms })),
             Standing::Void(text) => return Err(refuse(Reason::StaleIdentity, text)),
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cairn_host::envelope::{self, Reason, leader_of};
 use cairn_host::seam::Lane;
-use cairn_types::command::{self, Body, Refusal, Reply};
+use cairn_types::command::{self, Body, NODE_KEYS_LEVEL, Refusal, Reply};
 use cairn_types::ids::{Cookie, Epoch, Incarnation, Nonce, RequestId, SegmentDigest, SegmentId};
 use cairn_types::limits::BATCH_SEGMENTS_MAX;
 use cairn_types::model::SlotState;
@@ -55,7 +55,7 @@ pub async fn run(
         nonces.push(nonce);
     });
     let identity = fatal_on_error(ending, announce.await)?;
-    let body = registration_of(&calls.this, cookie, previous, nonce);
+    let body = registration_of(calls, cookie, previous, nonce);
     let incarnation = register(calls, ending, &body).await?;
     wait_applied(calls, ending, &body, incarnation).await?;
     // Not earlier: a directory that says it was registered must have a log with a vote.
@@ -105,8 +105,11 @@ fn fatal_on_error<T>(ending: &Ending, result: Result<T, IdentityError>) -> Optio
     result.map_err(|error| ending.fatal(error.to_string())).ok()
 }
 
-fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
-    let config = &this.config;
+fn registration_of(calls: &Calls, cookie: Cookie, previous: Vec<Nonce>, nonce: Nonce) -> Body {
+    let (this, config) = (&calls.this, &calls.this.config);
+    // A cluster of a lower level has nodes that do not know the field.
+    let level = calls.member.read(|catalogue| catalogue.cluster().feature_level);
+    let records = level >= NODE_KEYS_LEVEL && config.feature_level >= NODE_KEYS_LEVEL;
     Body::Register(command::Register {
         node: this.id,
         cookie,
@@ -117,6 +120,7 @@ fn registration_of(this: &ThisNode, cookie: Cookie, previous: Vec<Nonce>, nonce:
         address: config.address.clone(),
         capacity_bytes: config.capacity_bytes,
         feature_level: config.feature_level,
+        key: records.then(|| calls.speech.public()),
     })
 }
 

@@ -117,7 +117,10 @@ pub async fn report_to(
         ..wire::ExecuteRequest::default()
     };
     let mut client = AdminClient::new(calls.transport(address));
-    let call = client.report(calls.request(None, message));
+    let mut signed = calls.request(None, message);
+    let bytes = signed.get_ref().command.clone();
+    calls.speech.sign_report(signed.metadata_mut(), &bytes);
+    let call = client.report(signed);
     let answer = tokio::time::timeout(calls.this.call_deadline(), call)
         .await
         .map_err(|_| Status::deadline_exceeded(format!("no answer from {address}")))??;

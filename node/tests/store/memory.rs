@@ -85,7 +85,7 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>> {
         self.check("open", path)?;
         let mut state = self.state.lock();
-        if matches!(how, Open::Create | Open::CreateDirect) {
+        if matches!(how, Open::Create | Open::CreateSecret | Open::CreateDirect) {
             if state.files.contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }

@@ -128,10 +128,12 @@ pub enum Reason {
     Unreached,
     /// No correct member can have sent this. Accepting it would end the node.
     Implausible,
+    /// The call or report is not signed with the key of the node that it names.
+    Speaker,
 }
 
 impl Reason {
-    const ALL: [(Self, &'static str, Code); 17] = [
+    const ALL: [(Self, &'static str, Code); 18] = [
         (Self::NotLeader, "not-leader", Code::FailedPrecondition),
         (Self::OtherCluster, "other-cluster", Code::FailedPrecondition),
         (Self::OtherLineage, "other-lineage", Code::FailedPrecondition),
@@ -149,6 +151,7 @@ impl Reason {
         (Self::Form, "form", Code::InvalidArgument),
         (Self::Unreached, "unreached", Code::Unavailable),
         (Self::Implausible, "implausible", Code::InvalidArgument),
+        (Self::Speaker, "speaker", Code::Unauthenticated),
     ];
 
     pub fn code(self) -> Code {

@@ -7,6 +7,7 @@
 //! | [`jobs`] | the running blocking jobs, and how long each has run |
 //! | [`dial`], [`tls`] | the production dialer, mutual TLS from the cluster key |
 //! | [`credentials`] | the credentials that a client sends with each call |
+//! | [`node_key`] | the key pair of a node: signed calls and reports |
 //! | [`token`] | a caller's signed identity and rights |
 //! | [`windows`] | HTTP/2 flow control of both sides |
 //! | [`envelope`] | headers of every call, reasons of every refusal |
@@ -15,6 +16,7 @@ pub mod credentials;
 pub mod dial;
 pub mod envelope;
 pub mod jobs;
+pub mod node_key;
 pub mod seam;
 pub mod tls;
 pub mod token;

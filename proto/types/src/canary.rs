@@ -18,7 +18,12 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 75] = [
+pub const CANARIES: [Canary; 76] = [
+    Canary {
+        name: "unpinned_speaks",
+        breaks: "a node is spoken for by who does not hold its key",
+        caught_by: &["T1"],
+    },
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",

@@ -117,6 +117,8 @@ pub struct Node {
     pub liveness_since_ms: u64,
     pub capacity_bytes: u64,
     pub feature_level: u32,
+    /// Ed25519: only its holder speaks for the node. `None` until one is recorded.
+    pub key: Option<[u8; 32]>,
 }
 
 impl Node {
@@ -518,4 +520,6 @@ pub struct NewNode {
     pub feature_level: u32,
     /// The node of the same host and address whose place it takes.
     pub replaces: Option<NodeId>,
+    /// The node's public key, from feature level 5 on.
+    pub key: Option<[u8; 32]>,
 }

@@ -93,7 +93,7 @@ fn missing(path: &str) -> io::Error {
 
 impl Disk for Mount {
     fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        let creates = matches!(how, Open::Create | Open::CreateDirect);
+        let creates = matches!(how, Open::Create | Open::CreateSecret | Open::CreateDirect);
         let mut state = self.operate(if creates { On::Names } else { On::Read }, path)?;
         let ino = match (state.tree.find(path), creates) {
             (Some(_), true) => return Err(io::Error::from(io::ErrorKind::AlreadyExists)),

@@ -114,6 +114,7 @@ impl Machine {
             capacity_bytes: 1 << 40,
             feature_level: 1,
             replaces: self.replaces,
+            key: None,
         }
     }
 
@@ -130,6 +131,7 @@ impl Machine {
             address,
             capacity_bytes,
             feature_level,
+            key: None,
         })
     }
 

@@ -5,14 +5,19 @@ use bytes::Bytes;
 use cairn_client::NodeStatus;
 use cairn_host::dial::TcpDialer;
 use cairn_host::envelope::Reason;
+use cairn_host::node_key::{Call, NodeKey, write_signature};
 use cairn_host::seam::{Dialer, Transport};
 use cairn_proto::wire;
+use cairn_proto::wire::admin_client::AdminClient;
 use cairn_proto::wire::raft_client::RaftClient;
 use cairn_proto::wire::raft_entry::Payload;
 use cairn_proto::wire::raft_snapshot_piece::Piece;
 use cairn_tests::cluster::TestCluster;
 use cairn_tests::files;
-use tonic::Status;
+use cairn_types::command::{self, Body, Command};
+use cairn_types::convert::encode_command;
+use cairn_types::ids::{Cookie, NodeId, Nonce, RequestId};
+use tonic::{Request, Status};
 
 use crate::{args, program};
 
@@ -25,8 +30,15 @@ struct Stranger {
 }
 
 impl Stranger {
-    fn new(transport: Transport, status: &NodeStatus) -> Self {
+    /// Without the key of the node as which it speaks, it signs nothing.
+    fn new(transport: Transport, status: &NodeStatus, key: Option<&NodeKey>) -> Self {
         let (cluster, node) = (status.cluster.expect("it has a cluster"), status.node.0);
+        let call = Call {
+            cluster,
+            from: NodeId(node % 3 + 1),
+            to: NodeId(node),
+            nonce: Nonce(u128::from_be_bytes([9; 16])),
+        };
         let caller = wire::RaftCaller {
             cluster: cluster.0.to_be_bytes().to_vec().into(),
             lineage: status.lineage,
@@ -34,6 +46,7 @@ impl Stranger {
             sender: node % 3 + 1,
             nonce: Bytes::from_static(&[9; 16]),
             promise: None,
+            proof: key.map_or_else(Bytes::new, |key| key.sign_call(&call).to_vec().into()),
         };
         let last = wire::RaftLogId { term: status.term, index: status.applied_index };
         Self { client: RaftClient::new(transport), caller, last }
@@ -98,6 +111,13 @@ impl Stranger {
     }
 }
 
+/// The private key of a node, from its data directory.
+fn key_of(cluster: &TestCluster, node: NodeId) -> NodeKey {
+    let index = (0..3).find(|index| cluster.node_status(*index).node == node);
+    let file = cluster.nodes()[index.expect("such a node")].data.join("node.key");
+    NodeKey::from_file(&std::fs::read(file).expect("read a key")).expect("a key")
+}
+
 fn put(cluster: &TestCluster, address: &str) {
     let source = cluster.scratch(&address.replace(['/', '@'], "-"));
     files::checkpoint(&source, 1 << 20, 1);
@@ -111,17 +131,28 @@ fn raft_calls_of_a_stranger_end_no_node() {
     put(&cluster, "hostile/run@1");
     for node in 0..3 {
         let (address, status) = (cluster.nodes()[node].address, cluster.node_status(node));
+        // With the key of another node, with none, and with that of the node: only the last
+        // one is heard, and what it says cannot be.
+        let other = key_of(&cluster, status.node);
+        let own = key_of(&cluster, NodeId(status.node.0 % 3 + 1));
         cluster.run(async {
             let transport = TcpDialer::new(None).dial(&address.to_string());
-            let mut stranger = Stranger::new(transport, &status);
-            let refused = [
-                stranger.last_term().await,
-                stranger.garbage_entry().await,
-                stranger.garbage_snapshot().await,
+            let wanted = [
+                (Some(&other), Reason::Speaker),
+                (None, Reason::Speaker),
+                (Some(&own), Reason::Implausible),
             ];
-            for refused in refused {
-                let status = refused.expect_err("taken");
-                assert_eq!(Reason::of(&status), Some(Reason::Implausible), "{status:?}");
+            for (key, want) in wanted {
+                let mut stranger = Stranger::new(transport.clone(), &status, key);
+                let refused = [
+                    stranger.last_term().await,
+                    stranger.garbage_entry().await,
+                    stranger.garbage_snapshot().await,
+                ];
+                for refused in refused {
+                    let status = refused.expect_err("taken");
+                    assert_eq!(Reason::of(&status), Some(want), "{status:?}");
+                }
             }
         });
     }
@@ -141,4 +172,64 @@ fn raft_calls_of_a_stranger_end_no_node() {
     }
     cluster.wait_healthy();
     cluster.cairn().run(["get", "hostile/run@2", "--verify-only"]).ok();
+}
+
+/// Who has the cluster's key, or is on its machine, and not the key of a node.
+#[test]
+fn without_a_nodes_key_nobody_reports_registers_or_beats_for_it() {
+    let cluster = TestCluster::start(program());
+    put(&cluster, "hostile/run@1");
+    let leader = cluster.leader();
+    let (to, victim) = (cluster.node_status(leader), cluster.node_status((leader + 1) % 3));
+    let own = key_of(&cluster, victim.node);
+    let incarnation = victim.incarnation;
+    let durable = command::Durable { node: victim.node, incarnation, replicas: Vec::new() };
+    let lost = command::Lost { node: victim.node, incarnation, replicas: Vec::new() };
+    let register = command::Register {
+        node: victim.node,
+        cookie: Cookie(1),
+        previous: Vec::new(),
+        nonce: Nonce(1),
+        host: "elsewhere".to_owned(),
+        rack: "r1".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
+        capacity_bytes: 1,
+        feature_level: command::FEATURE_LEVEL,
+        key: None,
+    };
+    let forged = NodeKey::from_seed([1; 32]).expect("a key");
+    let renamed = command::Register { key: Some(forged.public()), ..register.clone() };
+    let address = cluster.nodes()[leader].address.to_string();
+    cluster.run(async {
+        let mut client = AdminClient::new(TcpDialer::new(None).dial(&address));
+        let cluster_id = to.cluster.expect("it has a cluster");
+        let mut report = async |body: Body, key: Option<&NodeKey>| {
+            let command = encode_command(&Command::new(RequestId(0), 0, 0, body));
+            let message = wire::ExecuteRequest { command: command.clone(), ..Default::default() };
+            let mut request = Request::new(message);
+            if let Some(key) = key {
+                let signature = key.sign_report(cluster_id, &command);
+                write_signature(request.metadata_mut(), &signature);
+            }
+            client.report(request).await.map(drop)
+        };
+        let bodies = [Body::from(durable.clone()), lost.into(), register.into(), renamed.into()];
+        for body in bodies {
+            for key in [None, Some(&forged)] {
+                let status = report(body.clone(), key).await.expect_err("taken");
+                assert_eq!(Reason::of(&status), Some(Reason::Speaker), "{body:?}: {status:?}");
+            }
+        }
+        // The control: only the signature is different.
+        report(durable.into(), Some(&own)).await.expect("the node's own signature");
+        let beat = wire::HeartbeatRequest {
+            node: victim.node.0,
+            incarnation: victim.incarnation.0,
+            stops: true,
+            ..Default::default()
+        };
+        let status = client.heartbeat(beat).await.expect_err("taken");
+        assert_eq!(Reason::of(&status), Some(Reason::Speaker), "{status:?}");
+    });
+    put(&cluster, "hostile/run@2");
 }

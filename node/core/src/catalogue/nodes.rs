@@ -104,6 +104,9 @@ impl Catalogue {
             if known.admin == Admin::Removed {
                 return Err(Refusal::NodeRemoved(known.id));
             }
+            if known.key.is_some() && known.key != node.key {
+                return Err(Refusal::WrongCookie { node: known.id });
+            }
             if known.incarnation == Incarnation(0) {
                 // A join was interrupted and repeated from another place. Until the node registers,
                 // its last stated address is the one where it can be reached.
@@ -112,6 +115,7 @@ impl Catalogue {
                 known.address.clone_from(&node.address);
                 known.capacity_bytes = node.capacity_bytes;
                 known.feature_level = node.feature_level;
+                known.key = node.key;
             }
             return Ok(Reply::NodeAllocated { node: known.id });
         }
@@ -203,6 +207,7 @@ impl Catalogue {
             liveness_since_ms: self.cluster.clock_ms,
             capacity_bytes: node.capacity_bytes,
             feature_level: node.feature_level,
+            key: node.key,
         };
         Arc::make_mut(&mut self.nodes).insert(id, record);
         id
@@ -219,12 +224,17 @@ impl Catalogue {
             address,
             capacity_bytes,
             feature_level,
+            key,
         } = registration;
         let record = self.nodes.get(node).ok_or(Refusal::UnknownNode(*node))?;
         if record.admin == Admin::Removed {
             return Err(Refusal::NodeRemoved(*node));
         }
         if record.cookie != *cookie {
+            return Err(Refusal::WrongCookie { node: *node });
+        }
+        // The signature was checked by the leader. A key that is recorded never changes.
+        if record.key.is_some() && key.is_some() && record.key != *key {
             return Err(Refusal::WrongCookie { node: *node });
         }
         self.check_build(*feature_level)?;
@@ -262,6 +272,7 @@ impl Catalogue {
         record.liveness_since_ms = self.cluster.clock_ms;
         record.capacity_bytes = *capacity_bytes;
         record.feature_level = *feature_level;
+        record.key = record.key.or(*key);
         self.recount_racks();
         Ok(Reply::Registered { incarnation })
     }

@@ -352,3 +352,51 @@ fn slots_of_a_removed_node_are_voided_in_steps_and_never_count() {
     assert_eq!(world.done(void()), Reply::Dropped { left: 0 }, "again");
     assert_eq!(world.live("s0"), [(1, true)]);
 }
+
+#[test]
+fn a_recorded_key_never_changes_and_an_unknown_one_is_recorded_once() {
+    let mut world = World::new(&["a"]);
+    let key_of = |world: &World, number| world.catalogue.node(node(number)).unwrap().key;
+    let with_key = |previous: u128, nonce: u128, new: Option<[u8; 32]>| {
+        let mut body = registration(1, "a", &[previous], nonce);
+        if let Body::Register(command::Register { key, .. }) = &mut body {
+            *key = new;
+        }
+        body
+    };
+    let wrong = Refusal::WrongCookie { node: node(1) };
+    assert_eq!(key_of(&world, 1), None);
+    world.done(with_key(100, 101, Some([7; 32])));
+    assert_eq!(key_of(&world, 1), Some([7; 32]));
+    assert_eq!(world.refused(with_key(101, 102, Some([8; 32]))), wrong);
+    // Its catalogue may not show the cluster's level yet.
+    world.done(with_key(101, 102, None));
+    assert_eq!(key_of(&world, 1), Some([7; 32]));
+    // A join names the key from the start.
+    let new = |key| NewNode { key, ..new_node(2, "b") };
+    world.done(Body::AllocateNode(new(Some([2; 32]))));
+    world.done(Body::AllocateNode(new(Some([2; 32]))));
+    for key in [None, Some([3; 32])] {
+        let refused = world.refused(Body::AllocateNode(new(key)));
+        assert_eq!(refused, Refusal::WrongCookie { node: node(2) });
+    }
+    assert_eq!(key_of(&world, 2), Some([2; 32]));
+    let bytes = stored::encode(&world.catalogue);
+    world.catalogue = stored::decode(&bytes, FEATURE_LEVEL).unwrap();
+    assert_eq!((key_of(&world, 1), key_of(&world, 2)), (Some([7; 32]), Some([2; 32])));
+}
+
+#[test]
+fn a_cluster_of_an_older_level_records_no_key() {
+    let older = command::NODE_KEYS_LEVEL - 1;
+    let mut world = World::of_level(older, &["a"]);
+    let early = Refusal::FeatureLevel { needed: command::NODE_KEYS_LEVEL, current: older };
+    let joins = NewNode { key: Some([2; 32]), ..new_node(2, "b") };
+    assert_eq!(world.refused(Body::AllocateNode(joins)), early);
+    let mut body = registration(1, "a", &[100], 101);
+    if let Body::Register(command::Register { key, .. }) = &mut body {
+        *key = Some([7; 32]);
+    }
+    assert_eq!(world.refused(body), early);
+    world.done(registration(1, "a", &[100], 101));
+}

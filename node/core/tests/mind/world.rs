@@ -57,6 +57,7 @@ pub fn new_node(number: u64, rack: &str) -> NewNode {
         capacity_bytes: 1 << 40,
         feature_level: FEATURE_LEVEL,
         replaces: None,
+        key: None,
     }
 }
 
@@ -74,6 +75,7 @@ pub fn registration(number: u64, rack: &str, previous: &[u128], nonce: u128) -> 
         address,
         capacity_bytes,
         feature_level,
+        key: None,
     })
 }
 

@@ -36,7 +36,7 @@ use crate::raft::peers::papers::Papers;
 use crate::raft::peers::plausible::{self, Implausible};
 use crate::raft::peers::promises::{Matched, Promise, Promises};
 use crate::raft::peers::refusals::Refusals;
-use crate::raft::peers::service::Identity;
+use crate::raft::peers::service::{Identity, Prove};
 use crate::raft::snapshot::files::SnapshotFile;
 use crate::raft::snapshot::store::SnapshotStore;
 use crate::raft::types::{LogId, Node, Snapshot, TypeConfig, Vote};
@@ -82,6 +82,7 @@ pub struct Network {
     identity: Identity,
     resolve: Resolve,
     told_to_stop: FatalHook,
+    prove: Prove,
     papers: Papers,
     flushed: FlushedWatch,
     promises: Promises,
@@ -120,6 +121,7 @@ impl Network {
             identity,
             resolve: hooks.resolve.clone(),
             told_to_stop: hooks.told_to_stop.clone(),
+            prove: hooks.prove.clone(),
             papers: hooks.papers.clone(),
             flushed,
             promises,
@@ -170,6 +172,7 @@ impl Link {
             sender: own.node,
             nonce: Bytes::copy_from_slice(&own.nonce.0.to_be_bytes()),
             promise: self.network.flushed.get().promise().map(|promise| promise.to_wire()),
+            proof: (self.network.prove)(self.target),
         }
     }
 

@@ -46,9 +46,23 @@ pub struct Identity {
     pub nonce: Nonce,
 }
 
-/// Whether a sender (node id, nonce of its process, whether it may still have a vote) may call this
-/// node.
-pub type Admit = Arc<dyn Fn(u64, Nonce, bool) -> Result<(), Status> + Send + Sync>;
+/// The sender of a call, as it says.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    pub node: u64,
+    /// Of its process.
+    pub nonce: Nonce,
+    /// Whether it may still have a vote.
+    pub votes: bool,
+    /// Its signature.
+    pub proof: &'a [u8],
+}
+
+/// Whether a sender may call this node.
+pub type Admit = Arc<dyn Fn(Said<'_>) -> Result<(), Status> + Send + Sync>;
+
+/// The signature of calls to a member.
+pub type Prove = Arc<dyn Fn(u64) -> Bytes + Send + Sync>;
 
 pub(in crate::raft) type RaftOf<Rt, M> = Raft<TypeConfig<Rt>, StateMachine<M>>;
 
@@ -175,7 +189,8 @@ impl<Rt: AsyncRuntime, M: CatalogueMachine> Inner<Rt, M> {
             let metrics = metrics.borrow_watched();
             (may_vote(&metrics, caller.sender), metrics.vote.leader_id.term)
         };
-        (self.admit)(caller.sender, Nonce(sixteen(&caller.nonce, "nonce")?), votes)?;
+        let nonce = Nonce(sixteen(&caller.nonce, "nonce")?);
+        (self.admit)(Said { node: caller.sender, nonce, votes, proof: &caller.proof })?;
         let sender = Sender { node: caller.sender, own_term };
         let promise = plausible::promise(own_term, Promise::from_wire(caller.promise));
         self.believe(sender, "promise", promise)?;

@@ -357,6 +357,7 @@ async fn callers_that_mean_somebody_else_are_refused() {
         sender: 2,
         nonce: Bytes::from_static(&[0; 16]),
         promise: None,
+        proof: Bytes::new(),
     };
     for (caller, named) in
         [(caller(78, 1, 1), "cluster"), (caller(77, 2, 1), "lineage"), (caller(77, 1, 3), "node")]

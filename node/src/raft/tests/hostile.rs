@@ -38,6 +38,7 @@ impl Stranger {
             sender: self.of,
             nonce: Bytes::from_static(&[9; 16]),
             promise: None,
+            proof: Bytes::new(),
         })
     }
 

@@ -123,6 +123,7 @@ impl Draw {
             capacity_bytes: self.u64(),
             feature_level: self.u32(),
             replaces: self.option(|draw| NodeId(draw.u64() | 1)),
+            key: self.option(|draw| draw.digest().0),
         }
     }
 

@@ -1,8 +1,8 @@
 //! `InitCluster`: the first entry of a cluster; mints node 1.
 
-use super::OnWire;
 #[cfg(test)]
 use super::drawn::{Draw, Drawn};
+use super::{NODE_KEYS_LEVEL, OnWire};
 use crate::convert::{
     ConvertError, id128_from_wire, id128_to_wire, new_node_from_wire, new_node_to_wire, required,
     settings_from_wire, settings_to_wire,
@@ -29,6 +29,10 @@ impl OnWire for InitCluster {
             settings: Some(settings_to_wire(settings)),
             node: Some(new_node_to_wire(node)),
         }
+    }
+
+    fn feature_level(&self, in_table: u32) -> u32 {
+        if self.node.key.is_some() { in_table.max(NODE_KEYS_LEVEL) } else { in_table }
     }
 
     fn from_wire(init: Self::Message) -> Result<Self, ConvertError> {

@@ -79,6 +79,9 @@ pub const OPEN_ENDED_LEVEL: u32 = 4;
 /// The feature level from which the log has an audit: its chain is part of the catalogue.
 pub const AUDIT_LEVEL: u32 = 5;
 
+/// The feature level from which the catalogue records the public keys of nodes.
+pub const NODE_KEYS_LEVEL: u32 = 5;
+
 /// Gives every command to the macro `$with`, behind what else it was given: module, name, sender,
 /// what a subject needs for it, feature level, words for people.
 #[macro_export]

@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 
-use super::OnWire;
 #[cfg(test)]
 use super::drawn::{Draw, Drawn};
-use crate::convert::{ConvertError, at_most, check_address, id128_from_wire, id128_to_wire};
+use super::{NODE_KEYS_LEVEL, OnWire};
+use crate::convert::{
+    ConvertError, at_most, check_address, id128_from_wire, id128_to_wire, node_key_from_wire,
+    node_key_to_wire,
+};
 use crate::ids::{Cookie, NodeId, Nonce, check_label};
 use crate::limits::NONCES_MAX;
 use crate::wire;
@@ -25,6 +28,8 @@ pub struct Register {
     pub address: String,
     pub capacity_bytes: u64,
     pub feature_level: u32,
+    /// The node's public key. It is recorded if the record has none, and must be that key otherwise.
+    pub key: Option<[u8; 32]>,
 }
 
 impl OnWire for Register {
@@ -41,6 +46,7 @@ impl OnWire for Register {
             address,
             capacity_bytes,
             feature_level,
+            key,
         } = self;
         wire::RegisterNode {
             node: node.0,
@@ -52,7 +58,12 @@ impl OnWire for Register {
             address: address.clone(),
             capacity_bytes: *capacity_bytes,
             feature_level: *feature_level,
+            key: node_key_to_wire(*key),
         }
+    }
+
+    fn feature_level(&self, in_table: u32) -> u32 {
+        if self.key.is_some() { in_table.max(NODE_KEYS_LEVEL) } else { in_table }
     }
 
     fn from_wire(register: Self::Message) -> Result<Self, ConvertError> {
@@ -71,6 +82,7 @@ impl OnWire for Register {
             address: register.address,
             capacity_bytes: register.capacity_bytes,
             feature_level: register.feature_level,
+            key: node_key_from_wire(&register.key)?,
         })
     }
 }
@@ -90,6 +102,7 @@ impl Drawn for Register {
             address: new.address,
             capacity_bytes: new.capacity_bytes,
             feature_level: new.feature_level,
+            key: new.key,
         }
     }
 }

@@ -38,6 +38,7 @@ pub use policy::{
     new_node_from_wire, new_node_to_wire, policy_change_from_wire, policy_change_to_wire,
     policy_from_wire, policy_to_wire, settings_from_wire, settings_to_wire,
 };
+pub(crate) use policy::{node_key_from_wire, node_key_to_wire};
 pub use refusal::{refusal_from_wire, refusal_to_wire};
 pub use reply::{durability_from_wire, durability_to_wire, reply_from_wire, reply_to_wire};
 pub use retention::{

@@ -1,9 +1,11 @@
 //! Policies, cluster settings and new nodes.
 
+use bytes::Bytes;
+
 use crate::ids::{Cookie, NodeId, check_label};
 use crate::model::{Isolation, NewNode, Policy, PolicyChange, Settings};
 
-use super::{ConvertError, check_address, id128_from_wire, id128_to_wire};
+use super::{ConvertError, check_address, fixed, id128_from_wire, id128_to_wire};
 use crate::wire;
 
 fn isolation_to_wire(isolation: Isolation) -> wire::Isolation {
@@ -88,6 +90,7 @@ pub fn new_node_to_wire(node: &NewNode) -> wire::NewNode {
         capacity_bytes: node.capacity_bytes,
         feature_level: node.feature_level,
         replaces: node.replaces.map_or(0, |node| node.0),
+        key: node_key_to_wire(node.key),
     }
 }
 
@@ -103,5 +106,15 @@ pub fn new_node_from_wire(node: wire::NewNode) -> Result<NewNode, ConvertError> 
         capacity_bytes: node.capacity_bytes,
         feature_level: node.feature_level,
         replaces: (node.replaces != 0).then_some(NodeId(node.replaces)),
+        key: node_key_from_wire(&node.key)?,
     })
+}
+
+/// A node's public key, or none.
+pub(crate) fn node_key_to_wire(key: Option<[u8; 32]>) -> Bytes {
+    key.map_or(Bytes::new(), |key| Bytes::copy_from_slice(&key))
+}
+
+pub(crate) fn node_key_from_wire(key: &Bytes) -> Result<Option<[u8; 32]>, ConvertError> {
+    if key.is_empty() { Ok(None) } else { fixed("node key", key).map(Some) }
 }

@@ -58,6 +58,7 @@ stories! {
     slow_disk_follower "one disk is a hundred times slower: no put waits for it",
     slow_manifest "the leader reads a manifest for longer than a caller waits: its part is sealed",
     slow_network "members are 200 ms apart: nobody stands for election, and puts commit",
+    speaks_as_another "a process without a node's key speaks as that node: heartbeat, report and vote are refused",
     stolen_token "a token that may write is stolen: it deletes nothing, takes over nothing, and ends when it is revoked",
     streamed_files "two writers add files to an open-ended upload, again and again, while a leader dies: it has the last of each name",
     vanished_file "files of one segment vanish under two running nodes, and the third node dies",

@@ -139,6 +139,7 @@ impl Fake {
                 capacity_bytes: 1 << 40,
                 feature_level: FEATURE_LEVEL,
                 replaces: None,
+                key: None,
             };
             let minted = if index == 0 {
                 let settings = Settings::default();
@@ -162,6 +163,7 @@ impl Fake {
                     address: address(index),
                     capacity_bytes: 1 << 40,
                     feature_level: FEATURE_LEVEL,
+                    key: None,
                 }),
             );
             let Reply::Registered { incarnation } = registered else { panic!("{registered:?}") };

@@ -55,6 +55,7 @@ fn to_wire(node: &Node) -> wire::SnapshotNode {
         capacity_bytes: node.capacity_bytes,
         feature_level: node.feature_level,
         replaces: None,
+        key: node.key,
     };
     wire::SnapshotNode {
         id: node.id.0,
@@ -99,5 +100,6 @@ fn from_wire(record: wire::SnapshotNode) -> Result<Node, ConvertError> {
         liveness_since_ms: record.liveness_since_ms,
         capacity_bytes: new.capacity_bytes,
         feature_level: new.feature_level,
+        key: new.key,
     })
 }

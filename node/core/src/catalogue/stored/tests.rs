@@ -43,6 +43,7 @@ impl World {
             capacity_bytes: 1 << 40,
             feature_level: LEVEL,
             replaces: None,
+            key: None,
         };
         if number == 1 {
             let (cluster, settings) = (ClusterId(7), Settings::default());
@@ -66,6 +67,7 @@ impl World {
                 address: new.address.clone(),
                 capacity_bytes: new.capacity_bytes,
                 feature_level: LEVEL,
+                key: None,
             })
         };
         self.apply(register(&[], number));
