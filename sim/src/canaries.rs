@@ -140,7 +140,7 @@ fn play_of(canary: &Canary) -> Play {
         "scrub_without_reading" => scenario::find("read_by_nobody"),
         // Truncation by a successor with fewer entries is rare in the mix.
         "truncation_stays" => scenario::find("cut_off_tail"),
-        // The mix's rules keep only the newest of few checkpoints, and it never undeletes.
+        // A run of the mix takes minutes, and its namespaces have few checkpoints.
         "oldest_of_bucket"
         | "retention_ignores_holds"
         | "confirmation_ignored"

@@ -18,7 +18,7 @@ pub struct Canary {
 }
 
 /// Every canary.
-pub const CANARIES: [Canary; 75] = [
+pub const CANARIES: [Canary; 83] = [
     Canary {
         name: "put_before_sync",
         breaks: "a segment counts as stored before its bytes are synced",
@@ -364,6 +364,46 @@ pub const CANARIES: [Canary; 75] = [
         name: "trash_drops_references",
         breaks: "what is in the trash gives its references back at once",
         caught_by: &["D7"],
+    },
+    Canary {
+        name: "undelete_from_nowhere",
+        breaks: "a checkpoint is undeleted after its time in the trash",
+        caught_by: &["D4", "D7"],
+    },
+    Canary {
+        name: "undelete_beside_another",
+        breaks: "a checkpoint is undeleted though another one has its step",
+        caught_by: &["C2", "C1"],
+    },
+    Canary {
+        name: "undelete_without_hold",
+        breaks: "retention deletes again what was undeleted from it",
+        caught_by: &["C1"],
+    },
+    Canary {
+        name: "undelete_loses_notes",
+        breaks: "an undeleted checkpoint has lost its labels and metrics",
+        caught_by: &["C1"],
+    },
+    Canary {
+        name: "undelete_lifts_quarantine",
+        breaks: "an undeleted checkpoint is not in quarantine any more",
+        caught_by: &["C1", "C5"],
+    },
+    Canary {
+        name: "undelete_goes_unsaid",
+        breaks: "watchers are not told that a checkpoint was undeleted",
+        caught_by: &["C5"],
+    },
+    Canary {
+        name: "retention_counts_bad",
+        breaks: "checkpoints in quarantine count among the newest that are kept",
+        caught_by: &["D7", "C1"],
+    },
+    Canary {
+        name: "retention_keeps_worst",
+        breaks: "retention keeps the checkpoints with the worst metric instead of the best",
+        caught_by: &["C1"],
     },
     Canary {
         name: "write_deletes",

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use cairn_core::catalogue::Catalogue;
 use cairn_types::ids::CheckpointId;
-use cairn_types::model::DeletedFor;
+use cairn_types::model::{CheckpointState, DeletedFor};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -274,12 +274,16 @@ impl Marks {
                 continue;
             }
             trace::count("checked.let_go", 1);
+            trace::count("retention.deleted", 1);
             let mut newer = before.commits(&record.namespace).take_while(|it| it.id != record.id);
             if newer.all(|it| inner.bad.contains_key(&it.id)) {
                 let (id, namespace) = (record.id, &record.namespace);
                 broken.push(format!("policy let {id} go, the newest good one of {namespace}"));
             }
         }
+        let back = before.checkpoints().filter(|it| it.state == CheckpointState::Deleted);
+        let back = back.filter(|it| after.checkpoint(it.id).is_some_and(|new| new.is_committed()));
+        trace::count("undelete.restored", back.count() as u64);
         for text in broken {
             if inner.reports < super::REPORTS_MAX {
                 inner.reports += 1;

@@ -110,6 +110,8 @@ kinds! {
         Hold "hold" 5,
         Quarantine "quarantine" 4,
         RollBack "roll_back" 2,
+        Rules "rules" 5,
+        Undelete "undelete" 5,
     }
 }
 

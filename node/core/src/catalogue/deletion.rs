@@ -106,16 +106,20 @@ impl Catalogue {
         let id = undelete.checkpoint;
         check_text("a client's name", &undelete.by)?;
         let record = self.checkpoints.get(&id).ok_or(Refusal::UnknownCheckpoint(id))?;
-        if !record.is_in_trash(self.cluster.clock_ms, self.trash_ms()) {
+        let is_late = record.commit.is_some() && canary!("undelete_from_nowhere");
+        if !record.is_in_trash(self.cluster.clock_ms, self.trash_ms()) && !is_late {
             return Err(Refusal::NotInTrash(id));
         }
         let mut of_step = self.checkpoints_at(&record.namespace, record.step);
         let other = of_step.find(|other| other.is_committed()).map(|other| other.id);
-        if let Some(by) = other {
+        if let Some(by) = other
+            && !canary!("undelete_beside_another")
+        {
             return Err(Refusal::StepTaken { checkpoint: id, by });
         }
         // Retention could delete it again at once.
-        let is_held = !self.full_policy(&record.namespace).retention.rules.is_empty();
+        let is_held = !self.full_policy(&record.namespace).retention.rules.is_empty()
+            && !canary!("undelete_without_hold");
         drop(of_step);
         let label_max_ms = self.label_max_ms(record);
         if is_held {
@@ -128,6 +132,13 @@ impl Catalogue {
             // Labels may have been taken back since the deletion (C5).
             record.commit.iter_mut().for_each(|it| it.wall_ms = it.wall_ms.min(label_max_ms));
             record.began.wall_ms = record.began.wall_ms.min(label_max_ms);
+            if canary!("undelete_loses_notes") {
+                record.labels.clear();
+                record.metrics.clear();
+            }
+            if canary!("undelete_lifts_quarantine") {
+                record.quarantine = None;
+            }
         });
         self.note_change(id);
         if is_held {
@@ -165,6 +176,9 @@ impl Catalogue {
         let newer = |map: &Map<u64, CheckpointId>, index: u64| {
             map.range((Bound::Excluded(index), Bound::Unbounded)).take(count).count()
         };
+        if canary!("retention_counts_bad") {
+            return record.commit.is_some_and(|it| newer(&names.commits, it.index) < count);
+        }
         let by_commit = record.commit.map_or(0, |commit| newer(&names.good, commit.index));
         by_commit < count || newer(&names.good_begins, record.began.index) < count
     }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::{Catalogue, Checkpoint};
 use crate::persistent::Map;
 use crate::segment_set::SegmentSet;
+use cairn_types::canary;
 use cairn_types::event::{Event, EventId, Happened, WatchedCheckpoint};
 use cairn_types::ids::{CheckpointId, Namespace, NodeId, SegmentId};
 use cairn_types::model::{CheckpointState, SlotState};
@@ -97,7 +98,9 @@ impl Collected {
             (CheckpointState::Open, CheckpointState::Committed) => {
                 Some(Happened::Committed { checkpoint, step })
             }
-            (CheckpointState::Deleted, CheckpointState::Committed) => {
+            (CheckpointState::Deleted, CheckpointState::Committed)
+                if !canary!("undelete_goes_unsaid") =>
+            {
                 Some(Happened::Undeleted { checkpoint, step })
             }
             (CheckpointState::Committed, CheckpointState::Deleted) => {

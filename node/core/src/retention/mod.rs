@@ -108,7 +108,9 @@ pub fn evaluate(
         found.reasons.iter_mut().for_each(|reasons| reasons.push(Reason::NoRules));
         return Ok(found);
     }
-    let good = newest_first.iter().copied().filter(|at| commits[*at].quarantined_ms.is_none());
+    let is_good =
+        |at: &usize| commits[*at].quarantined_ms.is_none() || canary!("retention_counts_bad");
+    let good = newest_first.iter().copied().filter(is_good);
     let good = Good { commits, newest_first: good.collect() };
     for (at, reason) in good.kept(retention, now_ms)? {
         found.reasons[at].push(reason);
@@ -243,6 +245,9 @@ impl<'a> Good<'a> {
             Extreme::Min => one.total_cmp(other),
             Extreme::Max => other.total_cmp(one),
         });
+        if canary!("retention_keeps_worst") {
+            measured.reverse();
+        }
         let best = measured.into_iter().take(rule.count as usize);
         kept.extend(best.map(|(at, _)| (at, Reason::Best(rule.clone()))));
     }

@@ -6,11 +6,16 @@
 //! separate operation without an answer ([`Input::Put`], called when the last part first began). A
 //! client that learns of the commit records [`Input::Saw`].
 //!
-//! Retention may remove a version with `keep_last` newer commits at any later time, without notice.
-//! Such a version is *doomed*, and the first read without it removes it.
+//! Retention may remove a version that no rule keeps at any later time, without notice. Such a
+//! version is *doomed*, and the first read without it removes it. [`Rules`] is a slow evaluator of
+//! its own: it compares each version with all others, and does not ask the product.
 //!
 //! A version in quarantine exists, but it is not `latest` and does not count as a newer commit for
 //! retention.
+//!
+//! A removed version is in the trash. An undeletion puts it back at its place in the order of
+//! commits, with its note, and in quarantine if it was. While there are rules, retention does not
+//! take it again.
 
 use super::Model;
 
@@ -25,8 +30,12 @@ pub enum Input {
     Saw(Version),
     /// Removes the version of this step.
     Delete(u64),
-    /// Keeps this many newest commits. 0 keeps all.
+    /// Keeps this many newest commits. 0 leaves that to the other rules.
     KeepLast(u32),
+    /// Replaces all rules.
+    Rules(Rules),
+    /// Puts this version back from the trash.
+    Undelete(Version),
     /// Puts this note on the version and replaces an older one. 0 removes it.
     Annotate(Version, u64),
     /// Puts the version into quarantine.
@@ -53,25 +62,47 @@ pub enum Output {
     Missing,
     /// It exists and is in quarantine.
     InQuarantine,
+    /// Nothing was done.
+    Refused,
     /// The listed versions, in any order.
     Versions(Vec<Version>),
+}
+
+/// What keeps a good version, besides being the newest good one. 0 switches a rule off. Without a
+/// rule all are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rules {
+    /// The newest so many commits.
+    pub last: u32,
+    /// All steps that are a multiple.
+    pub every_steps: u64,
+    /// So many with the highest notes. Of equal notes the newest commit.
+    pub best: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct State {
     /// Oldest commit first.
     visible: Vec<Entry>,
+    /// Removed ones, in the order of their commits.
+    trash: Vec<Entry>,
     /// All versions that ever existed, in order of version.
     ever: Vec<Version>,
-    keep_last: u32,
+    /// The number of commits so far.
+    commits: u32,
+    rules: Rules,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
+    /// Its place in the order of commits.
+    commit: u32,
     version: Version,
     note: u64,
     doomed: bool,
     quarantined: bool,
+    /// It was undeleted while there were rules. Retention does not take it.
+    held: bool,
 }
 
 /// See the module.
@@ -96,7 +127,14 @@ impl Model for Catalogue {
                 Some(version) => state.delete(version),
                 None => Some(state.clone()),
             },
-            (Input::KeepLast(count), None | Some(Output::Done)) => Some(state.keep_last(*count)),
+            (Input::KeepLast(count), None | Some(Output::Done)) => {
+                Some(state.ruled(Rules { last: *count, ..state.rules }))
+            }
+            (Input::Rules(rules), None | Some(Output::Done)) => Some(state.ruled(*rules)),
+            (Input::Undelete(version), None | Some(Output::Done)) => {
+                return state.undelete(*version);
+            }
+            (Input::Undelete(_), Some(Output::Refused)) => Some(state.clone()),
             (Input::Annotate(version, note), Some(Output::Done)) => state.annotate(*version, *note),
             (Input::Annotate(version, note), None) => {
                 Some(state.annotate(*version, *note).unwrap_or_else(|| state.clone()))
@@ -152,7 +190,8 @@ impl Model for Catalogue {
             | Input::RollBack(_) => {
                 matches!(output, Some(Output::Missing | Output::InQuarantine))
             }
-            Input::Put(_) | Input::KeepLast(_) => false,
+            Input::Undelete(_) => matches!(output, Some(Output::Refused)),
+            Input::Put(_) | Input::KeepLast(_) | Input::Rules(_) => false,
         }
     }
 }
@@ -181,8 +220,11 @@ impl State {
 
     fn committed(&self, version: Version) -> Self {
         let mut state = self.clone();
-        state.visible.retain(|entry| entry.version.0 != version.0);
-        state.visible.push(Entry { version, note: 0, doomed: false, quarantined: false });
+        state.throw_away(|entry| entry.version.0 == version.0);
+        state.commits += 1;
+        let commit = state.commits;
+        let (note, doomed, quarantined, held) = (0, false, false, false);
+        state.visible.push(Entry { commit, version, note, doomed, quarantined, held });
         if let Err(at) = state.ever.binary_search(&version) {
             state.ever.insert(at, version);
         }
@@ -193,8 +235,39 @@ impl State {
     /// A deletion names the checkpoint that it found. A version that has replaced it stays.
     fn delete(&self, version: Version) -> Option<Self> {
         let mut state = self.clone();
-        state.visible.retain(|entry| entry.version != version);
+        state.throw_away(|entry| entry.version == version);
         self.ever.contains(&version).then_some(state)
+    }
+
+    fn throw_away(&mut self, gone: impl Fn(&Entry) -> bool) {
+        let (gone, left) = std::mem::take(&mut self.visible).into_iter().partition(gone);
+        self.visible = left;
+        self.trash.extend::<Vec<Entry>>(gone);
+        self.trash.sort();
+    }
+
+    /// Each state in which a removed record of this version is back. None if another version has its
+    /// step.
+    fn undelete(&self, version: Version) -> Vec<Self> {
+        let mut state = self.clone();
+        // What has the step may have been removed by retention.
+        state.throw_away(|entry| entry.version.0 == version.0 && entry.doomed);
+        if state.at(version.0).is_some() {
+            return Vec::new();
+        }
+        let records = state.trash.iter().enumerate();
+        let of_it = records.filter(|(_, entry)| entry.version == version);
+        of_it.map(|(place, _)| state.brought_back(place)).collect()
+    }
+
+    fn brought_back(&self, place: usize) -> Self {
+        let mut state = self.clone();
+        let entry = state.trash.remove(place);
+        let held = state.rules != Rules::default();
+        state.visible.push(Entry { doomed: false, held, ..entry });
+        state.visible.sort();
+        state.doom();
+        state
     }
 
     fn has(&self, version: Version, note: u64) -> bool {
@@ -206,6 +279,7 @@ impl State {
         let mut state = self.clone();
         let entry = state.visible.iter_mut().find(|entry| entry.version == version)?;
         entry.note = note;
+        state.doom();
         Some(state)
     }
 
@@ -239,21 +313,37 @@ impl State {
         is_good.then_some(state)
     }
 
-    fn keep_last(&self, count: u32) -> Self {
+    fn ruled(&self, rules: Rules) -> Self {
         let mut state = self.clone();
-        state.keep_last = count;
+        state.rules = rules;
         state.doom();
         state
     }
 
-    /// A version with enough newer commits may be removed from now on, even if the newer ones are
-    /// removed later.
+    /// A version that no rule keeps may be removed from now on, even if a rule would keep it later.
     fn doom(&mut self) {
-        let (keep, mut newer) = (self.keep_last as usize, 0);
-        for entry in self.visible.iter_mut().rev().filter(|_| keep > 0) {
-            entry.doomed |= newer >= keep;
-            newer += usize::from(!entry.quarantined);
+        if self.rules == Rules::default() {
+            return;
         }
+        let let_go: Vec<bool> = self.visible.iter().map(|entry| !self.keeps(entry)).collect();
+        for (entry, let_go) in self.visible.iter_mut().zip(let_go) {
+            entry.doomed |= let_go;
+        }
+    }
+
+    fn keeps(&self, entry: &Entry) -> bool {
+        let Rules { last, every_steps, best } = self.rules;
+        let good = |it: &&Entry| !it.quarantined;
+        let newer = self.visible.iter().filter(good).filter(|it| it.commit > entry.commit).count();
+        // The newest good one is kept without a rule.
+        if entry.held || newer < (last as usize).max(1) {
+            return true;
+        }
+        let is_better = |it: &&Entry| (it.note, it.commit) > (entry.note, entry.commit);
+        let better = self.visible.iter().filter(good).filter(is_better).count();
+        let is_best = entry.note > 0 && better < best as usize;
+        let is_multiple = every_steps > 0 && entry.version.0 % every_steps == 0;
+        !entry.quarantined && (is_best || is_multiple)
     }
 
     /// The state in which exactly these versions exist.
@@ -275,7 +365,7 @@ impl State {
     /// The state without these, all of which must be doomed.
     fn without(&self, gone: impl Fn(&Entry) -> bool) -> Option<Self> {
         let mut state = self.clone();
-        state.visible.retain(|entry| !gone(entry));
+        state.throw_away(&gone);
         self.visible.iter().filter(|entry| gone(entry)).all(|entry| entry.doomed).then_some(state)
     }
 }

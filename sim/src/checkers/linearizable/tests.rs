@@ -1,4 +1,4 @@
-use super::catalogue::{Catalogue, Input, Output, Version};
+use super::catalogue::{Catalogue, Input, Output, Rules, Version};
 use super::*;
 
 const ENOUGH: usize = 100_000;
@@ -224,6 +224,66 @@ fn retention_removes_silently_but_only_what_is_old() {
         delete((2, 1), 12),
         call(Input::Latest, 14, 15, Output::Missing)
     ]));
+}
+
+#[test]
+fn each_rule_keeps_what_it_names_and_nothing_else() {
+    let note = |step, note, at| call(Input::Annotate((step, 1), note), at, at + 1, Output::Done);
+    let history = |rules, calls: &[Call]| {
+        let mut all: Vec<Call> = (1..=6).map(|step| put((step, 1), step * 2)).collect();
+        all.extend([note(2, 9, 20), note(3, 8, 22), note(5, 8, 24)]);
+        all.push(call(Input::Rules(rules), 30, 31, Output::Done));
+        fits(&[&all[..], calls].concat())
+    };
+    let gone = |rules| -> Vec<u64> {
+        (1..=6).filter(|step| history(rules, &[no_step(*step, 40)])).collect()
+    };
+    let none = Rules::default();
+    assert_eq!(gone(none), [0; 0]);
+    assert_eq!(gone(Rules { last: 2, ..none }), [1, 2, 3, 4]);
+    assert_eq!(gone(Rules { every_steps: 4, ..none }), [1, 2, 3, 5], "and the newest");
+    assert_eq!(gone(Rules { best: 1, ..none }), [1, 3, 4, 5]);
+    assert_eq!(gone(Rules { best: 2, ..none }), [1, 3, 4], "of equal ones the newest");
+    assert_eq!(gone(Rules { last: 2, every_steps: 3, best: 1 }), [1, 4], "3 is a multiple");
+    // In quarantine 6 counts for nothing, so 5 is the newest good one.
+    let bad = call(Input::Quarantine((6, 1)), 32, 33, Output::Done);
+    let rules = call(Input::Rules(Rules { last: 1, ..none }), 34, 35, Output::Done);
+    assert!(!history(none, &[bad, rules, no_step(5, 40)]));
+}
+
+#[test]
+fn undeleted_version_is_what_it_was_and_stays() {
+    let back = |step, at| call(Input::Undelete((step, 1)), at, at + 1, Output::Done);
+    let note = call(Input::Annotate((1, 1), 7), 4, 5, Output::Done);
+    let puts = [put((1, 1), 0), put((2, 1), 2), note, delete((1, 1), 10)];
+    let then = |calls: &[Call]| fits(&[&puts[..], calls].concat());
+    let seen = |note, at| call(Input::Step(1), at, at + 1, Output::Found((1, 1), note));
+    assert!(then(&[no_step(1, 12), back(1, 20), seen(7, 30)]));
+    assert!(!then(&[back(1, 20), no_step(1, 30)]), "it is lost again");
+    assert!(!then(&[back(1, 20), seen(0, 30)]), "its note is lost");
+    assert!(!then(&[seen(7, 15), back(1, 20)]), "back before it was undeleted");
+    assert!(!then(&[back(2, 20)]), "it was not deleted");
+    assert!(!then(&[put((1, 2), 12), back(1, 20)]), "another version has its step");
+    assert!(then(&[back(1, 20), latest((2, 1), 30)]), "at its place in the order of commits");
+    assert!(!then(&[back(1, 20), call(Input::Latest, 30, 31, Output::Found((1, 1), 7))]));
+    let lost = unknown(Input::Undelete((1, 1)), 20);
+    assert!(then(&[lost.clone(), no_step(1, 30), seen(7, 40)]));
+    assert!(!then(&[lost, seen(7, 30), no_step(1, 40)]));
+    let refused = call(Input::Undelete((1, 1)), 20, 21, Output::Refused);
+    assert!(then(&[refused.clone(), no_step(1, 30)]) && !then(&[refused, seen(7, 30)]));
+}
+
+#[test]
+fn retention_does_not_take_what_was_undeleted_from_it() {
+    let rules =
+        |at| call(Input::Rules(Rules { last: 1, ..Rules::default() }), at, at + 1, Output::Done);
+    let back = |at| call(Input::Undelete((1, 1)), at, at + 1, Output::Done);
+    let puts = [put((1, 1), 0), put((2, 1), 2)];
+    let then = |calls: &[Call]| fits(&[&puts[..], calls].concat());
+    assert!(then(&[rules(10), back(20), at_step(1, 1, 30)]), "it was let go unseen");
+    assert!(!then(&[rules(10), back(20), no_step(1, 30)]));
+    // Without rules nothing holds it. Rules that come later may let it go.
+    assert!(then(&[delete((1, 1), 5), back(10), rules(20), no_step(1, 30)]));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod notes;
 mod reads;
 mod scan;
 mod streams;
+mod trash;
 mod writes;
 
 use std::collections::BTreeSet;
@@ -218,7 +219,7 @@ impl Acting {
         let step = self.new_step();
         self.put(step, false).await?;
         match self.get(&self.script.namespace(), Asked::Latest).await? {
-            true => Ok(()),
+            true => self.comes_back(step).await,
             false => Err("latest is not found after a put".to_owned()),
         }
     }
@@ -246,6 +247,8 @@ impl Acting {
         let may = |kind| match kind {
             MoveKind::PutAgain => unfinished,
             MoveKind::PutPart => self.script.number < 2,
+            // While a node has an older build, these are refused.
+            MoveKind::Rules | MoveKind::Undelete => self.shared.plan.older == 0,
             _ => true,
         };
         let Some(kind) = self.shared.plan.next_move(&chance, may) else { return true };
@@ -286,6 +289,8 @@ impl Acting {
             MoveKind::Hold => self.hold().await,
             MoveKind::Quarantine => self.quarantine().await,
             MoveKind::RollBack => self.roll_back().await,
+            MoveKind::Rules => self.rules().await,
+            MoveKind::Undelete => self.undelete().await,
         };
         match &result {
             Ok(()) => trace::count("client.finished", 1),

@@ -238,7 +238,7 @@ impl Acting {
         self.delete_at(&self.script.namespace(), step, now).await
     }
 
-    async fn delete_at(&self, name: &str, step: u64, now: bool) -> Result<(), String> {
+    pub(super) async fn delete_at(&self, name: &str, step: u64, now: bool) -> Result<(), String> {
         self.note(format!("delete {name}@{step}, now: {now}"));
         let call = {
             let mut history = self.shared.history.lock();
